@@ -1,0 +1,183 @@
+"""Guidance: functions from denoiser to denoiser. They compose, and no solver knows of them.
+
+Guesses of the endpoints are affine in each other, so mixing them mixes answers of any kind alike: the same strength w
+means the same for data, noise, v, velocity and score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.diffusion.denoiser import Guess
+from sfumato.diffusion.process import Endpoints, along
+
+
+def _lerp(weak: Endpoints, strong: Endpoints, w: float | Tensor) -> Endpoints:
+    def mix(a: Tensor, b: Tensor) -> Tensor:
+        return torch.lerp(a, b, along(w, a) if isinstance(w, Tensor) else w)
+
+    return Endpoints(mix(weak.x, strong.x), mix(weak.z, strong.z))
+
+
+class Wrapped:
+    """A denoiser around another: shares its process."""
+
+    base: Guess
+
+    @property
+    def process(self) -> Any:
+        """The process of the denoiser inside."""
+        return self.base.process
+
+
+@dataclass(frozen=True)
+class Guide(Wrapped):
+    """See :func:`guide`."""
+
+    base: Guess
+    w: float | Tensor
+    drop: tuple[str, ...] | None = None
+
+    def _unconditional(self, condition: dict[str, Any]) -> dict[str, Any]:
+        names = tuple(condition) if self.drop is None else self.drop
+        missing = [name for name in names if name not in condition]
+        if missing:
+            raise ValueError(f"guide was told to drop {', '.join(missing)}, which is not among the conditions given")
+        return {**condition, **dict.fromkeys(names)}
+
+    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+        without = self._unconditional(condition)
+        if isinstance(self.w, (int, float)) and self.w in (0, 1):  # one call is enough
+            return self.base(x_t, t, s, **(condition if self.w == 1 else without))
+        return _lerp(self.base(x_t, t, s, **without), self.base(x_t, t, s, **condition), self.w)
+
+
+def guide(denoiser: Guess, w: float | Tensor, drop: Sequence[str] | None = None) -> Guide:
+    """Classifier-free guidance (Ho & Salimans 2022): unconditional at w = 0, conditional at 1, guided beyond.
+
+    Args:
+        denoiser: trained with conditions dropped now and then; a dropped condition is None.
+        w: strength, one number or one per sample (B,).
+        drop: names of the conditions to guide by (default: all).
+    """
+    return Guide(denoiser, w, None if drop is None else tuple(drop))
+
+
+@dataclass(frozen=True)
+class Autoguide(Wrapped):
+    """See :func:`autoguide`."""
+
+    base: Guess
+    weak: Guess
+    w: float | Tensor
+
+    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+        return _lerp(self.weak(x_t, t, s, **condition), self.base(x_t, t, s, **condition), self.w)
+
+
+def autoguide(good: Guess, bad: Guess, w: float | Tensor) -> Autoguide:
+    """Guide a denoiser by a worse one of itself: smaller, less trained, an early average (Karras 2024, arXiv 2406.02507)."""
+    return Autoguide(good, bad, w)
+
+
+@dataclass(frozen=True)
+class During(Wrapped):
+    """See :func:`during`."""
+
+    guided: Any
+    low: float
+    high: float
+
+    @property
+    def base(self) -> Guess:  # type: ignore[override]
+        return self.guided.base
+
+    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+        inside = (t >= self.low) & (t <= self.high)
+        if inside.ndim == 0:  # one time for all, known on the CPU: no call is wasted
+            return (self.guided if inside else self.base)(x_t, t, s, **condition)
+        yes, no = self.guided(x_t, t, s, **condition), self.base(x_t, t, s, **condition)
+        keep = inside.reshape(inside.shape + (1,) * (x_t.ndim - inside.ndim))
+        return Endpoints(torch.where(keep, yes.x, no.x), torch.where(keep, yes.z, no.z))
+
+
+def during(guided: Guide | Autoguide | APG, low: float, high: float) -> During:
+    """Guide only while low <= t <= high (Kynkaanniemi 2024, arXiv 2404.07724), and plainly outside."""
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"during needs 0 <= low <= high <= 1, got {low} and {high}")
+    return During(guided, low, high)
+
+
+@dataclass(frozen=True)
+class APG(Wrapped):
+    """See :func:`apg`."""
+
+    base: Guess
+    w: float
+    parallel: float
+    limit: float | None
+
+    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+        strong = self.base(x_t, t, s, **condition).x
+        push = strong - self.base(x_t, t, s, **dict.fromkeys(condition)).x
+        if self.limit is not None:
+            push = push * (self.limit / _norm(push)).clamp_max(1.0)
+        along_data = strong / _norm(strong)
+        shared = (push * along_data).flatten(1).sum(1).reshape(-1, *[1] * (push.ndim - 1)) * along_data
+        x = strong + (self.w - 1) * (push - (1 - self.parallel) * shared)
+        return Endpoints(x, self.process.noise_given(x, x_t, t))
+
+
+def _norm(x: Tensor) -> Tensor:
+    size = x.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
+    return size.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def apg(denoiser: Guess, w: float, parallel: float = 0.0, limit: float | None = None) -> APG:
+    """Adaptive projected guidance (Sadat 2024, arXiv 2410.02416), without its momentum, which would be hidden state.
+
+    The part of the push that is parallel to the guessed data over-saturates pictures; only ``parallel`` of it is kept.
+    ``limit`` bounds the norm of the push. parallel = 1 without a limit is :func:`guide`.
+    """
+    return APG(denoiser, w, parallel, limit)
+
+
+@dataclass(frozen=True)
+class Clip(Wrapped):
+    """See :func:`clip`."""
+
+    base: Guess
+    low: float
+    high: float
+
+    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+        x = self.base(x_t, t, s, **condition).x.clamp(self.low, self.high)
+        return Endpoints(x, self.process.noise_given(x, x_t, t))
+
+
+def clip(denoiser: Guess, low: float, high: float) -> Clip:
+    """Hold the guessed data within known bounds; the guessed noise follows, so that x_t stays explained."""
+    return Clip(denoiser, low, high)
+
+
+@dataclass(frozen=True)
+class Inpaint(Wrapped):
+    """See :func:`inpaint`."""
+
+    base: Guess
+    known: Tensor
+    mask: Tensor
+
+    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+        x = torch.where(self.mask, self.known, self.base(x_t, t, s, **condition).x)
+        return Endpoints(x, self.process.noise_given(x, x_t, t))
+
+
+def inpaint(denoiser: Guess, known: Tensor, mask: Tensor) -> Inpaint:
+    """Fill in what is missing by replacement: where ``mask`` is True the data is ``known`` (both broadcast to x)."""
+    return Inpaint(denoiser, known, mask)

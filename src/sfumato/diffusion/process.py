@@ -1,0 +1,208 @@
+r"""Processes: how data and noise are joined, and what a network is asked about it.
+
+The Gaussian process is one linear equation, x_t = alpha x + sigma z. Every answer a network may give is one more row
+(p, q) under it,
+
+    [ x_t    ]   [ alpha  sigma ] [ x ]
+    [ answer ] = [   p      q   ] [ z ],        det = alpha q - sigma p,
+
+so guessing both endpoints is the inverse of a 2x2 matrix. That one determinant replaces all converters between noise,
+data, v, velocity and score, and all tables of loss weights: an error e in the answer is an error -sigma e / det in x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from sfumato.diffusion.rng import Rng, normal_like
+from sfumato.diffusion.schedule import Linear, Schedule
+
+Answer = Literal["data", "noise", "v", "velocity", "score"]
+Weight = Callable[[Tensor], Tensor]
+"""A loss weight: log-SNR (B,) or (B, L) -> weight of the same shape."""
+
+
+class Endpoints(NamedTuple):
+    """The guess of both ends of the path through x_t: data ``x`` and noise ``z``, shaped like x_t."""
+
+    x: Tensor
+    z: Tensor
+
+
+class Process(Protocol):
+    """What a world (Gaussian, tokens, rotations, products of them) must be able to do. X is a tensor or a dict of them."""
+
+    def prior(self, x: Any, rng: Rng = None) -> Any:
+        """Noise z, shaped like x."""
+
+    def start(self, z: Any) -> Any:
+        """The point at t = 1."""
+
+    def interpolate(self, x: Any, z: Any, t: Tensor) -> Any:
+        """The forward process in closed form: x_t."""
+
+    def precondition(self, x_t: Any, t: Tensor) -> tuple[Any, Tensor]:
+        """What the network is shown: x_t at unit variance, and the noise level."""
+
+    def target(self, x: Any, z: Any, t: Tensor) -> Any:
+        """What the network should answer."""
+
+    def loss(self, answer: Any, x: Any, z: Any, t: Tensor) -> Tensor:
+        """How wrong an answer is, per sample: (B,)."""
+
+    def endpoints(self, answer: Any, x_t: Any, t: Tensor, rng: Rng = None) -> Any:
+        """The guess of both endpoints that an answer encodes."""
+
+    def step(self, ends: Any, x_t: Any, t: Tensor, s: Tensor, eta: float = 0.0, rng: Rng = None) -> Any:
+        """From x_t to x_s with guessed endpoints; eta = 0 is deterministic, 1 the Markov chain."""
+
+
+def along(value: Tensor, x: Tensor) -> Tensor:
+    """Shape a per-sample (B,), per-token (B, L) or single () coefficient so that it multiplies x of shape (B, L, ...)."""
+    if value.ndim == 0:  # a single number broadcasts by itself and, on the CPU, needs no copy to x's device
+        return value
+    return value.to(x.dtype).reshape(value.shape + (1,) * (x.ndim - value.ndim))
+
+
+def _data(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ones_like(t), torch.zeros_like(t)
+
+
+def _noise(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(t), torch.ones_like(t)
+
+
+def _v(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    radius = schedule.hypot(t)
+    return -schedule.sigma(t) / radius, schedule.alpha(t) / radius
+
+
+def _velocity(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    return schedule.rates(t)
+
+
+def _score(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(t), -1 / schedule.sigma(t)
+
+
+# name -> (row, smallest |det|). The noise and score answers say nothing about the data where alpha = 0: there the
+# determinant is held at the alpha that DDPM's own schedule ends with, instead of dividing by zero.
+_ROWS: dict[str, tuple[Callable[[Schedule, Tensor], tuple[Tensor, Tensor]], float]] = {
+    "data": (_data, 1e-12),
+    "noise": (_noise, 5e-3),
+    "v": (_v, 1e-12),
+    "velocity": (_velocity, 1e-12),
+    "score": (_score, 5e-3),
+}
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """x_t = alpha(t) x + sigma(t) z with normal noise z, for tensors of any shape (B, ...).
+
+    Args:
+        schedule: alpha and sigma as functions of t.
+        predicts: what the network answers: "data", "noise", "v" ((-sigma, alpha)/hypot; EDM's network output is -v),
+            "velocity" (dx_t/dt) or "score".
+        loss_in: the space in which the error is squared, same words; the answer itself unless given. Answering data
+            and losing in velocity is the modern default for pixels (JiT, arXiv 2511.13720).
+        weight: a further factor as a function of log-SNR; with ``loss_in="data"`` it is the weight on x of the papers.
+        cap: largest factor from the answer's error to the loss's (answering data, 1/sigma grows without bound as
+            t -> 0; 20 is the clip at t = 0.05 of JiT).
+
+    Data is expected at about unit variance: the network is shown x_t / hypot(alpha, sigma) and ln(sigma / alpha).
+
+    Raises:
+        ValueError: an unknown answer.
+    """
+
+    schedule: Schedule = Linear()
+    predicts: Answer = "velocity"
+    loss_in: Answer | None = None
+    weight: Weight | None = None
+    cap: float = 20.0
+
+    def __post_init__(self) -> None:
+        for name in (self.predicts, self.loss_in or self.predicts):
+            if name not in _ROWS:
+                raise ValueError(f"unknown answer {name!r}: use one of {', '.join(_ROWS)}")
+
+    def prior(self, x: Tensor, rng: Rng = None) -> Tensor:
+        return normal_like(x, rng)
+
+    def start(self, z: Tensor) -> Tensor:
+        return self.schedule.sigma(torch.ones((), dtype=torch.float64)) * z
+
+    def interpolate(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        return along(self.schedule.alpha(t), x) * x + along(self.schedule.sigma(t), x) * z
+
+    def precondition(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        shown = x_t / along(self.schedule.hypot(t), x_t)
+        level = (-self.schedule.logsnr(t) / 2).clamp(-12, 7).to(torch.float32)
+        if level.ndim == 0:
+            return shown, torch.full((len(x_t),), level.item(), device=x_t.device)
+        return shown, level
+
+    def row(self, name: Answer, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(p, q, det) of an answer at time t."""
+        rule, smallest = _ROWS[name]
+        p, q = rule(self.schedule, t)
+        det = self.schedule.alpha(t) * q - self.schedule.sigma(t) * p
+        return p, q, torch.where(det < 0, det.clamp_max(-smallest), det.clamp_min(smallest))
+
+    def target(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        p, q, _ = self.row(self.predicts, t)
+        return along(p, x) * x + along(q, x) * z
+
+    def endpoints(self, answer: Tensor, x_t: Tensor, t: Tensor, rng: Rng = None) -> Endpoints:
+        answer = answer.to(x_t.dtype)
+        if self.predicts == "data":
+            return Endpoints(answer, self.noise_given(answer, x_t, t))
+        p, q, det = self.row(self.predicts, t)
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        return Endpoints(
+            along(q / det, x_t) * x_t - along(sigma / det, x_t) * answer,
+            along(alpha / det, x_t) * answer - along(p / det, x_t) * x_t,
+        )
+
+    def noise_given(self, x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """The noise z with interpolate(x, z, t) == x_t: what remains of x_t when the data is known."""
+        sigma = self.schedule.sigma(t).clamp_min(1e-12)
+        return x_t * along(1 / sigma, x_t) - x * along(self.schedule.alpha(t) / sigma, x_t)
+
+    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        error = (answer.to(x.dtype) - self.target(x, z, t)) ** 2
+        weight = self.loss_weight(t)
+        return (along(weight, x) * error).flatten(1).mean(1)
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """Factor on the squared error of the answer: change of space (a ratio of determinants) times ``weight``."""
+        factor = torch.ones_like(t)
+        if self.loss_in is not None and self.loss_in != self.predicts:
+            ratio = self.row(self.loss_in, t)[2] / self.row(self.predicts, t)[2]
+            factor = ratio.abs().clamp_max(self.cap) ** 2
+        return factor if self.weight is None else factor * self.weight(self.schedule.logsnr(t))
+
+    def renoise(self, z: Tensor, t: Tensor, s: Tensor, eta: float = 0.0, rng: Rng = None) -> Tensor:
+        """Replace part of the noise by fresh noise: none at eta = 0, as much as the Markov chain does at eta = 1.
+
+        The variance replaced is eta^2 (1 - SNR_t / SNR_s): DDPM's posterior variance (Ho 2020, eq. 7) in one line.
+        """
+        if eta == 0:
+            return z
+        fresh = -(eta**2) * torch.expm1(self.schedule.logsnr(t) - self.schedule.logsnr(s))
+        return refresh(z, fresh, rng)
+
+    def step(self, ends: Endpoints, x_t: Tensor, t: Tensor, s: Tensor, eta: float = 0.0, rng: Rng = None) -> Tensor:
+        return self.interpolate(ends.x, self.renoise(ends.z, t, s, eta, rng), s)
+
+
+def refresh(z: Tensor, share: Tensor, rng: Rng) -> Tensor:
+    """Noise of the same variance as z of which ``share`` (of the variance, 0 to 1) is drawn anew."""
+    share = share.clamp(0, 1)
+    return along((1 - share).sqrt(), z) * z + along(share.sqrt(), z) * normal_like(z, rng)

@@ -1,0 +1,85 @@
+"""Randomness: one stream per sample.
+
+Sample i draws from its own generator, keyed by ``(seed, i)``. So it is the same in a batch of 1 or 64, in any order, on
+any number of machines, and nothing about randomness ever needs to be stored: it is a function of the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+
+
+def mix(word: int) -> int:
+    """A bijection of the 32-bit integers in which every input bit moves every output bit (Wellons' lowbias32)."""
+    word &= _MASK
+    word = ((word ^ (word >> 16)) * 0x21F0AAAD) & _MASK
+    word = ((word ^ (word >> 15)) * 0xD35A2D97) & _MASK
+    return word ^ (word >> 15)
+
+
+def key(*words: int | str) -> int:
+    """Fold integers and names (the purpose of a stream: "train", "sample") into one 32-bit key."""
+    state = 0x9E3779B9
+    for word in words:
+        data = word.encode() if isinstance(word, str) else int(word).to_bytes(16, "little", signed=True)
+        for start in range(0, len(data), 4):
+            state = mix(state ^ int.from_bytes(data[start : start + 4], "little"))
+        state = mix(state + len(data))
+    return state
+
+
+class Streams:
+    """Random numbers for a batch, each row from its own stream.
+
+    Args:
+        base: key of the family of streams, from :func:`key`.
+        indices: number of each row's stream within the family, below 2**32: (B,).
+        device: where the numbers are drawn. CPU and GPU streams differ.
+
+    torch's CPU generator keeps only the low 32 bits of a seed, so the seed of stream i is a bijection of i: two
+    streams of one family never coincide (a random 64-bit hash would collide after about 10**5 samples).
+    """
+
+    def __init__(self, base: int, indices: Sequence[int] | range, device: torch.device | str = "cpu"):
+        self.device = torch.device(device)
+        self.generators = [torch.Generator(device=self.device).manual_seed(mix(mix(i) ^ base)) for i in indices]
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def _rows(self, shape: Sequence[int]) -> int:
+        if len(shape) == 0 or shape[0] != len(self):
+            raise ValueError(f"{len(self)} streams cannot fill a batch of shape {tuple(shape)}: one stream per row")
+        return len(self)
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normal numbers of the given shape (B, ...), row i from stream i."""
+        out = torch.empty(tuple(shape), dtype=dtype, device=self.device)
+        for i in range(self._rows(shape)):
+            torch.randn(tuple(shape[1:]), generator=self.generators[i], dtype=dtype, device=self.device, out=out[i])
+        return out
+
+    def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uniform numbers in [0, 1) of the given shape (B, ...), row i from stream i."""
+        out = torch.empty(tuple(shape), dtype=dtype, device=self.device)
+        for i in range(self._rows(shape)):
+            torch.rand(tuple(shape[1:]), generator=self.generators[i], dtype=dtype, device=self.device, out=out[i])
+        return out
+
+
+Rng = Streams | torch.Generator | None
+
+
+def normal_like(x: Tensor, rng: Rng) -> Tensor:
+    """Standard normal noise shaped like x, in float32 or wider: from streams, a torch generator, or torch's global one."""
+    dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
+    if isinstance(rng, torch.Generator):
+        return torch.randn(x.shape, generator=rng, dtype=dtype, device=rng.device).to(x.device)
+    if rng is None:
+        return torch.randn(x.shape, dtype=dtype, device=x.device)
+    return rng.normal(x.shape, dtype).to(x.device)

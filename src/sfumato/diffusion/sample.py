@@ -1,0 +1,208 @@
+"""Sampling: where to stop on the way from noise to data (grids), and the walk itself.
+
+``sample`` is the whole method; better solvers than Euler's are better guesses of the endpoints (``solvers.py``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sfumato.diffusion.denoiser import Guess
+from sfumato.diffusion.rng import Rng
+from sfumato.diffusion.schedule import Schedule
+
+Grid = Callable[[Schedule, int], Tensor]
+"""schedule, number of steps n -> times (n + 1,) falling from 1 to 0, float64 on the CPU."""
+
+
+class Solver(Protocol):
+    """One step of the walk. ``memory`` is whatever the solver carries from step to step, at first ``prepare(times)``."""
+
+    order: int
+
+    def prepare(self, times: Tensor) -> Any:
+        """The memory before the first step."""
+
+    def step(self, guess: Guess, x_t: Any, t: Tensor, s: Tensor, memory: Any, rng: Rng) -> tuple[Any, Any]:
+        """x_t at time t -> x_s at the smaller time s, and the memory for the next step."""
+
+
+@dataclass(frozen=True)
+class Euler:
+    """Guess the endpoints, interpolate them at the next time. eta = 0 is DDIM, which is Euler's method in sigma / alpha
+    and on the straight schedule Euler's method of the flow; eta = 1 is DDPM's ancestral sampling."""
+
+    eta: float = 0.0
+    order: int = 1
+
+    def prepare(self, times: Tensor) -> None:
+        return None
+
+    def step(self, guess: Guess, x_t: Any, t: Tensor, s: Tensor, memory: None, rng: Rng) -> tuple[Any, None]:
+        return guess.process.step(guess(x_t, t), x_t, t, s, self.eta, rng), None
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A denoiser with its condition filled in."""
+
+    denoiser: Guess
+    condition: dict[str, Any]
+
+    @property
+    def process(self) -> Any:
+        return self.denoiser.process
+
+    def __call__(self, x_t: Any, t: Tensor, s: Tensor | None = None) -> Any:
+        return self.denoiser(x_t, t, s, **self.condition)
+
+
+def trajectory(
+    denoiser: Guess, z: Any, times: Tensor, solver: Solver = Euler(), rng: Rng = None, **condition: Any
+) -> Iterator[Any]:
+    """Walk from noise z (B, ...) to data along ``times`` (falling; (n + 1,), or (n + 1, B) or (n + 1, B, L) where each
+    sample or token has its own) and yield every state on the way, the start included. Previews, early stops and videos
+    need no other interface."""
+    guess = Bound(denoiser, condition)
+    x_t, memory = denoiser.process.start(z), solver.prepare(times)
+    yield x_t
+    for t, s in pairwise(times):
+        x_t, memory = solver.step(guess, x_t, t, s, memory, rng)
+        yield x_t
+
+
+@torch.no_grad()
+def sample(denoiser: Guess, z: Any, times: Tensor, solver: Solver = Euler(), rng: Rng = None, **condition: Any) -> Any:
+    """The end of the :func:`trajectory`: samples shaped like z."""
+    for x_t in trajectory(denoiser, z, times, solver, rng, **condition):  # noqa: B007
+        pass
+    return x_t
+
+
+# ---- grids -----------------------------------------------------------------------------------------------------------
+
+
+def _steps(steps: int) -> int:
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    return steps
+
+
+def uniform(schedule: Schedule, steps: int) -> Tensor:
+    """Even steps in t."""
+    return torch.linspace(1, 0, _steps(steps) + 1, dtype=torch.float64)
+
+
+def cosine(schedule: Schedule, steps: int) -> Tensor:
+    """Even steps of the angle atan2(sigma, alpha)."""
+    ends = schedule.angle(torch.tensor([1.0, 0.0], dtype=torch.float64))
+    angles = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, _steps(steps) + 1, dtype=torch.float64))
+    return _from_one_to_zero(schedule.at_angle(angles))
+
+
+def logsnr(schedule: Schedule, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Tensor:
+    """A constant ratio of sigma / alpha from step to step between the two bounds, then straight to the end."""
+    return karras(schedule, steps, sigma_min, sigma_max, rho=math.inf)
+
+
+def karras(
+    schedule: Schedule, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Tensor:
+    """Even steps of (sigma / alpha)^(1 / rho) (EDM, Karras 2022, eq. 5), then one step to the end. Bounds are in units
+    of the data's spread."""
+    u = torch.linspace(0, 1, max(_steps(steps), 2), dtype=torch.float64)[:steps]
+    if math.isinf(rho):
+        ratio = sigma_max * (sigma_min / sigma_max) ** u
+    else:
+        ratio = (sigma_max ** (1 / rho) + u * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+    inside = schedule.at_angle(torch.atan(ratio)).clamp(0, 1)
+    return _from_one_to_zero(torch.cat([inside, inside.new_zeros(1)]))
+
+
+def _from_one_to_zero(times: Tensor) -> Tensor:
+    times = times.clone()
+    times[0], times[-1] = 1.0, 0.0
+    return times
+
+
+@dataclass(frozen=True)
+class Auto:
+    """The grid with equal local error at every step, measured once from a denoiser by :func:`auto`.
+
+    Args:
+        angles: knots from noise to data, falling, in radians.
+        progress: share of the steps spent before each knot, rising from 0 to 1.
+    """
+
+    angles: tuple[float, ...]
+    progress: tuple[float, ...]
+
+    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
+        angles, progress = (torch.tensor(knots, dtype=torch.float64) for knots in (self.angles, self.progress))
+        place = torch.linspace(0, 1, _steps(steps) + 1, dtype=torch.float64)
+        left = torch.searchsorted(progress, place, right=True).sub(1).clamp(0, len(progress) - 2)
+        share = (place - progress[left]) / (progress[left + 1] - progress[left])
+        ends = schedule.angle(torch.tensor([0.0, 1.0], dtype=torch.float64))
+        angle = torch.lerp(angles[left], angles[left + 1], share).clamp(float(ends[0]), float(ends[1]))
+        return _from_one_to_zero(schedule.at_angle(angle))
+
+
+@torch.no_grad()
+def auto(
+    denoiser: Guess, z: Tensor, points: int = 48, power: float = 0.5, even: float = 0.2, **condition: Any
+) -> Auto:
+    """Measure the grid on which every step makes the same local error: "constant relative error per step", provably.
+
+    An Euler step of size h along the quarter circle errs by h^2/2 times the speed at which the guessed endpoints turn,
+    e = |dx/dangle| / sin(angle). Equal errors want steps in proportion to e^(-power), power = 1/2 for an error of
+    second order. The speed is measured along one walk of ``points`` calls for the noises z (K, ...), K about 16.
+
+    Args:
+        even: share of the steps spread evenly over the angle, which bounds the largest step where e is tiny.
+
+    Source: constant-rate scheduling (arXiv 2411.12188), here with the solver's own error as the discrepancy.
+    """
+    schedule = denoiser.process.schedule
+    ends = schedule.angle(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
+    # half of the points see the angle evenly, half its logarithm, so that fine scales near the data are seen too
+    even_angles = torch.linspace(ends[0], max(ends[1], 1e-3), points // 2, dtype=torch.float64)
+    fine = torch.logspace(math.log10(0.3), math.log10(max(ends[1], 3e-3)), points - points // 2, dtype=torch.float64)
+    angles = torch.cat([even_angles, fine[fine < ends[0]]]).unique().flip(0)
+
+    times = schedule.at_angle(angles).clamp(0, 1)
+    x_t = denoiser.process.start(z)
+    guesses = []
+    for t, s in pairwise(torch.cat([times, times.new_zeros(1)])):
+        found = denoiser(x_t, t, **condition)
+        guesses.append(found.x.flatten(1).double().cpu())
+        x_t = denoiser.process.step(found, x_t, t, s)
+    turned = torch.stack([(b - a).pow(2).mean().sqrt() for a, b in pairwise(guesses)])
+    middle, width = (angles[:-1] + angles[1:]) / 2, angles[:-1] - angles[1:]
+    speed = (turned / width / middle.sin()).clamp_min(1e-12)
+    for _ in range(2):  # the measurement is noisy; steps should change smoothly
+        speed = torch.exp(_smooth(speed.log()))
+    density = speed**power
+    knots = torch.linspace(ends[0], ends[1], 257, dtype=torch.float64)
+    inside = (knots[:-1] + knots[1:]) / 2
+    density = _interpolate(inside, middle.flip(0), density.flip(0))
+    density = (1 - even) * density / density.mean() + even
+    progress = torch.cat([density.new_zeros(1), density.cumsum(0)]) / density.sum()
+    return Auto(tuple(knots.tolist()), tuple(progress.tolist()))
+
+
+def _smooth(values: Tensor) -> Tensor:
+    padded = torch.cat([values[:1], values, values[-1:]])
+    return (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
+
+
+def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    right = torch.searchsorted(knots, x).clamp(1, len(knots) - 1)
+    share = ((x - knots[right - 1]) / (knots[right] - knots[right - 1])).clamp(0, 1)
+    return torch.lerp(values[right - 1], values[right], share)
