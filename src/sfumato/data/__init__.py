@@ -1,0 +1,27 @@
+"""Files of each kind -> numbered items in standard units, with complaints about what is broken. Needs no torch."""
+
+from sfumato.data.arrays import Arrays, open_array
+from sfumato.data.dataset import ArrayDataset, Dataset, Statistics, batch_indices, split
+from sfumato.data.errors import DataError, shown
+from sfumato.data.picture import Complaint, Picture, decode, fit
+from sfumato.data.pictures import Scan, check_budget, gather, scan
+
+__all__ = [
+    "ArrayDataset",
+    "Arrays",
+    "Complaint",
+    "DataError",
+    "Dataset",
+    "Picture",
+    "Scan",
+    "Statistics",
+    "batch_indices",
+    "check_budget",
+    "decode",
+    "fit",
+    "gather",
+    "open_array",
+    "scan",
+    "shown",
+    "split",
+]

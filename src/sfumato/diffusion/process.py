@@ -90,13 +90,13 @@ def _score(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(t), -1 / schedule.sigma(t)
 
 
-# name -> (row, smallest |det|). The noise and score answers say nothing about the data where alpha = 0: there the
-# determinant is held at the alpha that DDPM's own schedule ends with, instead of dividing by zero.
+# name -> (row, smallest alpha in det). The noise and score answers say nothing about the data where alpha = 0: there
+# the determinant is held at the alpha that DDPM's own schedule ends with, instead of dividing by zero.
 _ROWS: dict[str, tuple[Callable[[Schedule, Tensor], tuple[Tensor, Tensor]], float]] = {
-    "data": (_data, 1e-12),
+    "data": (_data, 0.0),
     "noise": (_noise, 5e-3),
-    "v": (_v, 1e-12),
-    "velocity": (_velocity, 1e-12),
+    "v": (_v, 0.0),
+    "velocity": (_velocity, 0.0),
     "score": (_score, 5e-3),
 }
 
@@ -152,8 +152,8 @@ class Gaussian:
         """(p, q, det) of an answer at time t."""
         rule, smallest = _ROWS[name]
         p, q = rule(self.schedule, t)
-        det = self.schedule.alpha(t) * q - self.schedule.sigma(t) * p
-        return p, q, torch.where(det < 0, det.clamp_max(-smallest), det.clamp_min(smallest))
+        det = self.schedule.alpha(t).clamp_min(smallest) * q - self.schedule.sigma(t) * p
+        return p, q, torch.where(det < 0, det.clamp_max(-1e-12), det.clamp_min(1e-12))
 
     def target(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
         p, q, _ = self.row(self.predicts, t)
@@ -165,6 +165,8 @@ class Gaussian:
             return Endpoints(answer, self.noise_given(answer, x_t, t))
         p, q, det = self.row(self.predicts, t)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        held = det != alpha * q - sigma * p  # then z is what remains of x_t, so that the guess still explains x_t
+        p = torch.where(held, (alpha * q - det) / sigma.clamp_min(1e-12), p)
         return Endpoints(
             along(q / det, x_t) * x_t - along(sigma / det, x_t) * answer,
             along(alpha / det, x_t) * answer - along(p / det, x_t) * x_t,

@@ -1,0 +1,133 @@
+"""Arrays on disk: `.npy` (memory-mapped) and `.npz`, checked before anything is trained on them."""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from sfumato.data.dataset import Statistics
+from sfumato.data.errors import DataError, one_line, shown
+
+LABEL_KEYS = ("label", "labels", "y")
+MEMBER_LIMIT = 16 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """`x` of shape (N, ...) with N >= 2, of the type it has on disk; `labels` (N,) int64, or None.
+
+    `ArrayDataset` turns any of these types into float32; uint8 means picture bytes.
+    """
+
+    x: np.ndarray
+    labels: np.ndarray | None = None
+
+
+def open_array(path: str | os.PathLike[str], *, limit: int = MEMBER_LIMIT) -> Arrays:
+    """Opens `.npy` (memory-mapped, no labels) or `.npz` (key "x" or the only array; labels "label", "labels" or "y").
+
+    `limit` bounds the bytes of one `.npz` array, which must be held in memory; it is read from the headers before any
+    data are. Nothing is ever unpickled. Raises DataError when the file is missing, damaged or of another kind, when
+    `x` is not numbers of shape (N, ...) with N >= 2, holds NaN or infinity (naming the first such item) or is
+    constant, and when the labels are not N integers.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(6)
+        if head.startswith(b"\x93NUMPY"):
+            arrays = Arrays(_map(path))
+        elif head.startswith(b"PK"):
+            arrays = _unzip(path, limit)
+        else:
+            raise DataError(f"{shown(path)}: not a .npy or .npz file (begins with {head!r}); save it with numpy.save")
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{shown(path)}: file not found; expected a .npy or .npz file") from None
+    except Exception as error:  # a damaged header may raise almost anything
+        raise DataError(f"{shown(path)}: cannot be read ({one_line(error)}); save it again with numpy.save") from error
+    Statistics.of(arrays.x, name=os.fspath(path))
+    return arrays
+
+
+def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """(shape, type, bytes of the header) of the .npy data at the start of `file`; refuses what is not numbers."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, kind = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, _, kind = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise DataError(f"{name}: .npy version {version} is for named fields; expected plain numbers")
+    if kind.hasobject:
+        raise DataError(f"{name}: holds Python objects, which could run code when loaded; save plain numbers instead")
+    if kind.kind not in "fiub" or kind.itemsize > 8:
+        raise DataError(f"{name}: holds numbers of type {kind}; expected whole or floating-point numbers up to 64 bits")
+    return shape, kind, file.tell()
+
+
+def _check_shape(shape: tuple[int, ...], name: str) -> None:
+    if not shape or shape[0] < 2 or 0 in shape:
+        raise DataError(f"{name}: has shape {shape}; expected (N, ...) with N >= 2 items along the first axis")
+
+
+def _map(path: Path) -> np.ndarray:
+    with path.open("rb") as file:
+        shape, kind, start = _header(file, shown(path))
+    _check_shape(shape, shown(path))
+    need, have = start + math.prod(shape) * kind.itemsize, path.stat().st_size
+    if have < need:
+        raise DataError(f"{shown(path)}: truncated, {have} bytes where its header asks for {need}; copy it again")
+    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def _unzip(path: Path, limit: int) -> Arrays:
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        label_keys = [key for key in LABEL_KEYS if key in members]
+        others = [key for key in members if key not in LABEL_KEYS]
+        key = "x" if "x" in members else others[0] if len(others) == 1 else None
+        if key is None or len(label_keys) > 1:
+            raise DataError(
+                f"{shown(path)}: holds the arrays {', '.join(map(shown, members)) or '(none)'}; "
+                f"expected one called x, and at most one of {', '.join(LABEL_KEYS)}"
+            )
+        x = _member(archive, members[key], path, limit)
+        _check_shape(x.shape, f"{shown(path)}[{shown(key)}]")
+        if not label_keys:
+            return Arrays(x)
+        labels = _member(archive, members[label_keys[0]], path, limit)
+    if labels.shape == (len(x), 1):
+        labels = labels[:, 0]
+    if labels.shape != (len(x),) or labels.dtype.kind not in "iub":
+        raise DataError(
+            f"{shown(path)}[{label_keys[0]}]: labels have shape {labels.shape} and type {labels.dtype}; "
+            f"expected {len(x)} integers, one per item"
+        )
+    return Arrays(x, labels.astype(np.int64))
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, limit: int) -> np.ndarray:
+    name = f"{shown(path)}[{shown(info.filename.removesuffix('.npy'))}]"
+    if info.file_size > limit:
+        raise DataError(
+            f"{name}: unpacks to {info.file_size / 1e9:.3g} GB, more than the limit of {limit / 1e9:.3g} GB; "
+            "save it as .npy, which need not fit into memory"
+        )
+    with archive.open(info) as file:
+        shape, kind, start = _header(file, name)
+    # The array is allocated from its own header, so the two sizes must agree before anything is
+    need = start + math.prod(shape) * kind.itemsize
+    if need != info.file_size:
+        raise DataError(f"{name}: damaged, {info.file_size} bytes where its header asks for {need}; save it again")
+    with archive.open(info) as file:
+        array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    return array

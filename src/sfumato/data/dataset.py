@@ -1,0 +1,226 @@
+"""What every kind of data becomes: numbered items in standard units, a held-out part, an order to visit them in.
+
+    raw numbers --Statistics.standardise--> x (mean 0, spread 1) --Statistics.restore--> raw numbers
+
+Nothing here keeps state: the held-out part is a function of the content, the order a function of (seed, step).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, Protocol
+
+import numpy as np
+
+from sfumato.data.errors import DataError, shown
+
+MAX_HELD_OUT = 2000
+_BLOCK_BYTES = 16 << 20
+_WORD = 2**64
+
+
+class Dataset(Protocol):
+    """Numbered items. `dataset[i]` is {"x": float32 array in standard units}, plus "label" (int64 scalar array)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+
+    def name(self, index: int) -> str:
+        """Where item `index` comes from, for messages: a file, or "array.npy[17]"."""
+        ...
+
+
+def raw_numbers(array: np.ndarray) -> np.ndarray:
+    """The numbers an array stands for, as float64: bytes are pixels (value / 127.5 - 1), the rest is taken as is."""
+    values = np.asarray(array, dtype=np.float64)
+    return values / 127.5 - 1 if array.dtype == np.uint8 else values
+
+
+def _blocks(x: Any, indices: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(item numbers, items) a few megabytes at a time, so that a memory-mapped array is never held whole."""
+    count = len(x) if indices is None else len(indices)
+    size = max(1, _BLOCK_BYTES // (8 * max(1, math.prod(x.shape[1:]))))
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        if indices is None:
+            yield np.arange(start, stop), np.asarray(x[start:stop])
+        else:
+            yield indices[start:stop], np.asarray(x[indices[start:stop]])
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and standard deviation (scalars) over `count` items of shape `shape`, in raw units.
+
+    Raw units are the numbers of the file; for picture bytes they are value / 127.5 - 1.
+    """
+
+    mean: float
+    spread: float
+    count: int
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and math.isfinite(self.spread) and self.spread > 0):
+            raise DataError(
+                f"the data have mean {self.mean:g} and spread {self.spread:g}: "
+                "there is nothing to learn unless the numbers are finite and differ from each other"
+            )
+
+    @classmethod
+    def of(cls, x: Any, indices: np.ndarray | None = None, name: str = "array") -> Statistics:
+        """Measures `x` of shape (N, ...), or its items `indices`, in one pass of bounded memory.
+
+        Raises DataError naming the first item with NaN or infinity, or when all numbers are equal.
+        """
+        seen, mean, scatter, low, high = 0, 0.0, 0.0, math.inf, -math.inf
+        for numbers, block in _blocks(x, indices):
+            values = raw_numbers(block).reshape(len(block), -1)
+            good = np.isfinite(values).all(axis=1)
+            if not good.all():
+                raise DataError(
+                    f"{shown(name)}[{numbers[np.argmin(good)]}]: contains NaN or infinity; every number must be finite"
+                )
+            if not values.size:
+                continue
+            # Chan's update: exact to rounding whatever the offset, unlike the mean of squares less the squared mean
+            with np.errstate(over="ignore", invalid="ignore"):
+                part = float(values.mean())
+                total, gap = seen + values.size, part - mean
+                scatter += float(np.square(values - part).sum()) + gap * gap * seen * values.size / total
+                mean += gap * values.size / total
+            seen = total
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+        if not seen:
+            raise DataError(f"{shown(name)}: holds no numbers (shape {tuple(x.shape)}); at least one item is needed")
+        if low == high:
+            raise DataError(f"{shown(name)}: every number is {low:g} (spread 0); there is nothing to learn from it")
+        if not math.isfinite(scatter):
+            raise DataError(f"{shown(name)}: its numbers ({low:g} to {high:g}) are too large; rescale them")
+        count = len(x) if indices is None else len(indices)
+        return cls(mean, math.sqrt(scatter / seen), count, tuple(int(n) for n in x.shape[1:]))
+
+    def standardise(self, raw: np.ndarray) -> np.ndarray:
+        """Raw numbers (uint8 means picture bytes) of any shape -> float32 with mean 0 and spread 1."""
+        return ((raw_numbers(np.asarray(raw)) - self.mean) / self.spread).astype(np.float32)
+
+    def restore(self, x: np.ndarray) -> np.ndarray:
+        """The inverse of `standardise`: raw units as float32 (pictures: -1 black to 1 white)."""
+        return (np.asarray(x, dtype=np.float64) * self.spread + self.mean).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayDataset:
+    """Items of an array-like `x` of shape (N, ...) (memory-mapped ones stay on disk until asked for).
+
+    uint8 means picture bytes; every other kind of number is taken as is. `labels` are N integers; `names` is one
+    name per item of `x`, or the name of the array; `indices` picks the items that belong to this data set.
+    Raises DataError when the lengths do not fit or an index is out of range.
+    """
+
+    x: Any
+    statistics: Statistics
+    labels: np.ndarray | None = None
+    names: str | Sequence[str] = "array"
+    indices: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.x)
+        if tuple(self.x.shape[1:]) != self.statistics.shape:
+            raise DataError(
+                f"items have shape {tuple(self.x.shape[1:])} but the statistics are of shape {self.statistics.shape}"
+            )
+        if self.labels is not None:
+            labels = np.asarray(self.labels)
+            if labels.shape != (count,) or labels.dtype.kind not in "iub":
+                raise DataError(
+                    f"labels have shape {labels.shape} and type {labels.dtype}; expected {count} integers, one per item"
+                )
+            object.__setattr__(self, "labels", labels.astype(np.int64))
+        if not isinstance(self.names, str) and len(self.names) != count:
+            raise DataError(f"{len(self.names)} names for {count} items; expected one per item")
+        if self.indices is not None:
+            indices = np.asarray(self.indices, dtype=np.int64)
+            if indices.ndim != 1 or (len(indices) and (indices.min() < 0 or indices.max() >= count)):
+                raise DataError(f"indices must be a flat list of numbers from 0 to {count - 1}")
+            object.__setattr__(self, "indices", indices)
+
+    def __len__(self) -> int:
+        return len(self.x) if self.indices is None else len(self.indices)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """{"x": float32 of the item's shape, standardised; "label": int64 scalar array if there are labels}."""
+        place = self._place(index)
+        item = {"x": self.statistics.standardise(self.x[place])}
+        if self.labels is not None:
+            item["label"] = np.asarray(self.labels[place])
+        return item
+
+    def name(self, index: int) -> str:
+        """The item's own name, or the array's name with the item's number in the whole array."""
+        place = self._place(index)
+        return f"{self.names}[{place}]" if isinstance(self.names, str) else self.names[place]
+
+    def _place(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of a data set of {len(self)}")
+        return int(index if self.indices is None else self.indices[index])
+
+
+def split(keys: Sequence[bytes], held_out: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted item numbers (train, held out), each item placed by a hash of its content key alone.
+
+    Items with equal keys stay together, so no copy of a training item is held out, and adding items moves no other.
+    `held_out` is the share wanted, from 0 (none) to below 1. Two exceptions to the hash: with two different keys or
+    more each side gets at least one, and no more than 2000 items are held out (a key with more copies than that is
+    always trained on). With a single key everything is trained on. Raises DataError for a share out of range.
+    """
+    if not 0 <= held_out < 1:
+        raise DataError(f"the held-out share is {held_out:g}; it must be 0 or more and below 1")
+    secret = (seed % _WORD).to_bytes(8, "little")
+    copies = Counter(keys)
+    place = {key: int.from_bytes(hashlib.blake2b(key, digest_size=8, key=secret).digest(), "big") for key in copies}
+    order = sorted((key for key in copies if copies[key] <= MAX_HELD_OUT), key=lambda key: (place[key], key))
+    chosen = [key for key in order if place[key] / _WORD < held_out]
+    if held_out and len(copies) > 1:
+        chosen = chosen or order[:1]
+        chosen = chosen[:-1] if len(chosen) == len(copies) else chosen
+    else:
+        chosen = []
+    totals = accumulate(copies[key] for key in chosen)
+    kept = {key for key, total in zip(chosen, totals) if total <= MAX_HELD_OUT}
+    out = np.fromiter((key in kept for key in keys), dtype=bool, count=len(keys))
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+@lru_cache(maxsize=4)
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    # Sorting raw Philox words: unlike Generator.permutation, numpy promises never to change these,
+    # so a run resumed under a newer numpy sees the same order.
+    words = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(count)
+    return np.argsort(words, kind="stable")
+
+
+def batch_indices(count: int, batch: int, step: int, seed: int) -> np.ndarray:
+    """Item numbers (batch,) int64 for step `step`: positions step * batch + j of one endless stream of epochs.
+
+    Every epoch visits each of `count` items once, in an order of its own; a batch may straddle epochs. A function of
+    its arguments alone, so a resumed run needs no loader state. Raises ValueError for count or batch below 1, step
+    below 0.
+    """
+    if count < 1 or batch < 1 or step < 0:
+        raise ValueError(f"count {count} and batch {batch} must be at least 1 and step {step} at least 0")
+    position, end, parts = step * batch, (step + 1) * batch, []
+    while position < end:
+        epoch, start = divmod(position, count)
+        stop = min(count, start + end - position)
+        parts.append(_order(count, seed % _WORD, epoch)[start:stop])
+        position += stop - start
+    return np.concatenate(parts)

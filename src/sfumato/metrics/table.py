@@ -1,0 +1,239 @@
+"""All metrics of a set of samples at once, each with its interval and its floor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from sfumato.metrics.coverage import ball_rates, checked_k, distance_blocks, nearest, nearness, neighbours
+from sfumato.metrics.distances import (
+    Distance,
+    MetricError,
+    checked,
+    checked_pair,
+    frechet_from,
+    kernel_matrix,
+    kernel_within,
+    sliced_from,
+)
+from sfumato.metrics.features import Features
+
+Better = Literal["lower", "higher", "near 1"]
+Statistic = Callable[[Tensor], tuple[float, ...]]  # indexes of some samples -> the metrics of those samples
+Prepare = Callable[[Tensor], Statistic]  # all samples (n, d) -> what has been worked out once for any subset of them
+
+MOST = 5000  # samples compared, and reference points compared with, at most: bounds time and memory
+PARTS = 100  # random parts of the samples behind each interval,
+KEEP = 0.8  # and the share of the samples in each
+DEGREE = 3
+KINDS: dict[str, tuple[Better, float, float]] = {  # what is better, and the least and most the metric can be
+    "frechet_distance": ("lower", 0.0, math.inf),
+    "kernel_distance": ("lower", -math.inf, math.inf),
+    "sliced_wasserstein": ("lower", 0.0, math.inf),
+    "precision": ("higher", 0.0, 1.0),
+    "recall": ("higher", 0.0, 1.0),
+    "density": ("near 1", 0.0, math.inf),
+    "coverage": ("higher", 0.0, 1.0),
+    "memorisation_ratio": ("near 1", 0.0, math.inf),
+    "copied": ("lower", 0.0, 1.0),
+}
+SHARES = ("precision", "copied")  # of the samples, one by one; recall and coverage are shares of the reference
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric. `low` to `high` is a 90% interval for what `n` fresh samples of this model would score on average."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    floor: float  # the same metric of n held-out real items: what a perfect model would score
+    better: Better
+    n: int  # samples, and held-out items, compared
+    reference: int  # training items they were compared with
+
+
+def _fixed(make: Callable[[Tensor], Distance], reference: Tensor) -> Prepare:
+    distance = make(reference)
+    return lambda x: lambda rows: (distance(x[rows]),)
+
+
+def _kernel(reference: Tensor) -> Prepare:
+    within = kernel_within(reference, DEGREE)
+
+    def of(x: Tensor) -> Statistic:
+        own = kernel_matrix(x, x, DEGREE).fill_diagonal_(0)
+        cross = torch.cat([kernel_matrix(part, reference, DEGREE).mean(1) for part in x.split(1024)])
+
+        def statistic(rows: Tensor) -> tuple[float]:
+            n = len(rows)
+            chosen = torch.zeros(len(x), dtype=own.dtype, device=x.device)
+            chosen[rows] = 1
+            pairs = float(chosen @ own @ chosen) / (n * (n - 1))
+            return (pairs + within - 2 * float(cross[rows].mean()),)
+
+        return statistic
+
+    return of
+
+
+def _balls(reference: Tensor, k: int) -> Prepare:
+    real_radius = neighbours(reference, k)[0][:, -1]
+
+    def of(x: Tensor) -> Statistic:
+        cross = torch.cat(list(distance_blocks(x, reference)))
+        # A random part keeps most neighbours: the k-th kept one is among these but for odds below 1e-20.
+        near, which = neighbours(x, min(len(x) - 1, 8 * k + 24))
+
+        def statistic(rows: Tensor) -> tuple[float, ...]:
+            chosen = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            chosen[rows] = True
+            rank = chosen[which[rows]].cumsum(1)
+            place = (rank < k).sum(1).clamp(max=near.shape[1] - 1)
+            radius = near[rows].gather(1, place[:, None])[:, 0]
+            rates = ball_rates((cross[part] for part in rows.split(512)), real_radius, radius, k)
+            return tuple(rates[name] for name in ("precision", "recall", "density", "coverage"))
+
+        return statistic
+
+    return of
+
+
+def _nearness(train: Tensor, held_out: Tensor) -> Prepare:
+    usual = nearest(held_out, train)[0]
+
+    def of(x: Tensor) -> Statistic:
+        own = nearest(x, train)[0]
+
+        def statistic(rows: Tensor) -> tuple[float, float]:
+            rates = nearness(own[rows], usual)
+            return rates["ratio"], rates["copied"]
+
+        return statistic
+
+    return of
+
+
+def _subset(x: Tensor, most: int, rng: torch.Generator) -> Tensor:
+    """At most `most` rows, drawn rather than cut off: sets are often sorted."""
+    return x if len(x) <= most else x[torch.randperm(len(x), generator=rng)[:most].sort().values.to(x.device)]
+
+
+def _share_interval(share: float, n: int) -> tuple[float, float]:
+    """90% interval of a plain share of n samples (Wilson 1927): unlike resampling, not a point where the share is 0."""
+    z = 1.6449
+    centre, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
+
+
+def _interval(value: float, parts: Tensor, n: int) -> tuple[float, float]:
+    """90% interval from the metric on random parts, by subsampling (Politis & Romano 1994)."""
+    h = int(n * KEEP)
+    # A mean over h of n points, drawn without replacement, has variance (1/h)(1 - h/n) about the mean over all n, which
+    # itself has variance 1/n: their ratio is h / (n - h).
+    root = (parts - parts.mean()) * math.sqrt(h / (n - h))
+    low, high = root.quantile(torch.tensor([0.05, 0.95], dtype=root.dtype)).tolist()
+    return value - high, value - low
+
+
+def table(
+    samples: Tensor, train: Tensor, held_out: Tensor, features: Features, *, k: int = 5, seed: int = 0
+) -> tuple[Row, ...]:
+    """Every metric of `samples` against `train`, each beside the same metric of `held_out` against `train`.
+
+    `samples`, `train` and `held_out` are batches (N, ...) that `features` maps to (N, d). Both sides of each comparison
+    have n = min(len(samples), len(held_out), 5000) items against the same reference, the training set (at most 5000 of
+    it, drawn by `seed`), because most of these metrics depend on the counts: a model is as good as its `value` is near
+    its `floor`, whatever the value. Memorisation is measured against the whole training set, and its usual
+    nearest-neighbour distance comes from all of `held_out`.
+
+    Intervals are for fresh samples with training and held-out sets fixed. They come from random parts of the samples,
+    80% each, without replacement, centred on the full value (precision and copied, being plain shares, have Wilson's
+    interval). A bootstrap would draw duplicates, and a duplicate is its own nearest neighbour, adds k(x, x) to a
+    U-statistic and narrows a covariance: all these metrics would be shifted by it.
+
+    The floor is one draw too, uncertain by about as much as the interval is wide.
+
+    Rows: frechet_distance, kernel_distance, sliced_wasserstein (512 directions; 128 for its interval), precision,
+    recall, density, coverage, memorisation_ratio, copied. Equal input and `seed` give equal rows.
+
+    Raises MetricError for fewer than 2k + 2 samples or held-out items, fewer than k + 1 training items, NaN or
+    infinity, or unequal feature dimensions.
+    """
+    least = 2 * checked_k(k) + 2  # a part must have k neighbours for each of its points
+    known = checked(features(train), "train", max(2, k + 1))
+    x, _ = checked_pair(checked(features(samples), "samples", least), known, names=("samples", "train"))
+    held, _ = checked_pair(checked(features(held_out), "held_out", least), known, names=("held_out", "train"))
+    known, held = known.to(x.device), held.to(x.device)
+
+    rng = torch.Generator().manual_seed(seed)
+    n = min(len(x), len(held), MOST)
+    usual = held
+    x, held, reference = _subset(x, n, rng), _subset(held, n, rng), _subset(known, MOST, rng)
+    parts = [torch.randperm(n, generator=rng)[: int(n * KEEP)].to(x.device) for _ in range(PARTS)]
+    everything = torch.arange(n, device=x.device)
+
+    sliced = (_fixed(partial(sliced_from, projections=count, seed=seed), reference) for count in (512, 128))
+    groups: list[tuple[tuple[str, ...], tuple[Prepare, ...]]] = [
+        (("frechet_distance",), (_fixed(frechet_from, reference),)),
+        (("kernel_distance",), (_kernel(reference),)),
+        (("sliced_wasserstein",), tuple(sliced)),
+        (("precision", "recall", "density", "coverage"), (_balls(reference, k),)),
+        (("memorisation_ratio", "copied"), (_nearness(known, usual),)),
+    ]
+    rows = []
+    for names, prepare in groups:
+        floors = prepare[0](held)(everything)
+        statistic = prepare[0](x)
+        values = statistic(everything)
+        rough = prepare[1](x) if len(prepare) > 1 else statistic
+        spread = torch.tensor([rough(part) for part in parts], dtype=torch.float64)
+        for name, value, floor, column in zip(names, values, floors, spread.T):
+            better, least_value, most_value = KINDS[name]
+            ends = _share_interval(value, n) if name in SHARES else _interval(value, column, n)
+            low, high = (min(max(end, least_value), most_value) for end in ends)
+            rows.append(Row(name, value, low, high, floor, better, n, len(reference)))
+    return tuple(rows)
+
+
+def _counted(rows: Iterable[Row], n: int | None) -> tuple[tuple[Row, ...], int, int]:
+    rows = tuple(rows)
+    if not rows:
+        raise MetricError("there are no rows to show")
+    if any(row.n != rows[0].n or row.reference != rows[0].reference for row in rows) or n not in (None, rows[0].n):
+        raise MetricError(f"rows were measured with n = {sorted({row.n for row in rows})}, not with one n = {n}")
+    return rows, rows[0].n, rows[0].reference
+
+
+def format_table(rows: Iterable[Row], n: int | None = None) -> str:
+    """The rows as aligned plain text, a line a metric under a line that says n, the reference and what the floor is.
+
+    `n` may be given as a check: MetricError if the rows were measured with another.
+    """
+    rows, n, reference = _counted(rows, n)
+    lines = [("metric", "value", "90% interval", "floor", "better")]
+    for row in rows:
+        interval = f"[{row.low:.4g}, {row.high:.4g}]"
+        lines.append((row.metric, f"{row.value:.4g}", interval, f"{row.floor:.4g}", row.better))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    head = f"n = {n} samples against {reference} training items; floor = {n} held-out items against the same"
+    body = ("  ".join((line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:]))) for line in lines)
+    return "\n".join((head, *body))
+
+
+def as_dict(rows: Iterable[Row], n: int | None = None) -> dict[str, Any]:
+    """The rows as plain numbers and strings: `{"n", "reference", "metrics": {name: {"value", "low", ...}}}`.
+
+    `n` may be given as a check: MetricError if the rows were measured with another.
+    """
+    rows, n, reference = _counted(rows, n)
+    names = ("value", "low", "high", "floor", "better")
+    metrics = {row.metric: {name: getattr(row, name) for name in names} for row in rows}
+    return {"n": n, "reference": reference, "metrics": metrics}

@@ -1,0 +1,286 @@
+"""Diffusion transformer for sequences, pictures and clips.
+
+The network cuts its input into patches, gives each a token, lets the tokens attend to each other, and lays the
+answers of the tokens back together. The noise level enters every block as a scale, a shift and a gate (adaLN-zero,
+Peebles and Xie 2022), all computed once by a layer that the blocks share (adaLN-single, PixArt-alpha, Chen et al.
+2023): a layer of its own in each block would hold a third of all parameters.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.networks.parts import (
+    Condition,
+    CrossAttention,
+    SelfAttention,
+    SwiGLU,
+    add_gated,
+    check_level,
+    modulate,
+    no_autocast,
+    rotary_angles,
+    rotary_turns,
+    standard,
+    zero_,
+)
+
+
+class DiT(nn.Module):
+    """Diffusion transformer.
+
+    dims     1: x is (B, L, channels); 2: (B, channels, H, W); 3: (B, T, channels, H, W).
+    patch    side of a patch: elements of a sequence, or pixels of a picture or frame (a frame is never merged with
+             its neighbours). L, or H and W, must be multiples of it; nothing else about the size is fixed.
+    heads    of attention; by default one per 64 channels of width.
+    classes  number of class labels, 0 for none.
+    context_dim  width of a condition sequence to attend to, 0 for none.
+    routing  share of the tokens that skip the middle blocks during training (TREAD, Krause et al. 2025,
+             arXiv 2501.04765); they are put back unchanged. Cheaper steps, and a weak model for autoguidance.
+
+    Raises ValueError if the options do not fit together.
+    """
+
+    options: dict[str, Any]
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        dims: int = 2,
+        width: int = 256,
+        depth: int = 6,
+        heads: int | None = None,
+        patch: int = 4,
+        classes: int = 0,
+        context_dim: int = 0,
+        routing: float = 0.0,
+        mlp_ratio: float = 8 / 3,
+    ) -> None:
+        super().__init__()
+        self.options = {
+            "kind": "dit",
+            "channels": channels,
+            "dims": dims,
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "patch": patch,
+            "classes": classes,
+            "context_dim": context_dim,
+            "routing": routing,
+            "mlp_ratio": mlp_ratio,
+        }
+        if dims not in (1, 2, 3):
+            raise ValueError(f"dims is {dims}, expected 1 (sequence), 2 (picture) or 3 (clip)")
+        heads = max(1, width // 64) if heads is None else heads
+        if width % heads:
+            raise ValueError(f"width {width} is not divisible by {heads} heads")
+        if not 0 <= routing < 1:
+            raise ValueError(f"routing is {routing}, expected a share in [0, 1)")
+        if routing and depth < 4:
+            raise ValueError(
+                f"routing needs a depth of 4 or more, not {depth}: the first and last two blocks see all tokens"
+            )
+        rotary_angles((1,) * dims, width // heads)  # complains now, not at the first batch
+
+        self.dims, self.patch, self.channels, self.routing = dims, patch, channels, routing
+        self.head_width = width // heads
+        numbers = channels * patch ** (1 if dims == 1 else 2)
+        hidden = max(1, round(mlp_ratio * width / 64)) * 64  # matrix units like multiples of 64
+
+        self.condition = Condition(width, classes=classes)
+        self.modulation = nn.Linear(width, 8 * width)  # 6 for every block, 2 for the head
+        self.enter = nn.Linear(numbers, width)
+        self.place = nn.Linear(self.head_width, width, bias=False)
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, cross=context_dim > 0) for _ in range(depth))
+        self.head = nn.Linear(width, numbers)
+        self.context = ContextEntry(context_dim, width) if context_dim else None
+
+        zero_(self.modulation)
+        zero_(self.head)
+
+    def forward(
+        self,
+        x: Tensor,
+        level: Tensor,
+        level_s: Tensor | None = None,
+        *,
+        label: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        route: bool | None = None,
+        routing_order: Tensor | None = None,
+    ) -> Tensor:
+        """Answer, shaped like x.
+
+        x             (B, L, C), (B, C, H, W) or (B, T, C, H, W), see `dims`
+        level         (B,), or a level per element (B, L) or per frame (B, T); level_s likewise
+        label         (B,) int64, -1 for none
+        context       (B, S, context_dim), with context_mask (B, S) bool, True = keep
+        route         whether `routing` tokens skip the middle blocks; None: only in training
+        routing_order (B, tokens) uniform random numbers: the tokens with the smallest go through. Drawn if None.
+
+        Raises ValueError if a shape does not fit the options.
+        """
+        sides = self.token_sides(x)
+        batch, tokens = x.shape[0], math.prod(sides)
+        check_level(level, batch, None if self.dims == 2 else x.shape[1])
+
+        condition = self.condition(level, level_s, label)
+        if condition.ndim == 2:
+            condition = condition[:, None]
+        elif self.dims == 1:
+            condition = condition.unflatten(1, (sides[0], self.patch)).mean(2)  # elements of a patch share a token
+        # (B, M, 8, width), where M is 1, or the number of runs of tokens that have a level of their own
+        modulation = self.modulation(F.silu(condition)).unflatten(-1, (8, -1))
+        context, context_mask = self.enter_context(context, context_mask, batch)
+
+        angles = rotary_angles(sides, self.head_width, x.device)
+        # Rotary positions only tell tokens how far apart they are; this tells them where they are.
+        h = self.enter(self.to_patches(x, sides))
+        h = h + self.place(torch.cat((angles.cos(), angles.sin()), -1)).to(h.dtype)
+        turns = rotary_turns(angles, h.dtype)
+
+        first, last = 1, len(self.blocks) - 2
+        if route is None:
+            route = self.training and self.routing > 0
+        if route:
+            if not self.routing:
+                raise ValueError("route=True, but this network was built with routing=0")
+            for block in self.blocks[:first]:
+                h = block(h, modulation[:, :, :6], turns, context, context_mask)
+            index = self.kept(batch, tokens, routing_order, x.device)
+            part, part_modulation = take(h, index), modulation[:, :, :6]
+            if modulation.shape[1] > 1:
+                each = part_modulation.repeat_interleave(tokens // modulation.shape[1], 1)
+                part_modulation = take(each.flatten(2), index).unflatten(-1, (6, -1))
+            for block in self.blocks[first:last]:
+                part = block(part, part_modulation, turns[:, index], context, context_mask)
+            h = put(h, index, part)
+            for block in self.blocks[last:]:
+                h = block(h, modulation[:, :, :6], turns, context, context_mask)
+        else:
+            for block in self.blocks:
+                h = block(h, modulation[:, :, :6], turns, context, context_mask)
+
+        with no_autocast(h):  # the answer in full precision: it will be subtracted from something close to it
+            scale, shift = modulation[:, :, 6:].to(self.head.weight.dtype).unbind(2)
+            answer = self.head(modulate(standard(h.to(self.head.weight.dtype)), scale, shift))
+        return self.from_patches(answer.to(x.dtype), sides)
+
+    def token_sides(self, x: Tensor) -> tuple[int, ...]:
+        """Number of tokens along each axis. Raises ValueError if x does not fit."""
+        axes = {1: "(batch, length, {})", 2: "(batch, {}, height, width)", 3: "(batch, frames, {}, height, width)"}
+        if x.ndim != self.dims + 2 or x.shape[2 if self.dims != 2 else 1] != self.channels:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected {axes[self.dims].format(self.channels)}")
+        frames = (x.shape[1],) if self.dims == 3 else ()
+        spatial = {"length": x.shape[1]} if self.dims == 1 else {"height": x.shape[-2], "width": x.shape[-1]}
+        for name, side in spatial.items():
+            if side % self.patch:
+                raise ValueError(f"{name} {side} is not divisible by the patch, {self.patch}")
+        return frames + tuple(side // self.patch for side in spatial.values())
+
+    def to_patches(self, x: Tensor, sides: tuple[int, ...]) -> Tensor:
+        """(B, tokens, numbers in a patch)."""
+        if self.dims == 1:
+            return x.reshape(x.shape[0], sides[0], -1)
+        p = self.patch
+        cut = x.reshape(-1, self.channels, sides[-2], p, sides[-1], p).permute(0, 2, 4, 1, 3, 5)
+        return cut.reshape(x.shape[0], math.prod(sides), -1)
+
+    def from_patches(self, h: Tensor, sides: tuple[int, ...]) -> Tensor:
+        """The inverse of `to_patches`."""
+        if self.dims == 1:
+            return h.reshape(h.shape[0], sides[0] * self.patch, self.channels)
+        p, c = self.patch, self.channels
+        cut = h.reshape(-1, sides[-2], sides[-1], c, p, p).permute(0, 3, 1, 4, 2, 5)
+        return cut.reshape(h.shape[0], *sides[:-2], c, sides[-2] * p, sides[-1] * p)
+
+    def enter_context(
+        self, context: Tensor | None, mask: Tensor | None, batch: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Condition sequence and mask as the blocks want them."""
+        if self.context is None:
+            if context is not None or mask is not None:
+                raise ValueError("this network was built with context_dim=0 and takes no context")
+            return None, None
+        return self.context(context, mask, batch)
+
+    def kept(self, batch: int, tokens: int, order: Tensor | None, device: torch.device) -> Tensor:
+        """Indices (B, K) of the tokens that go through the middle blocks."""
+        if order is None:
+            order = torch.rand(batch, tokens, device=device)
+        elif order.shape != (batch, tokens):
+            raise ValueError(f"routing_order has shape {tuple(order.shape)}, expected ({batch}, {tokens})")
+        keep = max(1, round((1 - self.routing) * tokens))
+        return order.argsort(1)[:, :keep]
+
+
+class Block(nn.Module):
+    """Attention, attention to the context if there is one, feed-forward; starts as the identity."""
+
+    def __init__(self, width: int, heads: int, hidden: int, *, cross: bool) -> None:
+        super().__init__()
+        self.offsets = nn.Parameter(torch.zeros(6, width))  # what this block adds to the shared modulation
+        self.attention = SelfAttention(width, heads)
+        self.cross = CrossAttention(width, heads) if cross else None
+        self.feed = SwiGLU(width, hidden)
+
+    def forward(
+        self, h: Tensor, modulation: Tensor, turns: Tensor, context: Tensor | None, context_mask: Tensor | None
+    ) -> Tensor:
+        """h (B, N, width), modulation (B, M, 6, width), turns (2, N, head) or (2, B, N, head)."""
+        scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = (modulation + self.offsets).to(h.dtype).unbind(2)
+        h = add_gated(h, gate_a, self.attention(modulate(standard(h), scale_a, shift_a), turns))
+        if self.cross is not None and context is not None:
+            h = h + self.cross(standard(h), context, context_mask)
+        return add_gated(h, gate_f, self.feed(modulate(standard(h), scale_f, shift_f)))
+
+
+class ContextEntry(nn.Module):
+    """Brings a condition sequence to the network's width and puts a learned token before it.
+
+    The token is always kept: where everything else is masked, attention still has something to look at, and a fully
+    masked sequence means the same as none.
+    """
+
+    def __init__(self, context_dim: int, width: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(context_dim, width)
+        self.null = nn.Parameter(torch.randn(width) * 0.02)
+
+    def forward(self, context: Tensor | None, mask: Tensor | None, batch: int) -> tuple[Tensor, Tensor | None]:
+        """context (B, S, context_dim), mask (B, S) -> (B, 1 + S, width), (B, 1 + S)."""
+        null = self.null.expand(batch, 1, -1)
+        if context is None:
+            if mask is not None:
+                raise ValueError("context_mask was given without context")
+            return null, None
+        if context.ndim != 3 or context.shape[0] != batch or context.shape[2] != self.enter.in_features:
+            expected = f"({batch}, length, {self.enter.in_features})"
+            raise ValueError(f"context has shape {tuple(context.shape)}, expected {expected}")
+        entered = standard(self.enter(context))
+        if mask is not None:
+            if mask.shape != context.shape[:2] or mask.dtype != torch.bool:
+                raise ValueError(
+                    f"context_mask has shape {tuple(mask.shape)} and type {mask.dtype}, "
+                    f"expected {tuple(context.shape[:2])} and torch.bool"
+                )
+            mask = F.pad(mask, (1, 0), value=True)
+        return torch.cat((null.to(entered.dtype), entered), 1), mask
+
+
+def take(h: Tensor, index: Tensor) -> Tensor:
+    """Tokens `index` (B, K) of h (B, N, width): (B, K, width)."""
+    return h.gather(1, index[..., None].expand(-1, -1, h.shape[-1]))
+
+
+def put(h: Tensor, index: Tensor, part: Tensor) -> Tensor:
+    """h (B, N, width) with the tokens `index` (B, K) replaced by `part` (B, K, width)."""
+    return h.scatter(1, index[..., None].expand_as(part), part.to(h.dtype))

@@ -1,0 +1,261 @@
+"""Parts shared by the networks: what they know about noise and labels, norms, attention, positions.
+
+Every part works under `torch.autocast`: activations keep the lower precision from one layer to the next,
+and what must stay accurate (noise levels, angles of positions) is computed in float32 on its own.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+EPS = 1e-6  # added to mean squares before their root
+
+
+def no_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """Context in which layers compute in the precision of their inputs, on the device of `x`."""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
+class LevelEmbedding(nn.Module):
+    """Vector that describes a noise level, ln(sigma / alpha).
+
+    Sines and cosines of `FREQUENCIES` angular frequencies, geometrically spaced so that their periods run from
+    `SHORTEST` to `LONGEST` (levels live in [-12, 7], so the slowest is nearly straight over the whole range and the
+    fastest tells neighbouring sampling steps apart), then a two-layer SiLU network. Always float32.
+
+    With `zero=True` the last layer starts at zero, so the embedding says nothing until it is trained.
+    """
+
+    FREQUENCIES = 64
+    SHORTEST, LONGEST = 0.25, 40.0
+
+    def __init__(self, width: int, *, zero: bool = False) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2 * self.FREQUENCIES, width)
+        self.outer = nn.Linear(width, width)
+        if zero:
+            zero_(self.outer)
+
+    def forward(self, level: Tensor) -> Tensor:
+        """level (...,) -> (..., width), float32."""
+        with no_autocast(level):
+            # Computed here and not kept as a buffer: it then survives `to(bfloat16)` and the meta device.
+            periods = torch.linspace(
+                math.log(self.LONGEST), math.log(self.SHORTEST), self.FREQUENCIES, device=level.device
+            ).exp()
+            angles = level.float()[..., None] * (2 * math.pi / periods)
+            features = torch.cat((angles.sin(), angles.cos()), dim=-1)
+            return self.outer(F.silu(self.inner(features)))
+
+
+class Condition(nn.Module):
+    """One vector for everything that modulates a network: noise level, arrival level, class label.
+
+    The arrival level (flow maps) starts with no influence. Label -1, or no label at all, means "dropped" and has an
+    embedding of its own, which is what classifier-free guidance calls unconditional (Ho and Salimans 2022).
+    """
+
+    def __init__(self, width: int, *, classes: int = 0) -> None:
+        super().__init__()
+        self.level = LevelEmbedding(width)
+        self.arrival = LevelEmbedding(width, zero=True)
+        self.labels = nn.Embedding(classes + 1, width) if classes else None  # row 0: no label
+        if self.labels is not None:
+            nn.init.normal_(self.labels.weight, std=0.02)
+
+    def forward(self, level: Tensor, level_s: Tensor | None, label: Tensor | None) -> Tensor:
+        """level (B,) or (B, L), level_s of the same shape or None, label (B,) or None -> (B, width) or (B, L, width).
+
+        Raises ValueError if shapes differ or a label is given to a network built without classes.
+        """
+        batch = level.shape[0]
+        vector = self.level(level)
+        if level_s is not None:
+            if level_s.shape != level.shape:
+                raise ValueError(f"level_s has shape {tuple(level_s.shape)}, level has {tuple(level.shape)}")
+            vector = vector + self.arrival(level_s)
+        if self.labels is None:
+            if label is not None:
+                raise ValueError("this network was built with classes=0 and takes no label")
+            return vector
+        if label is None:
+            label = torch.full((batch,), -1, device=level.device)
+        elif label.shape != (batch,):
+            raise ValueError(f"label has shape {tuple(label.shape)}, expected ({batch},)")
+        named = self.labels(label + 1)
+        return vector + (named if vector.ndim == 2 else named[:, None])
+
+
+def check_level(level: Tensor, batch: int, length: int | None = None) -> None:
+    """Raise ValueError unless `level` has shape (batch,) or, where a length is given, (batch, length)."""
+    if level.shape == (batch,) or (length is not None and level.shape == (batch, length)):
+        return
+    expected = f"({batch},)" if length is None else f"({batch},) or ({batch}, {length})"
+    raise ValueError(f"level has shape {tuple(level.shape)}, expected {expected}")
+
+
+def zero_(layer: nn.Linear | nn.Conv2d) -> None:
+    """Set weight and bias to zero: the layer says nothing until it is trained."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def matrix(inside: int, outside: int) -> nn.Linear:
+    """Linear layer without bias, started as in transformers (uniform, Glorot and Bengio 2010)."""
+    layer = nn.Linear(inside, outside, bias=False)
+    nn.init.xavier_uniform_(layer.weight)
+    return layer
+
+
+def standard(x: Tensor, scale: Tensor | None = None) -> Tensor:
+    """x with mean 0 and mean square 1 along its last dimension (Ba et al. 2016), times `scale` if given.
+
+    RMSNorm, without the mean, would do as well, but has no fused kernel on CPUs and takes three times as long there.
+    """
+    with no_autocast(x):  # autocast on CUDA would copy x to float32; the kernel sums in float32 anyway
+        return F.layer_norm(x, x.shape[-1:], None if scale is None else scale.to(x.dtype), None, EPS)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu and He 2018) in the precision of its input, with up to 32 groups."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.groups = math.gcd(32, channels)
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with no_autocast(x):  # autocast on CUDA would copy x to float32; the kernel sums in float32 anyway
+            return F.group_norm(x, self.groups, self.weight.to(x.dtype), self.bias.to(x.dtype), EPS)
+
+
+def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x (1 + scale) + shift.
+
+    x (B, N, width); scale and shift (B, M, width) where M divides N: each of M runs of N / M tokens has its own.
+    """
+    runs = x.unflatten(1, (scale.shape[1], -1))
+    return torch.addcmul(shift[:, :, None], runs, 1 + scale[:, :, None]).flatten(1, 2)
+
+
+def add_gated(x: Tensor, gate: Tensor, branch: Tensor) -> Tensor:
+    """x + gate * branch, with a gate (B, M, width) as in `modulate`."""
+    runs = (gate.shape[1], -1)
+    return torch.addcmul(x.unflatten(1, runs), gate[:, :, None], branch.unflatten(1, runs)).flatten(1, 2)
+
+
+def rotary_angles(sides: tuple[int, ...], head: int, device: torch.device | None = None) -> Tensor:
+    """Angles by which rotary positions turn the pairs of a head: (product of sides, head / 2), float32.
+
+    The pairs are shared out among the axes, and each share turns with one coordinate at geometrically spaced speeds
+    (RoFormer, Su et al. 2021; axial in two and three dimensions). Coordinates count tokens from 0.
+    Raises ValueError if the head is odd or has fewer pairs than there are axes.
+    """
+    pairs, axes = head // 2, len(sides)
+    if head % 2 or pairs < axes:
+        raise ValueError(
+            f"a head of {head} channels cannot hold positions on {axes} axes: use an even number >= {2 * axes}"
+        )
+    base = 10_000.0 if axes == 1 else 100.0  # sequences are long, pictures have few patches a side
+    angles = []
+    for axis, side in enumerate(sides):
+        share = pairs // axes + (axis < pairs % axes)
+        speeds = base ** (-torch.arange(share, device=device, dtype=torch.float32) / share)
+        along = torch.arange(side, device=device, dtype=torch.float32)[:, None] * speeds  # (side, share)
+        shape = [1] * axes
+        shape[axis] = side
+        angles.append(along.view(*shape, share).expand(*sides, share))
+    return torch.cat(angles, dim=-1).flatten(0, -2)
+
+
+def rotary_turns(angles: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cosines and sines for `rotate`: angles (..., head / 2) -> (2, ..., head)."""
+    cosine, sine = angles.cos(), angles.sin()
+    return torch.stack((torch.cat((cosine, cosine), -1), torch.cat((-sine, sine), -1))).to(dtype)
+
+
+def rotate(x: Tensor, turns: Tensor) -> Tensor:
+    """Turn each pair (x[i], x[i + head / 2]) of x (..., head) as `rotary_turns` (2, ..., head) says."""
+    cosine, sine = turns.unbind(0)
+    return torch.addcmul(x * cosine, x.roll(x.shape[-1] // 2, -1), sine)  # rolling swaps the two halves
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention; q (B, N, heads, head), k and v (B, S, heads, head) -> (B, N, heads * head).
+
+    mask (B, S) bool, True = keep.
+    """
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    short = q.shape[2] * k.shape[2] <= 512**2
+    if mask is None and short and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # The CPU's fused kernel saves memory, but in bfloat16 its way back takes up to twice as long as this.
+        scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
+        with no_autocast(scores):  # softmax sums in float32 anyway; autocast would also store its result so
+            shares = scores.softmax(-1)
+        mixed = shares @ v
+    else:
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None, :])
+    return mixed.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Attention among tokens, with normalised queries and keys (Henry et al. 2020) and rotary positions."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = matrix(width, 3 * width)
+        self.out = matrix(width, width)
+        self.scale = nn.Parameter(torch.ones(width // heads))  # of queries and keys alike: only the product counts
+
+    def forward(self, x: Tensor, turns: Tensor) -> Tensor:
+        """x (B, N, width), turns (2, N, head) or (2, B, N, head) -> (B, N, width)."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, head)
+        qk, v = qkv[:, :, :2], qkv[:, :, 2]
+        q, k = rotate(standard(qk, self.scale), turns[..., None, None, :]).unbind(2)
+        return self.out(attend(q, k, v))
+
+
+class CrossAttention(nn.Module):
+    """Attention from tokens to a condition sequence; starts with no influence."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = matrix(width, width)
+        self.kv = matrix(width, 2 * width)
+        self.out = matrix(width, width)
+        self.scale = nn.Parameter(torch.ones(width // heads))  # of queries times keys
+        zero_(self.out)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        """x (B, N, width), context (B, S, width), mask (B, S) bool, True = keep -> (B, N, width)."""
+        q = standard(self.q(x).unflatten(-1, (self.heads, -1)), self.scale)
+        k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        return self.out(attend(q, standard(k), v, mask))
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer (Shazeer 2020): out(silu(gate x) * value x)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate_value = matrix(width, 2 * hidden)
+        self.out = matrix(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)."""
+        gate, value = self.gate_value(x).chunk(2, dim=-1)
+        return self.out(F.silu(gate) * value)
+
+
+def count(network: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in network.parameters())

@@ -1,0 +1,196 @@
+"""U-Net for pictures: residual convolutions on a pyramid, with short cuts from its way down to its way up.
+
+The plan is that of DDPM (Ho et al. 2020) and ADM (Dhariwal and Nichol 2021), with one skip connection per residual
+block on either side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.networks.parts import Condition, GroupNorm, attend, check_level, matrix, no_autocast, standard, zero_
+
+
+class UNet(nn.Module):
+    """U-Net on pictures (B, channels, H, W) with any number of channels.
+
+    multipliers       width of each level of the pyramid, times `width`; each level halves H and W
+    depth             residual blocks per level, on the way down and again on the way up
+    attention_levels  number of lowest levels with attention (the bottom always attends once if this is > 0)
+    unshuffle         fold squares of this many pixels into channels first: 2 makes everything four times cheaper
+
+    H and W must be multiples of `unshuffle * 2 ** (len(multipliers) - 1)`.
+    """
+
+    options: dict[str, Any]
+
+    def __init__(
+        self,
+        *,
+        channels: int = 3,
+        width: int = 64,
+        depth: int = 2,
+        multipliers: tuple[int, ...] | list[int] = (1, 2, 3, 4),
+        attention_levels: int = 1,
+        classes: int = 0,
+        unshuffle: int = 1,
+    ) -> None:
+        super().__init__()
+        self.options = {
+            "kind": "unet",
+            "channels": channels,
+            "width": width,
+            "depth": depth,
+            "multipliers": list(multipliers),
+            "attention_levels": attention_levels,
+            "classes": classes,
+            "unshuffle": unshuffle,
+        }
+        if not multipliers:
+            raise ValueError("multipliers is empty: a U-Net needs one level or more")
+        self.channels, self.unshuffle = channels, unshuffle
+        self.divisor = unshuffle * 2 ** (len(multipliers) - 1)
+        widths = [width * multiplier for multiplier in multipliers]
+        lowest = len(widths) - 1
+        folded = channels * unshuffle**2
+        condition = 4 * width
+
+        self.condition = Condition(condition, classes=classes)
+        self.enter = nn.Conv2d(folded, widths[0], 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        here = widths[0]
+        for i, there in enumerate(widths):
+            attend = i > lowest - attention_levels
+            self.down.append(Down(here, there, condition, depth=depth, attend=attend, last=i == lowest))
+            here = there
+        self.bottom1 = Residual(here, here, condition, attend=attention_levels > 0)
+        self.bottom2 = Residual(here, here, condition, attend=False)
+        for i, there in reversed(list(enumerate(widths))):
+            attend = i > lowest - attention_levels
+            self.up.append(Up(here, there, condition, depth=depth, attend=attend, last=i == 0))
+            here = there
+        self.norm = GroupNorm(here)
+        self.head = nn.Conv2d(here, folded, 3, padding=1)
+        zero_(self.head)
+
+    def forward(
+        self, x: Tensor, level: Tensor, level_s: Tensor | None = None, *, label: Tensor | None = None
+    ) -> Tensor:
+        """x (B, channels, H, W), level (B,), level_s (B,), label (B,) int64 with -1 for none -> shaped like x.
+
+        Raises ValueError for other shapes, or for a label where `classes` is 0.
+        """
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected (batch, {self.channels}, height, width)")
+        for name, side in (("height", x.shape[2]), ("width", x.shape[3])):
+            if side % self.divisor:
+                raise ValueError(f"{name} {side} is not divisible by {self.divisor} (unshuffle and halvings)")
+        check_level(level, x.shape[0])
+        condition = F.silu(self.condition(level, level_s, label))
+
+        h = F.pixel_unshuffle(x, self.unshuffle) if self.unshuffle > 1 else x
+        if h.device.type == "cpu":
+            h = h.contiguous(memory_format=torch.channels_last)  # the layout that CPU convolutions are fastest in
+        h = self.enter(h)
+        skips: list[Tensor] = []
+        for down in self.down:
+            h = down(h, condition, skips)
+        h = self.bottom2(self.bottom1(h, condition), condition)
+        for up in self.up:
+            h = up(h, condition, skips)
+        h = F.silu(self.norm(h))
+        with no_autocast(h):  # the answer in full precision: it will be subtracted from something close to it
+            answer = self.head(h.to(self.head.weight.dtype)).to(x.dtype)
+        return F.pixel_shuffle(answer, self.unshuffle) if self.unshuffle > 1 else answer
+
+
+class Down(nn.Module):
+    """One level on the way down: residual blocks, each remembered for the way up, then half the resolution."""
+
+    def __init__(self, inside: int, outside: int, condition: int, *, depth: int, attend: bool, last: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            Residual(outside if i else inside, outside, condition, attend=attend) for i in range(depth)
+        )
+        self.halve = None if last else nn.Conv2d(outside, outside, 3, stride=2, padding=1)
+
+    def forward(self, h: Tensor, condition: Tensor, skips: list[Tensor]) -> Tensor:
+        """Appends to `skips`."""
+        for block in self.blocks:
+            h = block(h, condition)
+            skips.append(h)
+        return h if self.halve is None else self.halve(h)
+
+
+class Up(nn.Module):
+    """One level on the way up: blocks that also see their counterparts' results, then double the resolution."""
+
+    def __init__(self, inside: int, outside: int, condition: int, *, depth: int, attend: bool, last: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            Residual((outside if i else inside) + outside, outside, condition, attend=attend) for i in range(depth)
+        )
+        self.smooth = None if last else nn.Conv2d(outside, outside, 3, padding=1)
+
+    def forward(self, h: Tensor, condition: Tensor, skips: list[Tensor]) -> Tensor:
+        """Takes from `skips`, the latest first."""
+        for block in self.blocks:
+            h = block(torch.cat((h, skips.pop()), 1), condition)
+        if self.smooth is None:
+            return h
+        return self.smooth(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+
+
+class Residual(nn.Module):
+    """Norm, SiLU, convolution, twice, the second norm scaled and shifted by the condition; attention if asked for.
+
+    Starts as the identity (or, where the number of channels changes, as a 1x1 convolution).
+    """
+
+    def __init__(self, inside: int, outside: int, condition: int, *, attend: bool) -> None:
+        super().__init__()
+        self.norm1 = GroupNorm(inside)
+        self.conv1 = nn.Conv2d(inside, outside, 3, padding=1)
+        self.modulation = nn.Linear(condition, 2 * outside)
+        self.norm2 = GroupNorm(outside)
+        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1)
+        self.short = nn.Conv2d(inside, outside, 1) if inside != outside else nn.Identity()
+        self.attention = PixelAttention(outside) if attend else None
+        zero_(self.modulation)
+        zero_(self.conv2)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.modulation(condition).to(h.dtype)[..., None, None].chunk(2, dim=1)
+        h = self.conv2(F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale)))
+        h = self.short(x) + h
+        return h if self.attention is None else self.attention(h)
+
+
+class PixelAttention(nn.Module):
+    """Residual attention among all pixels, in heads of 64 channels or so; starts as the identity.
+
+    Needs no positions: the convolutions around it know them.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.heads = max(1, channels // 64)
+        while channels % self.heads:
+            self.heads -= 1
+        self.norm = GroupNorm(channels)
+        self.qkv = matrix(channels, 3 * channels)
+        self.scale = nn.Parameter(torch.ones(channels // self.heads))  # of queries times keys
+        self.out = matrix(channels, channels)
+        zero_(self.out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        out = self.out(attend(standard(q, self.scale), standard(k), v))
+        return x + out.transpose(1, 2).unflatten(2, x.shape[2:])

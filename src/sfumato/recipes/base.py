@@ -1,0 +1,117 @@
+"""What a recipe is: where a field's data comes from, which network and process fit, what its people look at.
+
+The rest of a run (loop, checkpoints, averages, sampling, commands) is shared and knows no field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from sfumato.data import ArrayDataset, Statistics
+    from sfumato.diffusion import Gaussian
+    from sfumato.training.objective import Task
+    from sfumato.training.run import Run
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The network. None means: chosen from the data and the machine."""
+
+    kind: Literal["auto", "dit", "unet", "mlp"] = "auto"
+    """DiT (transformer on patches), U-Net, MLP (vectors)."""
+    width: int | None = None
+    """Channels."""
+    depth: int | None = None
+    """Blocks (U-Net: per level)."""
+    patch: int | None = None
+    """Side of a DiT's patch in pixels."""
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """The diffusion method: how data is noised, what is answered, which noise levels are trained."""
+
+    schedule: Literal["linear", "cosine", "vp", "edm", "loglinear"] = "linear"
+    """linear is flow matching."""
+    predicts: Literal["data", "noise", "v", "velocity", "score"] = "data"
+    """What the network answers."""
+    loss_in: Literal["data", "noise", "v", "velocity"] | None = "velocity"
+    """Space of the loss (none: the answer's own)."""
+    weight: Literal["none", "edm", "min_snr", "sigmoid"] = "none"
+    """A further weight by noise level."""
+    times: Literal["uniform", "logit_normal", "log_normal", "adaptive"] = "logit_normal"
+    """Distribution of training times."""
+    times_mean: float = 0.4
+    """Of the logit (logit_normal: above 0 is more noise) or of ln(sigma / alpha) (log_normal)."""
+    times_std: float = 1.0
+    """Spread of the same."""
+    uncertainty: bool = False
+    """Learn the weight of each noise level (EDM2)."""
+    coupling: Literal["independent", "transport"] = "independent"
+    """Which noise goes with which sample: as drawn, or by optimal transport within the batch."""
+
+    def process(self) -> Gaussian:
+        """The process these options describe."""
+        from sfumato import diffusion as d
+
+        schedules: dict[str, Any] = {
+            "linear": d.Linear, "cosine": d.Cosine, "vp": d.VP, "edm": d.EDM, "loglinear": d.LogLinear,
+        }  # fmt: skip
+        weights: dict[str, Any] = {
+            "none": None, "edm": d.edm_weight(), "min_snr": d.min_snr(), "sigmoid": d.sigmoid_weight(),
+        }  # fmt: skip
+        return d.Gaussian(schedules[self.schedule](), self.predicts, self.loss_in, weights[self.weight])
+
+    def distribution(self) -> Any:
+        """The distribution of training times."""
+        from sfumato import diffusion as d
+
+        if self.times == "uniform":
+            return d.Uniform()
+        if self.times == "adaptive":
+            return d.Adaptive()
+        return (d.LogitNormal if self.times == "logit_normal" else d.LogNormal)(self.times_mean, self.times_std)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Data made ready: the whole array, its two parts, and what is needed to undo the standardisation."""
+
+    array: np.ndarray
+    train: ArrayDataset
+    held_out: ArrayDataset
+    statistics: Statistics
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+class Recipe(Protocol):
+    """One field of use; a frozen dataclass whose fields are its options."""
+
+    @property
+    def data(self) -> Path:
+        """Where the data is."""
+
+    def prepare(self, run: Run, say: Say) -> tuple[Any, Prepared]:
+        """Read the data into the run; returns the recipe with every choice made, and the data."""
+
+    def reload(self, run: Run) -> Prepared:
+        """The data again, from the run alone."""
+
+    def task(self, prepared: Prepared, seed: int) -> Task:
+        """What to train."""
+
+    def write(self, samples: Tensor, numbers: range, folder: Path, run: Run) -> None:
+        """Store samples as this field's files."""
+
+    def draw(self, samples: Tensor, run: Run) -> Any:
+        """What a person wants to look at."""

@@ -1,0 +1,328 @@
+"""The verbs, for every recipe: train, resume, sample, evaluate. What a command does, without the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfumato.recipes.base import Prepared, Say
+from sfumato.recipes.images import Images, read_facts
+from sfumato.training.config import from_yaml, to_yaml
+from sfumato.training.options import TrainOptions
+from sfumato.training.run import Run, RunError, write_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sfumato.diffusion import Auto, Denoiser
+    from sfumato.training.measure import Cost
+    from sfumato.training.objective import Task
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What config.yaml holds: everything needed to build a run again."""
+
+    images: Images
+    training: TrainOptions = field(default_factory=TrainOptions)
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal (standard error: standard output is for results)."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def read_config(run: Run) -> Configuration:
+    """The configuration of a run. Raises RunError, ConfigError."""
+    run.require()
+    return from_yaml(Configuration, run.config.read_text(), str(run.config))
+
+
+# ---- train and resume --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every choice made, and what it will cost."""
+
+    recipe: Images
+    training: TrainOptions
+    prepared: Prepared
+    task: Task
+    cost: Cost
+
+    def lines(self) -> Iterator[str]:
+        """The plan in words."""
+        from sfumato import networks
+        from sfumato.training.progress import clock
+
+        shape, train = self.prepared.statistics.shape, self.training
+        what = f"{shape[1]}x{shape[2]} pictures" if len(shape) == 3 else f"items of shape {shape}"
+        classes = f", {len(self.prepared.classes)} classes" if self.prepared.classes else ""
+        yield f"data      {len(self.prepared.train)} {what} to learn from{classes}, {len(self.prepared.held_out)} held out"
+        yield f"network   {networks.describe(self.task.network)}"
+        method = self.recipe.method
+        yield f"method    {method.schedule} schedule, answers {method.predicts}, loss in {method.loss_in or method.predicts}"
+        assert train.steps is not None
+        assert train.batch is not None
+        epochs = train.steps * train.batch / len(self.prepared.train)
+        yield f"training  {train.steps} steps of batch {train.batch} ({epochs:.1f} epochs), {train.optim.kind}"
+        yield (
+            f"cost      {self.cost.seconds:.3g} s a step, about {clock(self.cost.seconds * train.steps)} in all on this machine, "
+            f"{self.cost.memory:.1f} GB"
+        )
+
+
+def choose_batch(count: int, device: str) -> int:
+    """A batch that suits the number of items: 32 on a CPU, up to 256 on a GPU, less for few items."""
+    most = 32 if device == "cpu" else 256
+    while most > 8 and most * 4 > count:
+        most //= 2
+    return max(1, min(most, count))
+
+
+def choose_steps(count: int, batch: int, seconds: float) -> int:
+    """Enough to see each item 100 times and at least 100,000 items in all, but no more than an hour's work."""
+    wanted = max(100 * count, 100_000) // batch
+    return max(100, min(wanted, int(3600 / seconds)))
+
+
+def plan(recipe: Images, training: TrainOptions, run: Run, tell: Say = say) -> Plan:
+    """Look at the data and the machine and make every choice that was left open."""
+    from sfumato.training.measure import measure
+    from sfumato.training.parallel import pick_device
+
+    recipe, prepared = recipe.prepare(run, tell)
+    task = recipe.task(prepared, training.seed)
+    batch = training.batch or choose_batch(len(prepared.train), pick_device().type)
+    batch += -batch % training.accumulate
+    cost = measure(task, training, batch)
+    steps = training.steps
+    if steps is None:
+        minutes = training.minutes
+        steps = choose_steps(len(prepared.train), batch, cost.seconds) if minutes is None else int(minutes * 60 / cost.seconds)
+    steps = max(1, steps)
+    training = dataclasses.replace(training, batch=batch, steps=steps)
+    network = dataclasses.replace(recipe.network, **_settings(task.network, recipe.network))
+    return Plan(dataclasses.replace(recipe, network=network), training, prepared, task, cost)
+
+
+def _settings(network: Any, options: Any) -> dict[str, Any]:
+    """The network options as they were chosen."""
+    return {name: network.options[name] for name in ("kind", "width", "depth", "patch") if name in network.options}
+
+
+def train(recipe: Images, training: TrainOptions, out: Path, tell: Say = say) -> Run:
+    """Train in a new run directory; says what it chose and how long it will take. Returns the run.
+
+    Raises RunError if ``out`` holds a run already, DataError for bad data, Stopped on a signal.
+    """
+    import os
+
+    from sfumato.training import loop
+    from sfumato.training.parallel import launched
+
+    run = Run(out)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # under torchrun the first process prepares the run; the others wait for its configuration
+        with launched() as runtime:
+            if runtime.first and not run.config.exists():
+                _begin(recipe, training, run, tell)
+            runtime.barrier()
+        return resume(out, tell)
+    if run.config.exists():
+        raise RunError(f"{out}: there is a run here already; go on with `sfumato resume {out}`, or give another --out")
+    made = _begin(recipe, training, run, tell)
+    loop.train(made.task, run, made.training)
+    card(run)
+    return run
+
+
+def _begin(recipe: Images, training: TrainOptions, run: Run, tell: Say) -> Plan:
+    run.create()
+    with run.locked():
+        made = plan(recipe, training, run, tell)
+        for line in made.lines():
+            tell(line)
+        write_text(run.config, to_yaml(Configuration(made.recipe, made.training)))
+    return made
+
+
+def resume(out: Path, tell: Say = say) -> Run:
+    """Go on with a run where its newest whole checkpoint left it. Returns the run."""
+    from sfumato.training import loop
+
+    run = Run(out)
+    config = read_config(run)
+    recipe, training = config.images, config.training
+    prepared = recipe.reload(run)
+    loop.train(recipe.task(prepared, training.seed), run, training)
+    card(run)
+    return run
+
+
+# ---- sample ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How samples are drawn from a run."""
+
+    steps: int = 20
+    """Steps from noise to data (for all solvers but heun and predictor_corrector, calls of the network)."""
+    solver: str = "ab3"
+    """euler, ancestral, heun, dpmpp_2m, ab2, ab3, ab4, unipc, churn, euler_maruyama, predictor_corrector, adaptive."""
+    grid: str = "auto"
+    """Where the steps are: auto (equal error, measured), cosine, uniform, karras, logsnr."""
+    seed: int = 0
+    """Sample i depends on the seed and i alone."""
+    batch: int = 16
+    """Samples computed at once."""
+    w: float = 1.5
+    """Guidance strength where there are classes: 0 unconditional, 1 conditional, above 1 guided."""
+    label: str | None = None
+    """Class to draw from (default: all in turn)."""
+    ema: float | None = None
+    """Width of the average to use (default: the run's first; any other is rebuilt from the snapshots)."""
+    precision: str = "auto"
+    """auto, bf16, fp32."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained run ready to be sampled."""
+
+    run: Run
+    denoiser: Denoiser
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    grid: Auto | None
+    device: Any
+
+    def samples(self, numbers: range, options: SampleOptions = SampleOptions()) -> Iterator[Tensor]:
+        """Yield samples of the given numbers in batches, standardised, (b, *shape)."""
+        from sfumato import diffusion as d
+        from sfumato.training.generate import generate
+
+        if options.solver not in d.SOLVERS:
+            raise ValueError(f"solver = {options.solver!r}: must be one of {', '.join(d.SOLVERS)}")
+        grids: dict[str, Any] = {
+            "auto": self.grid or d.cosine, "cosine": d.cosine, "uniform": d.uniform, "karras": d.karras, "logsnr": d.logsnr,
+        }  # fmt: skip
+        if options.grid not in grids:
+            raise ValueError(f"grid = {options.grid!r}: must be one of {', '.join(grids)}")
+        denoiser: Any = d.guide(self.denoiser, options.w) if self.classes else self.denoiser
+        yield from generate(
+            denoiser, self.shape, numbers, seed=options.seed, steps=options.steps, solver=d.SOLVERS[options.solver],
+            grid=grids[options.grid], batch=options.batch, device=self.device, condition=self._condition(options),
+        )  # fmt: skip
+
+    def _condition(self, options: SampleOptions) -> Any:
+        import torch
+
+        if not self.classes:
+            if options.label is not None:
+                raise ValueError(f"label = {options.label!r}: {self.run.path} was trained without classes (use --labels)")
+            return None
+        if options.label is None:
+            return lambda own: {"label": torch.tensor([number % len(self.classes) for number in own])}
+        if options.label not in self.classes:
+            raise ValueError(f"label = {options.label!r}: must be one of {', '.join(self.classes)}")
+        fixed = self.classes.index(options.label)
+        return lambda own: {"label": torch.full((len(own),), fixed)}
+
+
+def load(out: Path, options: SampleOptions = SampleOptions()) -> Model:
+    """A run's denoiser, from its folder alone and without running anybody's code."""
+    from safetensors import safe_open
+
+    from sfumato import networks
+    from sfumato.diffusion import Auto, Denoiser
+    from sfumato.training import checkpoint
+    from sfumato.training.ema import read_snapshots, reconstruct
+    from sfumato.training.objective import Precise, bf16_pays
+    from sfumato.training.parallel import pick_device
+
+    run = Run(out)
+    config = read_config(run)
+    facts = read_facts(run)
+    device = pick_device()
+    if run.model.is_file():
+        weights = checkpoint.read_tensors(run.model)
+        with safe_open(run.model, "pt") as file:
+            built = networks.build(json.loads(file.metadata()["network"]))
+    else:  # not finished: the average in the newest checkpoint
+        path, complaints = checkpoint.newest(run.checkpoints)
+        if path is None:
+            raise RunError(f"{out}: nothing to sample from yet" + (f" ({complaints[0]})" if complaints else ""))
+        found = checkpoint.load(path)
+        say(f"{out} is not finished; taking its average at step {found.step}")
+        prefix = f"{config.training.ema[0]}/"
+        weights = {name.removeprefix(prefix): value for name, value in found.tensors["ema"].items() if name.startswith(prefix)}
+        weights = {**found.tensors["network"], **weights}
+        built = config.images.task(config.images.reload(run), config.training.seed).network
+    if options.ema is not None and options.ema != config.training.ema[0]:
+        rebuilt = reconstruct(read_snapshots(run.snapshots), options.ema)
+        weights = {**weights, **rebuilt}
+    built.load_state_dict(weights)
+    built.to(device).eval().requires_grad_(False)
+    bf16 = options.precision == "bf16" or (options.precision == "auto" and bf16_pays(device) and config.training.precision != "fp32")
+    grid = None
+    if (out / "grid.json").is_file():
+        stored = json.loads((out / "grid.json").read_text())
+        grid = Auto(tuple(stored["angles"]), tuple(stored["progress"]))
+    denoiser = Denoiser(Precise(built, bf16), config.images.method.process())
+    return Model(run, denoiser, tuple(facts["shape"]), tuple(facts["classes"]), grid, device)
+
+
+def sample(out: Path, count: int, options: SampleOptions, folder: Path) -> list[Path]:
+    """Write ``count`` samples of a run to a folder, and a grid of them; returns the grid's path last."""
+    import torch
+
+    from sfumato.recipes.images import is_picture
+    from sfumato.training.progress import Watch
+
+    if count < 1:
+        raise ValueError(f"n = {count}: must be at least 1")
+    model = load(out, options)
+    recipe = read_config(model.run).images
+    folder.mkdir(parents=True, exist_ok=True)
+    done: list[Tensor] = []
+    with Watch("sample", count, unit="samples") as watch:
+        at = 0
+        for part in model.samples(range(count), options):
+            recipe.write(part, range(at, at + len(part)), folder, model.run)
+            at += len(part)
+            done.append(part.cpu())
+            watch.show(at)
+    paths = sorted(folder.glob("[0-9]*.*"))[:count]
+    if is_picture(model.shape):
+        recipe.draw(torch.cat(done)[:256], model.run).save(folder / "grid.png")
+        paths.append(folder / "grid.png")
+    return paths
+
+
+def card(run: Run, metrics: str | None = None) -> None:
+    """README.md of a run: what was trained, how, with which result, and how to use it."""
+    config = read_config(run)
+    facts = read_facts(run)
+    records = run.records()
+    held_out = [r for r in records if "held_out" in r]
+    lines = [
+        f"# {run.path.name}", "",
+        f"A diffusion model of {facts['count']} training items of shape {tuple(facts['shape'])}, trained with sfumato.", "",
+        f"- steps: {records[-1]['step'] if records else 0} of {config.training.steps}, batch {config.training.batch}",
+    ]  # fmt: skip
+    if held_out:
+        lines.append(f"- held-out loss (mean squared error of v over noise levels, 1 = knows nothing): {held_out[-1]['held_out']:.4f}")
+    if facts["classes"]:
+        lines.append(f"- classes: {', '.join(facts['classes'])}")
+    if metrics:
+        lines += ["", "```", metrics, "```"]
+    lines += ["", "Samples: `sfumato sample RUN -n 64 --seed 0 --steps 20 --out samples`. Training images may be under their owners' rights."]
+    write_text(run.path / "README.md", "\n".join(lines) + "\n")

@@ -1,0 +1,258 @@
+"""The training loop. Read `train` from top to bottom.
+
+The state of training is (step, weights, averages, optimiser); randomness and data order are functions of (seed, step),
+so continuing needs nothing else and is exact.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.diffusion import Adaptive, Streams, key, stratified
+from sfumato.training import checkpoint, optim
+from sfumato.training.ema import PowerEMA, write_snapshot
+from sfumato.training.loader import Batch, batches
+from sfumato.training.objective import Objective, Task, bf16_pays, drop_condition, observe
+from sfumato.training.options import TrainOptions
+from sfumato.training.parallel import Runtime, launched
+from sfumato.training.progress import Watch, memory
+from sfumato.training.run import Run
+from sfumato.training.watch import Averaged, blame, tensorboard
+
+
+class NonFinite(RuntimeError):
+    """The loss or its gradient is not a number. Raised before the weights are touched."""
+
+
+class Stopped(Exception):
+    """A signal asked to stop; the state is saved. ``code`` is the exit status to leave with."""
+
+    def __init__(self, code: int):
+        super().__init__(f"stopped by signal {code - 128}")
+        self.code = code
+
+
+def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> None:
+    """Train ``task`` in ``run`` until ``options.steps``, from its newest checkpoint if there is one.
+
+    Raises:
+        Stopped: SIGTERM or Ctrl-C came; the step was finished and saved.
+        NonFinite: the loss or gradient is not finite; names the step, files, t and layer.
+        RunError: another process trains in this run.
+    """
+    assert options.steps is not None
+    assert options.batch is not None
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    with ExitStack() as stack:
+        runtime = stack.enter_context(launched(device))
+        if runtime.first:
+            stack.enter_context(run.locked())
+        here = runtime.device
+        bf16 = options.precision == "bf16" or (options.precision == "auto" and bf16_pays(here))
+        compiled = options.compile == "on" or (options.compile == "auto" and here.type == "cuda")
+        objective = Objective(task, bf16, compiled).to(here)
+        network, process = objective.network, task.process
+        optimizer = optim.build(options.optim, network, extra=_extra(objective))
+        rate = optim.peak_lr(options.optim, network)
+        ema = PowerEMA(dict(network.named_parameters()), options.ema)
+        start = _load(run, objective, optimizer, ema)
+        module = runtime.parallel(objective)
+        averaged = Averaged(task, run, bf16, here, options.seed)
+        events = stack.enter_context(tensorboard(run, enabled=runtime.first))
+        stop = stack.enter_context(_signals())
+        watch = stack.enter_context(Watch("train", options.steps, start, "samples", options.batch, not runtime.first))
+
+        if start == 0 and runtime.first:
+            _save(run, 0, objective, optimizer, ema, options)
+        saved, piece = time.monotonic(), options.batch // options.accumulate
+        places = runtime.share(piece)
+        parameters = [p for p in objective.parameters() if p.requires_grad]
+        network.train()
+        step = start
+        for step, pieces in _steps(task, options, start, runtime):
+            # the gradient of one global batch; dropout and token routing draw from torch's own stream, keyed too
+            torch.manual_seed(key("network", options.seed, step, runtime.rank))
+            optimizer.zero_grad(set_to_none=True)
+            total = torch.zeros((), device=here)
+            for i, batch in enumerate(pieces):
+                x, t, z, condition = _draw(task, options, step, i * piece, batch, here)
+                value, losses = module(x, z, t, condition)
+                (value / options.accumulate).backward()
+                total += losses.mean() / options.accumulate
+                if isinstance(task.times, Adaptive):
+                    observe(task.times, process, runtime.gather(t), runtime.gather(losses))
+            norm = optim.clip(parameters, options.optim.clip)
+
+            # one wait for the device a step, so that a bad number stops before it reaches the weights
+            if not bool(torch.isfinite(total + norm)):
+                raise NonFinite(_explain(task, objective, options, step, here, places, runtime))
+            lr = optim.learning_rate(options.optim, step, options.steps, rate)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            step += 1
+            ema.update(dict(network.named_parameters()), step, step - 1)
+
+            # people and files
+            loss = float(runtime.mean(total))
+            last = step == options.steps
+            ending = runtime.agree(stop.signal is not None) or last
+            if runtime.first:
+                watch.show(step, f"loss {loss:.4f}  {memory(here):.1f} GB")
+                record = {"step": step, "loss": loss, "norm": float(norm), "lr": lr, "memory": memory(here)}
+                if step % 10 == 0 or last:
+                    run.log(record)
+                    events({"loss": loss, "norm": record["norm"], "lr": lr}, step)
+                if ending or time.monotonic() - saved > options.save_seconds:
+                    _save(run, step, objective, optimizer, ema, options)
+                    saved = time.monotonic()
+                if _due(step, options.steps, options.snapshots):
+                    _snapshot(run, step, ema)
+                if _due(step, options.steps, options.previews) and (not ending or last):
+                    seen = averaged.look(ema, step)
+                    events(seen, step)
+                    watch.say(f"step {step}: held-out loss {seen['held_out']:.4f}")
+            if ending:
+                break
+        if runtime.first and step == options.steps:
+            averaged.finish(ema, options)
+        runtime.barrier()
+        if stop.signal is not None and step < options.steps:
+            raise Stopped(128 + stop.signal)
+
+
+def _steps(task: Task, options: TrainOptions, start: int, runtime: Runtime) -> Iterator[tuple[int, list[Batch]]]:
+    """The pieces of each step's global batch that belong to this process."""
+    assert options.steps is not None
+    assert options.batch is not None
+    piece = options.batch // options.accumulate
+    places = runtime.share(piece)
+    # pieces are batches of their own in the data order: piece i of step k is small batch k * accumulate + i
+    k = options.accumulate
+    found = batches(task.train, piece, options.seed, start * k, options.steps * k, places, options.workers)
+    for step in range(start, options.steps):
+        yield step, [next(found) for _ in range(k)]
+
+
+def _draw(
+    task: Task, options: TrainOptions, step: int, offset: int, batch: Batch, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """Data, times, noise and condition of a piece: functions of (seed, step, place in the global batch)."""
+    assert options.batch is not None
+    places = batch.places + offset
+    rng = Streams(key("train", options.seed), [step * options.batch + int(j) for j in places])
+    u = stratified(rng, places, options.batch)
+    t = task.times(u, task.process.schedule).to(device, torch.float32)
+    gone = rng.uniform((len(places),))
+    condition = {name: value.to(device) for name, value in batch.condition.items()}
+    if task.drop > 0:
+        condition = drop_condition(condition, task.drop, gone)
+    x = batch.x.to(device, non_blocking=True)
+    z = task.coupling(x, rng.normal(x.shape).to(device), condition)
+    return x, t, z, condition
+
+
+def _extra(objective: Objective) -> list[nn.Parameter]:
+    return [] if objective.uncertainty is None else list(objective.uncertainty.parameters())
+
+
+def _due(step: int, steps: int, times: int) -> bool:
+    """Whether ``step`` is one of ``times`` evenly spread moments of the run, its end included."""
+    return times > 0 and step * times // steps != (step - 1) * times // steps
+
+
+def _save(run: Run, step: int, objective: Objective, optimizer: Any, ema: PowerEMA, options: TrainOptions) -> None:
+    """Save, or say why not: a full disk must not end a run that still holds everything in memory."""
+    state, meta = checkpoint.flatten_optimizer(optimizer)
+    groups = {"network": objective.network.state_dict(), "ema": ema.state(), "optimizer": state}
+    if learned := objective.learned_state():
+        groups["learned"] = learned
+    try:
+        checkpoint.save(run.checkpoints, step, groups, {"optimizer": meta, "seed": options.seed}, options.keep)
+    except checkpoint.CheckpointError as error:
+        if step == 0:
+            raise
+        print(f"warning: step {step} was not saved: {error}", file=sys.stderr, flush=True)
+
+
+def _snapshot(run: Run, step: int, ema: PowerEMA) -> None:
+    try:
+        write_snapshot(run.snapshots, step, ema)
+    except checkpoint.CheckpointError as error:
+        print(f"warning: no snapshot at step {step}: {error}", file=sys.stderr, flush=True)
+
+
+def _load(run: Run, objective: Objective, optimizer: Any, ema: PowerEMA) -> int:
+    """Restore the newest whole checkpoint into everything; returns its step, 0 if there is none."""
+    path, complaints = checkpoint.newest(run.checkpoints)
+    for complaint in complaints:
+        print(f"warning: {complaint}", file=sys.stderr, flush=True)
+    if path is None:
+        if complaints:
+            raise checkpoint.CheckpointError(f"{run.checkpoints}: no whole checkpoint is left; train again with --out elsewhere")
+        return 0
+    found = checkpoint.load(path)
+    objective.network.load_state_dict(found.tensors["network"])
+    if "learned" in found.tensors:
+        objective.load_state_dict(found.tensors["learned"], strict=False)
+    checkpoint.restore_optimizer(optimizer, found.tensors["optimizer"], found.meta["optimizer"])
+    ema.load(found.tensors["ema"])
+    return found.step
+
+
+class _Signal:
+    signal: int | None = None
+
+
+@contextmanager
+def _signals() -> Iterator[_Signal]:
+    """Note SIGTERM and Ctrl-C, so that the step can be finished and saved; a second one ends the process at once."""
+    noted = _Signal()
+
+    def note(number: int, frame: Any) -> None:
+        if noted.signal is not None:
+            raise SystemExit(128 + number)
+        noted.signal = number
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        yield noted
+        return
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _explain(
+    task: Task, objective: Objective, options: TrainOptions, step: int, device: torch.device, places: range, runtime: Runtime
+) -> str:
+    """Run the step again, forward only, and name what is not finite."""
+    _, pieces = next(_steps(task, options, step, runtime))
+    assert options.batch is not None
+    for i, batch in enumerate(pieces):
+        x, t, z, condition = _draw(task, options, step, i * (options.batch // options.accumulate), batch, device)
+        found = blame(objective, x, z, t, condition)
+        if found is not None:
+            rows, where = found
+            files = ", ".join(f"{task.train.name(batch.indices[r])} (t = {float(t[r]):.4f})" for r in rows[:4])
+            more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
+            return (
+                f"step {step}: the loss is not finite; first bad value in {where}; samples: {files}{more}. The weights are "
+                "as before this step and the last checkpoint is whole; look at these files, or lower --optim.lr"
+            )
+    return (
+        f"step {step}: the gradient is not finite though the loss is. The weights are as before this step; lower "
+        "--optim.lr or use --precision fp32"
+    )

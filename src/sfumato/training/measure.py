@@ -1,0 +1,53 @@
+"""What a step costs on this machine: run a few and look."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from sfumato.diffusion import Streams, key
+from sfumato.training import optim
+from sfumato.training.loader import stack
+from sfumato.training.objective import Objective, Task, bf16_pays
+from sfumato.training.options import TrainOptions
+from sfumato.training.parallel import pick_device
+from sfumato.training.progress import memory
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds per training step (median) and peak memory in GB."""
+
+    seconds: float
+    memory: float
+
+
+def measure(task: Task, options: TrainOptions, batch: int, device: str = "auto", repeats: int = 4) -> Cost:
+    """Time a few whole training steps of a copy of the network; nothing of the run is touched."""
+    here = pick_device(device)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    bf16 = options.precision == "bf16" or (options.precision == "auto" and bf16_pays(here))
+    objective = Objective(copy.copy(task).__class__(**{**task.__dict__, "network": copy.deepcopy(task.network)}), bf16).to(here)
+    optimizer = optim.build(options.optim, objective.network)
+    piece = max(1, batch // options.accumulate)
+    items = stack([task.train[i % len(task.train)] for i in range(piece)])
+    x = items.pop("x").to(here)
+    condition = {name: value.to(here) for name, value in items.items()}
+    times = []
+    for repeat in range(repeats + 1):
+        begin = time.perf_counter()
+        rng = Streams(key("measure"), range(repeat * piece, (repeat + 1) * piece))
+        t = task.times(rng.uniform((piece,), torch.float64), task.process.schedule).to(here, torch.float32)
+        for _ in range(options.accumulate):
+            value, _ = objective(x, rng.normal(x.shape).to(here), t, condition)
+            value.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        float(value)
+        times.append(time.perf_counter() - begin)
+    return Cost(statistics.median(times[1:]), memory(here))

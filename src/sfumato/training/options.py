@@ -1,0 +1,71 @@
+"""What a user may say about training. Imports no torch, so that a command line can list it at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sfumato.training.optim import OptimOptions
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a network is trained. None means: chosen from the data and the machine, and written to config.yaml."""
+
+    steps: int | None = None
+    """Optimiser steps."""
+    minutes: float | None = None
+    """Instead of steps: as many as fit into this time, by the speed measured before the start."""
+    batch: int | None = None
+    """Samples per step, over all processes."""
+    accumulate: int = 1
+    """Split each batch into this many pieces, to save memory."""
+    seed: int = 0
+    """Initial weights, data order and noise are functions of it."""
+    optim: OptimOptions = field(default_factory=OptimOptions)
+    """Optimiser."""
+    ema: tuple[float, float] = (0.05, 0.10)
+    """Widths of the power-function averages, as shares of the run; samples come from the first."""
+    snapshots: int = 8
+    """Averages kept over the run, from which any other width can be rebuilt (0: none)."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the network's arithmetic; weights, averages, times and coefficients are always fp32 or wider."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile: auto compiles on a GPU."""
+    workers: int = 0
+    """Processes that load data; the results do not depend on it."""
+    threads: int | None = None
+    """CPU threads."""
+    save_seconds: float = 60.0
+    """At most this long between checkpoints."""
+    keep: int = 2
+    """Checkpoints kept."""
+    previews: int = 8
+    """Grids of samples and held-out losses over the run."""
+
+    def __post_init__(self) -> None:
+        for good, name, right in (
+            (self.steps is None or self.steps >= 1, "steps", "at least 1"),
+            (self.minutes is None or self.minutes > 0, "minutes", "above 0"),
+            (self.batch is None or self.batch >= 1, "batch", "at least 1"),
+            (self.accumulate >= 1, "accumulate", "at least 1"),
+            (
+                self.batch is None or self.batch % self.accumulate == 0,
+                "accumulate",
+                f"a divisor of the batch {self.batch}",
+            ),
+            (
+                len(self.ema) == 2 and all(0 < width < 0.28 for width in self.ema),
+                "ema",
+                "two widths between 0 and 0.28",
+            ),
+            (self.ema[0] != self.ema[1], "ema", "two different widths"),
+            (self.snapshots >= 0, "snapshots", "0 or more"),
+            (self.workers >= 0, "workers", "0 or more"),
+            (self.threads is None or self.threads >= 1, "threads", "at least 1"),
+            (self.save_seconds > 0, "save_seconds", "above 0"),
+            (self.keep >= 1, "keep", "at least 1"),
+            (self.previews >= 0, "previews", "0 or more"),
+        ):
+            if not good:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: must be {right}")

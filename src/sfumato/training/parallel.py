@@ -1,0 +1,98 @@
+"""One process or many: rank, world, device, and the few collective operations that training needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where this process stands. One process has rank 0 of 1."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and talks to people."""
+        return self.rank == 0
+
+    def share(self, items: int) -> range:
+        """This process's places in a global batch: equal contiguous shares.
+
+        Raises ValueError if the batch cannot be shared out evenly.
+        """
+        if items % self.world:
+            raise ValueError(f"a batch of {items} cannot be shared evenly among {self.world} processes")
+        size = items // self.world
+        return range(self.rank * size, (self.rank + 1) * size)
+
+    def parallel(self, module: nn.Module) -> nn.Module:
+        """The module with its gradients averaged over processes."""
+        if self.world == 1:
+            return module
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        # a network may have parts that this objective leaves out, such as the second time of flow maps
+        return nn.parallel.DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean over processes."""
+        if self.world > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value /= self.world
+        return value
+
+    def gather(self, value: Tensor) -> Tensor:
+        """Rows of all processes, in rank order."""
+        if self.world == 1:
+            return value
+        parts = [torch.empty_like(value) for _ in range(self.world)]
+        dist.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any process says yes, so that all of them stop at the same step."""
+        if self.world == 1:
+            return flag
+        vote = torch.tensor([int(flag)], device=self.device)
+        dist.all_reduce(vote, op=dist.ReduceOp.MAX)
+        return bool(vote.item())
+
+    def barrier(self) -> None:
+        """Wait for all processes."""
+        if self.world > 1:
+            dist.barrier()
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device asked for, or the best there is: CUDA, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+@contextmanager
+def launched(device: str = "auto") -> Iterator[Runtime]:
+    """The runtime of this process, started by `torchrun` (which sets RANK, WORLD_SIZE, LOCAL_RANK) or by hand."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    place = pick_device(device)
+    if world == 1:
+        yield Runtime(0, 1, place)
+        return
+    if place.type == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    try:
+        yield Runtime(dist.get_rank(), world, place)
+    finally:
+        dist.destroy_process_group()

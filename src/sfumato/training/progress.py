@@ -1,0 +1,102 @@
+"""How a run is watched: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from types import TracebackType
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them: 45 s, 4:05, 1:02:03."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def memory(device: torch.device | str = "cpu") -> float:
+    """Peak memory of this process in GB: the GPU's where the work is there, else the process's."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e9 if sys.platform == "darwin" else 1e6)
+
+
+class _Note(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields.get("note", "")))
+
+
+class Watch:
+    """Progress of ``total`` units of work from ``start``; call :meth:`show` after each, use as a context manager.
+
+    A terminal gets a live bar; a file or pipe gets a line when a tenth is done and every ``quiet`` seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        start: int = 0,
+        unit: str = "",
+        per_step: int = 1,
+        silent: bool = False,
+        quiet: float = 10.0,
+    ):
+        self.name, self.total, self.unit, self.per_step, self.silent, self.quiet = (
+            name,
+            total,
+            unit,
+            per_step,
+            silent,
+            quiet,
+        )
+        self.console = Console(stderr=True)
+        self.start, self.began, self.printed = start, time.monotonic(), time.monotonic()
+        self.live = self.console.is_terminal and not silent
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), _Note(),
+            console=self.console, disable=not self.live,
+        )  # fmt: skip
+        self.task = self.bar.add_task(name, total=total, completed=start, note="")
+
+    def __enter__(self) -> Watch:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def show(self, done: int, note: str = "") -> None:
+        """``done`` of the total are done."""
+        if self.silent:
+            return
+        now = time.monotonic()
+        steps = done - self.start
+        rate = steps / max(now - self.began, 1e-9)
+        left = clock((self.total - done) / rate) if steps > 0 else "?"
+        speed = f"{rate * self.per_step:.3g} {self.unit}/s" if self.unit else ""
+        text = "  ".join(part for part in (note, speed, f"left {left}") if part)
+        if self.live:
+            self.bar.update(self.task, completed=done, note=text)
+        elif now - self.printed >= self.quiet or done == self.total:
+            self.printed = now
+            print(f"{self.name} {done}/{self.total}  {text}", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if self.silent:
+            return
+        if self.live:
+            self.bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,126 @@
+"""A run directory: everything about one training, from which it can be continued and its model rebuilt.
+
+config.yaml  model.safetensors  checkpoints/  snapshots/  log.jsonl  samples/  README.md
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class RunError(Exception):
+    """One line: which run, what is wrong, what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths and files of a run directory."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache"
+
+    def create(self) -> None:
+        """Make the directory. Raises RunError if it cannot be written."""
+        try:
+            for folder in (self.path, self.samples, self.cache):
+                folder.mkdir(parents=True, exist_ok=True)
+            probe = self.path / ".writable"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise RunError(
+                f"{self.path}: cannot write here ({error.strerror}); choose another folder with --out"
+            ) from error
+
+    def require(self) -> None:
+        """Raises RunError unless this is a run."""
+        if not self.config.is_file():
+            raise RunError(f"{self.path}: not a run (no config.yaml); give the folder that `sfumato train --out` made")
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append a line to log.jsonl; a full disk must not stop training."""
+        try:
+            with (self.path / "log.jsonl").open("a") as file:
+                file.write(json.dumps({"time": round(time.time(), 3), **record}) + "\n")
+        except OSError:
+            pass
+
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of log.jsonl that can be read (a killed process may have left half a line)."""
+        found = []
+        try:
+            for line in (self.path / "log.jsonl").read_text().splitlines():
+                try:
+                    found.append(json.loads(line))
+                except ValueError:
+                    continue
+        except OSError:
+            pass
+        return found
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process. Raises RunError if another one trains in it."""
+        lock = self.path / ".lock"
+        holder = _read_pid(lock)
+        if holder is not None and holder != os.getpid() and _alive(holder):
+            raise RunError(f"{self.path}: process {holder} is training in this run; wait for it or stop it")
+        lock.write_text(str(os.getpid()))
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _read_pid(lock: Path) -> int | None:
+    try:
+        return int(lock.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file in one move, so that a reader never sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
