@@ -125,7 +125,7 @@ class Demo:
 
 DESCRIPTION = "Diffusion and flow-matching models on your data: train, watch, sample, measure."
 
-Command = Union[
+Command = Union[  # noqa: UP007
     Annotated[Demo, subcommand("demo")],
     Annotated[Inspect, subcommand("inspect")],
     Annotated[Train, subcommand("train")],

@@ -48,7 +48,8 @@ class GaussianData(Exact):
         """The exact probability flow from time t to time s."""
         a, b = (along(self.process.schedule.alpha(u), x_t) for u in (t, s))
         va, vb = (
-            along(self.process.schedule.alpha(u), x_t) ** 2 * self.variance + along(self.process.schedule.sigma(u), x_t) ** 2
+            along(self.process.schedule.alpha(u), x_t) ** 2 * self.variance
+            + along(self.process.schedule.sigma(u), x_t) ** 2
             for u in (t, s)
         )
         return b * self.mean + (vb / va).sqrt() * (x_t - a * self.mean)

@@ -7,6 +7,7 @@ d log p(y)/da = -div v (Song 2021, eq. 39). Integrate from the data's angle to p
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ def log_likelihood(
     y = along(scale, x) * x
     dims = x[0].numel()
     gained = x.new_full((len(x),), dims * math.log(float(scale)))
-    for a, b in zip(angles[:-1], angles[1:], strict=True):
+    for a, b in pairwise(angles):
         h = b - a
         k1, d1 = slope(y, a)
         k2, d2 = slope(y + h / 2 * k1, a + h / 2)

@@ -1,6 +1,6 @@
 """Training: the loss, and its three free choices: which times (when), which weights (how much), which pairs (with what).
 
-    loss(denoiser, x, t)      for every process, schedule and answer
+loss(denoiser, x, t)      for every process, schedule and answer
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ class Adaptive(nn.Module):
 
     errors: Tensor
 
-    def __init__(self, low: float = -5.0, high: float = 4.0, bins: int = 100, momentum: float = 0.99, uniform: float = 0.1):
+    def __init__(
+        self, low: float = -5.0, high: float = 4.0, bins: int = 100, momentum: float = 0.99, uniform: float = 0.1
+    ):
         super().__init__()
         self.low, self.high, self.momentum, self.uniform = low, high, momentum, uniform
         self.register_buffer("errors", torch.ones(bins, dtype=torch.float64))
@@ -185,7 +187,9 @@ def independent(x: Tensor, z: Tensor, condition: Mapping[str, Tensor] | None = N
     return z
 
 
-def optimal_transport(x: Tensor, z: Tensor, condition: Mapping[str, Tensor] | None = None, strictness: float = 1e3) -> Tensor:
+def optimal_transport(
+    x: Tensor, z: Tensor, condition: Mapping[str, Tensor] | None = None, strictness: float = 1e3
+) -> Tensor:
     """Deal the batch's noise out so that the total squared distance to the data is least (Pooladian 2023, Tong 2024).
 
     Straighter paths, hence fewer steps. Each noise first belongs to the condition it was drawn beside, and moving it to
@@ -202,7 +206,11 @@ def optimal_transport(x: Tensor, z: Tensor, condition: Mapping[str, Tensor] | No
     cost = torch.cdist(data, noise) ** 2
     for value in (condition or {}).values():
         flat = value.reshape(len(value), -1).double()
-        apart = (flat[:, None] != flat[None]).any(-1).double() if not value.is_floating_point() else torch.cdist(flat, flat) ** 2
+        apart = (
+            (flat[:, None] != flat[None]).any(-1).double()
+            if not value.is_floating_point()
+            else torch.cdist(flat, flat) ** 2
+        )
         cost = cost + strictness * cost.mean() * apart
     return z[assign(cost)]
 

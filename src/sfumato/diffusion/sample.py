@@ -25,7 +25,9 @@ Grid = Callable[[Schedule, int], Tensor]
 class Solver(Protocol):
     """One step of the walk. ``memory`` is whatever the solver carries from step to step, at first ``prepare(times)``."""
 
-    order: int
+    @property
+    def order(self) -> int:
+        """Declared order of accuracy (weak order for stochastic solvers)."""
 
     def prepare(self, times: Tensor) -> Any:
         """The memory before the first step."""
@@ -60,8 +62,8 @@ class Bound:
     def process(self) -> Any:
         return self.denoiser.process
 
-    def __call__(self, x_t: Any, t: Tensor, s: Tensor | None = None) -> Any:
-        return self.denoiser(x_t, t, s, **self.condition)
+    def __call__(self, x_t: Any, t: Tensor, s: Tensor | None = None, **condition: Any) -> Any:
+        return self.denoiser(x_t, t, s, **self.condition, **condition)
 
 
 def trajectory(
@@ -155,9 +157,7 @@ class Auto:
 
 
 @torch.no_grad()
-def auto(
-    denoiser: Guess, z: Tensor, points: int = 48, power: float = 0.5, even: float = 0.2, **condition: Any
-) -> Auto:
+def auto(denoiser: Guess, z: Tensor, points: int = 48, power: float = 0.5, even: float = 0.2, **condition: Any) -> Auto:
     """Measure the grid on which every step makes the same local error: "constant relative error per step", provably.
 
     An Euler step of size h along the quarter circle errs by h^2/2 times the speed at which the guessed endpoints turn,

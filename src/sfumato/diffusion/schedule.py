@@ -44,7 +44,7 @@ class Schedule:
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """d alpha/dt and d sigma/dt, by one forward-mode pass."""
         with forward_ad.dual_level():
-            dual = forward_ad.make_dual(t, torch.ones_like(t))
+            dual = forward_ad.make_dual(t.contiguous(), torch.ones_like(t))  # an expanded t cannot be dual
             rates = [forward_ad.unpack_dual(f(dual)).tangent for f in (self.alpha, self.sigma)]
         alpha, sigma = (torch.zeros_like(t) if rate is None else rate for rate in rates)
         return alpha, sigma
@@ -220,7 +220,9 @@ class Sigmoid(Schedule):
 
 @lru_cache(maxsize=32)
 def _log_products(betas: tuple[float, ...]) -> Tensor:
-    return torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-torch.tensor(betas, dtype=torch.float64)).cumsum(0)])
+    return torch.cat(
+        [torch.zeros(1, dtype=torch.float64), torch.log1p(-torch.tensor(betas, dtype=torch.float64)).cumsum(0)]
+    )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from torch import Tensor
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.process import Endpoints, along, normal_like, refresh
 from sfumato.diffusion.rng import Rng
-from sfumato.diffusion.sample import Euler
+from sfumato.diffusion.sample import Euler, Solver
 
 
 class Node(NamedTuple):
@@ -46,7 +46,6 @@ def _integrate(schedule: Any, x_t: Tensor, t: Tensor, s: Tensor, nodes: tuple[No
     """x_s from x_t when the endpoints move along the polynomial in the angle through the given nodes."""
     start, end = schedule.angle(t), schedule.angle(s)
     if len(nodes) == 1:  # the integral of a constant, without quadrature
-        x, z = nodes[0].ends
         weights = [(end.cos() - start.cos(), end.sin() - start.sin())]
     else:
         points, quadrature = (a.to(start.device).reshape(-1, *[1] * start.ndim) for a in _gauss_legendre())
@@ -188,7 +187,7 @@ class Churn:
         schedule = guess.process.schedule
         ratio = schedule.angle(t).tan()
         gamma = min(self.churn / memory, math.sqrt(2) - 1)
-        inside = (ratio >= self.low) & (ratio <= self.high)
+        inside = (ratio >= self.low) & (ratio <= self.high) & (gamma > 0)
         raised = schedule.time(schedule.logsnr(t) - 2 * math.log1p(gamma))
         up = torch.where(inside & (raised <= 1), raised, t)
         scale = torch.where(up > t, schedule.alpha(up) / schedule.alpha(t), torch.ones_like(t))
@@ -214,7 +213,9 @@ class EulerMaruyama:
         schedule = guess.process.schedule
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         if bool((alpha < 1e-6).any()):
-            raise ValueError("EulerMaruyama cannot start at pure noise (alpha = 0): use a VP or VE schedule, or Euler(eta=1)")
+            raise ValueError(
+                "EulerMaruyama cannot start at pure noise (alpha = 0): use a VP or VE schedule, or Euler(eta=1)"
+            )
         alpha_rate, sigma_rate = schedule.rates(t)
         drift = alpha_rate / alpha
         diffusion = 2 * sigma * (sigma_rate - drift * sigma)  # g(t)^2
@@ -280,8 +281,7 @@ class AdaptiveSolver:
 
     def step(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: None, rng: Rng) -> tuple[Tensor, None]:
         schedule, rows = guess.process.schedule, len(x_t)
-        as_rows = {"dtype": x_t.dtype, "device": x_t.device}
-        t, s = (a.to(**as_rows).expand(rows) for a in (t, s))
+        t, s = (a.to(device=x_t.device, dtype=x_t.dtype).expand(rows) for a in (t, s))
         final = schedule.angle(s)
         end = final.clamp_min(1e-3)  # at pure data the noise cannot be asked for; the rest is one Euler step
         angle = schedule.angle(t).clone()
@@ -297,7 +297,9 @@ class AdaptiveSolver:
         calls = 1
         while bool((angle > end).any()):
             if calls > self.most:
-                raise RuntimeError(f"tolerance rtol={self.rtol}, atol={self.atol} not met in {self.most} calls: raise it")
+                raise RuntimeError(
+                    f"tolerance rtol={self.rtol}, atol={self.atol} not met in {self.most} calls: raise it"
+                )
             step = torch.minimum(step, angle - end)
             h = along(-step, y)
             k2, _ = slope(y + h * k1 / 2, angle - step / 2)
@@ -312,7 +314,9 @@ class AdaptiveSolver:
             angle = torch.where(accept, angle - step, angle)
             angle = torch.where(angle - end < 1e-6, end, angle)
             y, k1 = torch.where(along(accept, y) > 0, proposed, y), torch.where(along(accept, y) > 0, k4, k1)
-            ends = Endpoints(*(torch.where(along(accept, y) > 0, new, old) for new, old in zip(found, ends, strict=True)))
+            ends = Endpoints(
+                *(torch.where(along(accept, y) > 0, new, old) for new, old in zip(found, ends, strict=True))
+            )
             step = step.clamp_min(1e-9) * (0.9 * size ** (-1 / 3)).clamp(0.2, 5.0)
         at = schedule.at_angle(angle)
         reached = y * along(schedule.hypot(at), y)
@@ -352,7 +356,7 @@ def unipc(order: int = 3) -> Multistep:
     return Multistep(order, corrector=True)
 
 
-SOLVERS = {
+SOLVERS: dict[str, Solver] = {
     "euler": Euler(),
     "ancestral": Euler(1.0),
     "heun": Heun(),

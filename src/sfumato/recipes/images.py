@@ -111,7 +111,8 @@ class Images:
             labels, classes, keys = scan.label_numbers, scan.classes if self.labels else (), list(scan.digests)
             names = [shown(os.path.relpath(path, self.data)) for path in scan.files]
         train, held_out = self._split(keys, len(array))
-        np.savez(run.cache / "split.npz", train=train, held_out=held_out, **({} if labels is None else {"labels": labels}))
+        chosen: dict[str, Any] = {} if labels is None else {"labels": labels}
+        np.savez(run.cache / "split.npz", train=train, held_out=held_out, **chosen)
         write_text(run.cache / "names.json", json.dumps(names))
         prepared = self._assemble(array, labels, names, train, held_out, classes, None)
         statistics = prepared.statistics
@@ -137,9 +138,13 @@ class Images:
             else:
                 array = np.load(run.cache / "pictures.npy", mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise DataError(f"{run.cache}: the prepared data cannot be read ({error}); train again from {self.data}") from error
-        labels = stored["labels"] if "labels" in stored else None
-        return self._assemble(array, labels, names, stored["train"], stored["held_out"], tuple(facts["classes"]), statistics)
+            raise DataError(
+                f"{run.cache}: the prepared data cannot be read ({error}); train again from {self.data}"
+            ) from error
+        labels = stored.get("labels")
+        return self._assemble(
+            array, labels, names, stored["train"], stored["held_out"], tuple(facts["classes"]), statistics
+        )
 
     def _split(self, keys: list[bytes] | None, count: int) -> tuple[np.ndarray, np.ndarray]:
         from sfumato.data import split
@@ -147,7 +152,14 @@ class Images:
         return split(keys if keys is not None else [i.to_bytes(8, "little") for i in range(count)], self.held_out)
 
     def _assemble(
-        self, array: np.ndarray, labels: Any, names: Any, train: np.ndarray, held_out: np.ndarray, classes: tuple[str, ...], statistics: Any
+        self,
+        array: np.ndarray,
+        labels: Any,
+        names: Any,
+        train: np.ndarray,
+        held_out: np.ndarray,
+        classes: tuple[str, ...],
+        statistics: Any,
     ) -> Prepared:
         from sfumato.data import ArrayDataset, Statistics
 
@@ -168,13 +180,12 @@ class Images:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key("weights", seed))
-            options = {name: value for name, value in dataclasses.asdict(self.network).items()}
             network = networks.choose(
                 prepared.statistics.shape,
                 count=len(prepared.train),
                 classes=len(prepared.classes),
                 device=pick_device().type,
-                **options,
+                **dataclasses.asdict(self.network),
             )
         return Task(
             network=network,
@@ -214,7 +225,9 @@ def read_facts(run: Run) -> dict[str, Any]:
     try:
         return json.loads((run.path / "data.json").read_text())
     except (OSError, ValueError) as error:
-        raise RunError(f"{run.path / 'data.json'}: cannot be read ({error}); the run is not complete, train again") from error
+        raise RunError(
+            f"{run.path / 'data.json'}: cannot be read ({error}); the run is not complete, train again"
+        ) from error
 
 
 def read_statistics(run: Run) -> Any:

@@ -19,7 +19,7 @@ from sfumato.training.run import Run, RunError, write_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sfumato.diffusion import Auto, Denoiser
+    from sfumato.diffusion import Auto, Denoiser, Gaussian
     from sfumato.training.measure import Cost
     from sfumato.training.objective import Task
 
@@ -105,7 +105,11 @@ def plan(recipe: Images, training: TrainOptions, run: Run, tell: Say = say) -> P
     steps = training.steps
     if steps is None:
         minutes = training.minutes
-        steps = choose_steps(len(prepared.train), batch, cost.seconds) if minutes is None else int(minutes * 60 / cost.seconds)
+        steps = (
+            choose_steps(len(prepared.train), batch, cost.seconds)
+            if minutes is None
+            else int(minutes * 60 / cost.seconds)
+        )
     steps = max(1, steps)
     training = dataclasses.replace(training, batch=batch, steps=steps)
     network = dataclasses.replace(recipe.network, **_settings(task.network, recipe.network))
@@ -199,6 +203,7 @@ class Model:
 
     run: Run
     denoiser: Denoiser
+    process: Gaussian
     shape: tuple[int, ...]
     classes: tuple[str, ...]
     grid: Auto | None
@@ -227,7 +232,9 @@ class Model:
 
         if not self.classes:
             if options.label is not None:
-                raise ValueError(f"label = {options.label!r}: {self.run.path} was trained without classes (use --labels)")
+                raise ValueError(
+                    f"label = {options.label!r}: {self.run.path} was trained without classes (use --labels)"
+                )
             return None
         if options.label is None:
             return lambda own: {"label": torch.tensor([number % len(self.classes) for number in own])}
@@ -263,7 +270,9 @@ def load(out: Path, options: SampleOptions = SampleOptions()) -> Model:
         found = checkpoint.load(path)
         say(f"{out} is not finished; taking its average at step {found.step}")
         prefix = f"{config.training.ema[0]}/"
-        weights = {name.removeprefix(prefix): value for name, value in found.tensors["ema"].items() if name.startswith(prefix)}
+        weights = {
+            name.removeprefix(prefix): value for name, value in found.tensors["ema"].items() if name.startswith(prefix)
+        }
         weights = {**found.tensors["network"], **weights}
         built = config.images.task(config.images.reload(run), config.training.seed).network
     if options.ema is not None and options.ema != config.training.ema[0]:
@@ -271,13 +280,16 @@ def load(out: Path, options: SampleOptions = SampleOptions()) -> Model:
         weights = {**weights, **rebuilt}
     built.load_state_dict(weights)
     built.to(device).eval().requires_grad_(False)
-    bf16 = options.precision == "bf16" or (options.precision == "auto" and bf16_pays(device) and config.training.precision != "fp32")
+    bf16 = options.precision == "bf16" or (
+        options.precision == "auto" and bf16_pays(device) and config.training.precision != "fp32"
+    )
     grid = None
     if (out / "grid.json").is_file():
         stored = json.loads((out / "grid.json").read_text())
         grid = Auto(tuple(stored["angles"]), tuple(stored["progress"]))
-    denoiser = Denoiser(Precise(built, bf16), config.images.method.process())
-    return Model(run, denoiser, tuple(facts["shape"]), tuple(facts["classes"]), grid, device)
+    process = config.images.method.process()
+    denoiser = Denoiser(Precise(built, bf16), process)
+    return Model(run, denoiser, process, tuple(facts["shape"]), tuple(facts["classes"]), grid, device)
 
 
 def sample(out: Path, count: int, options: SampleOptions, folder: Path) -> list[Path]:
@@ -319,10 +331,13 @@ def card(run: Run, metrics: str | None = None) -> None:
         f"- steps: {records[-1]['step'] if records else 0} of {config.training.steps}, batch {config.training.batch}",
     ]  # fmt: skip
     if held_out:
-        lines.append(f"- held-out loss (mean squared error of v over noise levels, 1 = knows nothing): {held_out[-1]['held_out']:.4f}")
+        lines.append(f"- held-out loss: {held_out[-1]['held_out']:.4f}")
     if facts["classes"]:
         lines.append(f"- classes: {', '.join(facts['classes'])}")
     if metrics:
         lines += ["", "```", metrics, "```"]
-    lines += ["", "Samples: `sfumato sample RUN -n 64 --seed 0 --steps 20 --out samples`. Training images may be under their owners' rights."]
+    lines += [
+        "",
+        "Samples: `sfumato sample RUN -n 64 --seed 0 --steps 20 --out samples`.",
+    ]
     write_text(run.path / "README.md", "\n".join(lines) + "\n")

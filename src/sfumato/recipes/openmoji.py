@@ -8,11 +8,43 @@ from pathlib import Path
 
 from sfumato.data import DataError
 
-PEOPLE = (
-    "artist astronaut beard blond_hair construction_worker cook curly_hair detective elf factory_worker farmer firefighter "
-    "frowning guard health_worker judge mage mechanic office_worker pilot police_officer pouting red_hair scientist "
-    "singer student superhero supervillain teacher technologist in_tuxedo wearing_turban white_hair with_veil bald"
-).split()
+PEOPLE = [
+    "artist",
+    "astronaut",
+    "beard",
+    "blond_hair",
+    "construction_worker",
+    "cook",
+    "curly_hair",
+    "detective",
+    "elf",
+    "factory_worker",
+    "farmer",
+    "firefighter",
+    "frowning",
+    "guard",
+    "health_worker",
+    "judge",
+    "mage",
+    "mechanic",
+    "office_worker",
+    "pilot",
+    "police_officer",
+    "pouting",
+    "red_hair",
+    "scientist",
+    "singer",
+    "student",
+    "superhero",
+    "supervillain",
+    "teacher",
+    "technologist",
+    "in_tuxedo",
+    "wearing_turban",
+    "white_hair",
+    "with_veil",
+    "bald",
+]
 TONES = r"_(medium-)?(light|medium|dark)_skin_tone"
 HANDS = re.compile(
     r"(thumbs_(up|down)|.*fist|raised_hand|victory_hand|crossed_fingers|OK_hand|vulcan_salute|call_me_hand|"
@@ -60,7 +92,9 @@ def draw(folder: Path, side: int = 64) -> int:
             continue
         # drawn on a canvas with a margin of a tenth on each side, which is cut off: the drawing fills the picture
         large = round(side * 1.25)
-        image = Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_path=str(path), width=large, height=large))).convert("RGBA")
+        image = Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_path=str(path), width=large, height=large))).convert(
+            "RGBA"
+        )
         whole = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
         edge = (large - side) // 2
         (folder / kind).mkdir(parents=True, exist_ok=True)

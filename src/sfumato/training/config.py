@@ -83,9 +83,11 @@ def _read_dataclass(kind: Any, node: Any, source: str, path: str, base: Any, pla
         if name in seen:
             raise ConfigError(f"{where}: {path + name!r} is given twice")
         seen.add(name)
-        values[name] = _read(hints[name], value_node, source, f"{path}{name}.", values.get(name)) if dataclasses.is_dataclass(
-            hints[name]
-        ) else _read(hints[name], value_node, source, path + name, None)
+        values[name] = (
+            _read(hints[name], value_node, source, f"{path}{name}.", values.get(name))
+            if dataclasses.is_dataclass(hints[name])
+            else _read(hints[name], value_node, source, path + name, None)
+        )
     required = (dataclasses.MISSING, dataclasses.MISSING)
     for name, field in fields.items():
         if name not in values and (field.default, field.default_factory) == required:
@@ -108,7 +110,9 @@ def convert(kind: Any, value: Any) -> Any:
     if origin is Literal:
         if value not in arguments:
             close = difflib.get_close_matches(str(value), [str(a) for a in arguments], n=1)
-            raise ValueError(f"expected one of {', '.join(map(str, arguments))}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            raise ValueError(
+                f"expected one of {', '.join(map(str, arguments))}" + (f"; did you mean {close[0]!r}?" if close else "")
+            )
         return value
     if origin is tuple:
         if not isinstance(value, (list, tuple)):

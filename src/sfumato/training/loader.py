@@ -79,7 +79,7 @@ def batches(
             batch_sampler=order,
             num_workers=workers,
             collate_fn=stack,
-            generator=generator,  # type: ignore[arg-type]
+            generator=generator,
         )
     for indices, tensors in zip(order, loaded, strict=True):
         x = tensors.pop("x")

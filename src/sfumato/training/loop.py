@@ -198,7 +198,9 @@ def _load(run: Run, objective: Objective, optimizer: Any, ema: PowerEMA) -> int:
         print(f"warning: {complaint}", file=sys.stderr, flush=True)
     if path is None:
         if complaints:
-            raise checkpoint.CheckpointError(f"{run.checkpoints}: no whole checkpoint is left; train again with --out elsewhere")
+            raise checkpoint.CheckpointError(
+                f"{run.checkpoints}: no whole checkpoint is left; train again with --out elsewhere"
+            )
         return 0
     found = checkpoint.load(path)
     objective.network.load_state_dict(found.tensors["network"])
@@ -236,7 +238,13 @@ def _signals() -> Iterator[_Signal]:
 
 
 def _explain(
-    task: Task, objective: Objective, options: TrainOptions, step: int, device: torch.device, places: range, runtime: Runtime
+    task: Task,
+    objective: Objective,
+    options: TrainOptions,
+    step: int,
+    device: torch.device,
+    places: range,
+    runtime: Runtime,
 ) -> str:
     """Run the step again, forward only, and name what is not finite."""
     _, pieces = next(_steps(task, options, step, runtime))

@@ -32,7 +32,9 @@ def measure(task: Task, options: TrainOptions, batch: int, device: str = "auto",
     if options.threads:
         torch.set_num_threads(options.threads)
     bf16 = options.precision == "bf16" or (options.precision == "auto" and bf16_pays(here))
-    objective = Objective(copy.copy(task).__class__(**{**task.__dict__, "network": copy.deepcopy(task.network)}), bf16).to(here)
+    objective = Objective(
+        copy.copy(task).__class__(**{**task.__dict__, "network": copy.deepcopy(task.network)}), bf16
+    ).to(here)
     optimizer = optim.build(options.optim, objective.network)
     piece = max(1, batch // options.accumulate)
     items = stack([task.train[i % len(task.train)] for i in range(piece)])
@@ -48,6 +50,6 @@ def measure(task: Task, options: TrainOptions, batch: int, device: str = "auto",
             value.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        float(value)
+        value.detach().cpu()
         times.append(time.perf_counter() - begin)
     return Cost(statistics.median(times[1:]), memory(here))

@@ -72,14 +72,15 @@ class Objective(nn.Module):
         self.uncertainty = LearnedUncertainty() if task.uncertainty else None
         self.times = task.times if isinstance(task.times, nn.Module) else None
         network: Any = torch.compile(task.network) if compiled else task.network
-        self._denoiser = (Denoiser(Precise(network, bf16), task.process),)  # in a tuple: not a second registration
+        self._precise = (Precise(network, bf16),)  # in a tuple: not registered a second time
+        self.process = task.process
 
     def forward(self, x: Tensor, z: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        denoiser = self._denoiser[0]
-        losses = loss(denoiser, x, t, z=z, **condition)
+        given: dict[str, Any] = dict(condition)
+        losses = loss(Denoiser(self._precise[0], self.process), x, t, z=z, **given)
         if self.uncertainty is None:
             return losses.mean(), losses.detach()
-        return self.uncertainty(losses, log_ratio(denoiser.process, t)).mean(), losses.detach()
+        return self.uncertainty(losses, log_ratio(self.process, t)).mean(), losses.detach()
 
     def learned_state(self) -> dict[str, Tensor]:
         """What is learned beside the network's weights: weights of noise levels, density of training times."""
