@@ -30,7 +30,7 @@ class Train:
     def __call__(self) -> int:
         from sfumato.recipes import job
 
-        out = self.out or Path("runs") / self.images.data.stem
+        out = self.out or Path("runs") / self.images.data.resolve().stem
         run = job.train(self.images, self.training, out)
         print(f"trained: {run.path}\nsamples: sfumato sample {run.path} -n 64 --out samples")
         return 0
@@ -155,11 +155,12 @@ def _with_config(arguments: list[str]) -> Train | None:
         return None
     from sfumato.training.config import from_yaml
 
-    path = Path(arguments[arguments.index("--config") + 1])
+    path = Path(*arguments[arguments.index("--config") + 1 :][:1])
     try:
-        text = path.read_text()
-    except OSError as error:
-        raise FileNotFoundError(f"{path}: cannot be read ({error.strerror}); --config wants a YAML file") from error
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise FileNotFoundError(f"{path}: cannot be read ({reason}); --config wants a YAML file") from error
     found = from_yaml(Configuration, text, str(path), base=Configuration(Images(tyro.MISSING)))
     return Train(found.images, found.training, config=path)
 

@@ -63,7 +63,7 @@ def test_truth_11_second_order_tweedie(make: type, time: float) -> None:
     x_t = torch.tensor([[0.2, -0.1]], dtype=F64)
     alpha, sigma = data.process.schedule.alpha(t), data.process.schedule.sigma(t)
     jacobian = torch.autograd.functional.jacobian(lambda y: data(y, t).x[0], x_t)[:, 0]
-    axis = torch.linspace(-9, 9, 1201, dtype=F64)
+    axis = torch.linspace(-15, 15, 1501, dtype=F64)
     points = torch.cartesian_prod(axis, axis)
     clean = log_density(data, points, scalar(0.0))
     share = torch.softmax(clean - ((x_t - alpha * points) ** 2).sum(1) / (2 * sigma**2), 0)

@@ -96,9 +96,9 @@ def test_truth_34_any_schedule_and_answer(schedule: Schedule) -> None:
 
 
 def test_truth_34_schedules_that_end_short() -> None:
-    """VP leaves alpha = 0.0066 at t = 1: the unit normal is the prior up to that squared."""
+    """VP leaves alpha = 0.0066 at t = 1, and taking the unit normal for the prior costs that times mean and noise."""
     first = log_likelihood(gaussian(VP(), "data"), X, 60)
-    assert (first - exact(X)).abs().max() < 1e-3
+    assert (first - exact(X)).abs().max() < 0.03
     for predicts in ANSWERS:
         assert (log_likelihood(gaussian(VP(), predicts), X, 60) - first).abs().max() < 1e-9
 

@@ -18,6 +18,7 @@ from sfumato.diffusion.solvers import AdaptiveSolver, Multistep, ab, ancestral, 
 from tests.laws.orders import (
     DETERMINISTIC,
     GRIDS,
+    MANY,
     QUANTILES,
     errors,
     exact_end,
@@ -71,7 +72,7 @@ def test_law_8_order_from_pure_noise_to_pure_data(name: str) -> None:
     assert min(normals, mixed) >= DETERMINISTIC[name].order - 0.15
 
 
-FEW = (*range(8, 18), 20, 23, 24, 29, 32, 45, 64)
+FEW = (*range(8, 15), 17, 20, 24, 33, 48)
 # On eight steps of ratio 4.5 a lucky cancellation: the law holds from one or two steps later.
 FIRST = {("dpmpp_2m", "logsnr"): 12, ("unipc2", "logsnr"): 9}
 
@@ -87,19 +88,17 @@ def monotone(name: str, schedule: Schedule, grids: tuple[str, ...], counts: tupl
 @every_solver
 def test_law_8_error_falls_with_every_step(name: str) -> None:
     monotone(name, Linear(), GRIDS, FEW)
-    monotone(name, RATIO, ("uniform",), FEW[::2])
-    monotone(name, VP(), ("cosine",), FEW[1::2])
+    monotone(name, RATIO, ("uniform",), FEW[::3])
+    monotone(name, VP(), ("cosine",), FEW[1::3])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in DETERMINISTIC if name != "ab1"])  # ab1 is euler, see below
 def test_law_8_error_falls_with_every_step_all(name: str) -> None:
-    """Every number of steps to 100 and, for time's sake, a fixed irregular third of the rest; ``python -m
-    tests.laws.orders`` takes them all."""
-    every = (*range(8, 101), *(n for n in range(101, 301) if (n * n + n // 7) % 3 == 0))
-    monotone(name, Linear(), GRIDS, every)
-    monotone(name, RATIO, ("uniform",), every[::3])
-    monotone(name, VP(), ("cosine",), every[1::3])
+    """Every number of steps to 100 and, for time's sake, a fixed irregular third of those to 300."""
+    monotone(name, Linear(), GRIDS, MANY)
+    monotone(name, RATIO, ("uniform",), MANY[::3])
+    monotone(name, VP(), ("cosine",), MANY[1::3])
 
 
 def test_ab1_is_euler() -> None:

@@ -117,15 +117,19 @@ def logsnr(schedule: Schedule, steps: int, sigma_min: float = 0.002, sigma_max: 
 def karras(
     schedule: Schedule, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Tensor:
-    """Even steps of (sigma / alpha)^(1 / rho) (EDM, Karras 2022, eq. 5), then one step to the end. Bounds are in units
-    of the data's spread."""
-    u = torch.linspace(0, 1, max(_steps(steps), 2), dtype=torch.float64)[:steps]
+    """Even steps of (sigma / alpha)^(1 / rho) (EDM, Karras 2022, eq. 5), then one step to the end, if the schedule goes
+    on below ``sigma_min``. Bounds are in units of the data's spread, and cut to the schedule's own range."""
+    low, high = schedule.angle(torch.tensor([0.0, 1.0], dtype=torch.float64)).tan().tolist()
+    sigma_max, count = min(sigma_max, high), _steps(steps)
+    if sigma_min <= low * (1 + 1e-9):
+        sigma_min, count = low, steps + 1
+    u = torch.linspace(0, 1, max(count, 2), dtype=torch.float64)[:count]
     if math.isinf(rho):
         ratio = sigma_max * (sigma_min / sigma_max) ** u
     else:
         ratio = (sigma_max ** (1 / rho) + u * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
     inside = schedule.at_angle(torch.atan(ratio)).clamp(0, 1)
-    return _from_one_to_zero(torch.cat([inside, inside.new_zeros(1)]))
+    return _from_one_to_zero(torch.cat([inside, inside.new_zeros(1)])[: steps + 1])
 
 
 def _from_one_to_zero(times: Tensor) -> Tensor:
@@ -148,12 +152,12 @@ class Auto:
 
     def __call__(self, schedule: Schedule, steps: int) -> Tensor:
         angles, progress = (torch.tensor(knots, dtype=torch.float64) for knots in (self.angles, self.progress))
-        place = torch.linspace(0, 1, _steps(steps) + 1, dtype=torch.float64)
+        ends = schedule.angle(torch.tensor([1.0, 0.0], dtype=torch.float64))
+        first, last = _interpolate(ends, angles.flip(0), progress.flip(0))  # the part that this schedule walks
+        place = torch.lerp(first, last, torch.linspace(0, 1, _steps(steps) + 1, dtype=torch.float64))
         left = torch.searchsorted(progress, place, right=True).sub(1).clamp(0, len(progress) - 2)
         share = (place - progress[left]) / (progress[left + 1] - progress[left])
-        ends = schedule.angle(torch.tensor([0.0, 1.0], dtype=torch.float64))
-        angle = torch.lerp(angles[left], angles[left + 1], share).clamp(float(ends[0]), float(ends[1]))
-        return _from_one_to_zero(schedule.at_angle(angle))
+        return _from_one_to_zero(schedule.at_angle(torch.lerp(angles[left], angles[left + 1], share)))
 
 
 @torch.no_grad()

@@ -249,7 +249,7 @@ class PredictorCorrector:
         x_t, _ = Euler().step(guess, x_t, t, s, None, rng)
         if _ends_here(process.schedule, s):
             return x_t, None
-        walked = process.schedule.logsnr(s) - process.schedule.logsnr(t)
+        walked = (process.schedule.logsnr(s) - process.schedule.logsnr(t)).clamp_max(1e30)  # infinite from pure noise
         share = -torch.expm1(-self.strength * walked / self.corrections)
         for _ in range(self.corrections):
             x, z = guess(x_t, s)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CURVE = (2, 3, 5, 8, 12, 20, 40)
+MARK = ".demo"  # a folder without it is somebody's own and is never cleared
 
 
 def demo(out: Path, minutes: float, seed: int, side: int = 32, curve: tuple[int, ...] = CURVE) -> str:
@@ -27,9 +28,11 @@ def demo(out: Path, minutes: float, seed: int, side: int = 32, curve: tuple[int,
     Raises RunError if ``out`` is something else than an earlier demo.
     """
     if out.exists():
-        if any(out.iterdir()) and not (out / "pictures").is_dir():
+        if not out.is_dir() or (any(out.iterdir()) and not (out / MARK).is_file()):
             raise RunError(f"{out}: is not empty and not an earlier demo; give another --out")
         shutil.rmtree(out)
+    out.mkdir(parents=True)
+    (out / MARK).touch()
     pictures = out / "pictures"
     say("drawing pictures: OpenMoji, CC BY-SA 4.0, openmoji.org")
     say(f"{draw(pictures, side * 2)} pictures in {pictures}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,11 +39,19 @@ def read_pictures(folder: Path, recipe: Images, statistics: Statistics) -> Tenso
 
     if folder.suffix.lower() in (".npy", ".npz"):
         return stacked(ArrayDataset(open_array(folder).x, statistics, names=folder.name))
+    shape = statistics.shape
+    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+        raise RunError(
+            f"{folder}: this run learned items of shape {shape} from {recipe.data.name}; give a .npy or .npz file"
+        )
     found = scan(folder)
     check_budget(found, recipe.broken_budget)
-    assert recipe.side is not None
+    kept = [i for i, path in enumerate(found.files) if path != folder / "grid.png"]  # the sheet beside the samples
+    found = dataclasses.replace(
+        found, files=tuple(found.files[i] for i in kept), digests=tuple(found.digests[i] for i in kept)
+    )
     with tempfile.TemporaryDirectory() as temporary:
-        array = gather(found, recipe.side, Path(temporary) / "pictures.npy")
+        array = gather(found, shape[1], Path(temporary) / "pictures.npy")
         return stacked(ArrayDataset(array, statistics))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import zipfile
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -93,7 +94,7 @@ class Images:
     def prepare(self, run: Run, say: Say) -> tuple[Images, Prepared]:
         import numpy as np
 
-        from sfumato.data import gather, open_array, shown
+        from sfumato.data import DataError, gather, open_array, shown
         from sfumato.training.run import write_text
 
         if self.data.suffix.lower() in ARRAYS:
@@ -111,6 +112,10 @@ class Images:
             labels, classes, keys = scan.label_numbers, scan.classes if self.labels else (), list(scan.digests)
             names = [shown(os.path.relpath(path, self.data)) for path in scan.files]
         train, held_out = self._split(keys, len(array))
+        if not len(held_out):
+            raise DataError(
+                f"{shown(self.data)}: {len(array)} item(s), all the same; at least two different ones are needed"
+            )
         chosen: dict[str, Any] = {} if labels is None else {"labels": labels}
         np.savez(run.cache / "split.npz", train=train, held_out=held_out, **chosen)
         write_text(run.cache / "names.json", json.dumps(names))
@@ -137,7 +142,7 @@ class Images:
                 array = open_array(self.data).x
             else:
                 array = np.load(run.cache / "pictures.npy", mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(
                 f"{run.cache}: the prepared data cannot be read ({error}); train again from {self.data}"
             ) from error
@@ -273,5 +278,5 @@ def grid(samples: Tensor, statistics: Any, columns: int | None = None, gap: int 
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = picture
     image = pil.fromarray(sheet)
-    factor = max(1, least // image.width)
+    factor = max(1, round(least / image.width))
     return image.resize((image.width * factor, image.height * factor), pil.Resampling.NEAREST)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sfumato.recipes.base import Prepared, Say
 from sfumato.recipes.images import Images, read_facts
@@ -40,7 +40,7 @@ def say(text: str) -> None:
 def read_config(run: Run) -> Configuration:
     """The configuration of a run. Raises RunError, ConfigError."""
     run.require()
-    return from_yaml(Configuration, run.config.read_text(), str(run.config))
+    return from_yaml(Configuration, run.config.read_text(encoding="utf-8"), str(run.config))
 
 
 # ---- train and resume --------------------------------------------------------------------------------------------------
@@ -193,8 +193,17 @@ class SampleOptions:
     """Class to draw from (default: all in turn)."""
     ema: float | None = None
     """Width of the average to use (default: the run's first; any other is rebuilt from the snapshots)."""
-    precision: str = "auto"
-    """auto, bf16, fp32."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the network's arithmetic."""
+
+    def __post_init__(self) -> None:
+        for good, name, right in (
+            (self.steps >= 1, "steps", "at least 1"),
+            (self.batch >= 1, "batch", "at least 1"),
+            (self.ema is None or 0 < self.ema < 0.28, "ema", "a width between 0 and 0.28"),
+        ):
+            if not good:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: must be {right}")
 
 
 @dataclass(frozen=True)
@@ -303,7 +312,10 @@ def sample(out: Path, count: int, options: SampleOptions, folder: Path) -> list[
         raise ValueError(f"n = {count}: must be at least 1")
     model = load(out, options)
     recipe = read_config(model.run).images
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot write here ({error.strerror}); choose another folder with --out") from error
     done: list[Tensor] = []
     with Watch("sample", count, unit="samples") as watch:
         at = 0

@@ -55,7 +55,10 @@ def _read(kind: Any, node: Any, source: str, path: str, base: Any) -> Any:
     place = f"{source}:{node.start_mark.line + 1}" if node.start_mark else source
     if dataclasses.is_dataclass(kind):
         return _read_dataclass(kind, node, source, path, base, place)
-    value = yaml.SafeLoader("").construct_document(node) if not isinstance(node, yaml.ScalarNode) else _scalar(node)
+    try:
+        value = yaml.SafeLoader("").construct_document(node) if not isinstance(node, yaml.ScalarNode) else _scalar(node)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{place}: {path}: {' '.join(str(error).split())}") from error
     try:
         return convert(kind, value)
     except (TypeError, ValueError) as error:
@@ -67,7 +70,7 @@ def _scalar(node: yaml.ScalarNode) -> Any:
 
 
 def _read_dataclass(kind: Any, node: Any, source: str, path: str, base: Any, place: str) -> Any:
-    if not isinstance(node, yaml.MappingNode):
+    if not isinstance(node, yaml.MappingNode) or node.tag != "tag:yaml.org,2002:map":
         raise ConfigError(f"{place}: {path or 'the file'} must be a mapping of names to values")
     hints = typing.get_type_hints(kind, include_extras=False)
     fields = {field.name: field for field in dataclasses.fields(kind)}
@@ -108,6 +111,8 @@ def convert(kind: Any, value: Any) -> Any:
             if option is not type(None):
                 return convert(option, value)
     if origin is Literal:
+        if isinstance(value, bool) and {"on", "off"} <= set(arguments):  # YAML reads these words as true and false
+            value = "on" if value else "off"
         if value not in arguments:
             close = difflib.get_close_matches(str(value), [str(a) for a in arguments], n=1)
             raise ValueError(

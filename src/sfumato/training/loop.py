@@ -71,10 +71,14 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
         stop = stack.enter_context(_signals())
         watch = stack.enter_context(Watch("train", options.steps, start, "samples", options.batch, not runtime.first))
 
+        if start > 0:
+            done = start >= options.steps
+            watch.say(
+                f"finished: all {start} steps are done" if done else f"going on after step {start} of {options.steps}"
+            )
         if start == 0 and runtime.first:
             _save(run, 0, objective, optimizer, ema, options)
         saved, piece = time.monotonic(), options.batch // options.accumulate
-        places = runtime.share(piece)
         parameters = [p for p in objective.parameters() if p.requires_grad]
         network.train()
         step = start
@@ -83,18 +87,21 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
             torch.manual_seed(key("network", options.seed, step, runtime.rank))
             optimizer.zero_grad(set_to_none=True)
             total = torch.zeros((), device=here)
+            seen: list[tuple[Tensor, Tensor]] = []
             for i, batch in enumerate(pieces):
                 x, t, z, condition = _draw(task, options, step, i * piece, batch, here)
                 value, losses = module(x, z, t, condition)
                 (value / options.accumulate).backward()
                 total += losses.mean() / options.accumulate
-                if isinstance(task.times, Adaptive):
-                    observe(task.times, process, runtime.gather(t), runtime.gather(losses))
-            norm = optim.clip(parameters, options.optim.clip)
+                seen.append((t, losses))
+            total, norm = runtime.mean(total), optim.clip(parameters, options.optim.clip)
 
             # one wait for the device a step, so that a bad number stops before it reaches the weights
             if not bool(torch.isfinite(total + norm)):
-                raise NonFinite(_explain(task, objective, options, step, here, places, runtime))
+                raise NonFinite(_explain(task, objective, options, step, here, runtime))
+            if isinstance(task.times, Adaptive):
+                levels, wrong = (runtime.gather(torch.cat(parts)) for parts in zip(*seen, strict=True))
+                observe(task.times, process, levels, wrong)
             lr = optim.learning_rate(options.optim, step, options.steps, rate)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -103,7 +110,7 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
             ema.update(dict(network.named_parameters()), step, step - 1)
 
             # people and files
-            loss = float(runtime.mean(total))
+            loss = float(total)
             last = step == options.steps
             ending = runtime.agree(stop.signal is not None) or last
             if runtime.first:
@@ -118,9 +125,9 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
                 if _due(step, options.steps, options.snapshots):
                     _snapshot(run, step, ema)
                 if _due(step, options.steps, options.previews) and (not ending or last):
-                    seen = averaged.look(ema, step)
-                    events(seen, step)
-                    watch.say(f"step {step}: held-out loss {seen['held_out']:.4f}")
+                    found = averaged.look(ema, step)
+                    events(found, step)
+                    watch.say(f"step {step}: held-out loss {found['held_out']:.4f}")
             if ending:
                 break
         if runtime.first and step == options.steps:
@@ -243,24 +250,28 @@ def _explain(
     options: TrainOptions,
     step: int,
     device: torch.device,
-    places: range,
     runtime: Runtime,
 ) -> str:
-    """Run the step again, forward only, and name what is not finite."""
+    """Run the step again and name what is not finite."""
     _, pieces = next(_steps(task, options, step, runtime))
     assert options.batch is not None
+    torch.manual_seed(key("network", options.seed, step, runtime.rank))
+    objective.zero_grad(set_to_none=True)
     for i, batch in enumerate(pieces):
         x, t, z, condition = _draw(task, options, step, i * (options.batch // options.accumulate), batch, device)
-        found = blame(objective, x, z, t, condition)
-        if found is not None:
-            rows, where = found
+        rows, where = blame(objective, x, z, t, condition)
+        if rows:
             files = ", ".join(f"{task.train.name(batch.indices[r])} (t = {float(t[r]):.4f})" for r in rows[:4])
             more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
             return (
                 f"step {step}: the loss is not finite; first bad value in {where}; samples: {files}{more}. The weights are "
                 "as before this step and the last checkpoint is whole; look at these files, or lower --optim.lr"
             )
+        objective(x, z, t, condition)[0].backward()
+    bad = [n for n, p in objective.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+    if not bad and runtime.world > 1:
+        return f"step {step}: another process met a loss or gradient that is not finite, and names it"
     return (
-        f"step {step}: the gradient is not finite though the loss is. The weights are as before this step; lower "
-        "--optim.lr or use --precision fp32"
+        f"step {step}: the loss is finite but its gradient is not{f', in layer {bad[-1]}' if bad else ''}. The weights are "
+        "as before this step and the last checkpoint is whole; lower --optim.lr or use --precision fp32"
     )

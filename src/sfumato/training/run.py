@@ -94,7 +94,10 @@ class Run:
         lock = self.path / ".lock"
         holder = _read_pid(lock)
         if holder is not None and holder != os.getpid() and _alive(holder):
-            raise RunError(f"{self.path}: process {holder} is training in this run; wait for it or stop it")
+            raise RunError(
+                f"{self.path}: process {holder} is training in this run; wait for it or stop it (if that is "
+                f"another program, delete {lock})"
+            )
         lock.write_text(str(os.getpid()))
         try:
             yield

@@ -118,7 +118,7 @@ class Averaged:
 
 def blame(
     objective: Objective, x: Tensor, z: Tensor, t: Tensor, condition: Mapping[str, Tensor]
-) -> tuple[list[int], str] | None:
+) -> tuple[list[int], str]:
     """Which rows of a batch give a loss that is not finite, and the first place where a bad value appears."""
     if not bool(torch.isfinite(x).all()):
         rows = (~torch.isfinite(x).flatten(1).all(1)).nonzero()[:, 0].tolist()
@@ -141,8 +141,6 @@ def blame(
         for handle in handles:
             handle.remove()
     rows = (~torch.isfinite(losses)).nonzero()[:, 0].tolist()
-    if not rows and not first:
-        return None
     return rows, f"layer {first[0]}" if first else "the loss"
 
 

@@ -1,0 +1,33 @@
+"""The README's code runs as printed, and its commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_python_example_learns_the_data():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    torch.manual_seed(0)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    samples, data = names["samples"], names["data"]
+    assert samples.shape == (500, 2)
+    # correlated data of unit variance: a model that ignored one coordinate would miss the covariance of 0.8
+    learned, real = torch.cov(samples.T), torch.cov(data.T)
+    assert float((learned - real).abs().max()) < 0.25
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"^sfumato (\w+)", README, re.MULTILINE))))
+def test_the_commands_exist(command, capsys):
+    from sfumato.cli import main
+
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    assert "usage: sfumato " + command in capsys.readouterr().out
