@@ -2,9 +2,8 @@
 
 import os
 
-for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = "1"  # before torch is imported; child processes inherit it
-
 import torch
 
 torch.set_num_threads(1)
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # for the processes that tests start
+    os.environ[name] = "1"

@@ -73,8 +73,12 @@ def test_law_8_order_from_pure_noise_to_pure_data(name: str) -> None:
 
 
 FEW = (*range(8, 15), 17, 20, 24, 33, 48)
-# On eight steps of ratio 4.5 a lucky cancellation: the law holds from one or two steps later.
+# On eight steps of ratio 4.5 a lucky cancellation: the law holds from one or a few steps later.
 FIRST = {("dpmpp_2m", "logsnr"): 12, ("unipc2", "logsnr"): 9}
+# The grids karras and logsnr never cut the stretch from pure noise to sigma = 80 (an angle h = 0.0125), nor the last from
+# sigma = 0.002. A solver whose first step is Euler's errs there by about h^2 for any number of steps, and on the way to
+# this plateau two errors cancel for a while (dpmpp_2m, ab2 on normals: 1.1e-4 at 240 steps, 2.0e-4 from 1000 on).
+PLATEAU = {"karras": 2.2e-4, "logsnr": 2.2e-4}
 
 
 def monotone(name: str, schedule: Schedule, grids: tuple[str, ...], counts: tuple[int, ...]) -> None:
@@ -82,7 +86,7 @@ def monotone(name: str, schedule: Schedule, grids: tuple[str, ...], counts: tupl
     for i, rule in enumerate(grids):
         kept = found[torch.tensor(counts) >= FIRST.get((name, rule), 8)]
         for j, data in enumerate(("normals", "mixture")):
-            assert worst_ratio(kept[:, i, j].tolist()) <= 1.1, f"{name} on {rule}, {data}"
+            assert worst_ratio(kept[:, i, j].tolist(), PLATEAU.get(rule, 0.0)) <= 1.1, f"{name} on {rule}, {data}"
 
 
 @every_solver

@@ -16,7 +16,17 @@ from sfumato.diffusion.rng import Streams, key
 from sfumato.diffusion.sample import sample, trajectory, uniform
 from sfumato.diffusion.schedule import EDM, VE, VP, Linear, Schedule
 from sfumato.diffusion.solvers import Churn, EulerMaruyama, Heun, PredictorCorrector, ancestral, euler
-from tests.laws.orders import STOCHASTIC, Impulses, curve, exact_in_the_limit, grid, mixture, moments, slope, worst_ratio
+from tests.laws.orders import (
+    STOCHASTIC,
+    Impulses,
+    curve,
+    exact_in_the_limit,
+    grid,
+    mixture,
+    moments,
+    slope,
+    worst_ratio,
+)
 from tests.laws.worlds import BETAS, F64, SCHEDULES, normal, scalar
 
 NAMES = tuple(STOCHASTIC)
@@ -63,10 +73,11 @@ def test_law_8_error_falls_with_every_step(name: str, world: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "world"), PAIRS)
 def test_law_8_error_falls_with_every_step_all(name: str, world: str) -> None:
-    """A third of all step counts to 300 for each world; ``python -m tests.laws.orders`` takes more."""
+    """Churn without its inflation: with it the error saturates at 2.3e-3, after a dip to 1.7e-3 on the way (a worst
+    ratio of 1.22 beyond 100 steps), a bias by design that no number of steps removes."""
     every = (*range(8, 40), *range(41, 301, 7))
     for rule in ("uniform", "karras", "logsnr") if world in ("vp", "linear") else ("uniform",):
-        assert worst_ratio(curve(STOCHASTIC[name], WORLDS[world], rule, every)) <= 1.1, rule
+        assert worst_ratio(curve(exact_in_the_limit(name), WORLDS[world], rule, every)) <= 1.1, rule
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -153,7 +164,9 @@ def test_truth_18_delta_data_has_the_kernel_at_every_step(world: str) -> None:
 def test_truth_19_variance_is_a_closed_product() -> None:
     """DDIM on N(0, S): each step multiplies x_t by the ratio the guessed endpoints give; no solver in sight."""
     schedule, variance = VP(), 0.3
-    data = GaussianData(torch.zeros(1, dtype=F64), torch.tensor([variance], dtype=F64), process=Gaussian(schedule, "data"))
+    data = GaussianData(
+        torch.zeros(1, dtype=F64), torch.tensor([variance], dtype=F64), process=Gaussian(schedule, "data")
+    )
     times = uniform(schedule, 25)
     product = 1.0
     for t, s in pairwise(times):

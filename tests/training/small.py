@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # optimisers and the log import these two late: here once, rather than in every child
+import torch.utils.tensorboard
 from torch import Tensor
 
 from sfumato import networks
@@ -70,7 +72,7 @@ def noted(run: Run) -> Iterator[None]:
         def forward(self, x: Tensor, z: Tensor, t: Tensor, condition: Any) -> Any:
             value, losses = super().forward(x, z, t, condition)
             if now:
-                line = {**now, "loss": float(value).hex()}
+                line = {**now, "loss": float(value.detach()).hex()}
                 with (run.path / "trace.jsonl").open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 now.clear()
@@ -174,8 +176,8 @@ def state(run: Run) -> dict[str, Tensor]:
     tensors = {f"{group}/{name}": value for group, named in found.tensors.items() for name, value in named.items()}
     tensors["step"] = torch.tensor(found.step)
     tensors["meta"] = torch.tensor(list(json.dumps(found.meta, sort_keys=True).encode()))
-    for name in ("model.safetensors", "grid.json"):
-        tensors[name] = torch.tensor(list((run.path / name).read_bytes()))
+    tensors |= {f"model/{name}": value for name, value in checkpoint.read_tensors(run.model).items()}
+    tensors["grid"] = torch.tensor(list((run.path / "grid.json").read_bytes()))
     return tensors
 
 
@@ -187,7 +189,8 @@ def differences(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
 
 def assert_same(run: Run, straight: Run) -> None:
     """Both runs end with the same bits everywhere and saw the same data, times, noise and losses."""
-    assert differences(state(run), state(straight)) == []
+    different = differences(state(run), state(straight))
+    assert not different, different
     assert trace(run) == trace(straight)
 
 

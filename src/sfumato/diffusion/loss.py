@@ -219,12 +219,17 @@ def assign(cost: Tensor, precision: float = 1e-4) -> Tensor:
     """Least-cost assignment of columns to rows: (n, n) costs -> column of each row (n,), int64.
 
     Bertsekas' auction with falling step: the total is within ``precision`` times the spread of the costs of the least.
+
+    Raises:
+        ValueError: a cost is NaN or infinite.
     """
     n = len(cost)
     if n < 2:
         return torch.zeros(n, dtype=torch.long, device=cost.device)
     value = (cost.max() - cost).double()
     spread = float(value.max()) or 1.0
+    if not math.isfinite(spread):  # the auction would never end
+        raise ValueError("assign needs finite costs: there is a NaN or an infinity in the data or the noise")
     prices = torch.zeros(n, dtype=torch.float64, device=cost.device)
     step = spread / 4
     while True:

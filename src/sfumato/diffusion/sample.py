@@ -161,7 +161,16 @@ class Auto:
 
 
 @torch.no_grad()
-def auto(denoiser: Guess, z: Tensor, points: int = 48, power: float = 0.5, even: float = 0.2, **condition: Any) -> Auto:
+def auto(
+    denoiser: Guess,
+    z: Tensor,
+    *,
+    points: int = 48,
+    power: float = 0.5,
+    even: float = 0.2,
+    finest: float = 0.0,
+    **condition: Any,
+) -> Auto:
     """Measure the grid on which every step makes the same local error: "constant relative error per step", provably.
 
     An Euler step of size h along the quarter circle errs by h^2/2 times the speed at which the guessed endpoints turn,
@@ -170,14 +179,17 @@ def auto(denoiser: Guess, z: Tensor, points: int = 48, power: float = 0.5, even:
 
     Args:
         even: share of the steps spread evenly over the angle, which bounds the largest step where e is tiny.
+        finest: sigma / alpha below which no step but the last one goes: the finest scale of the data, or the level
+            below which a network was not trained. There its guesses jump about and would draw all the steps.
 
     Source: constant-rate scheduling (arXiv 2411.12188), here with the solver's own error as the discrepancy.
     """
     schedule = denoiser.process.schedule
     ends = schedule.angle(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
     # half of the points see the angle evenly, half its logarithm, so that fine scales near the data are seen too
-    even_angles = torch.linspace(ends[0], max(ends[1], 1e-3), points // 2, dtype=torch.float64)
-    fine = torch.logspace(math.log10(0.3), math.log10(max(ends[1], 3e-3)), points - points // 2, dtype=torch.float64)
+    end = max(ends[1], math.atan(finest))
+    even_angles = torch.linspace(ends[0], max(end, 1e-3), points // 2, dtype=torch.float64)
+    fine = torch.logspace(math.log10(0.3), math.log10(max(end, 3e-3)), points - points // 2, dtype=torch.float64)
     angles = torch.cat([even_angles, fine[fine < ends[0]]]).unique().flip(0)
 
     times = schedule.at_angle(angles).clamp(0, 1)
@@ -193,7 +205,7 @@ def auto(denoiser: Guess, z: Tensor, points: int = 48, power: float = 0.5, even:
     for _ in range(2):  # the measurement is noisy; steps should change smoothly
         speed = torch.exp(_smooth(speed.log()))
     density = speed**power
-    knots = torch.linspace(ends[0], ends[1], 257, dtype=torch.float64)
+    knots = torch.linspace(ends[0], end, 257, dtype=torch.float64)
     inside = (knots[:-1] + knots[1:]) / 2
     density = _interpolate(inside, middle.flip(0), density.flip(0))
     density = (1 - even) * density / density.mean() + even

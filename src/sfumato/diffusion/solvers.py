@@ -63,6 +63,10 @@ def _integrate(schedule: Any, x_t: Tensor, t: Tensor, s: Tensor, nodes: tuple[No
     return y * along(schedule.hypot(s), y)
 
 
+def _length(schedule: Any, t: Tensor, s: Tensor) -> Tensor:
+    return (schedule.angle(t) - schedule.angle(s)).abs()
+
+
 def _ends_here(schedule: Any, s: Tensor) -> bool:
     """Whether s is pure data, where a denoiser cannot be asked for the noise any more."""
     return bool((schedule.sigma(s) < 1e-6).any())
@@ -145,6 +149,8 @@ class Multistep:
         if not past and self.order == 4 and not last:
             nodes = self._inner_start(guess, x_t, t, s, here)
         used = nodes[: self.order - self.corrector]
+        if len(used) > 1 and bool((_length(schedule, t, s) > 4 * (used[1].angle - used[0].angle).abs()).any()):
+            used = (here,)  # a step much longer than the last one would extrapolate wildly
         x_s = _integrate(schedule, x_t, t, s, used)
         starting = not past and self.order >= 3
         if last or not (self.corrector or starting):

@@ -138,7 +138,7 @@ def train(recipe: Images, training: TrainOptions, out: Path, tell: Say = say) ->
             if runtime.first and not run.config.exists():
                 _begin(recipe, training, run, tell)
             runtime.barrier()
-        return resume(out, tell)
+            return resume(out, tell)
     if run.config.exists():
         raise RunError(f"{out}: there is a run here already; go on with `sfumato resume {out}`, or give another --out")
     made = _begin(recipe, training, run, tell)

@@ -34,7 +34,11 @@ def to_plain(value: Any) -> Any:
 
 def to_yaml(value: Any) -> str:
     """A dataclass tree as YAML."""
-    return yaml.safe_dump(to_plain(value), sort_keys=False, allow_unicode=True)
+    plain = to_plain(value)
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    if yaml.safe_load(text) != plain:  # a rare character, such as U+0085, is lost unless escaped
+        text = yaml.safe_dump(plain, sort_keys=False)
+    return text
 
 
 def from_yaml(kind: type[T], text: str, source: str = "config", base: T | None = None) -> T:

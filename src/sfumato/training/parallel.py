@@ -91,8 +91,11 @@ def launched(device: str = "auto") -> Iterator[Runtime]:
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    outermost = not dist.is_initialized()  # one group for all: a second one would meet the first one's addresses
+    if outermost:
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
         yield Runtime(dist.get_rank(), world, place)
     finally:
-        dist.destroy_process_group()
+        if outermost:
+            dist.destroy_process_group()

@@ -104,7 +104,10 @@ class Averaged:
         """The sampling grid with equal local error, measured on ``count`` noises."""
         z = Streams(key("grid"), range(count)).normal((count, *self.items.shape[1:])).to(self.device)
         condition: dict[str, Any] = {name: value.to(self.device) for name, value in self.task.preview(count).items()}
-        return auto(self.denoiser, z, **condition)
+        # an answer of data is not asked for more detail than the cap on its loss (answer / sigma) lets it learn
+        process = self.task.process
+        finest = 1 / process.cap if process.predicts == "data" and process.loss_in not in (None, "data") else 0.0
+        return auto(self.denoiser, z, finest=finest, **condition)
 
     def finish(self, ema: PowerEMA, options: TrainOptions) -> None:
         """Write what a user takes away: the averaged weights and the sampling grid."""

@@ -1,0 +1,298 @@
+"""The command: quick help, every way to write an option, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sfumato import cli
+from sfumato.recipes import job
+from sfumato.recipes.job import read_config
+from sfumato.training.run import Run
+from tests.recipes.small import SMALL, sfumato, write_data, write_pictures
+
+VERBS = ("demo", "inspect", "train", "resume", "sample", "evaluate")
+
+
+def in_a_process(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
+
+
+# ---- help ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["train", "--stepps", "3"], []])
+def test_words_about_the_command_need_no_torch(words: list[str]):
+    code = (
+        "import sys; sys.argv = ['sfumato', *sys.argv[1:]]\n"
+        "from sfumato.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'matplotlib', 'safetensors'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy & {'torch'}))"
+    )
+    done = in_a_process(code, *words)
+    assert done.returncode == 0, done.stderr
+    assert "HEAVY []" in done.stdout
+
+
+@pytest.mark.parametrize("verb", [None, *VERBS])
+def test_every_verb_has_help(verb: str | None, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        sfumato(*([verb] if verb else []), "--help")
+    assert not caught.value.code
+    out = capsys.readouterr().out
+    if verb is None:
+        assert all(name in out for name in VERBS)
+    if verb in ("train", "inspect"):
+        assert all(
+            option in out for option in ("--steps", "--optim.lr", "--network.width", "--method.schedule", "--side")
+        )
+    if verb in ("sample", "evaluate"):
+        assert all(option in out for option in ("--steps", "--solver", "-n", "--seed"))
+
+
+# ---- options -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch):
+    """What `train` is asked to do, without doing it."""
+    found: list = []
+
+    def train(recipe, training, out):
+        found.append((recipe, training, out))
+        return Run(out)
+
+    monkeypatch.setattr(job, "train", train)
+    return found
+
+
+@pytest.mark.parametrize("words", [
+    ["--optim.lr", "3e-4", "--side", "16", "--labels"], ["optim.lr=3e-4", "side=16", "--labels"],
+    ["--optim.lr=3e-4", "--side=16", "--labels"], ["--labels", "--side", "16", "optim.lr=3e-4"],
+])  # fmt: skip
+def test_options_may_be_written_in_three_ways(words: list[str], asked):
+    assert sfumato("train", "photos", *words) == 0
+    ((recipe, training, out),) = asked
+    assert training.optim.lr == 3e-4
+    assert recipe.side == 16
+    assert recipe.labels
+    assert recipe.data == Path("photos")
+    assert out == Path("runs/photos")
+
+
+@pytest.mark.parametrize(("given", "name"), [(".", "here"), ("..", "above"), ("./a.npy", "a"), ("x=1/y", "y")])
+def test_a_run_is_named_after_its_data(given: str, name: str, asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    here = tmp_path / "above" / "here"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    assert sfumato("train", given) == 0
+    assert asked[0][2] == Path("runs") / name
+
+
+def test_a_file_of_options_is_overridden_by_the_command_line(asked, tmp_path: Path):
+    config = tmp_path / "my.yaml"
+    config.write_text(
+        "images:\n  data: elsewhere\n  side: 24\ntraining:\n  steps: 7\n  optim: {lr: 3e-4, betas: [0.5, 0.6]}\n"
+    )
+    assert sfumato("train", "photos", "--config", config, "--steps", "9") == 0
+    assert sfumato("train", "--config", config, "--out", "there") == 0
+    assert sfumato("train", f"--config={config}", "photos", "optim.lr=1e-2") == 0
+    first, second, third = asked
+    assert (first[0].data, first[0].side, first[1].steps) == (Path("photos"), 24, 9)
+    assert first[1].optim.betas == (0.5, 0.6)
+    assert (second[0].data, second[1].steps, second[2]) == (Path("elsewhere"), 7, Path("there"))
+    assert (third[1].steps, third[1].optim.lr, third[1].optim.betas) == (7, 1e-2, (0.5, 0.6))
+
+
+def test_the_configuration_of_a_run_makes_the_same_run(tmp_path: Path):
+    words = write_data("array", tmp_path)
+    assert sfumato("train", *words, *SMALL, "--out", tmp_path / "one") == 0
+    assert sfumato("train", "--config", tmp_path / "one" / "config.yaml", "--out", tmp_path / "two") == 0
+    assert read_config(Run(tmp_path / "one")) == read_config(Run(tmp_path / "two"))
+    losses = [[r.get("loss") for r in Run(tmp_path / name).records()] for name in ("one", "two")]
+    assert losses[0] == losses[1]
+    assert any(losses[0])
+
+
+@pytest.mark.parametrize(("words", "right"), [
+    (["train", "photos", "--stepps", "3"], "--steps"), (["train", "photos", "optim.lrr=3"], "--optim.lr"),
+    (["sample", "run", "--sovler", "euler"], "--solver"), (["train", "photos", "--network.kind", "dot"], "dit"),
+    (["trian", "photos"], "train"), (["train"], "PATH"), (["train", "photos", "--steps", "many"], "INT"),
+])  # fmt: skip
+def test_what_is_misspelt_is_answered_with_what_is_right(words, right, asked, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        sfumato(*words)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert right in err
+    assert "Traceback" not in err
+    assert asked == []
+
+
+# ---- one line for every mistake ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that mistakes are made with."""
+    folder = tmp_path_factory.mktemp("world")
+    write_pictures(folder / "photos", 20)
+    (folder / "empty").mkdir()
+    (folder / "texts").mkdir()
+    (folder / "texts" / "a.txt").write_text("a")
+    (folder / "file").write_text("not a picture")
+    (folder / "run").mkdir()
+    (folder / "run" / "config.yaml").write_text("images: {data: photos}")
+    (folder / "torn").mkdir()
+    (folder / "torn" / "config.yaml").write_text("images: {data: photos}\ntraining:\n  stepps: 3\n")
+    (folder / "bad.yaml").write_bytes(b"\xff\xfe\x00")
+    (folder / "typo.yaml").write_text("training:\n  batch: 8\n  stepps: 3\n")
+    (folder / "wrong.yaml").write_text("training:\n  steps: lots\n")
+    np.save(folder / "nan.npy", np.array([[1.0, 2.0], [np.nan, 3.0]]))
+    np.save(folder / "objects.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
+    (folder / "cut.npy").write_bytes((folder / "nan.npy").read_bytes()[:-8])
+    return folder
+
+
+MISTAKES = {
+    "a missing folder": ("train {w}/none", "{w}/none: no such folder"),
+    "a missing array": ("train {w}/none.npy", "{w}/none.npy: file not found; expected a .npy or .npz file"),
+    "a file for a folder": ("train {w}/file", "{w}/file: not a folder; expected pictures in it"),
+    "an empty folder": ("train {w}/empty", "{w}/empty: no pictures in it or its sub-folders"),
+    "a folder without pictures": ("inspect {w}/texts", "found 1 .txt"),
+    "labels without sub-folders": ("train {w}/photos --labels", "each picture lies in a sub-folder named after it"),
+    "NaN in an array": ("train {w}/nan.npy", "{w}/nan.npy[1]: contains NaN or infinity"),
+    "objects in an array": ("train {w}/objects.npy", "save plain numbers instead"),
+    "an array cut short": ("train {w}/cut.npy", "truncated"),
+    "a place that is a file": ("train {w}/photos --out {w}/file/run", "choose another folder with --out"),
+    "a run that is there": ("train {w}/photos --out {w}/run", "go on with `sfumato resume {w}/run`, or give another --out"),
+    "to resume no run": ("resume {w}/photos", "{w}/photos: not a run (no config.yaml)"),
+    "to resume nothing": ("resume {w}/none", "{w}/none: not a run (no config.yaml)"),
+    "to sample no run": ("sample {w}/photos", "give the folder that `sfumato train --out` made"),
+    "to score no run": ("evaluate {w}/photos", "give the folder that `sfumato train --out` made"),
+    "to sample too early": ("sample {w}/run", "data.json: cannot be read"),
+    "a side of nothing": ("train {w}/photos --side 0", "side = 0: must be at least 4 pixels"),
+    "no steps": ("train {w}/photos --steps 0", "steps = 0: must be at least 1"),
+    "fewer steps than none": ("train {w}/photos --steps -5", "steps = -5: must be at least 1"),
+    "all held out": ("train {w}/photos --held-out 1", "held_out = 1.0: must be a share between 0 and 1"),
+    "a rate below nothing": ("train {w}/photos --optim.lr -1", "lr = -1.0: must be a number above 0"),
+    "no workers": ("train {w}/photos --workers -1", "workers = -1: must be 0 or more"),
+    "pieces that do not fit": ("train {w}/photos --batch 8 --accumulate 3", "accumulate = 3: must be a divisor of the batch 8"),
+    "equal averages": ("train {w}/photos --ema 0.1 0.1", "ema = (0.1, 0.1): must be two different widths"),
+    "a patch for a U-Net": ("train {w}/photos --network.kind unet --network.patch 2 --out {o}", "kind unet has no patches"),
+    "a patch that does not fit": ("train {w}/photos --side 8 --network.patch 3 --out {o}", "3"),
+    "an MLP for pictures": ("train {w}/photos --network.kind mlp --out {o}", "kind mlp cannot take items of shape (3, 12, 12)"),
+    "options that are missing": ("train {w}/photos --config {w}/none.yaml", "--config wants a YAML file"),
+    "options that are no text": ("train {w}/photos --config {w}/bad.yaml", "{w}/bad.yaml: cannot be read (not UTF-8 text)"),
+    "options without a file": ("train {w}/photos --config", "--config wants a YAML file"),
+    "options misspelt": ("train --config {w}/typo.yaml", "typo.yaml:3: unknown key 'training.stepps'; did you mean 'steps'?"),
+    "options of a wrong kind": ("train --config {w}/wrong.yaml", "wrong.yaml:2: training.steps = 'lots': expected a whole number"),
+    "a run with a torn configuration": ("resume {w}/torn", "config.yaml:3: unknown key 'training.stepps'"),
+    "a demo over something else": ("demo --out {w}/photos", "{w}/photos: is not empty and not an earlier demo"),
+    "a demo over a file": ("demo --out {w}/file", "{w}/file: "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_with_a_remedy(
+    mistake: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    command, message = MISTAKES[mistake]
+    words = command.format(w=world, o=tmp_path / "out").split()
+    if words[0] == "train" and "--out" not in words:
+        words[2:2] = ["--out", str(tmp_path / "out")] if words[1] != "--config" else []
+    before = {path: path.stat().st_mtime_ns for path in world.rglob("*")}
+    assert sfumato(*words) == 1
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if not line.startswith("look at pictures")]
+    assert len(lines) == 1
+    assert lines[0].startswith("sfumato: ")
+    assert message.format(w=world) in lines[0]
+    assert out == ""
+    assert {path: path.stat().st_mtime_ns for path in world.rglob("*")} == before
+    assert not (tmp_path / "out" / "config.yaml").exists()
+
+
+def test_the_missing_right_to_write_is_one_line(world: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+    write = Path.write_bytes
+
+    def denied(path: Path, data: bytes) -> int:
+        if path.name == ".writable":
+            raise PermissionError(13, "Permission denied", str(path))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", denied)
+    assert sfumato("train", world / "photos", "--out", tmp_path / "out") == 1
+    err = capsys.readouterr().err
+    assert (
+        err == f"sfumato: {tmp_path / 'out'}: cannot write here (Permission denied); choose another folder with --out\n"
+    )
+
+
+def test_a_bug_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
+    def broken(*_):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(job, "resume", broken)
+    with pytest.raises(KeyError):
+        sfumato("resume", "anything")
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (BrokenPipeError(), 141)])
+def test_an_interrupt_and_a_closed_pipe_end_quietly(error, code: int, monkeypatch, capsys: pytest.CaptureFixture[str]):
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr(job, "resume", stop)
+    assert sfumato("resume", "anything") == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_status_of_a_stopped_training_is_the_signal(monkeypatch, capsys: pytest.CaptureFixture[str]):
+    from sfumato.training.loop import Stopped
+
+    def stop(*_):
+        raise Stopped(143)
+
+    monkeypatch.setattr(job, "resume", stop)
+    assert sfumato("resume", "anything") == 143
+    assert capsys.readouterr().err == "sfumato: stopped by signal 15\n"
+
+
+def test_it_runs_as_a_module(world: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "sfumato", "resume", str(world / "none")], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == f"sfumato: {world}/none: not a run (no config.yaml); give the folder that `sfumato train --out` made\n"
+    )
+
+
+def test_every_option_of_a_run_is_an_option_of_the_command(capsys: pytest.CaptureFixture[str]):
+    from sfumato.recipes.images import Images
+    from sfumato.training.config import to_plain
+    from sfumato.training.options import TrainOptions
+
+    def names(tree: dict, path: str = "") -> list[str]:
+        return [
+            n for key, v in tree.items() for n in (names(v, f"{path}{key}.") if isinstance(v, dict) else [path + key])
+        ]
+
+    with pytest.raises(SystemExit):
+        sfumato("train", "--help")
+    out = capsys.readouterr().out
+    plain = json.loads(json.dumps({**to_plain(TrainOptions()), **to_plain(Images(Path("x")))}))
+    missing = [n for n in names(plain) if n != "data" and f"-{n.replace('_', '-')}" not in out.replace("--no-", "--")]
+    assert missing == []
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+    assert cli.DESCRIPTION
