@@ -24,7 +24,7 @@ from rich.table import Table
 
 from sfumato import networks
 from sfumato.data import ArrayDataset, Statistics
-from sfumato.diffusion import Denoiser, Gaussian, Linear, LogitNormal, cosine, euler
+from sfumato.diffusion import Denoiser, Gaussian, Linear, LogitNormal, cosine
 from sfumato.diffusion.sample import sample
 from sfumato.training import loop
 from sfumato.training.objective import Task
@@ -142,12 +142,19 @@ def cpu_seconds(code: str, repeats: int = 5) -> float:
 
 def start_up() -> list[dict[str, float | str]]:
     """`sfumato --help`, and importing the library against importing torch."""
-    helps = "import sys\ntry:\n  from sfumato.cli import main; main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    helps = (
+        "import sys\ntry:\n  from sfumato.cli import main; main(['--help'])\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
     everything = "from sfumato import Gaussian, Denoiser, sample, networks"
     torch_alone, ours = cpu_seconds("import torch"), cpu_seconds(everything)
     return [
         {"what": "sfumato --help, torch not imported", "against": "CPU seconds", "ratio": cpu_seconds(helps)},
-        {"what": f"import of the library ({everything})", "against": f"import torch, {torch_alone:.2f} s", "ratio": ours / torch_alone},
+        {
+            "what": f"import of the library ({everything})",
+            "against": f"import torch, {torch_alone:.2f} s",
+            "ratio": ours / torch_alone,
+        },
     ]
 
 

@@ -17,7 +17,7 @@ import statistics
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from rich.console import Console
@@ -36,14 +36,14 @@ from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run
 
 STEPS = (5, 10, 20, 50)
-SAMPLERS = {"ab3, auto grid": ("ab3", "auto"), "ancestral, uniform grid": ("ancestral", "uniform")}
+SAMPLERS = {"ab2, auto grid": ("ab2", "auto"), "ancestral, uniform grid": ("ancestral", "uniform")}
 DDPM = MethodOptions(schedule="vp", predicts="noise", loss_in=None, times="uniform")
 
 
 class AlsoConstant(PowerEMA):
     """The averages of the loop, and beside them the exponential one of decay 0.9999 that DDPM's code keeps."""
 
-    constant: dict[str, Tensor]
+    latest: ClassVar[dict[str, Tensor]] = {}
 
     def __init__(self, parameters: Mapping[str, Tensor], *arguments: Any) -> None:
         super().__init__(parameters, *arguments)
@@ -53,8 +53,6 @@ class AlsoConstant(PowerEMA):
         super().update(parameters, step, previous)
         names = list(parameters)
         torch._foreach_lerp_([AlsoConstant.latest[n] for n in names], [parameters[n].detach() for n in names], 1e-4)
-
-    latest: dict[str, Tensor] = {}
 
 
 def train(folder: Path, pictures: Path, method: MethodOptions, seed: int, steps: int) -> Path:
@@ -77,7 +75,9 @@ def score(out: Path, seed: int, samples: int) -> dict[str, dict[str, dict[int, t
     real, held_out = stacked(prepared.train), stacked(prepared.held_out)
     features = features_for(real)
     known = features(real)
-    found: dict[str, Any] = {"floor": {0: (kernel_distance(features(held_out), known), sliced_wasserstein(features(held_out), known))}}
+    found: dict[str, Any] = {
+        "floor": {0: (kernel_distance(features(held_out), known), sliced_wasserstein(features(held_out), known))}
+    }
     for name, (solver, grid) in SAMPLERS.items():
         for steps in STEPS:
             options = job.SampleOptions(steps=steps, solver=solver, grid=grid, seed=seed, batch=32, w=1.0)
@@ -114,7 +114,9 @@ def main() -> None:
                 if not steps:  # the network is the same and so is the loop: equal steps are equal seconds
                     run = Run(folder / "probe")
                     run.create()
-                    recipe, prepared = Images(pictures, side=32, labels=True, held_out=0.2).prepare(run, lambda text: None)
+                    recipe, prepared = Images(pictures, side=32, labels=True, held_out=0.2).prepare(
+                        run, lambda text: None
+                    )
                     cost = measure(recipe.task(prepared, 0), TrainOptions(), 32, repeats=8)
                     steps = int(asked.seconds / cost.seconds)
                 out = train(folder, pictures, method, seed, steps)
@@ -127,7 +129,12 @@ def main() -> None:
 
 def report(results: dict[str, list[Any]], steps: int, asked: argparse.Namespace) -> None:
     """Medians over seeds, and their range."""
-    table = Table("model", "sampler", *(f"{n} steps" for n in STEPS), title=f"kernel distance / sliced Wasserstein, median (range) of {asked.seeds} seeds, {steps} steps of training each")
+    table = Table(
+        "model",
+        "sampler",
+        *(f"{n} steps" for n in STEPS),
+        title=f"kernel distance / sliced Wasserstein, median (range) of {asked.seeds} seeds, {steps} steps of training each",
+    )
 
     def cell(rows: list[tuple[float, float]]) -> str:
         kd, sw = ([row[i] for row in rows] for i in (0, 1))
@@ -141,7 +148,12 @@ def report(results: dict[str, list[Any]], steps: int, asked: argparse.Namespace)
     Console(width=190).print(table)
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    facts = {"seconds": asked.seconds, "training_steps": steps, "torch": torch.__version__, "ddpm": dataclasses.asdict(DDPM)}
+    facts = {
+        "seconds": asked.seconds,
+        "training_steps": steps,
+        "torch": torch.__version__,
+        "ddpm": dataclasses.asdict(DDPM),
+    }
     (folder / "recipe.json").write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
 
 

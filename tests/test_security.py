@@ -42,9 +42,9 @@ def offences(text: str) -> list[str]:
             name = dotted(node.func)
             if name in CALLS:
                 found.append(f"{name}()")
-            if name in ("np.load", "numpy.load", "np.lib.format.read_array"):
-                if not any(k.arg == "allow_pickle" for k in node.keywords):
-                    found.append(f"{name}() without allow_pickle=False")
+            arrays = name in ("np.load", "numpy.load", "np.lib.format.read_array")
+            if arrays and not any(word.arg == "allow_pickle" for word in node.keywords):
+                found.append(f"{name}() without allow_pickle=False")
             for word in node.keywords:
                 risky = word.arg in ("allow_pickle", "trust_remote_code", "shell")
                 if risky and not (isinstance(word.value, ast.Constant) and word.value.value is False):
@@ -59,7 +59,8 @@ def test_no_source_can_run_code_from_a_file(path: Path):
 
 @pytest.mark.parametrize("text", [
     "import pickle", "from pickle import loads", "import torch\ntorch.load('x')", "import yaml\nyaml.load('x', Loader=None)",
-    "from torch import load", "from yaml import unsafe_load", "eval('1')", "exec('1')", "np.load('x')", "np.load('x', allow_pickle=True)",
+    "from torch import load", "from yaml import unsafe_load", "eval('1')", "exec('1')", "np.load('x')",
+    "np.load('x', allow_pickle=True)",
     "np.load('x', allow_pickle=flag)", "run(shell=True)", "torch.save(1, 'x')", "import os\nos.system('ls')",
 ])  # fmt: skip
 def test_the_search_finds_what_it_looks_for(text: str):
@@ -132,15 +133,16 @@ from pathlib import Path
 from sfumato.cli import main
 import torch._dynamo, torch.utils.tensorboard, matplotlib.figure, matplotlib.font_manager
 seen = []
+ACTS = ("os.system", "os.exec", "os.posix_spawn", "os.fork")
 def hook(event, arguments):
-    if event.split(".")[0] in ("socket", "subprocess", "pickle", "ctypes.dlopen") or event in ("os.system", "os.exec", "os.posix_spawn", "os.fork"):
+    if event.split(".")[0] in ("socket", "subprocess", "pickle") or event in ACTS:
         seen.append((event, str(arguments)[:200]))
 data, out = sys.argv[1:]
 sys.addaudithook(hook)
 small = ["--side", "8", "--network.width", "32", "--network.depth", "2", "--batch", "8", "--steps", "3", "--held-out", "0.4"]
 codes = [main(["train", data, *small, "--out", out]), main(["resume", out]),
          main(["sample", out, "-n", "2", "--steps", "2", "--out", out + "-s"]), main(["evaluate", out, "--steps", "2"])]
-seen = [s for s in seen if "gethostname" not in s[0] and "getaddrinfo" not in s[0]]
+seen = [event for event in seen if event[0] != "socket.gethostname"]  # tensorboard puts it into its file's name
 print("CODES", codes)
 print("SEEN", seen)
 """

@@ -136,11 +136,12 @@ Command = Union[  # noqa: UP007
 
 
 def _flags(arguments: Sequence[str]) -> list[str]:
-    """``key=value`` as ``--key value``, as in YAML-minded command lines."""
+    """``key=value`` as ``--key value``, as in YAML-minded command lines, unless it is the name of a file."""
     out: list[str] = []
     for argument in arguments:
         key, sign, value = argument.partition("=")
-        if sign and not argument.startswith("-") and all(part.isidentifier() for part in key.split(".")):
+        named = all(part.isidentifier() for part in key.split("."))
+        if sign and named and not Path(argument).exists():
             out += [f"--{key}", value]
         elif sign and argument.startswith("--"):
             out += [key, value]

@@ -73,8 +73,9 @@ def test_law_8_order_from_pure_noise_to_pure_data(name: str) -> None:
 
 
 FEW = (*range(8, 15), 17, 20, 24, 33, 48)
-# On eight steps of ratio 4.5 a lucky cancellation: the law holds from one or a few steps later.
-FIRST = {("dpmpp_2m", "logsnr"): 12, ("unipc2", "logsnr"): 9}
+# Eight steps of logsnr have a ratio of 4.5. A lucky cancellation there, or (Multistep) the lowering of the order of steps
+# four times as long as the last, which ends at nine to eleven steps: the law holds from a few steps later.
+FIRST = {("dpmpp_2m", "logsnr"): 12, ("unipc2", "logsnr"): 9, ("ab4", "logsnr"): 11}
 # The grids karras and logsnr never cut the stretch from pure noise to sigma = 80 (an angle h = 0.0125), nor the last from
 # sigma = 0.002. A solver whose first step is Euler's errs there by about h^2 for any number of steps, and on the way to
 # this plateau two errors cancel for a while (dpmpp_2m, ab2 on normals: 1.1e-4 at 240 steps, 2.0e-4 from 1000 on).
@@ -99,10 +100,10 @@ def test_law_8_error_falls_with_every_step(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in DETERMINISTIC if name != "ab1"])  # ab1 is euler, see below
 def test_law_8_error_falls_with_every_step_all(name: str) -> None:
-    """Every number of steps to 100 and, for time's sake, a fixed irregular third of those to 300."""
-    monotone(name, Linear(), GRIDS, MANY)
-    monotone(name, RATIO, ("uniform",), MANY[::3])
-    monotone(name, VP(), ("cosine",), MANY[1::3])
+    """Every number of steps to 100 and, for time's sake, a few irregular ones to 300 (``orders.py`` takes more)."""
+    monotone(name, Linear(), GRIDS, (*MANY[:93], *MANY[93::3]))
+    monotone(name, RATIO, ("uniform",), MANY[::6])
+    monotone(name, VP(), ("cosine",), MANY[3::6])
 
 
 def test_ab1_is_euler() -> None:

@@ -149,14 +149,21 @@ class Multistep:
         if not past and self.order == 4 and not last:
             nodes = self._inner_start(guess, x_t, t, s, here)
         used = nodes[: self.order - self.corrector]
-        if len(used) > 1 and bool((_length(schedule, t, s) > 4 * (used[1].angle - used[0].angle).abs()).any()):
-            used = (here,)  # a step much longer than the last one would extrapolate wildly
-        x_s = _integrate(schedule, x_t, t, s, used)
+        # a step much longer than the last one would extrapolate wildly; each row for itself, they may walk other grids
+        wild = _length(schedule, t, s) > 4 * (used[min(1, len(used) - 1)].angle - here.angle).abs()
+
+        def reach(*ahead: Node) -> Tensor:
+            x_s = _integrate(schedule, x_t, t, s, (*ahead, *used))
+            if len(used) == 1 or not bool(wild.any()):
+                return x_s
+            return torch.where(along(wild, x_t) > 0, _integrate(schedule, x_t, t, s, (*ahead, here)), x_s)
+
+        x_s = reach()
         starting = not past and self.order >= 3
         if last or not (self.corrector or starting):
             return x_s, (None, nodes[:3])
         there = guess(x_s, s)
-        x_s = _integrate(schedule, x_t, t, s, (Node(schedule.angle(s), there), *used))
+        x_s = reach(Node(schedule.angle(s), there))
         return x_s, (there, nodes[:3])
 
     def _inner_start(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, here: Node) -> tuple[Node, ...]:

@@ -179,7 +179,7 @@ class SampleOptions:
 
     steps: int = 20
     """Steps from noise to data (for all solvers but heun and predictor_corrector, calls of the network)."""
-    solver: str = "ab3"
+    solver: str = "ab2"
     """euler, ancestral, heun, dpmpp_2m, ab2, ab3, ab4, unipc, churn, euler_maruyama, predictor_corrector, adaptive."""
     grid: str = "auto"
     """Where the steps are: auto (equal error, measured), cosine, uniform, karras, logsnr."""
