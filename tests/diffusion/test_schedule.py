@@ -64,7 +64,7 @@ def test_truth_3_log_snr_falls(schedule: Schedule) -> None:
 
 
 @every_schedule
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(time=st.floats(0.001, 0.999))
 def test_truth_3_inverses(schedule: Schedule, time: float) -> None:
     t = scalar(time)

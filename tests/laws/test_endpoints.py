@@ -79,7 +79,7 @@ def latest(schedule: object, predicts: str) -> float:
 
 @every_answer
 @every_schedule
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(case=cases())
 def test_law_2_targets_are_inverted(schedule: object, predicts: str, case: tuple[Tensor, Tensor, Tensor]) -> None:
     process, (x, z, t) = Gaussian(schedule, predicts), case  # type: ignore[arg-type]
@@ -91,7 +91,7 @@ def test_law_2_targets_are_inverted(schedule: object, predicts: str, case: tuple
 
 @every_answer
 @every_schedule
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(case=cases(low=1e-6))
 def test_law_3_any_answer_explains_x_t(schedule: object, predicts: str, case: tuple[Tensor, Tensor, Tensor]) -> None:
     process, (x_t, answer, t) = Gaussian(schedule, predicts), case  # type: ignore[arg-type]
@@ -101,7 +101,7 @@ def test_law_3_any_answer_explains_x_t(schedule: object, predicts: str, case: tu
 
 
 @every_schedule
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(case=cases(), one=st.sampled_from(ANSWERS), two=st.sampled_from(ANSWERS))
 def test_an_answer_translates_into_any_other(
     schedule: object, case: tuple[Tensor, Tensor, Tensor], one: str, two: str
@@ -151,7 +151,7 @@ def test_law_6_answers_share_the_path(solver: str, schedule: object, answers: tu
 
 
 @every_schedule
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(case=cases(), moments=st.lists(st.floats(0, 1), min_size=3, max_size=3, unique=True))
 def test_law_4_two_steps_are_one(schedule: object, case: tuple[Tensor, Tensor, Tensor], moments: list[float]) -> None:
     process, (x, z, _) = Gaussian(schedule), case  # type: ignore[arg-type]
@@ -194,7 +194,7 @@ def test_law_5_kernel_by_sampling(schedule: object) -> None:
 
 
 @every_schedule
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(moments=st.lists(st.floats(0.01, 0.99), min_size=2, max_size=2, unique=True), eta=st.floats(0.01, 1))
 def test_law_5_renoising_keeps_the_kernel(schedule: object, moments: list[float], eta: float) -> None:
     """Given x, the noise at s has unit variance for every eta (exact: coefficients of unit impulses), and at eta = 1
