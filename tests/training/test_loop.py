@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import subprocess
@@ -37,14 +38,19 @@ from .small import (
 
 
 def learned() -> Task:
-    """A task with everything that learns beside the weights."""
-    return small_task(adaptive=True, uncertainty=True)
+    """A task with everything that learns beside the weights, and with dropout."""
+    task = small_task(adaptive=True, uncertainty=True)
+    task.network.get_submodule("blocks.0.attention.qkv").register_forward_hook(
+        lambda module, inputs, output: torch.nn.functional.dropout(output, 0.2, module.training)
+    )
+    return task
 
 
+LEARNED = "adaptive times, learned uncertainty, dropout"
 KINDS = {
     "plain": (small_task, options()),
     "accumulate": (small_task, options(accumulate=2)),
-    "adaptive times, learned uncertainty": (learned, options(accumulate=2)),
+    LEARNED: (learned, options(accumulate=2)),
     "muon": (small_task, options(optim=OptimOptions(kind="muon", weight_decay=0.1))),
     "transport": (lambda: small_task(coupling=optimal_transport), options()),
 }
@@ -130,6 +136,20 @@ def test_another_seed_is_another_run(straight, tmp_path: Path):
     assert all(mine[at][name] != other[at][name] for at in mine for name in ("items", "x", "t", "z", "loss"))
 
 
+def test_every_step_has_its_own_data_times_and_noise(straight):
+    seen = trace(straight("plain"))
+    for name in ("items", "x", "t", "z", "loss"):
+        assert len({str(piece[name]) for piece in seen.values()}) == 10
+    first = [item for step in range(4) for item in seen[step, 0]["items"]]
+    assert sorted(first) == list(range(32))  # an epoch visits everything once
+
+
+def test_adaptive_times_learn(straight):
+    errors = state(straight(LEARNED))["learned/times.errors"]
+    assert (errors != 1).sum() >= 20  # 80 times were seen
+    assert errors.min() < 1
+
+
 def test_going_on_with_a_finished_run_says_so_and_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = made(tmp_path)
     loop.train(small_task(), run, options(steps=2))
@@ -154,7 +174,9 @@ def test_a_batch_in_pieces_is_the_same_batch(adaptive: bool, tmp_path: Path):
             loop.optim, "build", lambda options, model, extra: torch.optim.SGD([*model.parameters(), *extra], lr=1.0)
         )
         with plain_descent.context(), noted(run):
-            loop.train(small_task(adaptive), run, options(accumulate=accumulate, optim=OptimOptions(lr=0.1)))
+            loop.train(
+                small_task(adaptive), run, options(accumulate=accumulate, optim=OptimOptions(lr=0.02, clip=math.inf))
+            )
         plain_descent.undo()
         ends.append(state(run))
         steps = [[p for at, p in sorted(trace(run).items()) if at[0] == step] for step in range(10)]
