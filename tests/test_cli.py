@@ -102,7 +102,10 @@ def test_a_file_of_options_is_overridden_by_the_command_line(asked, tmp_path: Pa
     assert sfumato("train", "photos", "--config", config, "--steps", "9") == 0
     assert sfumato("train", "--config", config, "--out", "there") == 0
     assert sfumato("train", f"--config={config}", "photos", "optim.lr=1e-2") == 0
-    first, second, third = asked
+    config.write_text("training: {steps: 3}\n")
+    assert sfumato("train", "photos", "--config", config) == 0
+    first, second, third, fourth = asked
+    assert (fourth[0].data, fourth[1].steps) == (Path("photos"), 3)
     assert (first[0].data, first[0].side, first[1].steps) == (Path("photos"), 24, 9)
     assert first[1].optim.betas == (0.5, 0.6)
     assert (second[0].data, second[1].steps, second[2]) == (Path("elsewhere"), 7, Path("there"))

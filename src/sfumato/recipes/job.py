@@ -94,14 +94,14 @@ def choose_steps(count: int, batch: int, seconds: float) -> int:
 
 def plan(recipe: Images, training: TrainOptions, run: Run, tell: Say = say) -> Plan:
     """Look at the data and the machine and make every choice that was left open."""
-    from sfumato.training.measure import measure
+    from sfumato.training.measure import measure_threads
     from sfumato.training.parallel import pick_device
 
     recipe, prepared = recipe.prepare(run, tell)
     task = recipe.task(prepared, training.seed)
     batch = training.batch or choose_batch(len(prepared.train), pick_device().type)
     batch += -batch % training.accumulate
-    cost = measure(task, training, batch)
+    cost = measure_threads(task, training, batch)
     steps = training.steps
     if steps is None:
         minutes = training.minutes
@@ -111,7 +111,7 @@ def plan(recipe: Images, training: TrainOptions, run: Run, tell: Say = say) -> P
             else int(minutes * 60 / cost.seconds)
         )
     steps = max(1, steps)
-    training = dataclasses.replace(training, batch=batch, steps=steps)
+    training = dataclasses.replace(training, batch=batch, steps=steps, threads=cost.threads)
     network = dataclasses.replace(recipe.network, **_settings(task.network, recipe.network))
     return Plan(dataclasses.replace(recipe, network=network), training, prepared, task, cost)
 

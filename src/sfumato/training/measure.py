@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,21 +20,19 @@ from sfumato.training.progress import memory
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds per training step (median) and peak memory in GB."""
+    """Seconds per training step (median), peak memory in GB, and the CPU threads it was measured with."""
 
     seconds: float
     memory: float
+    threads: int
 
 
 def measure(task: Task, options: TrainOptions, batch: int, device: str = "auto", repeats: int = 4) -> Cost:
     """Time a few whole training steps of a copy of the network; nothing of the run is touched."""
     here = pick_device(device)
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads or torch.get_num_threads())
     bf16 = options.precision == "bf16" or (options.precision == "auto" and bf16_pays(here))
-    objective = Objective(
-        copy.copy(task).__class__(**{**task.__dict__, "network": copy.deepcopy(task.network)}), bf16
-    ).to(here)
+    objective = Objective(replace(task, network=copy.deepcopy(task.network)), bf16).to(here)
     optimizer = optim.build(options.optim, objective.network)
     piece = max(1, batch // options.accumulate)
     items = stack([task.train[i % len(task.train)] for i in range(piece)])
@@ -52,4 +50,20 @@ def measure(task: Task, options: TrainOptions, batch: int, device: str = "auto",
         optimizer.zero_grad(set_to_none=True)
         value.detach().cpu()
         times.append(time.perf_counter() - begin)
-    return Cost(statistics.median(times[1:]), memory(here))
+    return Cost(statistics.median(times[1:]), memory(here), torch.get_num_threads())
+
+
+def measure_threads(task: Task, options: TrainOptions, batch: int) -> Cost:
+    """The cost with the number of threads that is fastest just now: all of them, or halves of that down to one.
+
+    On a machine that is busy with other work, many threads wait for each other and can be ten times slower than one.
+    """
+    if options.threads is not None or pick_device().type != "cpu":
+        return measure(task, options, batch)
+    counts, count = [], torch.get_num_threads()
+    while count:
+        counts.append(count)
+        count //= 2
+    best = min((measure(task, replace(options, threads=n), batch) for n in counts), key=lambda cost: cost.seconds)
+    torch.set_num_threads(best.threads)
+    return best

@@ -35,7 +35,7 @@ class TrainOptions:
     workers: int = 0
     """Processes that load data; the results do not depend on it."""
     threads: int | None = None
-    """CPU threads."""
+    """CPU threads (none: the number that is fastest when the run begins)."""
     save_seconds: float = 60.0
     """At most this long between checkpoints."""
     keep: int = 2
