@@ -24,15 +24,14 @@ from torch import Tensor, nn
 from sfumato.training import checkpoint
 from sfumato.training.checkpoint import (
     CheckpointError,
-    flatten_optimizer,
     load,
     newest,
-    restore_optimizer,
     save,
     save_weights,
     verify,
 )
 from sfumato.training.optim import Composite, OptimOptions, build
+from sfumato.training.optimizer_state import flatten_optimizer, restore_optimizer
 
 POINTS = (
     "after_file:weights",

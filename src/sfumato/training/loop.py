@@ -21,6 +21,7 @@ from sfumato.training import checkpoint, optim
 from sfumato.training.ema import PowerEMA, write_snapshot
 from sfumato.training.loader import Batch, batches
 from sfumato.training.objective import Objective, Task, bf16_pays, drop_condition, observe
+from sfumato.training.optimizer_state import flatten_optimizer, restore_optimizer
 from sfumato.training.options import TrainOptions
 from sfumato.training.parallel import Runtime, launched
 from sfumato.training.progress import Watch, memory
@@ -179,7 +180,7 @@ def _due(step: int, steps: int, times: int) -> bool:
 
 def _save(run: Run, step: int, objective: Objective, optimizer: Any, ema: PowerEMA, options: TrainOptions) -> None:
     """Save, or say why not: a full disk must not end a run that still holds everything in memory."""
-    state, meta = checkpoint.flatten_optimizer(optimizer)
+    state, meta = flatten_optimizer(optimizer)
     groups = {"network": objective.network.state_dict(), "ema": ema.state(), "optimizer": state}
     if learned := objective.learned_state():
         groups["learned"] = learned
@@ -213,7 +214,7 @@ def _load(run: Run, objective: Objective, optimizer: Any, ema: PowerEMA) -> int:
     objective.network.load_state_dict(found.tensors["network"])
     if "learned" in found.tensors:
         objective.load_state_dict(found.tensors["learned"], strict=False)
-    checkpoint.restore_optimizer(optimizer, found.tensors["optimizer"], found.meta["optimizer"])
+    restore_optimizer(optimizer, found.tensors["optimizer"], found.meta["optimizer"])
     ema.load(found.tensors["ema"])
     return found.step
 
