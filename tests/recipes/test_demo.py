@@ -33,7 +33,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch):
         return 120
 
     monkeypatch.setattr(module, "draw", draw)
-    monkeypatch.setattr(measure, "measure", lambda *_: measure.Cost(1.0, 0.1))
+    monkeypatch.setattr(measure, "measure", lambda *_: measure.Cost(1.0, 0.1, 1))
 
 
 @pytest.mark.slow

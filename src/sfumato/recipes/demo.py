@@ -18,7 +18,7 @@ from sfumato.training.run import RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
-CURVE = (2, 3, 5, 8, 12, 20, 40)
+CURVE = (2, 4, 8, 16, 32)
 MARK = ".demo"  # a folder without it is somebody's own and is never cleared
 
 
@@ -105,8 +105,8 @@ def quality(out: Path, options: SampleOptions, curve: tuple[int, ...]) -> None:
     for solver, grid_name in (("euler", "uniform"), (options.solver, options.grid)):
         curve_here = curves.setdefault(f"{solver}, {grid_name} grid", {})
         for steps in curve:
-            chosen = dataclasses.replace(options, steps=steps, solver=solver, grid=grid_name)
-            fake = draw_samples(model, min(128, len(held_out)), chosen, f"{solver}, {steps} steps")
+            chosen = dataclasses.replace(options, steps=steps, solver=solver, grid=grid_name, w=1.0)
+            fake = draw_samples(model, min(96, len(held_out)), chosen, f"{solver}, {steps} steps")
             curve_here[steps] = kernel_distance(features(fake), known)
     floor = kernel_distance(features(held_out), known)
     plots.against_steps(curves, floor, "kernel distance to training pictures", out / "steps.png")
