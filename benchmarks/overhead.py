@@ -160,7 +160,7 @@ def start_up() -> list[dict[str, float | str]]:
 
 def main() -> None:
     """Run all and print; results as JSON in benchmarks/results."""
-    rows = [sampling("euler"), sampling("ab3"), sampling("unipc"), training(), *start_up()]
+    rows = [sampling("euler"), sampling("ab2"), sampling("ab3"), sampling("unipc"), training(), *start_up()]
     table = Table("what", "against", "ratio")
     for row in rows:
         table.add_row(str(row["what"]), str(row["against"]), f"{row['ratio']:.3f}")

@@ -139,5 +139,6 @@ def report(fake: Tensor, train: Tensor, held_out: Tensor, statistics: Any, shown
 
     some = fake[:shown]
     _, which = nearest(some.flatten(1).double(), train.flatten(1).double())
-    rows = torch.cat([some, train[which], held_out[: len(some)]])
+    spread = torch.arange(len(some)) * len(held_out) // len(some)
+    rows = torch.cat([some, train[which], held_out[spread]])
     return grid(rows, statistics, columns=len(some), least=900)

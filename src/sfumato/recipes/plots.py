@@ -87,6 +87,7 @@ def against_steps(curves: Mapping[str, Mapping[int, float]], floor: float, name:
     axes.set_xscale("log")
     ticks = sorted({steps for curve in curves.values() for steps in curve})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
     axes.set_xlabel("sampling steps")
     axes.set_ylabel(name)
     axes.legend(frameon=False, fontsize=8)
