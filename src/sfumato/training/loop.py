@@ -134,8 +134,8 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
         if runtime.first and step == options.steps:
             averaged.finish(ema, options)
         runtime.barrier()
-        if stop.signal is not None and step < options.steps:
-            raise Stopped(128 + stop.signal)
+        if step < options.steps:  # a process that got no signal itself leaves as the one that did
+            raise Stopped(128 + (stop.signal or signal.SIGTERM))
 
 
 def _steps(task: Task, options: TrainOptions, start: int, runtime: Runtime) -> Iterator[tuple[int, list[Batch]]]:

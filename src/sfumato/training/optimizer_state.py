@@ -1,4 +1,4 @@
-"""The state of an optimiser as tensors and JSON, exactly, so that it can be kept without pickle."""
+"""The state of an optimiser as tensors and JSON, exactly: nothing that could hold code."""
 
 from __future__ import annotations
 
