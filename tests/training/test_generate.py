@@ -138,7 +138,7 @@ def test_the_measured_grid_is_the_same_every_time_and_stored(task, tmp_path: Pat
     grid = averaged.grid()
     torch.manual_seed(99)
     assert averaged.grid() == grid
-    averaged.finish(PowerEMA(dict(task.network.named_parameters())), options())
+    averaged.finish(PowerEMA(dict(task.network.named_parameters())))
     stored = json.loads((tmp_path / "grid.json").read_text())
     assert tuple(stored["angles"]) == grid.angles
     assert tuple(stored["progress"]) == grid.progress

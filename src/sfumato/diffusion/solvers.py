@@ -150,7 +150,7 @@ class Multistep:
             nodes = self._inner_start(guess, x_t, t, s, here)
         used = nodes[: self.order - self.corrector]
         # a step much longer than the last one would extrapolate wildly; each row for itself, they may walk other grids
-        wild = _length(schedule, t, s) > 4 * (used[min(1, len(used) - 1)].angle - here.angle).abs()
+        wild = _length(schedule, t, s) > 4 * (used[min(1, len(used) - 1)].angle - used[0].angle).abs()
 
         def reach(*ahead: Node) -> Tensor:
             x_s = _integrate(schedule, x_t, t, s, (*ahead, *used))

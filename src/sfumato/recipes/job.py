@@ -112,11 +112,11 @@ def plan(recipe: Images, training: TrainOptions, run: Run, tell: Say = say) -> P
         )
     steps = max(1, steps)
     training = dataclasses.replace(training, batch=batch, steps=steps, threads=cost.threads)
-    network = dataclasses.replace(recipe.network, **_settings(task.network, recipe.network))
+    network = dataclasses.replace(recipe.network, **_settings(task.network))
     return Plan(dataclasses.replace(recipe, network=network), training, prepared, task, cost)
 
 
-def _settings(network: Any, options: Any) -> dict[str, Any]:
+def _settings(network: Any) -> dict[str, Any]:
     """The network options as they were chosen."""
     return {name: network.options[name] for name in ("kind", "width", "depth", "patch") if name in network.options}
 
@@ -138,7 +138,7 @@ def train(recipe: Images, training: TrainOptions, out: Path, tell: Say = say) ->
             if runtime.first and not run.config.exists():
                 _begin(recipe, training, run, tell)
             runtime.barrier()
-            return resume(out, tell)
+            return resume(out)
     if run.config.exists():
         raise RunError(f"{out}: there is a run here already; go on with `sfumato resume {out}`, or give another --out")
     made = _begin(recipe, training, run, tell)
@@ -157,7 +157,7 @@ def _begin(recipe: Images, training: TrainOptions, run: Run, tell: Say) -> Plan:
     return made
 
 
-def resume(out: Path, tell: Say = say) -> Run:
+def resume(out: Path) -> Run:
     """Go on with a run where its newest whole checkpoint left it. Returns the run."""
     from sfumato.training import loop
 

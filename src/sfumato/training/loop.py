@@ -132,7 +132,7 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
             if ending:
                 break
         if runtime.first and step == options.steps:
-            averaged.finish(ema, options)
+            averaged.finish(ema)
         runtime.barrier()
         if step < options.steps:  # a process that got no signal itself leaves as the one that did
             raise Stopped(128 + (stop.signal or signal.SIGTERM))

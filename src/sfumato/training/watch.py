@@ -19,7 +19,6 @@ from sfumato.training.ema import PowerEMA
 from sfumato.training.generate import evaluating, generate
 from sfumato.training.loader import stack
 from sfumato.training.objective import Objective, Precise, Task
-from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run, write_text
 
 LEVELS = torch.linspace(-3.5, 3.0, 10)
@@ -109,7 +108,7 @@ class Averaged:
         finest = 1 / process.cap if process.predicts == "data" and process.loss_in not in (None, "data") else 0.0
         return auto(self.denoiser, z, finest=finest, **condition)
 
-    def finish(self, ema: PowerEMA, options: TrainOptions) -> None:
+    def finish(self, ema: PowerEMA) -> None:
         """Write what a user takes away: the averaged weights and the sampling grid."""
         self.take(ema)
         settings = {"network": json.dumps(self.network.options), "width": str(ema.widths[0])}
