@@ -102,10 +102,10 @@ def quality(out: Path, options: SampleOptions, curve: tuple[int, ...]) -> None:
     features = features_for(real)
     known = features(real)
     curves: dict[str, dict[int, float]] = {}
-    for solver, grid_name in (("euler", "uniform"), (options.solver, options.grid)):
-        curve_here = curves.setdefault(f"{solver}, {grid_name} grid", {})
+    for solver, eta, grid_name in (("euler", 0.0, "uniform"), (options.solver, options.eta, options.grid)):
+        curve_here = curves.setdefault(f"{solver}, eta {eta:g}, {grid_name} grid", {})
         for steps in curve:
-            chosen = dataclasses.replace(options, steps=steps, solver=solver, grid=grid_name, w=1.0)
+            chosen = dataclasses.replace(options, steps=steps, solver=solver, eta=eta, grid=grid_name, w=1.0)
             fake = draw_samples(model, min(96, len(held_out)), chosen, f"{solver}, {steps} steps")
             curve_here[steps] = kernel_distance(features(fake), known)
     floor = kernel_distance(features(held_out), known)

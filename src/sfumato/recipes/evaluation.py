@@ -110,6 +110,7 @@ def evaluate(
         else {
             "steps": options.steps,
             "solver": options.solver,
+            "eta": options.eta,
             "grid": options.grid,
             "seed": options.seed,
             "w": options.w,

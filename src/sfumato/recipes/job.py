@@ -179,8 +179,10 @@ class SampleOptions:
 
     steps: int = 20
     """Steps from noise to data (for all solvers but heun and predictor_corrector, calls of the network)."""
-    solver: str = "ab2"
+    solver: str = "dpmpp_2m"
     """euler, ancestral, heun, dpmpp_2m, ab2, ab3, ab4, unipc, churn, euler_maruyama, predictor_corrector, adaptive."""
+    eta: float = 0.5
+    """Fresh noise of euler and dpmpp_2m: 0 none (deterministic), 1 as much as DDPM. Some mends a network's errors."""
     grid: str = "auto"
     """Where the steps are: auto (equal error, measured), cosine, uniform, karras, logsnr."""
     seed: int = 0
@@ -199,6 +201,7 @@ class SampleOptions:
     def __post_init__(self) -> None:
         for good, name, right in (
             (self.steps >= 1, "steps", "at least 1"),
+            (self.eta >= 0, "eta", "0 or more"),
             (self.batch >= 1, "batch", "at least 1"),
             (self.ema is None or 0 < self.ema < 0.28, "ema", "a width between 0 and 0.28"),
         ):
@@ -225,6 +228,8 @@ class Model:
 
         if options.solver not in d.SOLVERS:
             raise ValueError(f"solver = {options.solver!r}: must be one of {', '.join(d.SOLVERS)}")
+        renewing: dict[str, Any] = {"euler": d.euler(options.eta), "dpmpp_2m": d.dpmpp_2m(options.eta)}
+        solver = renewing.get(options.solver, d.SOLVERS[options.solver])
         grids: dict[str, Any] = {
             "auto": self.grid or d.cosine, "cosine": d.cosine, "uniform": d.uniform, "karras": d.karras, "logsnr": d.logsnr,
         }  # fmt: skip
@@ -232,7 +237,7 @@ class Model:
             raise ValueError(f"grid = {options.grid!r}: must be one of {', '.join(grids)}")
         denoiser: Any = d.guide(self.denoiser, options.w) if self.classes else self.denoiser
         yield from generate(
-            denoiser, self.shape, numbers, seed=options.seed, steps=options.steps, solver=d.SOLVERS[options.solver],
+            denoiser, self.shape, numbers, seed=options.seed, steps=options.steps, solver=solver,
             grid=grids[options.grid], batch=options.batch, device=self.device, condition=self._condition(options),
         )  # fmt: skip
 
