@@ -2,7 +2,9 @@
 
 from sfumato.diffusion.denoiser import Denoiser, Guess
 from sfumato.diffusion.exact import GaussianData, MixtureData, finite_data
+from sfumato.diffusion.geodesic import Geodesic
 from sfumato.diffusion.guidance import apg, autoguide, clip, during, guide, inpaint
+from sfumato.diffusion.heat import Heat
 from sfumato.diffusion.likelihood import bits_per_dimension, log_likelihood
 from sfumato.diffusion.loss import (
     Adaptive,
@@ -18,8 +20,13 @@ from sfumato.diffusion.loss import (
     sigmoid_weight,
     stratified,
 )
+from sfumato.diffusion.manifold import SO3, Sphere, Torus
+from sfumato.diffusion.masked import Masked
+from sfumato.diffusion.onehot import Decoding, OneHot
+from sfumato.diffusion.particles import Renoised, Steered, exceeds, guess_spread, pooled, steer
 from sfumato.diffusion.presets import Method, ddpm, edm, flow_matching, iddpm, ve_sde, vp_sde
 from sfumato.diffusion.process import Endpoints, Gaussian, Process
+from sfumato.diffusion.product import Clean, Product, product_log_likelihood
 from sfumato.diffusion.rng import Streams, key
 from sfumato.diffusion.sample import Auto, auto, cosine, karras, logsnr, sample, trajectory, uniform
 from sfumato.diffusion.schedule import (
@@ -35,45 +42,56 @@ from sfumato.diffusion.schedule import (
     Table,
     ZeroTerminal,
 )
-from sfumato.diffusion.solvers import (
-    SOLVERS,
-    AdaptiveSolver,
-    ab,
-    ancestral,
-    dpmpp_2m,
-    euler,
-    heun,
-    unipc,
-)
+from sfumato.diffusion.selfconditioning import SelfConditioned, remember
+from sfumato.diffusion.solvers import SOLVERS, AdaptiveSolver, ab, ancestral, dpmpp_2m, euler, heun, unipc
+from sfumato.diffusion.tokens import UniformTokens, elbo
+from sfumato.diffusion.unmasking import Confidence, EntropyBound, Remask, blocks, infill
 
 __all__ = [
     "EDM",
+    "SO3",
     "SOLVERS",
     "VE",
     "VP",
     "Adaptive",
     "AdaptiveSolver",
     "Auto",
+    "Clean",
+    "Confidence",
     "Cosine",
+    "Decoding",
     "Denoiser",
     "Endpoints",
+    "EntropyBound",
     "Gaussian",
     "GaussianData",
+    "Geodesic",
     "Guess",
+    "Heat",
     "LearnedUncertainty",
     "Linear",
     "LogLinear",
     "LogNormal",
     "LogitNormal",
+    "Masked",
     "Method",
     "MixtureData",
+    "OneHot",
     "Process",
+    "Product",
+    "Remask",
+    "Renoised",
     "Schedule",
+    "SelfConditioned",
     "Shifted",
     "Sigmoid",
+    "Sphere",
+    "Steered",
     "Streams",
     "Table",
+    "Torus",
     "Uniform",
+    "UniformTokens",
     "ZeroTerminal",
     "ab",
     "ancestral",
@@ -81,6 +99,7 @@ __all__ = [
     "auto",
     "autoguide",
     "bits_per_dimension",
+    "blocks",
     "clip",
     "cosine",
     "ddpm",
@@ -88,13 +107,17 @@ __all__ = [
     "during",
     "edm",
     "edm_weight",
+    "elbo",
     "euler",
+    "exceeds",
     "finite_data",
     "flow_matching",
+    "guess_spread",
     "guide",
     "heun",
     "iddpm",
     "independent",
+    "infill",
     "inpaint",
     "karras",
     "key",
@@ -103,8 +126,12 @@ __all__ = [
     "loss",
     "min_snr",
     "optimal_transport",
+    "pooled",
+    "product_log_likelihood",
+    "remember",
     "sample",
     "sigmoid_weight",
+    "steer",
     "stratified",
     "trajectory",
     "uniform",

@@ -1,7 +1,9 @@
 """Guidance: functions from denoiser to denoiser. They compose, and no solver knows of them.
 
 Guesses of the endpoints are affine in each other, so mixing them mixes answers of any kind alike: the same strength w
-means the same for data, noise, v, velocity and score.
+means the same for data, noise, v, velocity and score. Every process mixes in its own way (``Process.mix``): Gaussian
+guesses in a straight line, tokens in log-probabilities, points of a manifold in the tangent space of x_t, products part
+by part.
 """
 
 from __future__ import annotations
@@ -14,14 +16,7 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.denoiser import Guess
-from sfumato.diffusion.process import Endpoints, along
-
-
-def _lerp(weak: Endpoints, strong: Endpoints, w: float | Tensor) -> Endpoints:
-    def mix(a: Tensor, b: Tensor) -> Tensor:
-        return torch.lerp(a, b, along(w, a) if isinstance(w, Tensor) else w)
-
-    return Endpoints(mix(weak.x, strong.x), mix(weak.z, strong.z))
+from sfumato.diffusion.process import Endpoints
 
 
 class Wrapped:
@@ -54,7 +49,9 @@ class Guide(Wrapped):
         without = self._unconditional(condition)
         if isinstance(self.w, (int, float)) and self.w in (0, 1):  # one call is enough
             return self.base(x_t, t, s, **(condition if self.w == 1 else without))
-        return _lerp(self.base(x_t, t, s, **without), self.base(x_t, t, s, **condition), self.w)
+        weak, strong = self.base(x_t, t, s, **without), self.base(x_t, t, s, **condition)
+        mixed: Endpoints = self.process.mix(weak, strong, self.w, x_t, t)
+        return mixed
 
 
 def guide(denoiser: Guess, w: float | Tensor, drop: Sequence[str] | None = None) -> Guide:
@@ -77,7 +74,9 @@ class Autoguide(Wrapped):
     w: float | Tensor
 
     def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
-        return _lerp(self.weak(x_t, t, s, **condition), self.base(x_t, t, s, **condition), self.w)
+        weak, strong = self.weak(x_t, t, s, **condition), self.base(x_t, t, s, **condition)
+        mixed: Endpoints = self.process.mix(weak, strong, self.w, x_t, t)
+        return mixed
 
 
 def autoguide(good: Guess, bad: Guess, w: float | Tensor) -> Autoguide:

@@ -61,6 +61,9 @@ class Process(Protocol):
     def step(self, ends: Any, x_t: Any, t: Tensor, s: Tensor, eta: float = 0.0, rng: Rng = None) -> Any:
         """From x_t to x_s with guessed endpoints; eta = 0 is deterministic, 1 the Markov chain."""
 
+    def mix(self, weak: Any, strong: Any, w: float | Tensor, x_t: Any, t: Tensor) -> Any:
+        """Guidance: the guess that lies w times as far from ``weak`` as ``strong`` does; w is a number or (B,)."""
+
 
 def along(value: Tensor, x: Tensor) -> Tensor:
     """Shape a per-sample (B,), per-token (B, L) or single () coefficient so that it multiplies x of shape (B, L, ...)."""
@@ -202,6 +205,14 @@ class Gaussian:
 
     def step(self, ends: Endpoints, x_t: Tensor, t: Tensor, s: Tensor, eta: float = 0.0, rng: Rng = None) -> Tensor:
         return self.interpolate(ends.x, self.renoise(ends.z, t, s, eta, rng), s)
+
+    def mix(self, weak: Endpoints, strong: Endpoints, w: float | Tensor, x_t: Tensor, t: Tensor) -> Endpoints:
+        return Endpoints(lerp(weak.x, strong.x, w), lerp(weak.z, strong.z, w))
+
+
+def lerp(a: Tensor, b: Tensor, w: float | Tensor) -> Tensor:
+    """a + w (b - a), with w one number or one per sample (B,)."""
+    return torch.lerp(a, b, along(w, a) if isinstance(w, Tensor) else w)
 
 
 def refresh(z: Tensor, share: Tensor, rng: Rng) -> Tensor:

@@ -83,3 +83,13 @@ def normal_like(x: Tensor, rng: Rng) -> Tensor:
     if rng is None:
         return torch.randn(x.shape, dtype=dtype, device=x.device)
     return rng.normal(x.shape, dtype).to(x.device)
+
+
+def uniform_like(x: Tensor, rng: Rng, shape: Sequence[int] | None = None) -> Tensor:
+    """Uniform numbers in [0, 1), float64, shaped like x (or of ``shape``, whose first axis is the batch's)."""
+    shape = tuple(x.shape if shape is None else shape)
+    if isinstance(rng, torch.Generator):
+        return torch.rand(shape, generator=rng, dtype=torch.float64, device=rng.device).to(x.device)
+    if rng is None:
+        return torch.rand(shape, dtype=torch.float64, device=x.device)
+    return rng.uniform(shape, torch.float64).to(x.device)
