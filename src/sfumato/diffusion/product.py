@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.denoiser import Guess
-from sfumato.diffusion.likelihood import _divergence
+from sfumato.diffusion.likelihood import divergence
 from sfumato.diffusion.process import Endpoints, Gaussian, Process, along
 from sfumato.diffusion.rng import Rng, normal_like
 
@@ -276,17 +276,17 @@ def product_log_likelihood(
         """d/du of y and of the log-density for the parts of the group, u in [0, 1] of their ways."""
         here = {name: angles[name] + (u * width[name] if name in group else 0.0) for name in moving}
         t = {name: _time_at(moving[name], angle) for name, angle in here.items()}
-        velocity, divergence = {}, {}
+        velocity, gain = {}, {}
         with torch.enable_grad():
             at = {**at, **{n: at[n] if at[n].requires_grad else at[n].detach().requires_grad_() for n in group}}
             x_t = {n: along(moving[n].schedule.hypot(t[n]), v) * v if n in moving else v for n, v in at.items()}
             found = denoiser(x_t, t, **condition)  # type: ignore[arg-type]
             for name in group:
                 moved = width[name] * (math.cos(here[name]) * found.z[name] - math.sin(here[name]) * found.x[name])
-                velocity[name], divergence[name] = moved, _divergence(moved, at[name], signs[name], differentiable)
+                velocity[name], gain[name] = moved, divergence(moved, at[name], signs[name], differentiable)
         if differentiable:
-            return velocity, divergence
-        return ({n: v.detach() for n, v in each.items()} for each in (velocity, divergence))  # type: ignore[return-value]
+            return velocity, gain
+        return ({n: v.detach() for n, v in each.items()} for each in (velocity, gain))  # type: ignore[return-value]
 
     def plus(a: dict[str, Tensor], h: float, b: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: value + h * b[name] if name in b else value for name, value in a.items()}
