@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.exact import GaussianData, MixtureData
-from sfumato.diffusion.likelihood import bits_per_dimension, log_likelihood
+from sfumato.diffusion.likelihood import bits_per_dimension, dequantised_bits, divergence, log_likelihood
 from sfumato.diffusion.process import Endpoints, Gaussian
+from sfumato.diffusion.rng import Streams, key
 from sfumato.diffusion.schedule import VP, Cosine, Linear, Schedule, Shifted
 from tests.laws import orders
 from tests.laws.worlds import ANSWERS, F64, normal
@@ -157,3 +158,78 @@ def test_bits_per_dimension() -> None:
 def test_steps_and_probes_are_counted_from_one(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         log_likelihood(gaussian(), X, **wrong)  # type: ignore[arg-type]
+
+
+def test_gradients_flow_only_when_asked() -> None:
+    """Whatever requires grad; and what is asked for has the same value."""
+    x, mean = X.clone().requires_grad_(), MEAN.clone().requires_grad_()
+    kept = log_likelihood(gaussian(mean=mean), x, 4, differentiable=True)
+    found = log_likelihood(gaussian(mean=mean), x, 4)
+    assert kept.requires_grad
+    assert not found.requires_grad
+    assert torch.equal(found, kept)
+
+
+@pytest.mark.parametrize("probes", [None, 64])
+def test_divergence_of_a_linear_map_is_its_trace(probes: int | None) -> None:
+    matrix, y = normal(6, 6, seed=3), normal(5, 2, 3, seed=4).requires_grad_()
+    rng = torch.Generator().manual_seed(0)
+    signs = None if probes is None else [torch.randn(y.shape, generator=rng, dtype=F64).sign() for _ in range(probes)]
+    found = divergence((y.flatten(1) @ matrix.T).reshape(y.shape), y, signs)
+    assert found.shape == (5,)
+    assert not found.requires_grad
+    # the mean over 64 probes of a variable of this deviation
+    spread = (matrix + matrix.T).triu(1).norm()
+    assert (found - matrix.trace()).abs().max() < (1e-12 if probes is None else 4 * spread / 8)
+    assert divergence(y**3, y, signs, keep=True).requires_grad
+    for constant in (torch.ones_like(y).detach(), matrix.new_ones(5, 2, 3).requires_grad_()):
+        assert (divergence(constant, y, signs) == 0).all()
+
+
+def binned(width: float, count: int) -> tuple[Tensor, Tensor]:
+    """Normal data rounded to the centres of bins, and its true bits per dimension."""
+    x = ((MEAN + VARIANCE.sqrt() * normal(count, 3, seed=7)) / width).round() * width
+    law = torch.distributions.Normal(MEAN, VARIANCE.sqrt())
+    bits = -(law.cdf(x + width / 2) - law.cdf(x - width / 2)).log2().mean(-1)
+    return x, bits
+
+
+def test_dequantised_bits_of_fine_bins_are_the_true_ones() -> None:
+    x, wanted = binned(0.01, 8)
+    found = dequantised_bits(gaussian(), x, 0.01, rng=Streams(key("bins"), range(8)))
+    assert found.shape == (8,)
+    assert (found - wanted).abs().max() < 0.02
+    assert abs((found - wanted).mean()) < 5e-3
+    many = dequantised_bits(gaussian(), x, 0.01, 12, draws=32, rng=Streams(key("bins"), range(8)))
+    assert (many - wanted).abs().max() < 3e-3
+
+
+def test_dequantised_bits_approach_the_true_ones_from_above() -> None:
+    """Bins as wide as the data: in mean above for any number of draws, by less the more there are."""
+    x, wanted = binned(1.0, 1)
+    x = x.expand(1500, 3)
+    gaps, errors = [], []
+    for draws in (1, 4, 16):
+        found = dequantised_bits(gaussian(), x, 1.0, 8, draws=draws, rng=torch.Generator().manual_seed(draws)) - wanted
+        gaps.append(float(found.mean()))
+        errors.append(float(found.std()) / 1500**0.5)
+    print(
+        "bits above the true ones with 1, 4, 16 draws:",
+        *(f"{g:.4f} +- {e:.4f}" for g, e in zip(gaps, errors, strict=True)),
+    )
+    assert all(gap > -3 * error for gap, error in zip(gaps, errors, strict=True))
+    assert gaps[0] > 2 * gaps[1] > 4 * gaps[2]
+    assert gaps[2] < 0.03
+
+
+def test_dequantised_bits_are_each_samples_own_and_take_probes() -> None:
+    x, _ = binned(0.1, 5)
+    whole = dequantised_bits(gaussian(), x, 0.1, 6, draws=2, probes=1, rng=Streams(key("bins"), range(5)))
+    alone = dequantised_bits(gaussian(), x[3:4], 0.1, 6, draws=2, probes=1, rng=Streams(key("bins"), [3]))
+    assert (whole[3:4] - alone).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(("width", "draws"), [(0.1, 0), (0.0, 1), (-0.1, 1)])
+def test_dequantised_bits_need_draws_and_a_width(width: float, draws: int) -> None:
+    with pytest.raises(ValueError, match="draws must be at least 1 and bin_width positive"):
+        dequantised_bits(gaussian(), X, width, draws=draws)

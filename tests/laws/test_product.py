@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.geodesic import Geodesic
+from sfumato.diffusion.heat import Heat
 from sfumato.diffusion.loss import loss
+from sfumato.diffusion.manifold import SO3, Torus
+from sfumato.diffusion.masked import Masked
 from sfumato.diffusion.process import Gaussian
 from sfumato.diffusion.product import CLEAN_LEVEL, Clean, Product, product_log_likelihood
 from sfumato.diffusion.rng import Streams, key
@@ -285,6 +289,13 @@ def test_likelihood_has_gradients_when_asked() -> None:
     (wanted,) = torch.autograd.grad(normal_log_density(x, JOINT.mean, JOINT.covariance).sum(), x)
     assert (grad - wanted).abs().max() < 1e-3
     assert not any(part.requires_grad for part in product_log_likelihood(JOINT, JOINT.split(x), 2).values())
+
+
+@pytest.mark.parametrize("part", [Heat(SO3()), Geodesic(Torus()), Masked(7)], ids=["heat", "geodesic", "masked"])
+def test_likelihood_says_which_part_it_cannot_do(part: Any) -> None:
+    world = Product(a=Gaussian(), b=part)
+    with pytest.raises(ValueError, match=f"needs Gaussian or clean parts, and part 'b' is {type(part).__name__}"):
+        product_log_likelihood(Denoiser(network, world), {"a": normal(2, 2), "b": normal(2, 3)})
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------

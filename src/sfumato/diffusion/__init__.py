@@ -5,7 +5,7 @@ from sfumato.diffusion.exact import GaussianData, MixtureData, finite_data
 from sfumato.diffusion.geodesic import Geodesic
 from sfumato.diffusion.guidance import apg, autoguide, clip, during, guide, inpaint
 from sfumato.diffusion.heat import Heat
-from sfumato.diffusion.likelihood import bits_per_dimension, log_likelihood
+from sfumato.diffusion.likelihood import bits_per_dimension, dequantised_bits, log_likelihood
 from sfumato.diffusion.loss import (
     Adaptive,
     LearnedUncertainty,
@@ -21,6 +21,7 @@ from sfumato.diffusion.loss import (
     stratified,
 )
 from sfumato.diffusion.manifold import SO3, Sphere, Torus
+from sfumato.diffusion.manifold_likelihood import log_volume, manifold_log_likelihood
 from sfumato.diffusion.masked import Masked
 from sfumato.diffusion.onehot import Decoding, OneHot
 from sfumato.diffusion.particles import Renoised, Steered, exceeds, guess_spread, pooled, steer
@@ -103,6 +104,7 @@ __all__ = [
     "clip",
     "cosine",
     "ddpm",
+    "dequantised_bits",
     "dpmpp_2m",
     "during",
     "edm",
@@ -122,8 +124,10 @@ __all__ = [
     "karras",
     "key",
     "log_likelihood",
+    "log_volume",
     "logsnr",
     "loss",
+    "manifold_log_likelihood",
     "min_snr",
     "optimal_transport",
     "pooled",

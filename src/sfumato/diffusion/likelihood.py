@@ -86,17 +86,18 @@ def divergence(velocity: Tensor, y: Tensor, signs: list[Tensor] | None = None, k
             (Hutchinson 1990), each shaped like y.
         keep: keep the graph of the result.
     """
+    if not velocity.requires_grad:  # a constant
+        return torch.zeros_like(velocity.flatten(1)[:, 0])
+
+    def pulled_back(value: Tensor, by: Tensor | None = None) -> Tensor:
+        return torch.autograd.grad(value, y, by, retain_graph=True, create_graph=keep, materialize_grads=True)[0]
+
     if signs is not None:
-        parts = [
-            (torch.autograd.grad(velocity, y, sign, retain_graph=True, create_graph=keep)[0] * sign).flatten(1).sum(1)
-            for sign in signs
-        ]
-        return torch.stack(parts).mean(0)
+        return torch.stack([(pulled_back(velocity, sign) * sign).flatten(1).sum(1) for sign in signs]).mean(0)
     flat = velocity.flatten(1)
     total = torch.zeros_like(flat[:, 0])
     for i in range(flat.shape[1]):
-        (gradient,) = torch.autograd.grad(flat[:, i].sum(), y, retain_graph=True, create_graph=keep)
-        total = total + gradient.flatten(1)[:, i]
+        total = total + pulled_back(flat[:, i].sum()).flatten(1)[:, i]
     return total
 
 

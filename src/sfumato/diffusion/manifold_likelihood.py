@@ -83,7 +83,9 @@ def manifold_log_likelihood(
     if not isinstance(process, Geodesic | Heat):
         raise TypeError(f"the process must be Geodesic or Heat, got {type(process).__name__}: see log_likelihood")
     if differentiable and isinstance(process, Heat) and not isinstance(denoiser, Denoiser):
-        raise ValueError("gradients of Heat's likelihood need the bare answer: pass a Denoiser, or differentiable=False")
+        raise ValueError(
+            "gradients of Heat's likelihood need the bare answer: pass a Denoiser, or differentiable=False"
+        )
     manifold = process.manifold
     x = x if differentiable else x.detach()
     like = manifold.like_tangent(x)
