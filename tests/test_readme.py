@@ -9,10 +9,11 @@ import pytest
 import torch
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_python_example_learns_the_data():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = EXAMPLES[0]
     torch.manual_seed(0)
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
@@ -21,6 +22,11 @@ def test_the_python_example_learns_the_data():
     # correlated data of unit variance: a model that ignored one coordinate would miss the covariance of 0.8
     learned, real = torch.cov(samples.T), torch.cov(data.T)
     assert float((learned - real).abs().max()) < 0.25
+
+
+def test_the_example_of_a_product_prints_a_loss_for_each_sample(capsys):
+    exec(compile(EXAMPLES[1], "README.md", "exec"), {})
+    assert len(re.findall(r"\d+\.\d+", capsys.readouterr().out)) == 8
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"^sfumato (\w+)", README, re.MULTILINE))))

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from sfumato.diffusion.manifold import angle_of_sides
+from sfumato.diffusion.quadrature import gauss_legendre
 
 SWITCH = 0.7
 """Deviation at which the two forms meet."""
@@ -74,18 +74,8 @@ def _log_total_exp(x: Tensor) -> Tensor:
     return _total((x - most).exp()).log() + most[..., 0]
 
 
-@lru_cache(maxsize=8)
-def _nodes(count: int) -> tuple[Tensor, Tensor]:
-    """Gauss-Legendre nodes and weights on [0, 1] (Golub & Welsch 1969)."""
-    k = torch.arange(1, count, dtype=torch.float64)
-    off = k / (4 * k**2 - 1).sqrt()
-    values, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
-    weights: Tensor = vectors[0] ** 2
-    return (values + 1) / 2, weights
-
-
 def _log_integral(log_f: Callable[[Tensor, Tensor], Tensor], low: Tensor, high: Tensor, eps: Tensor, n: int) -> Tensor:
-    place, weight = (part.to(low.device) for part in _nodes(n))
+    place, weight = (part.to(low.device) for part in gauss_legendre(n))
     at = low[..., None] + (high - low)[..., None] * place
     return _log_total_exp(log_f(at, eps[..., None].expand_as(at)) + weight.log()) + (high - low).log()
 
@@ -262,7 +252,7 @@ class Directions(_Base):
 
     def _fibre(self, a: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Quadrature over the fibre: phi, d phi / d a, cos(phi / 2) and the log-weight, all (..., nodes)."""
-        place, weight = (part.to(a.device) for part in _nodes(32))
+        place, weight = (part.to(a.device) for part in gauss_legendre(32))
         a = a.clamp_max(math.pi * (1 - 1e-15))
         end = _far(a, eps)
         rise = (((end - a) / 2).sin() * ((end + a) / 2).sin()).clamp_min(0).sqrt()

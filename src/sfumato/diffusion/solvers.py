@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.process import Endpoints, along, normal_like, refresh
+from sfumato.diffusion.quadrature import gauss_legendre
 from sfumato.diffusion.rng import Rng
 from sfumato.diffusion.sample import Euler, Solver
 
@@ -33,22 +33,13 @@ class Node(NamedTuple):
     ends: Endpoints
 
 
-@lru_cache(maxsize=1)
-def _gauss_legendre(points: int = 10) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of Gauss-Legendre quadrature on [0, 1] (Golub & Welsch 1969): (points,), (points,)."""
-    k = torch.arange(1, points, dtype=torch.float64)
-    off = k / (4 * k**2 - 1).sqrt()
-    nodes, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
-    return (nodes + 1) / 2, vectors[0] ** 2
-
-
 def _integrate(schedule: Any, x_t: Tensor, t: Tensor, s: Tensor, nodes: tuple[Node, ...]) -> Tensor:
     """x_s from x_t when the endpoints move along the polynomial in the angle through the given nodes."""
     start, end = schedule.angle(t), schedule.angle(s)
     if len(nodes) == 1:  # the integral of a constant, without quadrature
         weights = [(end.cos() - start.cos(), end.sin() - start.sin())]
     else:
-        points, quadrature = (a.to(start.device).reshape(-1, *[1] * start.ndim) for a in _gauss_legendre())
+        points, quadrature = (a.to(start.device).reshape(-1, *[1] * start.ndim) for a in gauss_legendre(10))
         angle = start + (end - start) * points
         weights = []
         for j, node in enumerate(nodes):

@@ -79,8 +79,9 @@ class Plan:
 
 
 def choose_batch(count: int, device: str) -> int:
-    """A batch that suits the number of items: 32 on a CPU, up to 256 on a GPU, less for few items."""
-    most = 32 if device == "cpu" else 256
+    """A batch that suits the number of items: 16 on a CPU, where more steps are worth more than larger ones, up to 256 on
+    a GPU, less for few items."""
+    most = 16 if device == "cpu" else 256
     while most > 8 and most * 4 > count:
         most //= 2
     return max(1, min(most, count))
