@@ -29,6 +29,8 @@ lint: install
 bench: install
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.recipe
+	$(BIN)/python -m benchmarks.four_worlds
+	$(BIN)/python -m benchmarks.rare_event
 
 clean:
 	rm -rf $(VENV) runs samples
