@@ -94,7 +94,7 @@ def test_law_8_weak_order_on_a_mixture(name: str, world: str) -> None:
 @pytest.mark.parametrize(("name", "world"), MARKOV)
 def test_law_8_error_falls_with_every_step_on_a_mixture(name: str, world: str) -> None:
     for rule in ("uniform", "auto"):
-        counts = (*range(8, 30), *range(31, 140, 11))
+        counts = (*range(8, 24), 31, 45, 64, 91)
         assert worst_ratio(weak_curve(STOCHASTIC[name], WORLDS[world], rule, counts)) <= 1.1, rule
 
 

@@ -50,9 +50,9 @@ class MethodOptions:
     """A further weight by noise level."""
     times: Literal["uniform", "logit_normal", "log_normal", "adaptive"] = "logit_normal"
     """Distribution of training times."""
-    times_mean: float = 0.2
+    times_mean: float = 0.3
     """Of the logit (logit_normal: above 0 is more noise) or of ln(sigma / alpha) (log_normal)."""
-    times_std: float = 1.2
+    times_std: float = 1.0
     """Spread of the same."""
     uncertainty: bool = False
     """Learn the weight of each noise level (EDM2)."""
