@@ -256,7 +256,7 @@ def test_the_steps_fit_into_an_hour():
 def test_minutes_become_steps_by_the_measured_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from sfumato.training import measure
 
-    monkeypatch.setattr(measure, "measure", lambda *_: measure.Cost(seconds=0.5, memory=0.1, threads=1))
+    monkeypatch.setattr(measure, "measure", lambda *_, **__: measure.Cost(seconds=0.5, memory=0.1, threads=1))
     words = write_data("array", tmp_path)
     small = [word for i, word in enumerate(SMALL) if "--steps" not in SMALL[max(0, i - 1) : i + 1]]
     assert sfumato("train", *words, *small, "--minutes", 0.05, "--out", tmp_path / "run") == 0

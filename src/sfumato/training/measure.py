@@ -11,6 +11,7 @@ import torch
 
 from sfumato.diffusion import Streams, key
 from sfumato.training import optim
+from sfumato.training.ema import PowerEMA
 from sfumato.training.loader import stack
 from sfumato.training.objective import Objective, Task, bf16_pays
 from sfumato.training.options import TrainOptions
@@ -34,20 +35,24 @@ def measure(task: Task, options: TrainOptions, batch: int, device: str = "auto",
     bf16 = options.precision == "bf16" or (options.precision == "auto" and bf16_pays(here))
     objective = Objective(replace(task, network=copy.deepcopy(task.network)), bf16).to(here)
     optimizer = optim.build(options.optim, objective.network)
+    parameters = dict(objective.network.named_parameters())
+    averages = PowerEMA(parameters, options.ema)
     piece = max(1, batch // options.accumulate)
-    items = stack([task.train[i % len(task.train)] for i in range(piece)])
-    x = items.pop("x").to(here)
-    condition = {name: value.to(here) for name, value in items.items()}
     times = []
     for repeat in range(repeats + 1):
         begin = time.perf_counter()
+        items = stack([task.train[i % len(task.train)] for i in range(piece)])
+        x = items.pop("x").to(here)
+        condition = {name: value.to(here) for name, value in items.items()}
         rng = Streams(key("measure"), range(repeat * piece, (repeat + 1) * piece))
         t = task.times(rng.uniform((piece,), torch.float64), task.process.schedule).to(here, torch.float32)
         for _ in range(options.accumulate):
             value, _ = objective(x, rng.normal(x.shape).to(here), t, condition)
             value.backward()
+        optim.clip(parameters.values(), options.optim.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        averages.update(parameters, repeat + 1, repeat)
         value.detach().cpu()
         times.append(time.perf_counter() - begin)
     return Cost(statistics.median(times[1:]), memory(here), torch.get_num_threads())
