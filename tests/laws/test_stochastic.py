@@ -15,7 +15,7 @@ from sfumato.diffusion.process import Gaussian
 from sfumato.diffusion.rng import Streams, key
 from sfumato.diffusion.sample import sample, trajectory, uniform
 from sfumato.diffusion.schedule import EDM, VE, VP, Linear, Schedule
-from sfumato.diffusion.solvers import Churn, EulerMaruyama, Heun, PredictorCorrector, ancestral, euler
+from sfumato.diffusion.solvers import Churn, EulerMaruyama, Heun, PredictorCorrector, ancestral, dpmpp_2m, euler
 from tests.laws.orders import (
     STOCHASTIC,
     Impulses,
@@ -227,3 +227,14 @@ def test_churn_raises_the_noise_by_its_factor() -> None:
     calm = Churn(churn=4.0, inflation=inflation, high=float(sigma_t) * 0.99)
     x_s, _ = calm.step(Blind(), torch.zeros(3, 1, dtype=F64), t, s, n, Impulses())  # type: ignore[arg-type]
     assert x_s.abs().max() == 0
+
+
+def test_2m_renews_as_much_noise_as_euler() -> None:
+    """Where the data is one point the guess stands still, so there is nothing to extrapolate: the walks are the same."""
+    data = GaussianData(torch.ones(3, dtype=F64), torch.zeros(3, dtype=F64), process=Gaussian(VP(), "data"))
+    for eta in (0.0, 0.5, 1.0):
+        walks = []
+        for solver in (euler(eta), dpmpp_2m(eta)):
+            rng: Any = torch.Generator().manual_seed(5)
+            walks.append(torch.stack(list(trajectory(data, normal(4, 3), uniform(VP(), 9), solver, rng))))
+        assert (walks[0] - walks[1]).abs().max() < 1e-13
