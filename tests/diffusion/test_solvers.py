@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -14,10 +15,21 @@ from sfumato.diffusion.exact import GaussianData, MixtureData
 from sfumato.diffusion.process import Endpoints, Gaussian
 from sfumato.diffusion.sample import sample, uniform
 from sfumato.diffusion.schedule import EDM, VP, Linear, Schedule
-from sfumato.diffusion.solvers import SOLVERS, AdaptiveSolver, Leg, Node, ab, dpmpp_2m, euler, unipc
+from sfumato.diffusion.solvers import SOLVERS, AdaptiveSolver, Node, ab, dpmpp_2m, euler, follow, unipc
 from tests.laws.worlds import F64, normal, scalar
 
 angles = st.lists(st.integers(0, 150), min_size=3, max_size=6, unique=True)
+
+
+@dataclass(frozen=True)
+class Radians(Schedule):
+    """Time is the angle, and the radius grows with it."""
+
+    def alpha(self, t: torch.Tensor) -> torch.Tensor:
+        return (2 + t) * t.cos()
+
+    def sigma(self, t: torch.Tensor) -> torch.Tensor:
+        return (2 + t) * t.sin()
 
 
 @settings(deadline=None, max_examples=60)
@@ -40,7 +52,7 @@ def test_endpoints_that_move_along_a_polynomial_are_followed_exactly(hundredths:
 
     def leg(of: Any) -> Any:
         nodes = [Node(of(a), Endpoints(*(v.reshape(1, 1) for v in ends(a)))) for a in at]
-        return Leg(of(start), of(end), of(scalar(2.0)), of(scalar(3.0))).walk(2 * y(start).reshape(1, 1), *nodes)
+        return follow(Radians(), ((2 + start) * y(start)).reshape(1, 1), of(start), of(end), *nodes)
 
     def ends(a: Any) -> tuple[Any, Any]:
         return value(p, a) - rate(q, a), value(q, a) + rate(p, a)
@@ -48,8 +60,8 @@ def test_endpoints_that_move_along_a_polynomial_are_followed_exactly(hundredths:
     size = 1 + max(float(abs(v)) for a in at for v in ends(a))
     spread = max(abs(a - start) + abs(end - a) for a in at) / min([abs(a - b) for a, b in pairwise(sorted(at))] or [1])
     limit = 1e-12 * size * float(spread) ** degree
-    assert abs(leg(lambda a: a) - 3 * y(end)) < limit
-    assert abs(leg(lambda a: a.reshape(1)) - 3 * y(end)) < limit
+    assert abs(leg(lambda a: a) - (2 + end) * y(end)) < limit
+    assert abs(leg(lambda a: a.reshape(1)) - (2 + end) * y(end)) < limit
 
 
 @pytest.mark.parametrize("solver", [ab(2), ab(3), ab(4), unipc(2), unipc(4), dpmpp_2m()], ids=str)

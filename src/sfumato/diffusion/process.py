@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from sfumato.diffusion.coefficients import along, blend, remembered
 from sfumato.diffusion.rng import Rng, normal_like
 from sfumato.diffusion.schedule import Linear, Schedule
 
@@ -63,13 +64,6 @@ class Process(Protocol):
 
     def mix(self, weak: Any, strong: Any, w: float | Tensor, x_t: Any, t: Tensor) -> Any:
         """Guidance: the guess that lies w times as far from ``weak`` as ``strong`` does; w is a number or (B,)."""
-
-
-def along(value: Tensor, x: Tensor) -> Tensor:
-    """Shape a per-sample (B,), per-token (B, L) or single () coefficient so that it multiplies x of shape (B, L, ...)."""
-    if value.ndim == 0:  # a single number broadcasts by itself and, on the CPU, needs no copy to x's device
-        return value
-    return value.to(x.dtype).reshape(value.shape + (1,) * (x.ndim - value.ndim))
 
 
 def _data(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,14 +200,23 @@ class Gaussian(StraightPath):
         return self.schedule.sigma(torch.ones((), dtype=torch.float64)) * z
 
     def interpolate(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        return along(self.schedule.alpha(t), x) * x + along(self.schedule.sigma(t), x) * z
+        alpha, sigma = self._place(t)
+        return blend(alpha, x, sigma, z)
+
+    @remembered
+    def _place(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return self.schedule.alpha(t), self.schedule.sigma(t)
 
     def precondition(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        shown = x_t / along(self.schedule.hypot(t), x_t)
-        level = (-self.schedule.logsnr(t) / 2).clamp(-12, 7).to(torch.float32)
-        if level.ndim == 0:
-            return shown, torch.full((len(x_t),), level.item(), device=x_t.device)
-        return shown, level
+        scale, level = self._shown(t)
+        if not isinstance(level, Tensor):
+            return scale * x_t, torch.full((len(x_t),), level, dtype=torch.float32, device=x_t.device)
+        level = level.to(torch.float32)
+        return along(scale, x_t) * x_t, level.expand(len(x_t)) if level.ndim == 0 else level
+
+    @remembered
+    def _shown(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 / self.schedule.hypot(t), (-self.schedule.logsnr(t) / 2).clamp(-12, 7)
 
     def row(self, name: Answer, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(p, q, det) of an answer at time t."""
@@ -230,19 +233,27 @@ class Gaussian(StraightPath):
         answer = answer.to(x_t.dtype)
         if self.predicts == "data":
             return Endpoints(answer, self.noise_given(answer, x_t, t))
+        a, b, c, d = self._inverse(t)
+        return Endpoints(blend(a, x_t, b, answer), blend(c, x_t, d, answer))
+
+    @remembered
+    def _inverse(self, t: Tensor) -> tuple[Tensor, ...]:
+        """(a, b, c, d) with x = a x_t + b answer and z = c x_t + d answer."""
         p, q, det = self.row(self.predicts, t)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         held = det != alpha * q - sigma * p  # then z is what remains of x_t, so that the guess still explains x_t
         p = torch.where(held, (alpha * q - det) / sigma.clamp_min(1e-12), p)
-        return Endpoints(
-            along(q / det, x_t) * x_t - along(sigma / det, x_t) * answer,
-            along(alpha / det, x_t) * answer - along(p / det, x_t) * x_t,
-        )
+        return q / det, -sigma / det, -p / det, alpha / det
 
     def noise_given(self, x: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The noise z with interpolate(x, z, t) == x_t: what remains of x_t when the data is known."""
+        a, b = self._rest(t)
+        return blend(a, x_t, b, x)
+
+    @remembered
+    def _rest(self, t: Tensor) -> tuple[Tensor, Tensor]:
         sigma = self.schedule.sigma(t).clamp_min(1e-12)
-        return x_t * along(1 / sigma, x_t) - x * along(self.schedule.alpha(t) / sigma, x_t)
+        return 1 / sigma, -self.schedule.alpha(t) / sigma
 
     def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
         error = (answer.to(x.dtype) - self.target(x, z, t)) ** 2
@@ -264,8 +275,8 @@ class Gaussian(StraightPath):
         """
         if eta == 0:
             return z
-        fresh = -(eta**2) * torch.expm1(self.schedule.logsnr(t) - self.schedule.logsnr(s))
-        return refresh(z, fresh, rng)
+        kept, drawn = _renewal((self.schedule, eta), t, s)
+        return blend(kept, z, drawn, normal_like(z, rng))
 
     def step(self, ends: Endpoints, x_t: Tensor, t: Tensor, s: Tensor, eta: float = 0.0, rng: Rng = None) -> Tensor:
         return self.interpolate(ends.x, self.renoise(ends.z, t, s, eta, rng), s)
@@ -279,7 +290,9 @@ def lerp(a: Tensor, b: Tensor, w: float | Tensor) -> Tensor:
     return torch.lerp(a, b, along(w, a) if isinstance(w, Tensor) else w)
 
 
-def refresh(z: Tensor, share: Tensor, rng: Rng) -> Tensor:
-    """Noise of the same variance as z of which ``share`` (of the variance, 0 to 1) is drawn anew."""
-    share = share.clamp(0, 1)
-    return along((1 - share).sqrt(), z) * z + along(share.sqrt(), z) * normal_like(z, rng)
+@remembered
+def _renewal(owner: tuple[Schedule, float], t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors on the old and on the fresh noise, see :meth:`Gaussian.renoise`."""
+    schedule, eta = owner
+    share = (-(eta**2) * torch.expm1(schedule.logsnr(t) - schedule.logsnr(s))).clamp(0, 1)
+    return (1 - share).sqrt(), share.sqrt()

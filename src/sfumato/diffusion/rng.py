@@ -6,7 +6,7 @@ any number of machines, and nothing about randomness ever needs to be stored: it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -52,23 +52,27 @@ class Streams:
     def __len__(self) -> int:
         return len(self.generators)
 
-    def _rows(self, shape: Sequence[int]) -> int:
+    def _rows(
+        self, shape: Sequence[int], dtype: torch.dtype
+    ) -> tuple[Tensor, Iterator[tuple[Tensor, torch.Generator]]]:
+        """An empty tensor, and its rows with their generators."""
         if len(shape) == 0 or shape[0] != len(self):
             raise ValueError(f"{len(self)} streams cannot fill a batch of shape {tuple(shape)}: one stream per row")
-        return len(self)
+        out = torch.empty(tuple(shape), dtype=dtype, device=self.device)
+        return out, zip(out.unbind(), self.generators, strict=True)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers of the given shape (B, ...), row i from stream i."""
-        out = torch.empty(tuple(shape), dtype=dtype, device=self.device)
-        for i in range(self._rows(shape)):
-            torch.randn(tuple(shape[1:]), generator=self.generators[i], dtype=dtype, device=self.device, out=out[i])
+        out, rows = self._rows(shape, dtype)
+        for row, generator in rows:
+            row.normal_(generator=generator)
         return out
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform numbers in [0, 1) of the given shape (B, ...), row i from stream i."""
-        out = torch.empty(tuple(shape), dtype=dtype, device=self.device)
-        for i in range(self._rows(shape)):
-            torch.rand(tuple(shape[1:]), generator=self.generators[i], dtype=dtype, device=self.device, out=out[i])
+        out, rows = self._rows(shape, dtype)
+        for row, generator in rows:
+            row.uniform_(generator=generator)
         return out
 
 

@@ -239,6 +239,9 @@ class Table(Schedule):
         if not self.betas or not all(0 < beta < 1 for beta in self.betas):
             raise ValueError("Table needs betas between 0 and 1 (exclusive), at least one")
 
+    def __hash__(self) -> int:  # of a thousand numbers it would cost as much as a step of a sampler
+        return hash((len(self.betas), self.betas[0], self.betas[-1]))
+
     def _log_alpha2(self, t: Tensor) -> Tensor:
         knots = _log_products(self.betas).to(t.device)
         place = t.detach() * len(self.betas)

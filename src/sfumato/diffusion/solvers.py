@@ -19,48 +19,49 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sfumato.diffusion.coefficients import along, blend, plus, remembered
 from sfumato.diffusion.denoiser import Guess
-from sfumato.diffusion.process import Endpoints, along, normal_like, refresh
+from sfumato.diffusion.process import Endpoints, normal_like
 from sfumato.diffusion.quadrature import gauss_legendre
 from sfumato.diffusion.rng import Rng
 from sfumato.diffusion.sample import Euler, Solver
+from sfumato.diffusion.schedule import Schedule
 
 
 class Node(NamedTuple):
-    """Endpoints guessed at an angle."""
+    """Endpoints guessed at a time."""
 
-    angle: Tensor
+    t: Tensor
     ends: Endpoints
 
 
-class Leg(NamedTuple):
-    """A step on the quarter circle: the angles and the radii (hypot) of its two ends."""
+def follow(schedule: Schedule, x_t: Tensor, t: Tensor, s: Tensor, *nodes: Node, cautious: int | None = None) -> Tensor:
+    """x_s from x_t when the endpoints move along the polynomial in the angle through the given nodes.
 
-    start: Tensor
-    end: Tensor
-    radius_t: Tensor
-    radius_s: Tensor
-
-    @property
-    def last(self) -> bool:
-        """Whether it ends at pure data, where a denoiser cannot be asked for the noise any more."""
-        return bool((self.end < 1e-6).any())
-
-    def walk(self, x_t: Tensor, *nodes: Node) -> Tensor:
-        """x_s from x_t when the endpoints move along the polynomial in the angle through the given nodes."""
-        if len(nodes) == 1:  # the integral of a constant, without quadrature
-            weights = torch.stack([self.end.cos() - self.start.cos(), self.end.sin() - self.start.sin()])[None]
-        else:
-            weights = _weights(self.start, self.end, torch.stack([node.angle for node in nodes]))
-        x_s = x_t * along(self.radius_s / self.radius_t, x_t)
-        for (on_x, on_z), (_, ends) in zip((weights * self.radius_s).unbind(), nodes, strict=True):
-            x_s = x_s + along(on_x, x_s) * ends.x + along(on_z, x_s) * ends.z
-        return x_s
+    A step more than 4 times as long as the last one, which led from node ``cautious + 1`` to node ``cautious``, would
+    extrapolate wildly: such rows use the nodes up to ``cautious`` alone. Each row for itself, they may walk other grids.
+    """
+    kept, *weights = _path((schedule, cautious), t, s, *(node.t for node in nodes))
+    x_s = along(kept, x_t) * x_t
+    for node, on_x, on_z in zip(nodes, weights[::2], weights[1::2], strict=True):
+        x_s = plus(plus(x_s, on_x, node.ends.x), on_z, node.ends.z)
+    return x_s
 
 
-def _leg(schedule: Any, t: Tensor, s: Tensor) -> Leg:
-    (a, b), (c, d) = ((schedule.sigma(u), schedule.alpha(u)) for u in (t, s))
-    return Leg(torch.atan2(a, b), torch.atan2(c, d), torch.hypot(a, b), torch.hypot(c, d))
+@remembered
+def _path(owner: tuple[Schedule, int | None], t: Tensor, s: Tensor, *times: Tensor) -> tuple[Tensor, ...]:
+    """Factors of :func:`follow`: on x_t, then on x and z of every node."""
+    schedule, cautious = owner
+    start, end = schedule.angle(t), schedule.angle(s)
+    radius = schedule.hypot(s)
+    nodes = torch.stack([schedule.angle(time) for time in times])
+    weights = _weights(start, end, nodes)
+    if cautious is not None and len(times) > cautious + 1:
+        wild = ((end - start) / (nodes[cautious] - nodes[cautious + 1])).abs() > 4
+        few = torch.zeros_like(weights)
+        few[: cautious + 1] = _weights(start, end, nodes[: cautious + 1])
+        weights = torch.where(wild, few, weights)
+    return radius / schedule.hypot(t), *(weights * radius).flatten(0, 1).unbind()
 
 
 def _weights(start: Tensor, end: Tensor, nodes: Tensor) -> Tensor:
@@ -68,8 +69,8 @@ def _weights(start: Tensor, end: Tensor, nodes: Tensor) -> Tensor:
 
     Of nodes at one angle, as where a row stood still, only the first counts.
     """
-    if start.ndim == 0 and start.device.type == "cpu" and not start.requires_grad:  # numbers take a third of the time
-        return torch.tensor(_weights_in_numbers(start.item(), end.item(), nodes.tolist()), dtype=torch.float64)
+    if len(nodes) == 1:  # the integral of a constant, without quadrature
+        return torch.stack([end.cos() - start.cos(), end.sin() - start.sin()])[None]
     points, quadrature = (a.to(start.device).reshape(-1, *[1] * start.ndim) for a in gauss_legendre(10))
     angle = start + (end - start) * points
     apart = nodes[:, None] - nodes  # row j: of the polynomial that is 1 at node j and 0 at the others
@@ -79,18 +80,10 @@ def _weights(start: Tensor, end: Tensor, nodes: Tensor) -> Tensor:
     return (factors.prod(2)[:, :, None] * turning[:, None]).sum(0)
 
 
-def _weights_in_numbers(start: float, end: float, nodes: list[float]) -> list[list[float]]:
-    """:func:`_weights` of a single time for all rows."""
-    weights = [[0.0, 0.0] for _ in nodes]
-    for point, share in zip(*(values.tolist() for values in gauss_legendre(10)), strict=True):
-        angle = start + (end - start) * point
-        for j, node in enumerate(nodes):
-            basis = share * (end - start)
-            for i, other in enumerate(nodes):
-                basis *= (angle - other) / (node - other) if node != other else i >= j
-            weights[j][0] -= math.sin(angle) * basis
-            weights[j][1] += math.cos(angle) * basis
-    return weights
+@remembered
+def _last(schedule: Schedule, s: Tensor) -> tuple[Tensor]:
+    """Whether a step to s ends at pure data, where a denoiser cannot be asked for the noise any more."""
+    return ((schedule.angle(s) < 1e-6).any(),)
 
 
 @dataclass(frozen=True)
@@ -103,12 +96,12 @@ class Heun:
         return None
 
     def step(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: None, rng: Rng) -> tuple[Tensor, None]:
-        leg = _leg(guess.process.schedule, t, s)
-        here = Node(leg.start, guess(x_t, t))
-        x_s = leg.walk(x_t, here)
-        if leg.last:
+        schedule = guess.process.schedule
+        here = Node(t, guess(x_t, t))
+        x_s = follow(schedule, x_t, t, s, here)
+        if _last(schedule, s)[0]:
             return x_s, None
-        return leg.walk(x_t, Node(leg.end, guess(x_s, s)), here), None
+        return follow(schedule, x_t, t, s, Node(s, guess(x_s, s)), here), None
 
 
 @dataclass(frozen=True)
@@ -132,17 +125,26 @@ class DPMpp2M:
 
     def step(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: Any, rng: Rng) -> tuple[Tensor, Any]:
         process = guess.process
-        here, there = process.schedule.logsnr(t), process.schedule.logsnr(s)
         x = found = guess(x_t, t).x
         if memory is not None:
             before, x_before = memory
-            ratio = (there - here) / (2 * (here - before))  # 1 / (2 r) of the paper
-            if self.eta != 0:  # the share of the noise kept in two steps, see Gaussian.renoise
-                renewed = min(self.eta, 1.0) ** 2
-                ratio = ratio * (1 + renewed * torch.expm1(before - here)) * (1 + renewed * torch.expm1(here - there))
-            x = found + along(ratio.nan_to_num(0, 0, 0), found) * (found - x_before)
+            now, then = _ahead((process.schedule, self.eta), before, t, s)
+            x = blend(now, found, then, x_before)
         ends = Endpoints(x, process.noise_given(x, x_t, t))
-        return process.step(ends, x_t, t, s, self.eta, rng), (here, found)
+        return process.step(ends, x_t, t, s, self.eta, rng), (t, found)
+
+
+@remembered
+def _ahead(owner: tuple[Schedule, float], before: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors on the guesses at t and before it that extrapolate them, see :class:`DPMpp2M`."""
+    schedule, eta = owner
+    past, here, there = (schedule.logsnr(time) for time in (before, t, s))
+    ratio = (there - here) / (2 * (here - past))  # 1 / (2 r) of the paper
+    if eta != 0:  # the share of the noise kept in two steps, see Gaussian.renoise
+        renewed = min(eta, 1.0) ** 2
+        ratio = ratio * (1 + renewed * torch.expm1(past - here)) * (1 + renewed * torch.expm1(here - there))
+    ratio = ratio.nan_to_num(0, 0, 0)
+    return 1 + ratio, -ratio
 
 
 @dataclass(frozen=True)
@@ -173,38 +175,26 @@ class Multistep:
         return None, ()
 
     def step(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: Any, rng: Rng) -> tuple[Tensor, Any]:
-        leg, (pending, past) = _leg(guess.process.schedule, t, s), memory
-        last = leg.last
-        here = Node(leg.start, guess(x_t, t) if pending is None else pending)
+        schedule, (pending, past) = guess.process.schedule, memory
+        last = _last(schedule, s)[0]
+        here = Node(t, guess(x_t, t) if pending is None else pending)
         nodes = (here, *past)
         if not past and self.order == 4 and not last:
-            nodes = (self._middle(guess, x_t, t, leg, here), here)
+            nodes = (self._middle(guess, x_t, t, s, here), here)
         used = nodes[: self.order - self.corrector]
-        # a step much longer than the last one would extrapolate wildly; each row for itself, they may walk other grids
-        wild = None
-        if len(used) > 1:
-            wild = ((leg.end - leg.start) / (used[0].angle - used[1].angle)).abs() > 4
-            wild = wild if bool(wild.any()) else None
-
-        def reach(*ahead: Node) -> Tensor:
-            x_s = leg.walk(x_t, *ahead, *used)
-            return x_s if wild is None else torch.where(along(wild, x_t) > 0, leg.walk(x_t, *ahead, here), x_s)
-
-        x_s = reach()
+        x_s = follow(schedule, x_t, t, s, *used, cautious=0)
         starting = not past and self.order >= 3
         if last or not (self.corrector or starting):
             return x_s, (None, nodes[:3])
         there = guess(x_s, s)
-        x_s = reach(Node(leg.end, there))
-        return x_s, (there, nodes[:3])
+        return follow(schedule, x_t, t, s, Node(s, there), *used, cautious=1), (there, nodes[:3])
 
-    def _middle(self, guess: Guess, x_t: Tensor, t: Tensor, leg: Leg, here: Node) -> Node:
+    def _middle(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, here: Node) -> Node:
         """One more node in the middle of the first step, accurate to third order: two calls."""
         schedule = guess.process.schedule
-        middle = schedule.at_angle((leg.start + leg.end) / 2)
-        half = _leg(schedule, t, middle)
-        first = Node(half.end, guess(half.walk(x_t, here), middle))
-        return Node(half.end, guess(half.walk(x_t, first, here), middle))
+        middle = schedule.at_angle((schedule.angle(t) + schedule.angle(s)) / 2)
+        first = Node(middle, guess(follow(schedule, x_t, t, middle, here), middle))
+        return Node(middle, guess(follow(schedule, x_t, t, middle, first, here), middle))
 
 
 @dataclass(frozen=True)
@@ -294,10 +284,10 @@ class PredictorCorrector:
         if bool((process.schedule.sigma(s) < 1e-6).any()):  # pure data
             return x_t, None
         walked = (process.schedule.logsnr(s) - process.schedule.logsnr(t)).clamp_max(1e30)  # infinite from pure noise
-        share = -torch.expm1(-self.strength * walked / self.corrections)
+        share = -torch.expm1(-self.strength * walked / self.corrections).clamp_max(0)
         for _ in range(self.corrections):
             x, z = guess(x_t, s)
-            x_t = process.interpolate(x, refresh(z, share, rng), s)
+            x_t = process.interpolate(x, blend((1 - share).sqrt(), z, share.sqrt(), normal_like(z, rng)), s)
         return x_t, None
 
 

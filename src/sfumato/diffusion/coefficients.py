@@ -1,0 +1,74 @@
+"""Coefficients: the few numbers that depend on time alone, and how they multiply states.
+
+A walk asks for the same handful of numbers for every batch, each worth a dozen operations on tensors of one element,
+which together cost as much as a small network. So where a time is a single number on the CPU, as in sampling, they are
+worked out once, in float64, and remembered as Python numbers, which also never wait for a GPU. Times of their own for
+each sample or token, as in training, are tensors all the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, overload
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+
+Coefficient = float | Tensor
+"""One number, or a tensor () for all, (B,) per sample, (B, L) per token."""
+
+
+@overload
+def along(value: Tensor, x: Tensor) -> Tensor: ...
+@overload
+def along(value: Coefficient, x: Tensor) -> Coefficient: ...
+def along(value: Coefficient, x: Tensor) -> Coefficient:
+    """Shape a per-sample (B,), per-token (B, L) or single coefficient so that it multiplies x of shape (B, L, ...)."""
+    if not isinstance(value, Tensor) or value.ndim == 0:  # one number broadcasts by itself
+        return value
+    return value.to(x.dtype).reshape(value.shape + (1,) * (x.ndim - value.ndim))
+
+
+def blend(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
+    """a x + b y."""
+    return plus(along(a, x) * x, b, y)
+
+
+def plus(x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
+    """x + b y."""
+    return x + along(b, y) * y if isinstance(b, Tensor) else x.add(y, alpha=b)
+
+
+def plain(t: Any) -> bool:
+    """Whether a time is a single number on the CPU through which nothing is differentiated."""
+    return (
+        isinstance(t, Tensor)
+        and t.ndim == 0
+        and t.device.type == "cpu"
+        and not t.requires_grad
+        and forward_ad.unpack_dual(t).tangent is None
+    )
+
+
+def remembered(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate ``rule(owner, *times)``, which gives coefficients as a tuple of tensors shaped like the times.
+
+    Of single times it gives numbers, remembered for the 10,000 last used. The owner must be hashable: a frozen dataclass
+    (schedule, process, solver) or a tuple of them.
+    """
+
+    @lru_cache(maxsize=10_000)
+    def numbers(owner: Any, *times: float) -> tuple[float, ...]:
+        found = rule(owner, *(torch.tensor(t, dtype=torch.float64) for t in times))
+        return tuple(value.item() for value in found)
+
+    @wraps(rule)
+    def coefficients(owner: Any, *times: Tensor) -> tuple[Coefficient, ...]:
+        if all(map(plain, times)):
+            return numbers(owner, *(t.item() for t in times))
+        found: tuple[Coefficient, ...] = rule(owner, *times)
+        return found
+
+    return coefficients
