@@ -14,7 +14,6 @@ from torch import Tensor
 
 from sfumato.diffusion.exact import GaussianData
 from sfumato.diffusion.particles import (
-    Renoised,
     effective_size,
     exceeds,
     guess_spread,
@@ -28,7 +27,7 @@ from sfumato.diffusion.product import Clean
 from sfumato.diffusion.rng import Streams, key
 from sfumato.diffusion.sample import Euler, cosine, sample
 from sfumato.diffusion.schedule import VP, Linear
-from sfumato.diffusion.solvers import Heun, ab
+from sfumato.diffusion.solvers import Heun, Renoised, ab
 from tests.laws.orders import MEANS, VARIANCES, Impulses, gaussian, moment_error, moments, slope
 from tests.laws.product_tables import joint_normal
 from tests.laws.worlds import F64, normal, scalar

@@ -25,7 +25,7 @@ from sfumato.diffusion.manifold import SO3, Sphere, Torus
 from sfumato.diffusion.manifold_likelihood import log_volume, manifold_log_likelihood
 from sfumato.diffusion.masked import Masked
 from sfumato.diffusion.onehot import Decoding, OneHot
-from sfumato.diffusion.particles import Renoised, Steered, exceeds, guess_spread, pooled, steer
+from sfumato.diffusion.particles import Steered, exceeds, guess_spread, pooled, steer
 from sfumato.diffusion.presets import Method, ddpm, edm, flow_matching, iddpm, ve_sde, vp_sde
 from sfumato.diffusion.process import Endpoints, Gaussian, Process
 from sfumato.diffusion.product import Clean, Product, product_log_likelihood
@@ -45,7 +45,7 @@ from sfumato.diffusion.schedule import (
     ZeroTerminal,
 )
 from sfumato.diffusion.selfconditioning import SelfConditioned, remember
-from sfumato.diffusion.solvers import SOLVERS, AdaptiveSolver, ab, ancestral, dpmpp_2m, euler, heun, unipc
+from sfumato.diffusion.solvers import SOLVERS, AdaptiveSolver, Renoised, ab, ancestral, dpmpp_2m, euler, heun, unipc
 from sfumato.diffusion.tokens import UniformTokens, elbo
 from sfumato.diffusion.unmasking import Confidence, EntropyBound, Remask, blocks, infill
 

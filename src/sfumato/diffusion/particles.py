@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.denoiser import Guess
-from sfumato.diffusion.process import Endpoints, along
-from sfumato.diffusion.rng import Rng, normal_like, uniform_like
+from sfumato.diffusion.process import Endpoints
+from sfumato.diffusion.rng import Rng, uniform_like
 from sfumato.diffusion.sample import Bound, Euler, Solver
 from sfumato.diffusion.schedule import Schedule
-from sfumato.diffusion.solvers import Heun
 
 Reward = Callable[[Any, Any], Tensor]
 """Guessed data x (B, ...) at time t -> log-potential (B,). At t = 0, and only there, x is the sample itself. -inf kills."""
@@ -138,47 +137,6 @@ def steer(
     error = lineage_error(log_weights, ancestors)
     samples = _take(x_t, draw())
     return Steered(samples, log_normalizer, error, torch.stack(sizes), ancestors)
-
-
-@dataclass(frozen=True)
-class Renoised:
-    """A solver of the probability flow made random without losing its order, for Gaussian processes: it walks further
-    down than asked, r < s, and fresh noise lifts the point to s by the forward kernel, which is exact.
-
-    The ancestral chain (``Euler(eta=1)``) is of first weak order, and errors of deviation are magnified in a tail: at
-    3.7 deviations, 14 times. This walk has the order of its solver. (EDM's churn with the two halves exchanged, so that
-    the network is first asked about x_t itself; the second-order ancestral samplers of k-diffusion are its kin.)
-
-    Args:
-        solver: deterministic and without memory.
-        eta: eta^2 (1 - SNR_t / SNR_s) of the noise's variance at s is fresh; 1 is as much as in the Markov chain.
-
-    Raises:
-        ValueError: eta outside 0..1.
-    """
-
-    solver: Solver = Heun()
-    eta: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta must be 0 to 1, got {self.eta}")
-
-    @property
-    def order(self) -> int:
-        return self.solver.order
-
-    def prepare(self, times: Any) -> Any:
-        return self.solver.prepare(times)
-
-    def step(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: Any, rng: Rng) -> tuple[Tensor, Any]:
-        schedule = guess.process.schedule
-        here, there = schedule.angle(t).tan(), schedule.angle(s).tan()
-        fresh = self.eta**2 * (1 - (there / here) ** 2)
-        r = schedule.at_angle(torch.atan(there * (1 - fresh).sqrt())).clamp(0, 1)
-        x_r, memory = self.solver.step(guess, x_t, t, r, memory, rng)
-        lift, noise = schedule.alpha(s) / schedule.alpha(r), schedule.sigma(s) * fresh.sqrt()
-        return along(lift, x_r) * x_r + along(noise, x_r) * normal_like(x_r, rng), memory
 
 
 def effective_size(log_weights: Tensor) -> Tensor:
