@@ -7,14 +7,17 @@ import pytest
 import torch
 
 import sfumato.metrics.table as module
+from sfumato.metrics.cache import content_key
 from sfumato.metrics.coverage import memorisation, precision_recall
 from sfumato.metrics.distances import MetricError, frechet_distance, kernel_distance, sliced_wasserstein
+from sfumato.metrics.extrapolate import axes_for, frechet_infinity, needed
 from sfumato.metrics.features import raw
-from sfumato.metrics.table import as_dict, format_table, table
+from sfumato.metrics.table import Row, as_dict, compare, format_table, inception_rows, table
+from sfumato.metrics.two_sample import classifier_test
 
 NAMES = [
     *("frechet_distance", "kernel_distance", "sliced_wasserstein", "precision", "recall", "density", "coverage"),
-    *("memorisation_ratio", "copied"),
+    *("memorisation_ratio", "copied", "classifier_accuracy", "frechet_infinity"),
 ]
 
 
@@ -31,7 +34,24 @@ def measured(samples, train, held_out, k=5) -> dict[str, float]:
         **precision_recall(train, samples, k),
         "memorisation_ratio": copies["ratio"],
         "copied": copies["copied"],
+        "classifier_accuracy": classifier_test(samples, train).accuracy,
+        "frechet_infinity": frechet_infinity(samples, train).value,
     }
+
+
+class Memory:
+    """Remembers what was worked out, and how often that was."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, dict[str, torch.Tensor]] = {}
+        self.times = 0
+
+    def __call__(self, key, work):
+        name = content_key(key)
+        if name not in self.known:
+            self.times += 1
+            self.known[name] = dict(work())
+        return self.known[name]
 
 
 def test_values_and_floors_are_the_public_metrics_at_equal_counts():
@@ -43,7 +63,7 @@ def test_values_and_floors_are_the_public_metrics_at_equal_counts():
     assert {(row.n, row.reference) for row in rows} == {(80, 300)}
     assert all(row.low <= row.value <= row.high for row in rows)
     assert {row.metric: row.better for row in rows} == dict(
-        zip(NAMES, ["lower"] * 3 + ["higher", "higher", "near 1", "higher", "near 1", "lower"])
+        zip(NAMES, ["lower"] * 3 + ["higher", "higher", "near 1", "higher", "near 1"] + ["lower"] * 3)
     )
 
 
@@ -98,7 +118,8 @@ def test_intervals_hold_what_fresh_samples_score_on_average():
     """90% of intervals should hold the mean over sets of samples, reference fixed."""
     n, repeats = 60, 50
     train, held = normal(150, 3, 0), normal(n, 3, 1)
-    runs = [table(normal(n, 3, 10 + i) * 1.3 + 0.4, train, held, raw, k=3) for i in range(repeats)]
+    remember = Memory()
+    runs = [compare(normal(n, 3, 10 + i) * 1.3 + 0.4, train, held, k=3, remember=remember) for i in range(repeats)]
     for column in zip(*runs):
         mean = math.fsum(row.value for row in column) / repeats
         held_it = sum(row.low <= mean <= row.high for row in column) / repeats
@@ -137,6 +158,62 @@ def test_text_and_dictionary():
             show(rows, 50)
         with pytest.raises(MetricError, match="no rows"):
             show(())
+
+
+def test_what_depends_on_real_data_alone_is_worked_out_once():
+    train, held = normal(100, 3, 1), normal(40, 3, 2)
+    remember = Memory()
+    first = compare(normal(40, 3, 0), train, held, remember=remember)
+    times = remember.times
+    assert compare(normal(40, 3, 0), train, held, remember=remember) == first
+    other = compare(normal(40, 3, 5) + 1, train, held, remember=remember)
+    assert remember.times == times
+    assert [row.floor for row in other] == [row.floor for row in first]
+    assert compare(normal(40, 3, 0), train, held) == first
+    compare(normal(40, 3, 0), train, held + 0.1, remember=remember)  # other held-out data have floors of their own
+    moved = {row.metric: row.floor for row in compare(normal(40, 3, 0), train, held + 0.1, remember=remember)}
+    fresh = {row.metric: row.floor for row in compare(normal(40, 3, 0), train, held + 0.1)}
+    assert moved == fresh
+    assert moved["frechet_distance"] != first[0].floor
+
+
+def test_few_samples_have_no_row_that_needs_more():
+    names = [row.metric for row in table(normal(12, 3, 0), normal(50, 3, 1), normal(12, 3, 2), raw)]
+    assert names == NAMES[:9]
+
+
+def test_as_many_main_axes_as_the_counts_carry():
+    for n, d in ((24, 3), (25, 3), (100, 3), (100, 40), (10**4, 40), (10**4, 500)):
+        axes = axes_for(n, d)
+        assert axes <= min(d, 64)
+        assert axes == 0 or needed(axes) <= n
+        assert axes in (d, 64) or needed(axes + 1) > n
+    wide = normal(120, 30, 0) * torch.tensor([10.0] + [0.5] * 29, dtype=torch.float64)
+    rows = {row.metric: row for row in table(wide[:60], wide, wide[60:] + torch.eye(30)[0] * 50, raw)}
+    # A shift along the main axis is seen in the data's own units: its square.
+    assert rows["frechet_infinity"].floor == pytest.approx(2500, rel=0.25)
+
+
+def test_fid_is_the_frechet_distance_to_all_training_items(monkeypatch):
+    monkeypatch.setattr(module, "MOST", 50)
+    x, train, held = normal(40, 6, 0) + 0.5, normal(200, 6, 1), normal(60, 6, 2)
+    fid, kid = inception_rows(x, train, held)
+    assert (fid.metric, kid.metric) == ("fid", "kid")
+    assert fid.value == pytest.approx(frechet_distance(x, train))
+    assert kid.value == pytest.approx(kernel_distance(x, train))
+    assert (fid.n, fid.reference) == (40, 200)
+    assert fid.floor < fid.low < fid.value < fid.high
+    # The half-width is that of fresh samples: compare with their scatter.
+    scatter = torch.tensor([frechet_distance(normal(40, 6, 10 + i) + 0.5, train) for i in range(40)]).std()
+    assert 0.5 < (fid.high - fid.low) / (2 * 1.645 * scatter) < 2
+    with pytest.raises(MetricError, match="at least 5"):
+        inception_rows(x[:4], train, held)
+
+
+def test_an_unknown_floor_is_said():
+    row = Row("bits", 3.0, 2.9, 3.1, None, "lower", 8, 0)
+    assert "unknown" in format_table([row])
+    assert as_dict([row])["metrics"]["bits"]["floor"] is None
 
 
 def test_refusals():

@@ -48,7 +48,7 @@ def frechet_infinity(a: Tensor, b: Tensor, divisions: int = 5, seed: int = 0) ->
     if divisions < 2 or divisions != int(divisions):
         raise MetricError(f"divisions must be a whole number of at least 2, not {divisions}")
     d = checked_pair(a, b)[0].shape[1]
-    least = math.ceil(max(_PER_FEATURE * d, 4) * divisions / _KEEP)
+    least = needed(d, divisions)
     a, b = checked_pair(a, b, least)
     rng = torch.Generator().manual_seed(seed)
 
@@ -65,6 +65,18 @@ def frechet_infinity(a: Tensor, b: Tensor, divisions: int = 5, seed: int = 0) ->
     low, high = root.quantile(torch.tensor([0.05, 0.95], dtype=root.dtype)).tolist()
     counts = tuple(len(a) // k for k in range(1, divisions + 1))
     return Extrapolated(value, value - high, value - low, whole[0], counts, tuple(whole))
+
+
+def needed(d: int, divisions: int = 5) -> int:
+    """Samples that `frechet_infinity` needs on each side for `d` features."""
+    return math.ceil(max(_PER_FEATURE * d, 4) * divisions / _KEEP)
+
+
+def axes_for(n: int, d: int, most: int = 64) -> int:
+    """Of `d` features, how many `frechet_infinity` can take with `n` samples on each side, at most `most`; 0 for none."""
+    while most > 0 and needed(most) > n:
+        most -= 1
+    return min(d, most)
 
 
 def _trend(a: Tensor, b: Tensor, divisions: int) -> list[float]:

@@ -5,7 +5,7 @@ Nothing here needs downloaded weights; a pretrained network is one more function
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +80,15 @@ class PCA:
         total = sum(float(((raw(part) - mean) @ axes).square().sum()) for part in parts)
         return cls(mean, axes, (total / (len(train) - 1) / kept) ** -0.5)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it as tensors, for a file."""
+        return {"mean": self.mean, "axes": self.axes, "scale": torch.tensor(self.scale, dtype=torch.float64)}
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor]) -> PCA:
+        """The map that `tensors` describe."""
+        return cls(tensors["mean"], tensors["axes"], float(tensors["scale"]))
+
     def __call__(self, x: Tensor) -> Tensor:
         """(N, ...) -> (N, k). MetricError for NaN, infinity or samples of another size than those fitted."""
         out = []
@@ -148,6 +157,21 @@ class Patches:
         if not spread > 1e-12:
             raise MetricError("train does not vary: all pictures have the same patches")
         return cls(tuple(train.shape[1:]), tuple(filters), tuple(biases), mean, spread**-0.5)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it as tensors, for a file."""
+        scales = {f"filters.{i}": f for i, f in enumerate(self.filters)} | {
+            f"biases.{i}": b for i, b in enumerate(self.biases)
+        }
+        shape, scale = torch.tensor(self.shape), torch.tensor(self.scale, dtype=torch.float64)
+        return {**scales, "shape": shape, "mean": self.mean, "scale": scale}
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor]) -> Patches:
+        """The map that `tensors` describe."""
+        scales = range(sum(name.startswith("filters.") for name in tensors))
+        filters, biases = (tuple(tensors[f"{name}.{i}"] for i in scales) for name in ("filters", "biases"))
+        return cls(tuple(tensors["shape"].tolist()), filters, biases, tensors["mean"], float(tensors["scale"]))
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, k). MetricError for pictures of another size than those fitted, NaN or infinity."""

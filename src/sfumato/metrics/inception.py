@@ -15,9 +15,6 @@ The weights are not here and are never downloaded: `load` reads a file that you 
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.metrics.distances import MetricError, checked
+from sfumato.metrics.weights import fill, verified
 
 SIDE = 299
 WIDTH = 2048
@@ -293,65 +291,8 @@ def load(
     found), unreadable as tensors alone (no code in the file is ever run), or without exactly the network's parameters.
     """
     path = Path(path)
-    wanted = checksum.lower()
-    if len(wanted) < 8 or len(wanted) > 64 or set(wanted) - set("0123456789abcdef"):
-        raise MetricError(f"checksum must be 8 to 64 hexadecimal digits of a SHA-256, not {checksum!r}")
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > most_bytes:
-                raise MetricError(f"{path}: has {size} bytes, over the {most_bytes} allowed: not these weights")
-            content = file.read(most_bytes + 1)
-    except OSError as error:
-        raise MetricError(f"{path}: cannot be read ({error.strerror}); give the file of Inception weights") from error
-    if len(content) > most_bytes:
-        raise MetricError(f"{path}: has more than the {most_bytes} bytes allowed: not these weights")
-    found = hashlib.sha256(content).hexdigest()
-    if not found.startswith(wanted):
-        raise MetricError(f"{path}: has SHA-256 {found}, not {wanted}: another file, or a damaged one")
+    content, found = verified(path, checksum, most_bytes, "give the file of Inception weights")
     with torch.device("meta"):
         network = InceptionV3()
-    state = _fitting(_tensors(path, content), network, path)
-    network.load_state_dict(state, assign=True)
-    return Inception(network.requires_grad_(False).eval().to(device), found)
-
-
-def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
-    """The tensors in a file's content, by name. The very bytes that were verified, not the file read again."""
-    from safetensors.torch import load as from_safetensors
-
-    try:
-        if path.suffix == ".safetensors":
-            return from_safetensors(content)
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes the readers raise nearly anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MetricError(f"{path}: is not a file of tensors ({reason})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise MetricError(f"{path}: holds a {type(state).__name__} that is not a mapping of names to tensors")
-    return dict(state)
-
-
-def _fitting(state: dict[str, Tensor], network: InceptionV3, path: Path) -> dict[str, Tensor]:
-    """`state` as float32, once it has the network's names and shapes; counters of training batches may be absent."""
-    wanted = network.state_dict()
-    counters = {name for name in wanted if name.endswith(".num_batches_tracked")}
-    problems = {
-        "misses": sorted(wanted.keys() - state.keys() - counters),
-        "has unexpected": sorted(state.keys() - wanted.keys()),
-        "has another shape of": sorted(
-            name for name in (wanted.keys() & state.keys()) - counters if wanted[name].shape != state[name].shape
-        ),
-    }
-    told = [
-        f"{what} {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        for what, names in problems.items()
-        if names
-    ]
-    if told:
-        raise MetricError(f"{path}: is not this network's: {'; '.join(told)}")
-    ready = {name: x.float().contiguous() for name, x in state.items() if name not in counters}
-    bad = sorted(name for name, x in ready.items() if not torch.isfinite(x).all())
-    if bad:
-        raise MetricError(f"{path}: has NaN or infinity in {bad[0]}")
-    return ready | {name: torch.tensor(0) for name in counters}
+    fill(network, path, content)
+    return Inception(network.to(device), found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sfumato.metrics.cache import content_key
 from sfumato.metrics.coverage import ball_rates, checked_k, distance_blocks, nearest, nearness, neighbours
 from sfumato.metrics.distances import (
     Distance,
@@ -22,9 +23,12 @@ from sfumato.metrics.distances import (
     kernel_within,
     sliced_from,
 )
-from sfumato.metrics.features import Features
+from sfumato.metrics.extrapolate import axes_for, frechet_infinity
+from sfumato.metrics.features import PCA, Features
+from sfumato.metrics.two_sample import classifier_test
 
 Better = Literal["lower", "higher", "near 1"]
+Remember = Callable[[Any, Callable[[], Mapping[str, Tensor]]], Mapping[str, Tensor]]  # key and work -> its result
 Statistic = Callable[[Tensor], tuple[float, ...]]  # indexes of some samples -> the metrics of those samples
 Prepare = Callable[[Tensor], Statistic]  # all samples (n, d) -> what has been worked out once for any subset of them
 
@@ -42,6 +46,10 @@ KINDS: dict[str, tuple[Better, float, float]] = {  # what is better, and the lea
     "coverage": ("higher", 0.0, 1.0),
     "memorisation_ratio": ("near 1", 0.0, math.inf),
     "copied": ("lower", 0.0, 1.0),
+    "frechet_infinity": ("lower", -math.inf, math.inf),
+    "classifier_accuracy": ("lower", 0.0, 1.0),
+    "fid": ("lower", 0.0, math.inf),
+    "kid": ("lower", -math.inf, math.inf),
 }
 SHARES = ("precision", "copied")  # of the samples, one by one; recall and coverage are shares of the reference
 
@@ -54,10 +62,19 @@ class Row:
     value: float
     low: float
     high: float
-    floor: float  # the same metric of n held-out real items: what a perfect model would score
+    floor: float | None  # the same metric of n held-out real items: what a perfect model would score; None: unknowable
     better: Better
     n: int  # samples, and held-out items, compared
-    reference: int  # training items they were compared with
+    reference: int  # training items they were compared with; 0 where there is no comparison
+
+
+def forgetful(key: Any, work: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """A `Remember` that keeps nothing. `partial(cache.cached, folder)` is one that does."""
+    return work()
+
+
+def _number(remember: Remember, key: Any, work: Callable[[], float]) -> float:
+    return float(remember(key, lambda: {"it": torch.tensor(work(), dtype=torch.float64)})["it"])
 
 
 def _fixed(make: Callable[[Tensor], Distance], reference: Tensor) -> Prepare:
@@ -65,8 +82,8 @@ def _fixed(make: Callable[[Tensor], Distance], reference: Tensor) -> Prepare:
     return lambda x: lambda rows: (distance(x[rows]),)
 
 
-def _kernel(reference: Tensor) -> Prepare:
-    within = kernel_within(reference, DEGREE)
+def _kernel(reference: Tensor, remember: Remember = forgetful, key: str = "") -> Prepare:
+    within = _number(remember, ("kernel within", DEGREE, key), lambda: kernel_within(reference, DEGREE))
 
     def of(x: Tensor) -> Statistic:
         own = kernel_matrix(x, x, DEGREE).fill_diagonal_(0)
@@ -84,8 +101,9 @@ def _kernel(reference: Tensor) -> Prepare:
     return of
 
 
-def _balls(reference: Tensor, k: int) -> Prepare:
-    real_radius = neighbours(reference, k)[0][:, -1]
+def _balls(reference: Tensor, k: int, remember: Remember, key: str) -> Prepare:
+    found = remember(("radius", k, key), lambda: {"radius": neighbours(reference, k)[0][:, -1]})
+    real_radius = found["radius"].to(reference.device)
 
     def of(x: Tensor) -> Statistic:
         cross = torch.cat(list(distance_blocks(x, reference)))
@@ -106,8 +124,9 @@ def _balls(reference: Tensor, k: int) -> Prepare:
     return of
 
 
-def _nearness(train: Tensor, held_out: Tensor) -> Prepare:
-    usual = nearest(held_out, train)[0]
+def _nearness(train: Tensor, held_out: Tensor, remember: Remember, key: str) -> Prepare:
+    found = remember(("usual distance", key), lambda: {"distance": nearest(held_out, train)[0]})
+    usual = found["distance"].to(train.device)
 
     def of(x: Tensor) -> Statistic:
         own = nearest(x, train)[0]
@@ -165,29 +184,42 @@ def table(
 ) -> tuple[Row, ...]:
     """Every metric of `samples` against `train`, each beside the same metric of `held_out` against `train`.
 
-    `samples`, `train` and `held_out` are batches (N, ...) that `features` maps to (N, d). Both sides of each comparison
-    have n = min(len(samples), len(held_out), 5000) items against the same reference, the training set (at most 5000 of
-    it, drawn by `seed`), because most of these metrics depend on the counts: a model is as good as its `value` is near
-    its `floor`, whatever the value. Memorisation is measured against the whole training set, and its usual
-    nearest-neighbour distance comes from all of `held_out`.
+    `samples`, `train` and `held_out` are batches (N, ...) that `features` maps to (N, d), which `compare` compares.
+    Raises MetricError for whatever `features` refuses, and as `compare` does.
+    """
+    return compare(features(samples), features(train), features(held_out), k=k, seed=seed)
+
+
+def compare(
+    samples: Tensor, train: Tensor, held_out: Tensor, *, k: int = 5, seed: int = 0, remember: Remember = forgetful
+) -> tuple[Row, ...]:
+    """Every metric of the features `samples` (N, d) against `train`, each beside that of `held_out` against `train`.
+
+    Both sides of each comparison have n = min(len(samples), len(held_out), 5000) items against the same reference, the
+    training set (at most 5000 of it, drawn by `seed`), because most of these metrics depend on the counts: a model is as
+    good as its `value` is near its `floor`, whatever the value. Memorisation is measured against the whole training
+    set, and its usual nearest-neighbour distance comes from all of `held_out`.
 
     Intervals are for fresh samples with training and held-out sets fixed. They come from random parts of the samples,
-    80% each, without replacement, centred on the full value (precision and copied, being plain shares, have Wilson's
-    interval). A bootstrap would draw duplicates, and a duplicate is its own nearest neighbour, adds k(x, x) to a
-    U-statistic and narrows a covariance: all these metrics would be shifted by it.
-
-    The floor is one draw too, uncertain by about as much as the interval is wide.
+    80% each, without replacement, centred on the full value (precision, copied and classifier_accuracy, being plain
+    shares, have Wilson's interval; frechet_infinity has its own). A bootstrap would draw duplicates, and a duplicate is
+    its own nearest neighbour, adds k(x, x) to a U-statistic and narrows a covariance: all these metrics would be
+    shifted by it. The floor is one draw too, uncertain by about as much as the interval is wide.
 
     Rows: frechet_distance, kernel_distance, sliced_wasserstein (512 directions; 128 for its interval), precision,
-    recall, density, coverage, memorisation_ratio, copied. Equal input and `seed` give equal rows.
+    recall, density, coverage, memorisation_ratio, copied; from 20 samples on classifier_accuracy (can logistic
+    regression tell them from training items? 0.5 is as good as data); from 25 on frechet_infinity, on as many main axes
+    of the training features as the counts carry (`extrapolate.axes_for`). Equal input and `seed` give equal rows.
+
+    What depends on real data alone goes through `remember`: the floors, and statistics of the reference.
 
     Raises MetricError for fewer than 2k + 2 samples or held-out items, fewer than k + 1 training items, NaN or
     infinity, or unequal feature dimensions.
     """
     least = 2 * checked_k(k) + 2  # a part must have k neighbours for each of its points
-    known = checked(features(train), "train", max(2, k + 1))
-    x, _ = checked_pair(checked(features(samples), "samples", least), known, names=("samples", "train"))
-    held, _ = checked_pair(checked(features(held_out), "held_out", least), known, names=("held_out", "train"))
+    known = checked(train, "train", max(2, k + 1))
+    x, _ = checked_pair(checked(samples, "samples", least), known, names=("samples", "train"))
+    held, _ = checked_pair(checked(held_out, "held_out", least), known, names=("held_out", "train"))
     known, held = known.to(x.device), held.to(x.device)
 
     rng = torch.Generator().manual_seed(seed)
@@ -196,49 +228,113 @@ def table(
     x, held, reference = _subset(x, n, rng), _subset(held, n, rng), _subset(known, MOST, rng)
     parts = [torch.randperm(n, generator=rng)[: int(n * KEEP)].to(x.device) for _ in range(PARTS)]
     everything = torch.arange(n, device=x.device)
+    sides = content_key((known, usual))
+    keys = {"reference": content_key(reference), "usual": sides, "floor": content_key((sides, n, k, seed))}
 
     sliced = (_fixed(partial(sliced_from, projections=count, seed=seed), reference) for count in (512, 128))
     groups: list[tuple[tuple[str, ...], tuple[Prepare, ...]]] = [
         (("frechet_distance",), (_fixed(frechet_from, reference),)),
-        (("kernel_distance",), (_kernel(reference),)),
+        (("kernel_distance",), (_kernel(reference, remember, keys["reference"]),)),
         (("sliced_wasserstein",), tuple(sliced)),
-        (("precision", "recall", "density", "coverage"), (_balls(reference, k),)),
-        (("memorisation_ratio", "copied"), (_nearness(known, usual),)),
+        (("precision", "recall", "density", "coverage"), (_balls(reference, k, remember, keys["reference"]),)),
+        (("memorisation_ratio", "copied"), (_nearness(known, usual, remember, keys["usual"]),)),
     ]
     rows = []
     for names, prepare in groups:
-        floors = prepare[0](held)(everything)
+        floors = _floor(remember, (names, keys["floor"]), lambda: prepare[0](held)(everything))  # noqa: B023
         statistic = prepare[0](x)
         values = statistic(everything)
         rough = prepare[1](x) if len(prepare) > 1 else statistic
         spread = torch.tensor([rough(part) for part in parts], dtype=torch.float64)
         for name, value, floor, column in zip(names, values, floors, spread.T):
-            better, least_value, most_value = KINDS[name]
             ends = _share_interval(value, n) if name in SHARES else interval(value, column, n)
-            low, high = (min(max(end, least_value), most_value) for end in ends)
-            rows.append(Row(name, value, low, high, floor, better, n, len(reference)))
+            rows.append(_row(name, value, ends, floor, n, len(reference)))
+    if n >= 20:
+        test = classifier_test(x, reference, seed=seed)
+        (floor,) = _floor(
+            remember, ("classifier", keys["floor"]), lambda: (classifier_test(held, reference, seed=seed).accuracy,)
+        )
+        ends = _share_interval(test.accuracy, 2 * test.tested)
+        rows.append(_row("classifier_accuracy", test.accuracy, ends, floor, n, len(reference)))
+    if dims := axes_for(min(n, len(reference)), known.shape[1]):
+        axes = _main_axes(reference, dims)
+        found = frechet_infinity(axes(x), axes(reference), seed=seed)
+        (floor,) = _floor(
+            remember, ("infinity", keys["floor"]),
+            lambda: (frechet_infinity(axes(held), axes(reference), seed=seed).value,),
+        )  # fmt: skip
+        rows.append(_row("frechet_infinity", found.value, (found.low, found.high), floor, n, len(reference)))
     return tuple(rows)
+
+
+def inception_rows(
+    samples: Tensor, train: Tensor, held_out: Tensor, *, seed: int = 0, remember: Remember = forgetful, parts: int = 20
+) -> tuple[Row, ...]:
+    """FID and KID by the letter, from Inception features (N, 2048), each beside its floor.
+
+    The reference is the *whole* training set, and n = min(len(samples), len(held_out)) on both sides: all that there
+    is. Published figures have n = 50,000; at another n the floor tells how much of the number is bias. Intervals as in
+    `compare`, from fewer parts and hence by their standard deviation. KID is not multiplied by 1000.
+
+    Raises MetricError for NaN or infinity, fewer than 5 samples or held-out items, or unequal feature dimensions.
+    """
+    known = checked(train, "train", 2)
+    x, _ = checked_pair(checked(samples, "samples", 5), known, names=("samples", "train"))
+    held, _ = checked_pair(checked(held_out, "held_out", 5), known, names=("held_out", "train"))
+    rng = torch.Generator().manual_seed(seed)
+    n = min(len(x), len(held))
+    key = content_key((known, held, n, seed))
+    x, held = _subset(x, n, rng), _subset(held, n, rng)
+    chosen = [torch.randperm(n, generator=rng)[: int(n * KEEP)] for _ in range(parts)]
+    rows = []
+    for name, prepare in (("fid", _fixed(frechet_from, known)), ("kid", _kernel(known, remember, content_key(known)))):
+        (floor,) = _floor(remember, (name, key), lambda: prepare(held)(torch.arange(n)))  # noqa: B023
+        statistic = prepare(x)
+        value = statistic(torch.arange(n))[0]
+        spread = torch.tensor([statistic(part) for part in chosen], dtype=torch.float64).std()
+        half = 1.6449 * float(spread) * math.sqrt(len(chosen[0]) / (n - len(chosen[0])))
+        rows.append(_row(name, value, (value - half, value + half), floor, n, len(known)))
+    return tuple(rows)
+
+
+def _floor(remember: Remember, key: Any, work: Callable[[], Sequence[float]]) -> list[float]:
+    return remember(("floor", key), lambda: {"it": torch.tensor(work(), dtype=torch.float64)})["it"].tolist()
+
+
+def _row(name: str, value: float, ends: tuple[float, float], floor: float, n: int, reference: int) -> Row:
+    better, least, most = KINDS[name]
+    low, high = (min(max(end, least), most) for end in ends)
+    return Row(name, value, low, high, floor, better, n, reference)
+
+
+def _main_axes(reference: Tensor, dims: int) -> Features:
+    """Coordinates on the main axes of the reference, in its own units; all of it where there are no more axes."""
+    if dims >= reference.shape[1]:
+        return lambda x: x
+    axes = PCA.fit(reference, dims)
+    return lambda x: axes(x) / axes.scale
 
 
 def _counted(rows: Iterable[Row], n: int | None) -> tuple[tuple[Row, ...], int, int]:
     rows = tuple(rows)
     if not rows:
         raise MetricError("there are no rows to show")
-    if any(row.n != rows[0].n or row.reference != rows[0].reference for row in rows) or n not in (None, rows[0].n):
-        raise MetricError(f"rows were measured with n = {sorted({row.n for row in rows})}, not with one n = {n}")
+    if n not in (None, rows[0].n):
+        raise MetricError(f"the first row was measured with n = {rows[0].n}, not with n = {n}")
     return rows, rows[0].n, rows[0].reference
 
 
 def format_table(rows: Iterable[Row], n: int | None = None) -> str:
     """The rows as aligned plain text, a line a metric under a line that says n, the reference and what the floor is.
 
-    `n` may be given as a check: MetricError if the rows were measured with another.
+    `n` may be given as a check: MetricError if the first row was measured with another.
     """
     rows, n, reference = _counted(rows, n)
-    lines = [("metric", "value", "90% interval", "floor", "better")]
+    lines = [("metric", "value", "90% interval", "floor", "better", "n")]
     for row in rows:
         interval = f"[{row.low:.4g}, {row.high:.4g}]"
-        lines.append((row.metric, f"{row.value:.4g}", interval, f"{row.floor:.4g}", row.better))
+        floor = "unknown" if row.floor is None else f"{row.floor:.4g}"
+        lines.append((row.metric, f"{row.value:.4g}", interval, floor, row.better, str(row.n)))
     widths = [max(map(len, column)) for column in zip(*lines)]
     head = f"n = {n} samples against {reference} training items; floor = {n} held-out items against the same"
     body = ("  ".join((line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:]))) for line in lines)
@@ -248,9 +344,9 @@ def format_table(rows: Iterable[Row], n: int | None = None) -> str:
 def as_dict(rows: Iterable[Row], n: int | None = None) -> dict[str, Any]:
     """The rows as plain numbers and strings: `{"n", "reference", "metrics": {name: {"value", "low", ...}}}`.
 
-    `n` may be given as a check: MetricError if the rows were measured with another.
+    `n` may be given as a check: MetricError if the first row was measured with another.
     """
     rows, n, reference = _counted(rows, n)
-    names = ("value", "low", "high", "floor", "better")
+    names = ("value", "low", "high", "floor", "better", "n", "reference")
     metrics = {row.metric: {name: getattr(row, name) for name in names} for row in rows}
     return {"n": n, "reference": reference, "metrics": metrics}
