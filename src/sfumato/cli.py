@@ -6,22 +6,30 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Union
+from typing import Annotated, Any, Generic, TypeVar, Union
 
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
 from sfumato.recipes.base import DistillOptions
+from sfumato.recipes.configuration import Configuration, kind, name_of, names
+from sfumato.recipes.evaluation import Evaluation
 from sfumato.recipes.images import Images
-from sfumato.recipes.job import Configuration, SampleOptions
+from sfumato.recipes.model import SampleOptions
+from sfumato.recipes.recording import RecordOptions
 from sfumato.training.options import TrainOptions
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Train:
-    """Learn from pictures: inspects, chooses, says what it chose and how long it will take, and goes."""
+class Train(Generic[R]):
+    """Learn from data: inspects, chooses, says what it chose and how long it will take, and goes.
 
-    images: Annotated[Images, arg(name="")]
+    The data is pictures, unless the name of another recipe comes first: `sfumato train policy DEMONSTRATIONS`.
+    """
+
+    recipe: Annotated[R, arg(name="")]
     training: Annotated[TrainOptions, arg(name="")] = field(default_factory=TrainOptions)
     out: Path | None = None
     """Run directory (default: runs/NAME OF THE DATA)."""
@@ -31,8 +39,9 @@ class Train:
     def __call__(self) -> int:
         from sfumato.recipes import job
 
-        out = self.out or Path("runs") / self.images.data.resolve().stem
-        run = job.train(self.images, self.training, out)
+        recipe: Any = self.recipe
+        out = self.out or Path("runs") / recipe.data.resolve().stem
+        run = job.train(recipe, self.training, out)
         print(f"trained: {run.path}\nsamples: sfumato sample {run.path} -n 64 --out samples")
         return 0
 
@@ -92,36 +101,53 @@ class Sample:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a run's samples against real data, beside the floor: real held-out data measured the same way."""
+    """Measure a run: samples against real data, beside the floor that real held-out data sets; a policy in a simulator."""
 
     run: Positional[Path]
     """Run directory."""
-    data: Path | None = None
-    """Real pictures that were not trained on (default: those the run held out)."""
-    n: Annotated[int | None, arg(aliases=["-n"])] = None
-    """How many samples (default: as many as there are real ones, at most 2000)."""
-    samples: Path | None = None
-    """Measure these pictures instead of drawing samples."""
+    asked: Annotated[Evaluation, arg(name="")] = field(default_factory=Evaluation)
     options: Annotated[SampleOptions, arg(name="")] = field(default_factory=SampleOptions)
 
     def __call__(self) -> int:
-        from sfumato.recipes import evaluation
+        from sfumato.recipes.configuration import read_config
+        from sfumato.training.run import Run
 
-        print(evaluation.evaluate(self.run, self.data, self.n, self.options, self.samples))
+        print(read_config(Run(self.run)).recipe.evaluate(self.run, self.asked, self.options))
         return 0
 
 
 @dataclass(frozen=True)
-class Inspect:
-    """Say what would be learned from a folder, what is broken in it, and what training would cost here."""
+class Record:
+    """Play in simulators and keep what was seen and done, as demonstrations to learn a policy from."""
 
-    images: Annotated[Images, arg(name="")]
+    environments: Positional[tuple[str, ...]]
+    """Environments: gym_pusht/PushT-v0, metaworld/TASK, or any id that gymnasium knows."""
+    out: Path
+    """Where to write: a .npz file, or a folder for a LeRobot dataset."""
+    options: Annotated[RecordOptions, arg(name="")] = field(default_factory=RecordOptions)
+
+    def __call__(self) -> int:
+        from sfumato.recipes import recording
+
+        print(recording.record(self.environments, self.out, self.options))
+        return 0
+
+
+@dataclass(frozen=True)
+class Inspect(Generic[R]):
+    """Say what would be learned from data, what is broken in it, and what training would cost here.
+
+    The data is pictures, unless the name of another recipe comes first: `sfumato inspect policy DEMONSTRATIONS`.
+    """
+
+    recipe: Annotated[R, arg(name="")]
     training: Annotated[TrainOptions, arg(name="")] = field(default_factory=TrainOptions)
 
     def __call__(self) -> int:
         from sfumato.recipes import inspection
 
-        report, sound = inspection.inspect(self.images, self.training)
+        recipe: Any = self.recipe
+        report, sound = inspection.inspect(recipe, self.training)
         print(report)
         return 0 if sound else 1
 
@@ -148,12 +174,13 @@ DESCRIPTION = "Diffusion and flow-matching models on your data: train, watch, sa
 
 Command = Union[  # noqa: UP007
     Annotated[Demo, subcommand("demo")],
-    Annotated[Inspect, subcommand("inspect")],
-    Annotated[Train, subcommand("train")],
+    Annotated[Inspect[Images], subcommand("inspect")],
+    Annotated[Train[Images], subcommand("train")],
     Annotated[Resume, subcommand("resume")],
     Annotated[Distill, subcommand("distill")],
     Annotated[Sample, subcommand("sample")],
     Annotated[Evaluate, subcommand("evaluate")],
+    Annotated[Record, subcommand("record")],
 ]
 
 
@@ -172,32 +199,51 @@ def _flags(arguments: Sequence[str]) -> list[str]:
     return out
 
 
-def _with_config(arguments: list[str]) -> Train | None:
+def _recipe(arguments: list[str]) -> str | None:
+    """The recipe that `train` or `inspect` names before its data; the name of a file alone is the data."""
+    if arguments[:1] not in (["train"], ["inspect"]) or len(arguments) < 2 or arguments[1] not in names():
+        return None
+    more = len(arguments) > 2 and not arguments[2].startswith("-")
+    return arguments[1] if more or not Path(arguments[1]).exists() else None
+
+
+def _with_config(arguments: list[str], recipe: str | None) -> Train[Any] | None:
     """The options of ``train --config FILE``, as the defaults of the command line."""
     if arguments[:1] != ["train"] or "--config" not in arguments:
         return None
-    from sfumato.training.config import from_yaml
-
     path = Path(*arguments[arguments.index("--config") + 1 :][:1])
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise FileNotFoundError(f"{path}: cannot be read ({reason}); --config wants a YAML file") from error
-    found = from_yaml(Configuration, text, str(path), base=Configuration(Images(tyro.MISSING)))
-    return Train(found.images, found.training, config=path)
+    base = Configuration((kind(recipe) if recipe else Images)(tyro.MISSING))
+    found = Configuration.from_yaml(text, str(path), base)
+    if recipe and name_of(found.recipe) != recipe:
+        raise ValueError(f"{path}: is of the recipe {name_of(found.recipe)}, not {recipe}; leave the name out")
+    return Train(found.recipe, found.training, config=path)
+
+
+def _parse(given: list[str]) -> Any:
+    """The command that the words mean, ready to be called."""
+    recipe = _recipe(given)
+    words = given[:1] + given[2:] if recipe else given
+    default = _with_config(words, recipe)
+    if recipe is None and default is None:
+        return tyro.cli(Command, args=words, prog="sfumato", description=DESCRIPTION)
+    of = kind(recipe) if recipe else type(default.recipe) if default else Images
+    verb: Any = {"train": Train, "inspect": Inspect}[words[0]]
+    name = f"sfumato {words[0]} {recipe}" if recipe else f"sfumato {words[0]}"
+    if default is None:
+        return tyro.cli(verb[of], args=words[1:], prog=name)
+    return tyro.cli(verb[of], args=words[1:], prog=name, default=default)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status. Errors a user can mend are one line on standard error."""
     given = _flags(sys.argv[1:] if arguments is None else arguments)
     try:
-        default = _with_config(given)
-        if default is None:
-            command = tyro.cli(Command, args=given, prog="sfumato", description=DESCRIPTION)
-        else:
-            command = tyro.cli(Train, args=given[1:], prog="sfumato train", default=default)
-        return command()
+        return _parse(given)()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.recipes.job import Model, SampleOptions, choose_batch, choose_steps, load, read_config
+from sfumato.recipes.images import choose_batch
+from sfumato.recipes.job import Model, SampleOptions, choose_steps, load, read_config
 from sfumato.training import checkpoint, loop
 from sfumato.training.run import Run
 
@@ -87,7 +88,7 @@ def test_samples_become_files(kind: str, trained, tmp_path: Path, capsys: pytest
 def test_a_run_is_scored_with_and_without_data(kind: str, trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out, _ = trained(kind)
     capsys.readouterr()
-    assert sfumato("evaluate", out, "--steps", 3) == 0
+    assert sfumato("evaluate", out, "--steps", 3, "--quick") == 0
     table = capsys.readouterr().out
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["data"] == "held out"
@@ -103,7 +104,7 @@ def test_a_run_is_scored_with_and_without_data(kind: str, trained, tmp_path: Pat
         other.mkdir()
         for i in range(20):
             Image.fromarray(rng.integers(0, 256, (10, 14, 3), dtype=np.uint8)).save(other / f"{i}.png")
-    assert sfumato("evaluate", out, "--data", other, "-n", 15, "--steps", 3) == 0
+    assert sfumato("evaluate", out, "--data", other, "-n", 15, "--steps", 3, "--quick") == 0
     assert json.loads((out / "metrics.json").read_text())["data"] == str(other)
 
 
@@ -127,7 +128,7 @@ def test_a_run_can_be_moved_and_sampled_without_its_pictures(tmp_path: Path):
     assert sfumato("sample", tmp_path / "moved here", "-n", 2, "--steps", 3, "--out", tmp_path / "after") == 0
     for name in ("0000.png", "0001.png", "grid.png"):
         assert (tmp_path / "before" / name).read_bytes() == (tmp_path / "after" / name).read_bytes()
-    assert sfumato("evaluate", tmp_path / "moved here", "--steps", 2) == 0
+    assert sfumato("evaluate", tmp_path / "moved here", "--steps", 2, "--quick") == 0
     shutil.rmtree(tmp_path / "moved here" / "cache")  # what is left is the model alone
     assert sfumato("sample", tmp_path / "moved here", "-n", 1, "--steps", 3, "--out", tmp_path / "bare") == 0
     assert (tmp_path / "before" / "0000.png").read_bytes() == (tmp_path / "bare" / "0000.png").read_bytes()
@@ -135,9 +136,9 @@ def test_a_run_can_be_moved_and_sampled_without_its_pictures(tmp_path: Path):
 
 def test_everything_chosen_is_written_down(trained):
     config = read_config(Run(trained("pictures")[0]))
-    assert config.images.network.kind == "dit"
-    assert (config.images.network.width, config.images.network.depth, config.images.network.patch) == (32, 2, 2)
-    assert (config.images.side, config.training.steps, config.training.batch) == (8, 10, 8)
+    assert config.recipe.network.kind == "dit"
+    assert (config.recipe.network.width, config.recipe.network.depth, config.recipe.network.patch) == (32, 2, 2)
+    assert (config.recipe.side, config.training.steps, config.training.batch) == (8, 10, 8)
 
 
 def test_an_unfinished_run_can_be_sampled_and_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch):

@@ -10,9 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sfumato.recipes.base import MethodOptions, NetworkOptions
+from sfumato.recipes.configuration import Configuration
 from sfumato.recipes.images import Images
-from sfumato.recipes.job import Configuration
-from sfumato.training.config import ConfigError, from_yaml, to_plain, to_yaml
+from sfumato.training.config import ConfigError, to_plain
 from sfumato.training.optim import OptimOptions
 from sfumato.training.options import TrainOptions
 
@@ -57,20 +57,21 @@ images = st.builds(
 @example(Configuration(Images(Path("a\x85b"))))
 @given(st.builds(Configuration, images, trainings))
 def test_a_configuration_comes_back_from_yaml_as_it_was(configuration: Configuration):
-    text = to_yaml(configuration)
-    assert from_yaml(Configuration, text) == configuration
-    assert yaml.safe_load(text) == to_plain(configuration)
+    text = configuration.to_yaml()
+    assert Configuration.from_yaml(text) == configuration
+    plain = to_plain(configuration)
+    assert yaml.safe_load(text) == {"images": plain.pop("recipe"), **plain}
 
 
 def read(text: str) -> Configuration:
-    return from_yaml(Configuration, text, "my.yaml", base=Configuration(Images(Path("photos"))))
+    return Configuration.from_yaml(text, "my.yaml", base=Configuration(Images(Path("photos"))))
 
 
 def test_absent_keys_keep_their_value_and_present_ones_count():
     found = read("training:\n  optim:\n    lr: 3e-4\n")
     assert found.training.optim.lr == 3e-4
     assert found.training.optim.betas == OptimOptions().betas
-    assert found.images.data == Path("photos")
+    assert found.recipe.data == Path("photos")
     assert read("") == Configuration(Images(Path("photos")))
 
 
@@ -117,9 +118,9 @@ def test_every_mistake_is_one_line_with_place_and_remedy(mistake: str):
 
 def test_what_has_no_default_must_be_given():
     with pytest.raises(ConfigError, match=r"'images' is missing"):
-        from_yaml(Configuration, "training: {}")
+        Configuration.from_yaml("training: {}")
     with pytest.raises(ConfigError, match=r"'images.data' is missing"):
-        from_yaml(Configuration, "images: {side: 8}")
+        Configuration.from_yaml("images: {side: 8}")
 
 
 @pytest.mark.parametrize("value", [

@@ -1,7 +1,7 @@
 """Networks that answer what a process asks: `network(x, level, level_s=None, *, label=None) -> answer shaped like x`.
 
 `level` is ln(sigma / alpha), the logarithm of the noise-to-signal ratio of x; networks know nothing else of a process.
-`MLP` takes vectors, `UNet` pictures, `DiT` sequences, pictures and clips.
+`MLP` takes vectors, `UNet` pictures, `DiT` sequences, pictures and clips, `Policy` chunks of actions and what was seen.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from sfumato.networks.dit import DiT
 from sfumato.networks.mlp import MLP
 from sfumato.networks.parts import count as _parameters
+from sfumato.networks.policy import Policy, choose_policy
 from sfumato.networks.unet import UNet
 
-__all__ = ["MLP", "DiT", "UNet", "build", "choose", "describe", "flops"]
+__all__ = ["MLP", "DiT", "Policy", "UNet", "build", "choose", "choose_policy", "describe", "flops"]
 
-KINDS: dict[str, type[nn.Module]] = {"mlp": MLP, "unet": UNet, "dit": DiT}
+KINDS: dict[str, type[nn.Module]] = {"mlp": MLP, "unet": UNet, "dit": DiT, "policy": Policy}
 
 
 def build(options: Mapping[str, Any]) -> nn.Module:
@@ -67,7 +68,7 @@ def choose(
             kind = "unet"
     axes = {"mlp": (1,), "unet": (3,), "dit": (2, 3, 4)}
     if kind not in axes:
-        raise ValueError(f"kind is {kind!r}, expected auto, {', '.join(KINDS)}")
+        raise ValueError(f"kind is {kind!r}, expected auto, {', '.join(axes)}")
     if len(shape) not in axes[kind]:
         raise ValueError(f"a network of kind {kind} cannot take items of shape {tuple(shape)}")
     if patch is not None and kind != "dit":
@@ -124,7 +125,7 @@ def describe(network: nn.Module) -> str:
     number = _parameters(network)
     size = f"{number / 1e6:.1f} M" if number >= 1e5 else f"{number / 1e3:.1f} k" if number >= 1e3 else f"{number}"
     options = getattr(network, "options", {})
-    shown = [f"{name} {options[name]}" for name in ("width", "depth", "patch", "unshuffle") if name in options]
+    shown = [f"{name} {options[name]}" for name in ("body", "width", "depth", "patch", "unshuffle") if name in options]
     return f"{type(network).__name__} {size} parameters" + (f": {', '.join(shown)}" if shown else "")
 
 

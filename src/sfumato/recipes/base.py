@@ -5,21 +5,43 @@ The rest of a run (loop, checkpoints, averages, sampling, commands) is shared an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
+
+from sfumato.training.run import Run, RunError
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from sfumato.data import ArrayDataset, Statistics
+    from sfumato.data import Dataset
     from sfumato.diffusion import Equilibrium, Gaussian
+    from sfumato.recipes.evaluation import Evaluation
+    from sfumato.recipes.model import SampleOptions
     from sfumato.training.objective import Task
-    from sfumato.training.run import Run
 
 Say = Callable[[str], None]
+R = TypeVar("R")
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal (standard error: standard output is for results)."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def read_facts(run: Run) -> dict[str, Any]:
+    """What data.json says about the data of a run: at least "shape" of an item, "classes" and "count". Raises RunError."""
+    try:
+        return json.loads((run.path / "data.json").read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{run.path / 'data.json'}: cannot be read ({error}); the run is not complete, train again"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -78,6 +100,10 @@ class MethodOptions:
         }  # fmt: skip
         return d.Gaussian(schedules[self.schedule](), self.predicts, self.loss_in, weights[self.weight])
 
+    def words(self) -> str:
+        """One line about the method."""
+        return f"{self.schedule} schedule, answers {self.predicts}, loss in {self.loss_in or self.predicts}"
+
     def __post_init__(self) -> None:
         if self.process == "equilibrium" and (self.times == "adaptive" or self.uncertainty):
             raise ValueError("process = 'equilibrium': its network knows no noise level to learn times or weights of")
@@ -123,12 +149,20 @@ class DistillOptions:
 class Prepared:
     """Data made ready: the whole array, its two parts, and what is needed to undo the standardisation."""
 
-    array: np.ndarray
-    train: ArrayDataset
-    held_out: ArrayDataset
-    statistics: Statistics
+    array: np.ndarray | None
+    train: Dataset
+    held_out: Dataset
+    statistics: Any
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())
+
+
+class Habits(NamedTuple):
+    """How a recipe's models are sampled unless asked otherwise."""
+
+    solver: str = "dpmpp_2m"
+    steps: int = 20
+    eta: float = 0.5
 
 
 class Recipe(Protocol):
@@ -138,17 +172,66 @@ class Recipe(Protocol):
     def data(self) -> Path:
         """Where the data is."""
 
+    # ---- before training
+
+    def examine(self) -> tuple[list[str], Any, bool]:
+        """A look at the data: what is there and what is broken in it, line by line; the recipe to plan with; and whether
+        training would start. Raises DataError."""
+
     def prepare(self, run: Run, say: Say) -> tuple[Any, Prepared]:
         """Read the data into the run; returns the recipe with every choice made, and the data."""
 
     def reload(self, run: Run) -> Prepared:
         """The data again, from the run alone."""
 
+    def process(self) -> Gaussian | Equilibrium:
+        """What the network's answers mean."""
+
     def task(self, prepared: Prepared, seed: int) -> Task:
         """What to train."""
+
+    def batch(self, count: int, device: str) -> int:
+        """A batch that suits so many items and the machine ("cpu" or an accelerator)."""
+
+    def settled(self, network: nn.Module) -> Any:
+        """The recipe with the choices written into its options that were made for this network."""
+
+    def learned_from(self, prepared: Prepared) -> str:
+        """The data in words."""
+
+    def values(self, prepared: Prepared) -> list[str]:
+        """The numbers in the data in words, for a look before training."""
+
+    def learned_how(self) -> str:
+        """The method in words."""
+
+    def usage(self) -> Iterable[str]:
+        """How a finished run is used, for its README.md."""
+
+    def evaluate(self, out: Path, asked: Evaluation, options: SampleOptions) -> str:
+        """The run in ``out`` measured as its field judges it: a table, and where to look. Raises RunError, DataError,
+        MetricError, and ValueError for options that mean nothing here."""
+
+    # ---- samples
+
+    def habits(self) -> Habits:
+        """How samples are drawn unless asked otherwise."""
+
+    def condition(self, run: Run, options: SampleOptions) -> Callable[[range], Mapping[str, Tensor]] | None:
+        """Numbers of samples -> what they are drawn for, name -> (b, ...); None where there is nothing. Raises ValueError
+        for options that make no sense in this run."""
 
     def write(self, samples: Tensor, numbers: range, folder: Path, run: Run) -> None:
         """Store samples as this field's files."""
 
-    def draw(self, samples: Tensor, run: Run) -> Any:
-        """What a person wants to look at."""
+    def draw(self, samples: Tensor, run: Run, columns: int | None = None) -> Any:
+        """What a person wants to look at, with a ``save(path)``; None where there is nothing to see. Samples are those of
+        numbers 0, 1, ... unless ``columns`` asks for a plain sheet of whatever states are given."""
+
+
+def settle(options: R, network: nn.Module) -> R:
+    """Options of a network, with what was left open (None or "auto") as the network has it."""
+    made: Mapping[str, Any] = getattr(network, "options", {})
+    fields = dataclasses.fields(options)  # type: ignore[arg-type]
+    open_ = [f.name for f in fields if getattr(options, f.name) in (None, "auto") and f.name in made]
+    return dataclasses.replace(options, **{name: made[name] for name in open_})  # type: ignore[type-var]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfumato.recipes import plots
-from sfumato.recipes.evaluation import draw_samples, evaluate, features_for, stacked
+from sfumato.recipes.evaluation import MeasureOptions, draw_samples, evaluate, features_for, stacked
 from sfumato.recipes.images import Images, grid
 from sfumato.recipes.job import Model, SampleOptions, load, read_config, sample, say, train
 from sfumato.recipes.openmoji import draw
@@ -43,7 +43,7 @@ def demo(out: Path, minutes: float, seed: int, side: int = 32, curve: tuple[int,
     sample(out, 64, options, out / "samples" / "final")
     shutil.copyfile(out / "samples" / "final" / "grid.png", out / "samples.png")
     process_picture(load(out, options), out / "process.png", seed)
-    text = evaluate(out, None, None, options)
+    text = evaluate(out, None, None, options, measure=MeasureOptions(quick=True))
     quality(out, options, curve)
     look = {
         "samples.png": "64 samples, a class a column", "process.png": "a picture dissolving, and samples forming",
@@ -68,7 +68,7 @@ def process_picture(model: Model, path: Path, seed: int, columns: int = 9, rows:
     from sfumato.recipes.images import read_statistics
 
     process = model.process
-    prepared = read_config(model.run).images.reload(model.run)
+    prepared = read_config(model.run).recipe.reload(model.run)
     count = len(prepared.train)
     x = torch.stack(
         [torch.from_numpy(prepared.train[i * count // rows + count // (2 * rows)]["x"]) for i in range(rows)]
@@ -99,7 +99,7 @@ def quality(out: Path, options: SampleOptions, curve: tuple[int, ...]) -> None:
     model = load(out, options)
     options = model.chosen(options)
     assert options.solver is not None
-    prepared = read_config(model.run).images.reload(model.run)
+    prepared = read_config(model.run).recipe.reload(model.run)
     real, held_out = stacked(prepared.train), stacked(prepared.held_out)
     features = features_for(real)
     known = features(real)

@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.recipes.base import DistillOptions, Say
-from sfumato.recipes.job import Configuration, card, read_config, say
-from sfumato.training.config import to_yaml
+from sfumato.recipes.base import DistillOptions, Say, say
+from sfumato.recipes.configuration import Configuration, read_config
+from sfumato.recipes.job import card
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run, RunError, write_text
 
@@ -51,7 +51,7 @@ def distill(teacher: Path, options: DistillOptions, training: TrainOptions, out:
     if not source.model.is_file():
         raise RunError(f"{teacher}: is not finished; `sfumato resume {teacher}` first")
     try:
-        check_path(config.images.method.build())
+        check_path(config.recipe.process())
     except TypeError as error:
         raise RunError(f"{teacher}: {error}") from error
     if run.config.exists():
@@ -59,7 +59,7 @@ def distill(teacher: Path, options: DistillOptions, training: TrainOptions, out:
     run.create()
     with run.locked():
         _take_over(source, run)
-        plain = config.images.task(config.images.reload(run), config.training.seed)
+        plain = config.recipe.task(config.recipe.reload(run), config.training.seed)
         batch = training.batch or config.training.batch
         assert batch is not None
         assert config.training.steps is not None
@@ -83,12 +83,12 @@ def distill(teacher: Path, options: DistillOptions, training: TrainOptions, out:
         training = dataclasses.replace(training, steps=steps)
         tell(f"teacher   {teacher}, {config.training.steps} steps, about {clock(whole)} on this machine")
         tell(f"network   {networks.describe(task.network)}")
-        guided = f", takes guidance from {options.w[0]:g} to {options.w[1]:g}" if task.network.options["guided"] else ""  # type: ignore[index]
+        guided = f", takes guidance from {options.w[0]:g} to {options.w[1]:g}" if guidance_in(task) else ""
         tell(f"method    flow map, {options.kind}{guided}")
         tell(
             f"training  {steps} steps of batch {training.batch}, {cost.seconds:.3g} s each, about {clock(cost.seconds * steps)}"
         )
-        write_text(run.config, to_yaml(Configuration(config.images, training, options)))
+        write_text(run.config, Configuration(config.recipe, training, options).to_yaml())
         run.log({"step": 0, "teacher_seconds": whole, "conversion_seconds": cost.seconds * steps})
     loop.train(task, run, training)
     card(run)
@@ -98,15 +98,15 @@ def distill(teacher: Path, options: DistillOptions, training: TrainOptions, out:
 
 def look(run: Run, columns: int = 12, teacher_steps: int = 50) -> None:
     """steps.png: the same noises by the teacher (top row) and by the map in 1, 2, 4 and 16 steps. trajectory.png: a few
-    samples on their way, the teacher's path above the map's eight stops. Nothing where the data is not pictures."""
+    samples on their way, the teacher's path above the map's eight stops. Nothing where the recipe draws nothing."""
     import torch
 
     from sfumato.diffusion import Denoiser, Streams, euler, key, trajectory
-    from sfumato.recipes.images import grid, is_picture, read_statistics
-    from sfumato.recipes.job import SampleOptions, load
+    from sfumato.recipes.model import SampleOptions, load
 
     model = load(run.path)
-    if not is_picture(model.shape):
+    first = next(model.samples(range(1)))
+    if model.recipe.draw(first.cpu(), run, 1) is None:
         return
     network, _, _ = _read_teacher(run.path / TEACHER)
     teacher = dataclasses.replace(
@@ -114,11 +114,11 @@ def look(run: Run, columns: int = 12, teacher_steps: int = 50) -> None:
         denoiser=Denoiser(network.to(model.device).eval().requires_grad_(False), model.process),
         map=None,
     )
-    statistics, w = read_statistics(run), model.chosen(SampleOptions()).w
+    w = model.chosen(SampleOptions()).w
     plain = SampleOptions(steps=teacher_steps, solver="euler", eta=0.0, w=w, batch=columns)
     rows = [next(teacher.samples(range(columns), plain))]
     rows += [next(model.samples(range(columns), SampleOptions(steps=n, w=w, batch=columns))) for n in (1, 2, 4, 16)]
-    grid(torch.cat(rows).cpu(), statistics, columns=columns, least=900).save(run.path / "steps.png")
+    model.recipe.draw(torch.cat(rows).cpu(), run, columns).save(run.path / "steps.png")
 
     shown, grid_ = 3, model.grid
     assert grid_ is not None
@@ -137,7 +137,12 @@ def look(run: Run, columns: int = 12, teacher_steps: int = 50) -> None:
         every = [x_t / model.process.schedule.hypot(t) for x_t, t in zip(states, times, strict=True)][:: steps // 8]
         strips.append(torch.stack(every, 1))
     both = torch.stack(strips, 1).flatten(0, 2)
-    grid(both.cpu(), statistics, columns=9, least=900).save(run.path / "trajectory.png")
+    model.recipe.draw(both.cpu(), run, 9).save(run.path / "trajectory.png")
+
+
+def guidance_in(task: Task) -> bool:
+    """Whether the network takes the strength of guidance as an input."""
+    return bool(getattr(task.network, "options", {}).get("guided", False))
 
 
 def _take_over(source: Run, run: Run) -> None:
@@ -168,7 +173,7 @@ def converted(task: Task, run: Run, options: DistillOptions, training: TrainOpti
     guided = settings.get("classes", 0) > 0 and options.guided
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key("weights", training.seed))
-        student = networks.build({**settings, "guided": guided})
+        student = networks.build({**settings, "guided": True} if guided else settings)
     student.load_state_dict({**student.state_dict(), **weights})
     teacher.to(device).eval().requires_grad_(False)
     bf16 = training.precision == "bf16" or (training.precision == "auto" and bf16_pays(device))

@@ -13,14 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from sfumato.recipes.base import MethodOptions, NetworkOptions, Prepared, Say
+from sfumato.recipes.base import Habits, MethodOptions, NetworkOptions, Prepared, Say, read_facts, settle
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     import numpy as np
     from PIL.Image import Image
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from sfumato.data import Scan
+    from sfumato.diffusion import Equilibrium, Gaussian
+    from sfumato.recipes.evaluation import Evaluation
+    from sfumato.recipes.model import SampleOptions
     from sfumato.training.objective import Task
     from sfumato.training.run import Run
 
@@ -173,6 +178,20 @@ class Images:
         parts = [ArrayDataset(array, statistics, labels, names, part) for part in (train, held_out)]
         return Prepared(array, parts[0], parts[1], statistics, classes)
 
+    def examine(self) -> tuple[list[str], Images, bool]:
+        from sfumato.data import DataError, check_budget
+
+        bold = dataclasses.replace(self, broken_budget=0.999999)
+        if self.data.suffix.lower() in ARRAYS:
+            return [], bold, True
+        scan = bold.scan(lambda text: None)
+        lines = scan_lines(scan, self.data) + (["classes   " + ", ".join(scan.classes)] if self.labels else [])
+        try:
+            check_budget(scan, self.broken_budget)
+        except DataError as error:
+            return [*lines, f"training would stop: {error}"], bold, False
+        return lines, bold, True
+
     # ---- network -----------------------------------------------------------------------------------------------------
 
     def task(self, prepared: Prepared, seed: int) -> Task:
@@ -194,7 +213,7 @@ class Images:
             )
         return Task(
             network=network,
-            process=self.method.build(),
+            process=self.process(),
             train=prepared.train,
             held_out=prepared.held_out,
             times=self.method.distribution(),
@@ -205,10 +224,64 @@ class Images:
             preview=partial(every_class, classes=len(prepared.classes)),
         )
 
+    def process(self) -> Gaussian | Equilibrium:
+        return self.method.build()
+
+    def batch(self, count: int, device: str) -> int:
+        return choose_batch(count, device)
+
+    def settled(self, network: nn.Module) -> Images:
+        return dataclasses.replace(self, network=settle(self.network, network))
+
+    def learned_from(self, prepared: Prepared) -> str:
+        shape, classes = prepared.statistics.shape, len(prepared.classes)
+        what = f"{shape[1]}x{shape[2]} pictures" if len(shape) == 3 else f"items of shape {shape}"
+        named = f", {classes} classes" if classes else ""
+        return f"{len(prepared.train)} {what} to learn from{named}, {len(prepared.held_out)} held out"
+
+    def values(self, prepared: Prepared) -> list[str]:
+        statistics = prepared.statistics
+        return [f"values    mean {statistics.mean:.3f}, spread {statistics.spread:.3f} (black -1, white 1)"]
+
+    def learned_how(self) -> str:
+        return self.method.words()
+
+    def usage(self) -> Iterable[str]:
+        return ("Samples: `sfumato sample RUN -n 64 --seed 0 --steps 20 --out samples`.",)
+
+    def evaluate(self, out: Path, asked: Evaluation, options: SampleOptions) -> str:
+        from sfumato.recipes import evaluation
+
+        evaluation.refuse(asked.trial, "pictures; it is for policies")
+        return evaluation.evaluate(out, asked.data, asked.n, options, asked.samples, asked.measure)
+
     # ---- samples -----------------------------------------------------------------------------------------------------
 
-    def draw(self, samples: Tensor, run: Run) -> Image:
-        return grid(samples, read_statistics(run))
+    def habits(self) -> Habits:
+        return Habits()
+
+    def condition(self, run: Run, options: SampleOptions) -> Callable[[range], dict[str, Tensor]] | None:
+        import torch
+
+        classes, label = read_facts(run)["classes"], options.label
+        if not classes:
+            if label is not None:
+                raise ValueError(f"label = {label!r}: {run.path} was trained without classes (use --labels)")
+            return None
+        if label is not None and label not in classes:
+            raise ValueError(f"label = {label!r}: must be one of {', '.join(classes)}")
+
+        def condition(own: range) -> dict[str, Tensor]:
+            numbers = own if label is None else [classes.index(label)] * len(own)
+            return {"label": torch.tensor([number % len(classes) for number in numbers])}
+
+        return condition
+
+    def draw(self, samples: Tensor, run: Run, columns: int | None = None) -> Image | None:
+        statistics = read_statistics(run)
+        if not is_picture(statistics.shape):
+            return None
+        return grid(samples, statistics, columns, least=512 if columns is None else 900)
 
     def write(self, samples: Tensor, numbers: range, folder: Path, run: Run) -> None:
         """0000.png, 0001.png, ...; what is not a picture becomes 0000.npy, ..."""
@@ -223,16 +296,22 @@ class Images:
                 np.save(folder / f"{number:04d}.npy", statistics.restore(item.cpu().numpy()))
 
 
-def read_facts(run: Run) -> dict[str, Any]:
-    """What data.json says about the data of a run."""
-    from sfumato.training.run import RunError
-
-    try:
-        return json.loads((run.path / "data.json").read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{run.path / 'data.json'}: cannot be read ({error}); the run is not complete, train again"
-        ) from error
+def scan_lines(scan: Scan, data: Path) -> list[str]:
+    """What was found in a folder, and what is broken in it."""
+    lines = [f"{len(scan.files)} pictures in {data}, {len(scan.complaints)} broken"]
+    lines += [f"  broken: {complaint}" for complaint in scan.complaints]
+    lines += ["sizes     " + ", ".join(f"{w}x{h} ({n})" for (w, h), n in scan.sizes.most_common(5))
+              + (f" and {len(scan.sizes) - 5} more" if len(scan.sizes) > 5 else "")]  # fmt: skip
+    lines += ["modes     " + ", ".join(f"{mode} ({n})" for mode, n in scan.modes.most_common())]
+    if scan.handled:
+        lines += ["handled   " + ", ".join(f"{what} ({n})" for what, n in scan.handled.most_common())]
+    if scan.ignored:
+        named = (f"{suffix or 'no suffix'} ({n})" for suffix, n in scan.ignored.most_common())
+        lines += ["ignored   " + ", ".join(named)]
+    if scan.duplicates:
+        lines += [f"duplicates {sum(map(len, scan.duplicates)) - len(scan.duplicates)} pictures appear more than once"]
+        lines += ["  same: " + ", ".join(str(path) for path in group[:4]) for group in scan.duplicates[:5]]
+    return lines
 
 
 def read_statistics(run: Run) -> Any:
@@ -246,6 +325,15 @@ def read_statistics(run: Run) -> Any:
 def is_picture(shape: tuple[int, ...]) -> bool:
     """Whether items of this shape are grey or colour pictures, (1 or 3, H, W)."""
     return len(shape) == 3 and shape[0] in (1, 3)
+
+
+def choose_batch(count: int, device: str) -> int:
+    """A batch that suits the number of items: 16 on a CPU, where more steps are worth more than larger ones, up to 256 on
+    a GPU, less for few items."""
+    most = 16 if device == "cpu" else 256
+    while most > 8 and most * 4 > count:
+        most //= 2
+    return max(1, min(most, count))
 
 
 def every_class(count: int, classes: int) -> dict[str, Tensor]:
