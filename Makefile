@@ -10,7 +10,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,plots,track,robot,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,plots,track,features,robot,dev]'
 	touch $@
 
 demo: install
@@ -26,13 +26,22 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# DATA=PATH: quality per second on your own folder of pictures too; the peers are installed by the benchmarks themselves
 bench: install
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.overhead_peers
+	$(BIN)/python -m benchmarks.solvers
+	$(BIN)/python -m benchmarks.seconds
+	$(if $(DATA),$(BIN)/python -m benchmarks.seconds --data $(DATA) --folder runs/seconds_data)
+	test ! -d ../shared/data/clothing64 || $(BIN)/python -m benchmarks.seconds --data ../shared/data/clothing64 --side 64 --folder runs/seconds_clothing64
+	$(BIN)/python -m benchmarks.calls
+	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.recipe
 	$(BIN)/python -m benchmarks.four_worlds
 	$(BIN)/python -m benchmarks.rare_event
 	$(BIN)/python -m benchmarks.any_steps board
 	$(BIN)/python -m benchmarks.any_steps pictures
+	$(BIN)/python -m benchmarks.report
 
 clean:
-	rm -rf $(VENV) runs samples
+	rm -rf $(VENV) .venv-peers runs samples

@@ -81,7 +81,7 @@ def clipped(model: job.Model, lowest: float, highest: float) -> job.Model:
 def score(out: Path, seed: int, samples: int, bounded: bool) -> dict[str, dict[str, dict[int, tuple[float, float]]]]:
     """sampler -> steps -> (kernel distance, sliced Wasserstein), and the floor under "floor"."""
     model = job.load(out)
-    prepared = job.read_config(model.run).images.reload(model.run)
+    prepared = job.read_config(model.run).recipe.reload(model.run)
     real, held_out = stacked(prepared.train), stacked(prepared.held_out)
     features = features_for(real)
     known = features(real)

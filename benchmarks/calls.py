@@ -1,0 +1,137 @@
+"""Quality per network call: our solvers and grids on one trained network.
+
+    python -m benchmarks.calls [--run RUN] [--count 128]       about 40 minutes on 1 core
+
+Kernel distance of samples to the training pictures, in the features of `sfumato evaluate`, with the 95 % interval over
+draws of the samples, at 5, 10, 20 and 50 network calls, every solver from the same noises. The floor is that of real
+held-out pictures. Without --run the demo's model is trained first (`sfumato demo`, ten minutes) into runs/demo.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.common import figure, kernel_interval, save_figure, store
+from sfumato import diffusion as d
+from sfumato.recipes import job
+from sfumato.recipes.evaluation import features_for, stacked
+from sfumato.training.generate import generate
+from sfumato.training.progress import Watch
+
+CALLS = (5, 10, 20, 50)
+SOLVERS: dict[str, Any] = {
+    "euler": d.euler(), "heun": d.heun(), "dpmpp_2m": d.dpmpp_2m(), "dpmpp_2m, eta 0.5": d.dpmpp_2m(0.5),
+    "ab2": d.ab(2), "ab3": d.ab(3), "unipc3": d.unipc(3), "ancestral": d.ancestral(),
+}  # fmt: skip
+GRIDS = ("auto", "cosine", "uniform", "karras", "logsnr")
+
+
+def steps_for(solver: str, calls: int) -> int:
+    """The most steps that need no more calls: Heun's method makes two a step, but for the last."""
+    return (calls + 1) // 2 if solver == "heun" else calls
+
+
+def measure(run: Path, count: int, solvers: list[str], grids: list[str], seed: int, batch: int) -> dict[str, Any]:
+    """{"solver, grid": {calls: interval}}, and the floor."""
+    torch.set_num_threads(1)
+    options = job.SampleOptions(w=1.0)  # conditional on the class, not guided: one call is one call
+    model = job.load(run, options)
+    prepared = job.read_config(model.run).recipe.reload(model.run)
+    real, held_out = stacked(prepared.train, 2000), stacked(prepared.held_out, 2000)
+    features = features_for(real)
+    known = features(real)
+    grid_of: dict[str, Any] = {
+        "auto": model.grid or d.cosine, "cosine": d.cosine, "uniform": d.uniform, "karras": d.karras, "logsnr": d.logsnr,
+    }  # fmt: skip
+    found: dict[str, Any] = {}
+    work = [(solver, grid, calls) for solver in solvers for grid in grids for calls in CALLS]
+    total, done = sum(calls for *_, calls in work), 0
+    with Watch("sampling", total * count, unit="calls") as watch:
+        for solver, grid, calls in work:
+            parts = generate(
+                model.denoiser, model.shape, range(count), seed=seed, steps=steps_for(solver, calls), batch=batch,
+                solver=SOLVERS[solver], grid=grid_of[grid], condition=model.condition(options),
+            )  # fmt: skip
+            samples = torch.cat([part.cpu() for part in parts])
+            done += calls
+            watch.show(done * count, f"{solver}, {grid}, {calls}")
+            finite = bool(samples.isfinite().all())
+            interval = kernel_interval(features(samples), known) if finite else None
+            found.setdefault(f"{solver}, {grid}", {})[str(calls)] = interval
+    return {
+        "run": {"name": run.name, "steps": job.read_config(model.run).training.steps, "shape": list(model.shape)},
+        "count": count, "seed": seed, "curves": found, "floor": kernel_interval(features(held_out), known),
+    }  # fmt: skip
+
+
+def report(facts: dict[str, Any]) -> None:
+    """Print the table and draw the plot."""
+    title = f"kernel distance to training pictures, {facts['count']} samples, 95 % intervals"
+    table = Table("solver, grid", *(f"{n} calls" for n in CALLS), title=title)
+    for name, curve in facts["curves"].items():
+        table.add_row(name, *(shown(curve[str(n)]) for n in CALLS))
+    table.add_row("floor: real held-out pictures", shown(facts["floor"]))
+    Console(width=150).print(table)
+    draw(facts)
+
+
+def shown(interval: dict[str, float] | None) -> str:
+    if interval is None:
+        return "NaN"
+    return f"{interval['value']:.3f} ({interval['low']:.3f}..{interval['high']:.3f})"
+
+
+def draw(facts: dict[str, Any]) -> None:
+    """docs/bench_calls.png: a panel for each grid, a line for each solver."""
+    grids = list(dict.fromkeys(name.rsplit(", ", 1)[1] for name in facts["curves"]))
+    sheet, [panels] = figure(len(grids), 1, 3.0, 3.0)
+    low = min(i["value"] for curve in facts["curves"].values() for i in curve.values() if i)
+    for panel, grid in zip(panels, grids, strict=True):
+        for number, (name, curve) in enumerate(
+            (n, c) for n, c in facts["curves"].items() if n.rsplit(", ", 1)[1] == grid
+        ):
+            points = [(n, curve[str(n)]) for n in CALLS if curve[str(n)]]
+            values = [i["value"] for _, i in points]
+            bars = [[i["value"] - i["low"] for _, i in points], [i["high"] - i["value"] for _, i in points]]
+            shift = 1 + 0.02 * number
+            panel.errorbar(
+                [n * shift for n, _ in points], values, bars, label=name.rsplit(", ", 1)[0], lw=1, capsize=1.5
+            )
+        panel.axhline(facts["floor"]["value"], color="#a0aec0", ls=":", lw=1)
+        panel.set(xscale="log", xlabel="network calls", title=f"{grid} grid", ylim=(min(0, low) - 0.05, None))
+        panel.set_xticks(CALLS, [str(n) for n in CALLS])
+        panel.minorticks_off()
+    panels[0].set_ylabel("kernel distance")
+    panels[0].legend(frameon=False, fontsize=6)
+    save_figure(sheet, "bench_calls")
+
+
+def main() -> None:
+    """Measure, print, store, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a trained run of pictures")
+    parser.add_argument("--count", type=int, default=128, help="samples of each")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--solvers", nargs="+", default=list(SOLVERS), choices=SOLVERS)
+    parser.add_argument("--grids", nargs="+", default=list(GRIDS), choices=GRIDS)
+    asked = parser.parse_args()
+    if not (asked.run / "config.yaml").is_file():
+        command = [sys.executable, "-m", "sfumato.cli", "demo", "--out", str(asked.run)]
+        print(f"{asked.run} is not there: training the demo's model", flush=True)
+        subprocess.run(command, check=True)
+    facts = measure(asked.run, asked.count, asked.solvers, asked.grids, asked.seed, asked.batch)
+    store("calls", facts)
+    report(facts)
+
+
+if __name__ == "__main__":
+    main()

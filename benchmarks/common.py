@@ -1,0 +1,79 @@
+"""What the benchmarks share: where results go, how they are summed up and drawn."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.metrics.distances import checked_pair, kernel_matrix, kernel_within
+
+RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parents[1] / "docs"
+COLOURS = {
+    "sfumato": "#2b6cb0", "sfumato, best": "#63b3ed", "diffusers": "#dd6b20", "k-diffusion": "#805ad5",
+    "azula": "#38a169", "lucidrains": "#805ad5", "torchcfm": "#38a169",
+}  # fmt: skip
+
+
+def store(name: str, facts: dict[str, Any]) -> Path:
+    """Write results/NAME.json with the versions and the machine they were measured on."""
+    RESULTS.mkdir(exist_ok=True)
+    machine = {"torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads()}
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({**machine, **facts}, indent=1) + "\n")
+    return path
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """results/NAME.json, or None if it was never measured."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and the range that holds the middle half."""
+    ordered = sorted(values)
+    quarter = (len(ordered) - 1) / 4
+
+    def at(place: float) -> float:
+        left = int(place)
+        right = min(left + 1, len(ordered) - 1)
+        return ordered[left] + (place - left) * (ordered[right] - ordered[left])
+
+    return {"median": statistics.median(ordered), "low": at(quarter), "high": at(3 * quarter), "count": len(ordered)}
+
+
+def figure(columns: int, rows: int, width: float = 3.3, height: float = 2.7) -> Any:
+    """An empty sheet and its axes, (rows, columns) as a list of lists."""
+    from matplotlib.figure import Figure
+
+    sheet = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    return sheet, [[sheet.add_subplot(rows, columns, r * columns + c + 1) for c in range(columns)] for r in range(rows)]
+
+
+def save_figure(sheet: Any, name: str) -> None:
+    """docs/NAME.png"""
+    DOCS.mkdir(exist_ok=True)
+    sheet.savefig(DOCS / f"{name}.png", dpi=110)
+
+
+def kernel_interval(fake: Tensor, real: Tensor) -> dict[str, float]:
+    """Kernel distance of fake (n, d) to real (m, d), and the 95 % interval of it over draws of the fakes, by the jackknife
+    (leave one out), which unlike resampling never compares a sample with its own copy."""
+    fake, real = checked_pair(fake, real, 4)
+    count = len(fake)
+    own = kernel_matrix(fake, fake, 3)
+    row = own.sum(1) - own.diagonal()
+    to_real = torch.cat([kernel_matrix(rows, real, 3).mean(1) for rows in fake.split(256)])
+    among_real = kernel_within(real, 3)
+    value = row.sum() / (count * (count - 1)) - 2 * to_real.mean() + among_real
+    left_out = (row.sum() - 2 * row) / ((count - 1) * (count - 2)) - 2 * (to_real.sum() - to_real) / (count - 1)
+    half = 1.96 * float(((count - 1) / count * (left_out - left_out.mean()).square().sum()).sqrt())
+    return {"value": float(value), "low": float(value) - half, "high": float(value) + half}

@@ -1,0 +1,93 @@
+"""The peers' own environment: pinned, apart from ours, made by the first benchmark that needs it.
+
+    python -m benchmarks.peers          make it now (about two minutes and 1 GB), print what is in it
+
+Peers run in a child process of that environment, with this folder and our sources on the path, so that both sides of a
+comparison see the same network, the same data and the same threads. They answer with JSON or .npz files.
+
+Some peers ask for torchvision, which is not needed for what is measured and drags in another torch: they are installed
+without their dependencies, what they truly import is listed in peers-constraints.txt, and ``stand_ins/`` holds the few
+functions of torchvision that are called (resize, crop, flip, to tensor). k-diffusion's package imports its trainer, its
+metrics and CLIP on the way to its samplers: its ``sampling`` module alone is loaded, unchanged.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = ROOT / ".venv-peers"
+PINS = Path(__file__).parent / "peers-constraints.txt"
+WITHOUT_DEPENDENCIES = ("diffusers", "k-diffusion", "azula", "denoising-diffusion-pytorch", "torchcfm")
+"""The peers. Everything else in peers-constraints.txt is what they import."""
+
+
+def pins() -> dict[str, str]:
+    """Package -> version, as written in peers-constraints.txt."""
+    lines = (line.split("#")[0].strip() for line in PINS.read_text().splitlines())
+    return dict(line.split("==") for line in lines if line)
+
+
+def environment() -> Path:
+    """Path of the peers' python; installs them first if that has not been done with these pins."""
+    python, stamp = ENVIRONMENT / "bin" / "python", ENVIRONMENT / ".pins"
+    wanted = PINS.read_text()
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return python
+    print(f"installing the peers into {ENVIRONMENT} (once, about two minutes)", flush=True)
+    if not python.is_file():
+        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
+    (ENVIRONMENT / ".gitignore").write_text("*\n")
+    found = [f"{name}=={version}" for name, version in pins().items()]
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    subprocess.run([*pip, *found], check=True)
+    stamp.write_text(wanted)
+    return python
+
+
+def run(module: str, given: dict[str, Any], threads: int = 1) -> Any:
+    """Run ``python -m benchmarks.MODULE given.json found.json`` in the peers' environment and return what it found.
+
+    Raises:
+        RuntimeError: the child failed; what it printed is on the screen.
+    """
+    python = environment()
+    with tempfile.TemporaryDirectory() as temporary:
+        asked, answered = Path(temporary) / "given.json", Path(temporary) / "found.json"
+        asked.write_text(json.dumps(given))
+        paths = [ROOT, ROOT / "src", Path(__file__).parent / "stand_ins"]
+        settings = {
+            **os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true",
+        }  # fmt: skip
+        command = [str(python), "-m", f"benchmarks.{module}", str(asked), str(answered)]
+        code = subprocess.run(command, cwd=ROOT, env=settings).returncode
+        if code or not answered.is_file():
+            raise RuntimeError(f"benchmarks.{module} failed in {ENVIRONMENT} with code {code}: see above")
+        return json.loads(answered.read_text())
+
+
+def k_diffusion_sampling() -> Any:
+    """k-diffusion's ``sampling`` module, in the peers' environment, without the rest of its package."""
+    import importlib
+    import importlib.util
+    import types
+
+    if "k_diffusion" not in sys.modules:
+        place = importlib.util.find_spec("k_diffusion")
+        assert place is not None
+        assert place.submodule_search_locations is not None
+        package = types.ModuleType("k_diffusion")
+        package.__path__ = list(place.submodule_search_locations)
+        sys.modules["k_diffusion"] = package
+    return importlib.import_module("k_diffusion.sampling")
+
+
+if __name__ == "__main__":
+    subprocess.run([str(environment()), "-m", "pip", "list", "--disable-pip-version-check"], check=True)
