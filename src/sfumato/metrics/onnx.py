@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from sfumato.metrics.distances import MetricError
 from sfumato.metrics.inception import as_bytes, resize
+from sfumato.metrics.weights import bounded
 
 MOST_BYTES = 2**30
 OPEN_SIDE = 224
@@ -61,14 +61,7 @@ def load(path: Path, most_bytes: int = MOST_BYTES) -> Network:
         onnxruntime = importlib.import_module("onnxruntime")
     except ImportError as error:
         raise MetricError(f"{path}: needs onnxruntime to be run; pip install 'sfumato[features]'") from error
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > most_bytes:
-                raise MetricError(f"{path}: has {size} bytes, over the {most_bytes} allowed")
-            content = file.read(most_bytes + 1)
-    except OSError as error:
-        raise MetricError(f"{path}: cannot be read ({error.strerror}); give the file of a network") from error
+    content = bounded(path, most_bytes, "give the file of a network", "a network to measure with")
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4
     settings.intra_op_num_threads = torch.get_num_threads()

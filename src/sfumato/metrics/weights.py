@@ -26,20 +26,24 @@ def verified(path: Path, checksum: str, most_bytes: int, remedy: str) -> tuple[b
     wanted = checksum.lower()
     if len(wanted) < 8 or len(wanted) > 64 or set(wanted) - set("0123456789abcdef"):
         raise MetricError(f"checksum must be 8 to 64 hexadecimal digits of a SHA-256, not {checksum!r}")
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > most_bytes:
-                raise MetricError(f"{path}: has {size} bytes, over the {most_bytes} allowed: not these weights")
-            content = file.read(most_bytes + 1)
-    except OSError as error:
-        raise MetricError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-    if len(content) > most_bytes:
-        raise MetricError(f"{path}: has more than the {most_bytes} bytes allowed: not these weights")
+    content = bounded(path, most_bytes, remedy, "these weights")
     found = hashlib.sha256(content).hexdigest()
     if not found.startswith(wanted):
         raise MetricError(f"{path}: has SHA-256 {found}, not {wanted}: another file, or a damaged one")
     return content, found
+
+
+def bounded(path: Path, most_bytes: int, remedy: str, wanted: str) -> bytes:
+    """What a file holds, unless it is larger. Raises MetricError, in one line, for a file that is missing or too large."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(most_bytes + 1) if size <= most_bytes else b""
+    except OSError as error:
+        raise MetricError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    if max(size, len(content)) > most_bytes:
+        raise MetricError(f"{path}: has {size} bytes, over the {most_bytes} allowed: not {wanted}")
+    return content
 
 
 def fill(network: nn.Module, path: Path, content: bytes) -> nn.Module:
