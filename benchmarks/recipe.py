@@ -38,6 +38,7 @@ from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run
 
 STEPS = (5, 10, 20, 50)
+BATCH = 16  # what `sfumato train` chooses on a CPU
 SAMPLERS = {
     "dpmpp_2m, eta 0.5, auto grid": ("dpmpp_2m", 0.5, "auto"),
     "ancestral, uniform grid": ("ancestral", 1.0, "uniform"),
@@ -66,7 +67,7 @@ def train(folder: Path, pictures: Path, method: MethodOptions, seed: int, steps:
     recipe = Images(pictures, side=32, labels=True, held_out=0.2, method=method)
     loop.PowerEMA = AlsoConstant  # type: ignore[misc]
     try:
-        options = TrainOptions(steps=steps, batch=32, seed=seed, previews=0, snapshots=0, save_seconds=1e6)
+        options = TrainOptions(steps=steps, batch=BATCH, seed=seed, previews=0, snapshots=0, save_seconds=1e6)
         job.train(recipe, options, out, lambda text: None)
     finally:
         loop.PowerEMA = PowerEMA  # type: ignore[misc]
@@ -129,7 +130,7 @@ def main() -> None:
                     recipe, prepared = Images(pictures, side=32, labels=True, held_out=0.2).prepare(
                         run, lambda text: None
                     )
-                    cost = measure(recipe.task(prepared, 0), TrainOptions(), 32, repeats=8)
+                    cost = measure(recipe.task(prepared, 0), TrainOptions(), BATCH, repeats=8)
                     steps = int(asked.seconds / cost.seconds)
                 out = train(folder, pictures, method, seed, steps)
                 results.setdefault(name, []).append(score(out, seed, asked.samples, bounded=name == "ddpm"))
