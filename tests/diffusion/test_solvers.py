@@ -179,3 +179,22 @@ def test_adaptive_steps_work_in_single_precision(schedule: Schedule) -> None:
     torch.testing.assert_close(
         found.double(), sample(wide, z.double(), ends.double(), AdaptiveSolver(1e-6, 1e-6)), atol=5e-3, rtol=0
     )
+
+
+def test_a_step_much_longer_than_the_last_one_does_not_extrapolate() -> None:
+    """Each row for itself: the first goes 14 times as far as before and takes the last guess alone, the second 3 times."""
+    x, ends, before = (
+        normal(2, 3),
+        Endpoints(normal(2, 3, seed=1), normal(2, 3, seed=2)),
+        Endpoints(*normal(2, 2, 3, seed=3)),
+    )
+    t, earlier, s = scalar(0.48), scalar(0.5), torch.tensor([0.2, 0.42], dtype=F64)
+    here, past = Node(t.expand(2), ends), Node(earlier.expand(2), before)
+    straight = follow(Radians(), x, t.expand(2), s, here)
+    bent = follow(Radians(), x, t.expand(2), s, here, past)
+    careful = follow(Radians(), x, t.expand(2), s, here, past, cautious=0)
+    assert torch.equal(careful, torch.stack([straight[0], bent[1]]))
+    assert (straight - bent).abs().amin(1).gt(1e-3).all()
+    for row, end in enumerate(s):
+        alone = follow(Radians(), x, t, end, Node(t, ends), Node(earlier, before), cautious=0)
+        torch.testing.assert_close(alone[row], careful[row], rtol=1e-13, atol=1e-13)
