@@ -31,14 +31,16 @@ def along(value: Coefficient, x: Tensor) -> Coefficient:
     return value.to(x.dtype).reshape(value.shape + (1,) * (x.ndim - value.ndim))
 
 
-def blend(a: Coefficient, x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
-    """a x + b y."""
-    return plus(along(a, x) * x, b, y)
-
-
-def plus(x: Tensor, b: Coefficient, y: Tensor) -> Tensor:
-    """x + b y."""
-    return x + along(b, y) * y if isinstance(b, Tensor) else x.add(y, alpha=b)
+def blend(a: Coefficient, x: Tensor, *more: Coefficient | Tensor) -> Tensor:
+    """a x + b y + ..., from a, x, b, y, ...: the sum is made in place, which no gradient minds."""
+    total = along(a, x) * x
+    for b, y in zip(more[::2], more[1::2], strict=True):
+        assert isinstance(y, Tensor)
+        if not isinstance(b, Tensor) and (total.dtype, total.shape) == (y.dtype, y.shape):
+            total.add_(y, alpha=b)
+        else:
+            total = total + along(b, y) * y
+    return total
 
 
 def plain(t: Any) -> bool:

@@ -13,12 +13,13 @@ at both ends, so the same solver serves a schedule that starts at pure noise and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sfumato.diffusion.coefficients import along, blend, plus, remembered
+from sfumato.diffusion.coefficients import blend, remembered
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.process import Endpoints
 from sfumato.diffusion.quadrature import gauss_legendre
@@ -40,10 +41,8 @@ def follow(schedule: Schedule, x_t: Tensor, t: Tensor, s: Tensor, *nodes: Node, 
     extrapolate wildly: such rows use the nodes up to ``cautious`` alone. Each row for itself, they may walk other grids.
     """
     kept, *weights = _path((schedule, cautious), t, s, *(node.t for node in nodes))
-    x_s = along(kept, x_t) * x_t
-    for node, on_x, on_z in zip(nodes, weights[::2], weights[1::2], strict=True):
-        x_s = plus(plus(x_s, on_x, node.ends.x), on_z, node.ends.z)
-    return x_s
+    ends = [end for node in nodes for end in node.ends]
+    return blend(kept, x_t, *chain.from_iterable(zip(weights, ends, strict=True)))
 
 
 @remembered
