@@ -114,7 +114,7 @@ def diffusers(pictures: Tensor, given: dict[str, Any]) -> tuple[dict[str, Draw],
 
     per_step = cost(step, optimizer, network)
     total = max(1, int(given["seconds"] / per_step))
-    schedule = get_scheduler("cosine", optimizer, min(500, total // 10), total)
+    schedule = get_scheduler("cosine", optimizer, num_warmup_steps=min(500, total // 10), num_training_steps=total)
     clock, steps = Clock("diffusers", given["seconds"]), 0
     while not clock.over(steps):
         step()

@@ -1,6 +1,6 @@
 """Quality per second: our default recipe against diffusers, denoising-diffusion-pytorch and torchcfm, same everything.
 
-    python -m benchmarks.seconds [--data PATH] [--seconds 600] [--seeds 0 1 2]
+    python -m benchmarks.seconds [--data PATH] [--seconds 240] [--seeds 0 1 2]
 
 Same pictures (the demo's, or any folder), same CPU seconds of training on the same number of threads, the same number of
 parameters within a tenth, three seeds, no classes, no flips. Each library trains by its own published recipe
@@ -226,9 +226,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=None, help="a folder of pictures (default: the demo's)")
     parser.add_argument("--side", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=600.0, help="CPU seconds of training of each run")
+    parser.add_argument("--seconds", type=float, default=240.0, help="CPU seconds of training of each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--samples", type=int, default=256)
+    parser.add_argument("--samples", type=int, default=96)
     parser.add_argument("--calls", type=int, nargs="+", default=list(CALLS), help="network calls of a sample")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
