@@ -44,7 +44,7 @@ def walked(name: str) -> tuple[int, ...]:
 
 # ---- checkerboard -----------------------------------------------------------------------------------------------------
 
-SIDE, BINS, COUNT = 1.7, 24, 4000
+SIDE, BINS, COUNT, MANY = 1.7, 24, 4000, 40_000
 
 
 def board(count: int, generator: torch.Generator) -> Tensor:
@@ -109,11 +109,12 @@ def checkerboard(seed: int, teacher_steps: int, steps: int) -> dict[str, Any]:
         print(f"seed {seed}  {name:22s}", " ".join(f"{value:.3f}" for value in found["curves"][name]), flush=True)
 
     def by_tolerance(denoiser: Any, solver: Callable[[float], Any], fixed: Any) -> list[dict[str, float]]:
-        rows = []
+        # differences of a hundredth of a nat are noise with 4000 points
+        rows, many = [], torch.randn(MANY, 2, generator=torch.Generator().manual_seed(3000 + seed))
         for tol in TOLERANCES:
-            *_, (x, calls) = walk(denoiser, z, uniform(Linear(), 1), solver(tol))
+            *_, (x, calls) = walk(denoiser, many, uniform(Linear(), 1), solver(tol))
             mean = float(calls.double().mean())
-            same = sample(denoiser, z, uniform(Linear(), max(1, round(mean))), fixed)
+            same = sample(denoiser, many, uniform(Linear(), max(1, round(mean))), fixed)
             rows.append({"tol": tol, "calls": mean, "kl": divergence(x), "kl_fixed": divergence(same)})
         return rows
 
@@ -149,8 +150,11 @@ def paths(teacher: Any, flow_map: Any, z: Tensor) -> dict[str, Any]:
 # ---- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def pictures(seed: int, folder: Path, count: int, few: int, teacher_steps: int, cost: float) -> dict[str, Any]:
-    """The same for the demo's pictures: kernel distance to the training pictures at w = 1."""
+def pictures(
+    seed: int, folder: Path, count: int, few: int, teacher_steps: int, cost: float, kinds: tuple[str, ...], old: Any
+) -> dict[str, Any]:
+    """The same for the demo's pictures: kernel distance to the training pictures at w = 1. Of kinds not asked for, and of
+    the base model where not all are, the figures are those of ``old``, an earlier result."""
     from sfumato.metrics.table import interval, kernel_distances
     from sfumato.recipes import distillation, job
     from sfumato.recipes.base import DistillOptions
@@ -186,10 +190,11 @@ def pictures(seed: int, folder: Path, count: int, few: int, teacher_steps: int, 
     found["seconds"] = {
         "base": finished(teacher, lambda: job.train(Images(data, side=32, labels=True, held_out=0.2), options, teacher))
     }
-    for kind in KINDS:
+    for kind in kinds:
         out = folder / f"{kind}-{seed}"
         chosen = DistillOptions(kind=kind, cost=cost, w=(1.0, 1.0))  # type: ignore[arg-type]
-        new = dataclasses.replace(options, steps=int(teacher_steps * cost * 3 / PASSES[kind]), batch=None)
+        steps = int(teacher_steps * cost * 3 / PASSES[kind]) // 10 * 10
+        new = dataclasses.replace(options, steps=steps, batch=None)
         found["seconds"][kind] = finished(out, lambda c=chosen, o=out, n=new: distillation.distill(teacher, c, n, o))
 
     plain_task = job.read_config(Run(teacher)).recipe.task(
@@ -198,7 +203,7 @@ def pictures(seed: int, folder: Path, count: int, few: int, teacher_steps: int, 
     begin = time.process_time()
     measure(plain_task, options, 16, repeats=19)
     whole = (time.process_time() - begin) / 20 * teacher_steps
-    found["cost"] = {kind: found["seconds"][kind] / whole for kind in KINDS}
+    found["cost"] = {kind: found["seconds"][kind] / whole for kind in kinds}
     prepared = job.read_config(job.load(teacher).run).recipe.reload(job.load(teacher).run)
     real = stacked(prepared.train)
     features = features_for(real)
@@ -215,10 +220,11 @@ def pictures(seed: int, folder: Path, count: int, few: int, teacher_steps: int, 
         return features(torch.cat(parts)), (time.process_time() - begin) / n, calls
 
     plain = {"solver": "euler", "eta": 0.0}
-    curves: dict[str, tuple[Path, dict[str, Any]]] = {"base, Euler": (teacher, plain)}
-    for kind in KINDS:
+    curves: dict[str, tuple[Path, dict[str, Any]]] = {"base, Euler": (teacher, plain)} if old is None else {}
+    for kind in kinds:
         curves[kind] = (folder / f"{kind}-{seed}", {"gamma": 1.0 if kind == "consistency" else 0.0})
-    curves["lagrangian, gamma 1"] = (folder / f"lagrangian-{seed}", {"gamma": 1.0})
+    if "lagrangian" in kinds:
+        curves["lagrangian, gamma 1"] = (folder / f"lagrangian-{seed}", {"gamma": 1.0})
     for name, (out, how) in curves.items():
         most = walked(name)
         made = [drawn(out, count if n <= 64 else few, steps=n, **how) for n in most]
@@ -242,6 +248,13 @@ def pictures(seed: int, folder: Path, count: int, few: int, teacher_steps: int, 
             gap = float(whole[-1] - whole[best])
             worse.append((most[i], gap, *interval(gap, parts[:, -1] - parts[:, best], n)))
         found["worse"][name] = worse
+    for part in () if old is None else ("curves", "intervals", "sampling", "worse", "seconds", "cost"):
+        found[part] = {name: found[part].get(name, value) for name, value in old[part].items()}
+    if "lagrangian" not in kinds:
+        return {
+            **old,
+            **{part: found[part] for part in ("curves", "intervals", "sampling", "worse", "seconds", "cost")},
+        }
     # the default map against the teacher's 50 steps on the same noises: ratio, difference and its 90 % interval
     reference, took, _ = drawn(teacher, 2 * count, steps=50, **plain)
     whole, parts = kernel_distances([reference], known)
@@ -330,7 +343,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/any_steps"))
     parser.add_argument("--teacher-steps", type=int, default=None)
     parser.add_argument(
-        "--cost", type=float, default=0.5, help="of a conversion of pictures, as a share of the teacher's"
+        "--cost", type=float, default=0.75, help="of a conversion of pictures, as a share of the teacher's, by PASSES"
+    )
+    parser.add_argument(
+        "--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="conversions of pictures to measure again"
     )
     parser.add_argument("--count", type=int, default=208, help="samples of pictures up to 64 steps")
     parser.add_argument("--few", type=int, default=26, help="samples of pictures beyond")
@@ -343,7 +359,10 @@ def main() -> None:
             rows.append(checkerboard(seed, teacher_steps, teacher_steps // 4))
         else:
             given.folder.mkdir(parents=True, exist_ok=True)
-            rows.append(pictures(seed, given.folder, given.count, given.few, given.teacher_steps or 2500, given.cost))
+            stored = RESULTS / f"any_steps_pictures_{seed}.json"
+            again = None if len(given.kinds) == len(KINDS) else json.loads(stored.read_text())
+            sizes = (given.count, given.few, given.teacher_steps or 2500, given.cost)
+            rows.append(pictures(seed, given.folder, *sizes, tuple(given.kinds), again))
         (RESULTS / f"any_steps_{given.part}_{seed}.json").write_text(json.dumps(rows[-1], indent=1) + "\n")
     report(given.part)
 

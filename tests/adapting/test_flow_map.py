@@ -363,12 +363,13 @@ def test_the_true_map_needs_one_try_of_three_calls():
     )
 
 
-def test_where_both_agree_the_two_short_steps_are_gone():
+@pytest.mark.parametrize("split", [0.5, 1 / 3, 0.8])
+def test_where_both_agree_the_two_short_steps_are_gone(split: float):
     data = GaussianData(MEAN, VARIANCE, process=Gaussian(Linear()))
     z = torch.randn(10, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
-    *_, (x, calls) = walk(data, z, uniform(Linear(), 1), LeapWithin(100.0))
+    *_, (x, calls) = walk(data, z, uniform(Linear(), 1), LeapWithin(100.0, split))
     assert calls.tolist() == [3] * 10
-    torch.testing.assert_close(x, sample(data, z, uniform(Linear(), 2)))
+    torch.testing.assert_close(x, sample(data, z, torch.tensor([1.0, split, 0.0], dtype=F64)))
     assert rms(x, sample(data, z, uniform(Linear(), 1))) > 0.1
 
 
@@ -409,6 +410,7 @@ def test_no_sample_takes_many_more_calls_than_allowed():
         (lambda: Leap(1.5), "gamma = 1.5"),
         (lambda: LeapWithin(0.0), "tol = 0.0"),
         (lambda: LeapWithin(most=2), "most = 2"),
+        (lambda: LeapWithin(split=1.0), "split = 1.0"),
         (lambda: Conversion(GaussianData(MEAN, VARIANCE), "lagrange"), "kind = 'lagrange'"),  # type: ignore[arg-type]
     ],
 )

@@ -126,7 +126,7 @@ class DistillOptions:
     kind: Literal["lagrangian", "semigroup", "mean_flow", "consistency"] = "lagrangian"
     """Which truth about the map is learned: its end follows the flow, two steps are one, or its end stays put;
     consistency is the last with the data as the only end."""
-    cost: float = 0.5
+    cost: float = 0.6
     """Cost of the conversion as a share of the teacher's training, unless --steps or --minutes is given."""
     w: tuple[float, float] = (1.0, 2.0)
     """Strengths of guidance that the map takes as an input, where there are classes; 1 1 leaves guidance out."""

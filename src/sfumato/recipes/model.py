@@ -126,7 +126,7 @@ class Model:
             return solvers[options.solver]
         within: dict[str, Any] = {
             "adaptive": d.AdaptiveSolver(options.tol, options.tol, max(self.process.finest, 1e-3)),
-            "leap": LeapWithin(options.tol, finest_share(self.process)),
+            "leap": LeapWithin(options.tol, finest=finest_share(self.process)),
         }
         if options.solver not in within:
             raise ValueError(
