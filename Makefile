@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint bench claims clean
 
 install: $(VENV)/.installed
 
@@ -26,7 +26,7 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# DATA=PATH: quality per second on your own folder of pictures too; the peers are installed by the benchmarks themselves
+# the five tables of docs/benchmarks.md, about three hours; DATA=PATH: quality per second on your own folder of pictures too; the peers are installed by the benchmarks themselves
 bench: install
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.overhead_peers
@@ -36,12 +36,17 @@ bench: install
 	test ! -d ../shared/data/clothing64 || $(BIN)/python -m benchmarks.seconds --data ../shared/data/clothing64 --side 64 --folder runs/seconds_clothing64
 	$(BIN)/python -m benchmarks.calls
 	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.report
+
+# what the README and the other pages in docs/ claim; the policies need the recordings of Push-T: PUSHT=PATH
+claims: install
 	$(BIN)/python -m benchmarks.recipe
 	$(BIN)/python -m benchmarks.four_worlds
 	$(BIN)/python -m benchmarks.rare_event
 	$(BIN)/python -m benchmarks.any_steps board
 	$(BIN)/python -m benchmarks.any_steps pictures
-	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks.policy meta_world
+	$(if $(PUSHT),$(BIN)/python -m benchmarks.policy push_t --data $(PUSHT))
 
 clean:
 	rm -rf $(VENV) .venv-peers runs samples

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
+import re
 import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,9 @@ import torch
 from torch import Tensor
 
 from sfumato.metrics.distances import checked_pair, kernel_matrix, kernel_within
+from sfumato.training.measure import measure
+from sfumato.training.options import TrainOptions
+from sfumato.training.run import Run
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parents[1] / "docs"
@@ -27,7 +33,9 @@ def store(name: str, facts: dict[str, Any]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     machine = {"torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads()}
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({**machine, **facts}, indent=1) + "\n")
+    text = json.dumps({**machine, **facts}, indent=1)
+    inline = re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), text)  # a list of numbers on one line
+    path.write_text(inline + "\n")
     return path
 
 
@@ -48,6 +56,20 @@ def spread(values: Sequence[float]) -> dict[str, float]:
         return ordered[left] + (place - left) * (ordered[right] - ordered[left])
 
     return {"median": statistics.median(ordered), "low": at(quarter), "high": at(3 * quarter), "count": len(ordered)}
+
+
+def within_seconds(recipe: Any, options: TrainOptions, seconds: float, probe: Path) -> TrainOptions:
+    """The options with as many steps as fit into so many CPU seconds, by a few steps measured in the run ``probe``."""
+    run = Run(probe)
+    run.create()
+    chosen, prepared = recipe.prepare(run, lambda text: None)
+    batch = options.batch or chosen.batch(len(prepared.train), "cpu")
+    task = chosen.task(prepared, options.seed)
+    measure(task, options, batch, repeats=1)
+    begin, repeats = time.process_time(), 6
+    measure(task, options, batch, repeats=repeats)
+    per_step = (time.process_time() - begin) / (repeats + 1)
+    return dataclasses.replace(options, steps=max(1, int(seconds / per_step)), batch=batch)
 
 
 def figure(columns: int, rows: int, width: float = 3.3, height: float = 2.7) -> Any:

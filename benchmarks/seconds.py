@@ -14,7 +14,6 @@ nobody; the reports say how many each had. Runs that are done are kept in --fold
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import statistics
 import time
@@ -27,14 +26,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import peers
-from benchmarks.common import COLOURS, figure, kernel_interval, save_figure, store
+from benchmarks.common import COLOURS, figure, kernel_interval, save_figure, store, within_seconds
 from sfumato.data import ArrayDataset
 from sfumato.metrics.coverage import precision_recall
 from sfumato.metrics.distances import sliced_wasserstein
 from sfumato.recipes import job, openmoji
 from sfumato.recipes.evaluation import draw_samples, features_for, stacked
 from sfumato.recipes.images import Images
-from sfumato.training.measure import measure
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run
 
@@ -82,25 +80,17 @@ def prepare(data: Path | None, side: int, folder: Path) -> tuple[Images, Path, P
 def ours(recipe: Images, seed: int, given: argparse.Namespace, out: Path) -> dict[str, Any]:
     """Train by the default recipe for so many CPU seconds and draw with every sampler; the pictures as bytes."""
     options = TrainOptions(seed=seed, previews=0, snapshots=0, threads=given.threads)
-    plain = Run(out / "probe")
-    plain.create()
-    chosen, prepared = recipe.prepare(plain, lambda text: None)
-    batch = chosen.batch(len(prepared.train), "cpu")
-    task = chosen.task(prepared, seed)
-    measure(task, options, batch, repeats=1)
-    begin, repeats = time.process_time(), 6
-    measure(task, options, batch, repeats=repeats)
-    per_step = (time.process_time() - begin) / (repeats + 1)
-    options = dataclasses.replace(options, steps=max(1, int(given.seconds / per_step)), batch=batch)
+    options = within_seconds(recipe, options, given.seconds, out / "probe")
     begin = time.process_time()
     run = job.train(recipe, options, out / "run")
     taken = time.process_time() - begin
     model = job.load(run.path)
+    network: Any = model.denoiser.network.network
     facts: dict[str, Any] = {
-        "steps": options.steps, "cpu_seconds": taken, "network": type(task.network).__name__,
-        "parameters": sum(p.numel() for p in task.network.parameters()), "samples": {},
+        "steps": options.steps, "cpu_seconds": taken, "network": type(network).__name__,
+        "parameters": sum(p.numel() for p in network.parameters()), "samples": {},
     }  # fmt: skip
-    statistics_ = prepared.statistics
+    statistics_ = recipe.reload(run).statistics
     for name, named in OURS.items():
         for calls in given.calls:
             drawing = job.SampleOptions(steps=calls, seed=seed, batch=min(32, given.samples), **named)

@@ -1,0 +1,360 @@
+"""Policies in closed loop, beside behaviour cloning with the same network and the same seconds of training.
+
+    python -m benchmarks.policy push_t --data PUSHT.zarr [--seconds 600] [--seeds 0 1 2]
+    python -m benchmarks.policy meta_world [--seconds 600] [--seeds 0]
+
+push_t: success and greatest reward over the field's 50 episodes (seeds 100000 to 100049) and over 200, at 100 to 1 steps
+of the policy and of the flow map made from it, with the time of a chunk; and over the training. meta_world: ten tasks, one
+policy that is told the task, from 50 scripted demonstrations of each, which are made first. Two trainings run at once, one
+thread each; the budget is CPU seconds, so that a busy machine favours nobody. Runs and trials that are done are kept in
+--folder and not repeated. Results: benchmarks/results/policy_*.json, figures in docs/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.common import figure, save_figure, store, within_seconds
+from sfumato.data.environments import META_WORLD, PUSH_T, make
+from sfumato.recipes import distillation, job
+from sfumato.recipes.acting import Policy
+from sfumato.recipes.base import DistillOptions
+from sfumato.recipes.model import SampleOptions
+from sfumato.recipes.policy import PolicyRecipe
+from sfumato.recipes.recording import RecordOptions, record
+from sfumato.recipes.rollout import FIELD_SEEDS, Episode, Rollouts, rollout, share_bounds
+from sfumato.recipes.trials import session_of
+from sfumato.training.ema import Snapshot, read_snapshots
+from sfumato.training.options import TrainOptions
+from sfumato.training.run import write_text
+
+KINDS = ("policy", "cloning", "map")
+STEPS = {"policy": (100, 16, 8, 4, 1), "cloning": (1,), "map": (100, 16, 8, 4, 2, 1)}
+FIELD = len(FIELD_SEEDS)
+TASKS = (
+    "reach-v3", "push-v3", "pick-place-v3", "door-open-v3", "drawer-open-v3", "drawer-close-v3", "button-press-topdown-v3",
+    "peg-insert-side-v3", "window-open-v3", "window-close-v3",
+)  # fmt: skip
+"""Meta-World's MT10."""
+
+
+# ---- training ------------------------------------------------------------------------------------------------------------
+
+
+def learn(kind: str, seed: int, data: Path, folder: Path, seconds: float) -> Path:
+    """Train one policy for so many CPU seconds, or convert it (``map``), unless it is there. Returns its run."""
+    torch.set_num_threads(1)
+    out = folder / f"{kind}-{seed}"
+    if (out / "model.safetensors").is_file():
+        return out
+    begin = time.process_time()
+    options = TrainOptions(seed=seed, previews=1, snapshots=6, threads=1)
+    if (out / "config.yaml").is_file():
+        job.resume(out)
+    elif kind == "map":
+        distillation.distill(
+            folder / f"policy-{seed}", DistillOptions(), dataclasses.replace(options, snapshots=0), out
+        )
+    else:
+        recipe = PolicyRecipe(data, cloning=kind == "cloning")
+        options = within_seconds(recipe, options, seconds, folder / f"{kind}-{seed}-probe")
+        job.train(recipe, options, out)
+    with (out / "cpu_seconds").open("a") as file:
+        file.write(f"{time.process_time() - begin}\n")
+    return out
+
+
+def cpu_seconds(out: Path) -> float:
+    """What the training of a run took, over all its beginnings."""
+    return sum(map(float, (out / "cpu_seconds").read_text().split()))
+
+
+# ---- trials --------------------------------------------------------------------------------------------------------------
+
+
+def kept(path: Path, play: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The JSON file, which ``play`` fills if it is not there."""
+    if not path.is_file():
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, json.dumps(play(), indent=1))
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def played(policy: Policy, environments: Sequence[str], steps: int, episodes: int) -> Rollouts:
+    """The closed loop in the episodes of the field's seeds and after."""
+    options = SampleOptions(steps=steps)
+    makes = {id.removeprefix(META_WORLD): partial(make, id) for id in environments}
+    seeds = range(FIELD_SEEDS[0], FIELD_SEEDS[0] + episodes)
+    return rollout(makes, partial(session_of, policy, options, None), seeds)
+
+
+def push_t_trial(out: Path, steps: int, episodes: int) -> dict[str, Any]:
+    """Figures of a run at a number of steps: over the field's episodes, and over all."""
+
+    def play() -> dict[str, Any]:
+        found = played(Policy.load(out), [PUSH_T], steps, episodes)
+        field, every = (found.summary(part) for part in (found.episodes[:FIELD], found.episodes))
+        return {"steps": steps, "field": field, "all": every, "latency_ms": found.latency(), "seconds": found.seconds}
+
+    return kept(out / "trials" / f"{steps}.json", play)
+
+
+def over_training(out: Path, steps: int, episodes: int) -> list[dict[str, Any]]:
+    """Figures of the averages kept during the training, in order."""
+    width, whole, rows = job.read_config(job.load(out).run).training.ema[0], cpu_seconds(out), []
+    snapshots = [s for s in read_snapshots(out / "snapshots") if s.width == width]
+    for each in snapshots:
+
+        def play(each: Snapshot = each) -> dict[str, Any]:
+            policy = Policy.load(out)
+            network: Any = policy.model.denoiser.network
+            network.network.load_state_dict(dict(each.weights))
+            found = played(policy, [PUSH_T], steps, episodes).summary()
+            return {"step": each.step, "seconds": whole * each.step / snapshots[-1].step, **found}
+
+        rows.append(kept(out / "trials" / f"after-{each.step}.json", play))
+    return rows
+
+
+def push_t(given: argparse.Namespace) -> dict[str, Any]:
+    """Everything on Push-T; runs that are missing are trained, two at a time."""
+    with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
+        for kinds in (("policy", "cloning"), ("map",)):
+            waiting = [
+                pool.submit(learn, kind, seed, given.data, given.folder, given.seconds)
+                for seed in given.seeds
+                for kind in kinds
+            ]
+            for each in waiting:
+                each.result()
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for kind in KINDS:
+        runs[kind] = []
+        for seed in given.seeds:
+            out = given.folder / f"{kind}-{seed}"
+            found: dict[str, Any] = {
+                "seed": seed, "training_steps": job.read_config(job.load(out).run).training.steps,
+                "cpu_seconds": cpu_seconds(out),
+                "trials": [push_t_trial(out, steps, given.episodes) for steps in STEPS[kind]],
+            }  # fmt: skip
+            if kind != "map":
+                found["over_training"] = over_training(out, 8 if kind == "policy" else 1, given.learning_episodes)
+            runs[kind].append(found)
+    return {"seconds": given.seconds, "seeds": given.seeds, "episodes": given.episodes, "runs": runs}
+
+
+# ---- Meta-World ----------------------------------------------------------------------------------------------------------
+
+
+def expert_plays(task: str, episodes: int) -> list[bool]:
+    """Whether the scripted expert succeeds, in the episodes that policies are tried in."""
+    environment, won = make(META_WORLD + task), []
+    try:
+        for seed in range(FIELD_SEEDS[0], FIELD_SEEDS[0] + episodes):
+            seen, act, success = environment.reset(seed), environment.expert(), False
+            for _ in range(environment.limit):
+                step = environment.step(act(seen))
+                seen, success = step.observations, bool(step.success)
+                if success or step.done:
+                    break
+            won.append(success)
+    finally:
+        environment.close()
+    return won
+
+
+def meta_world(given: argparse.Namespace) -> dict[str, Any]:
+    """Ten tasks by one policy; demonstrations that are missing are recorded."""
+    given.folder.mkdir(parents=True, exist_ok=True)
+    data, environments = given.folder / "demonstrations.npz", [META_WORLD + task for task in TASKS]
+    if not data.exists():
+        print(record(environments, data, RecordOptions(episodes=50)))
+    with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
+        waiting = [
+            pool.submit(learn, kind, seed, data, given.folder, given.seconds)
+            for seed in given.seeds
+            for kind in ("policy", "cloning")
+        ]
+        for each in waiting:
+            each.result()
+    successes: dict[str, dict[str, list[int]]] = {"expert": {}}
+    for task in TASKS:
+        won = kept(given.folder / "expert" / f"{task}.json", lambda t=task: {"won": expert_plays(t, given.episodes)})  # type: ignore[misc]
+        successes["expert"][task] = [sum(won["won"])]
+    facts: dict[str, Any] = {}
+    for kind in ("policy", "cloning"):
+        steps = 8 if kind == "policy" else 1
+        successes[kind] = {task: [] for task in TASKS}
+        for seed in given.seeds:
+            out = given.folder / f"{kind}-{seed}"
+
+            def play(out: Path = out, steps: int = steps) -> dict[str, Any]:
+                found = played(Policy.load(out), environments, steps, given.episodes)
+                return {
+                    "won": {world: count(found.of(world)) for world in found.worlds()},
+                    "latency_ms": found.latency(),
+                }
+
+            won = kept(out / "trials" / f"{steps}.json", play)
+            facts[f"{kind}-{seed}"] = {
+                "cpu_seconds": cpu_seconds(out), "latency_ms": won["latency_ms"],
+                "training_steps": job.read_config(job.load(out).run).training.steps,
+            }  # fmt: skip
+            for task, number in won["won"].items():
+                successes[kind][task].append(number)
+    return {
+        "seconds": given.seconds, "seeds": given.seeds, "episodes": given.episodes, "successes": successes, "runs": facts,
+    }  # fmt: skip
+
+
+def count(episodes: Sequence[Episode]) -> int:
+    return sum(bool(episode.success) for episode in episodes)
+
+
+# ---- reports -------------------------------------------------------------------------------------------------------------
+
+
+def report_push_t(facts: dict[str, Any]) -> None:
+    """Print the table and draw the figures."""
+    episodes, console = facts["episodes"], Console(width=150)
+    table = Table(
+        "policy", "steps", f"reward, {FIELD}", f"success, {FIELD}", f"reward, {episodes}", f"success, {episodes}",
+        "a chunk, ms", title=f"Push-T, {len(facts['seeds'])} seeds: median (range)",
+    )  # fmt: skip
+    for kind, found in facts["runs"].items():
+        for place, steps in enumerate(STEPS[kind]):
+            trials = [run["trials"][place] for run in found]
+            cells = [
+                middle([t[part][name] for t in trials])
+                for part in ("field", "all")
+                for name in ("mean_maximum", "success")
+            ]
+            table.add_row(kind, str(steps), *cells, middle([t["latency_ms"]["one_row_p50"] for t in trials], 1))
+    console.print(table)
+    for kind, found in facts["runs"].items():
+        console.print(kind, [(run["training_steps"], round(run["cpu_seconds"])) for run in found])
+    draw_steps(facts)
+    draw_learning(facts)
+
+
+def middle(values: list[float], digits: int = 3) -> str:
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}..{max(values):.{digits}f})"
+
+
+NAMES = {"policy": "policy", "map": "its flow map", "cloning": "behaviour cloning"}
+PAINT = {"policy": "#2b6cb0", "map": "#dd6b20", "cloning": "#718096"}
+
+
+def draw_steps(facts: dict[str, Any]) -> None:
+    """docs/policy_steps.png: reward and success against steps, success against the time of a chunk."""
+    sheet, [[left, right, last]] = figure(3, 1, 3.6, 3.2)
+    for kind, found in facts["runs"].items():
+        steps, colour = STEPS[kind], PAINT[kind]
+        for axes, name in ((left, "mean_maximum"), (right, "success")):
+            columns = [[run["trials"][i]["all"][name] for run in found] for i in range(len(steps))]
+            middles = [statistics.median(column) for column in columns]
+            if kind == "cloning":
+                axes.axhline(middles[0], color=colour, ls="--", label=NAMES[kind])
+                axes.axhspan(min(columns[0]), max(columns[0]), color=colour, alpha=0.12)
+                continue
+            axes.plot(steps, middles, marker="o", ms=4, color=colour, label=NAMES[kind])
+            axes.fill_between(steps, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15)
+        times = [
+            statistics.median(run["trials"][i]["latency_ms"]["one_row_p50"] for run in found) for i in range(len(steps))
+        ]
+        shares = [statistics.median(run["trials"][i]["all"]["success"] for run in found) for i in range(len(steps))]
+        last.plot(times, shares, marker="o", ms=4, color=colour, ls="" if kind == "cloning" else "-", label=NAMES[kind])
+        for n, x, y in zip(steps, times, shares, strict=True):
+            last.annotate(str(n), (x, y), textcoords="offset points", xytext=(3, 4), fontsize=6, color=colour)
+    for axes, label in ((left, "steps"), (right, "steps"), (last, "time of a chunk, ms (numbers: steps)")):
+        axes.set_xscale("log")
+        axes.set_xlabel(label)
+    left.set_ylabel("mean greatest reward")
+    right.set_ylabel("share of episodes won")
+    last.set_ylabel("share of episodes won")
+    left.legend(frameon=False, fontsize=7)
+    save_figure(sheet, "policy_steps")
+
+
+def draw_learning(facts: dict[str, Any]) -> None:
+    """docs/policy_learning.png: reward and success over the training."""
+    sheet, [panels] = figure(2, 1, 3.8, 3.0)
+    for kind in ("policy", "cloning"):
+        for axes, name in zip(panels, ("mean_maximum", "success"), strict=True):
+            lines = [[row[name] for row in run["over_training"]] for run in facts["runs"][kind]]
+            seconds = [
+                statistics.median(c)
+                for c in zip(
+                    *([r["seconds"] for r in run["over_training"]] for run in facts["runs"][kind]), strict=True
+                )
+            ]
+            columns = list(zip(*lines, strict=True))
+            axes.plot(
+                seconds, [*map(statistics.median, columns)], marker="o", ms=4, color=PAINT[kind], label=NAMES[kind]
+            )
+            axes.fill_between(seconds, [*map(min, columns)], [*map(max, columns)], color=PAINT[kind], alpha=0.15)
+            axes.set_xlabel("CPU seconds of training")
+            axes.set_ylabel({"mean_maximum": "mean greatest reward", "success": "share of episodes won"}[name])
+    panels[0].legend(frameon=False, fontsize=7)
+    save_figure(sheet, "policy_learning")
+
+
+def report_meta_world(facts: dict[str, Any]) -> None:
+    """Print the table: successes of each task, and of all with the bounds of their share."""
+    trials = facts["episodes"] * len(facts["seeds"])
+    table = Table(
+        "task", *facts["successes"], title=f"successes, of {facts['episodes']} episodes for each of the seeds"
+    )
+    for task in TASKS:
+        table.add_row(task, *(", ".join(map(str, found[task])) for found in facts["successes"].values()))
+    shares = []
+    for kind, found in facts["successes"].items():
+        won, of = sum(map(sum, found.values())), len(TASKS) * (facts["episodes"] if kind == "expert" else trials)
+        low, high = share_bounds(won, of)
+        shares.append(f"{won / of:.1%} ({low:.1%}..{high:.1%})")
+    table.add_row("all", *shares)
+    Console(width=120).print(table)
+
+
+def main() -> None:
+    """Measure, print, store, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("push_t", "meta_world"))
+    parser.add_argument("--data", type=Path, help="push_t: the human demonstrations, a zarr replay buffer")
+    parser.add_argument("--seconds", type=float, default=600.0, help="CPU seconds of training of each run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=None, help="default: 0 1 2, of meta_world 0")
+    parser.add_argument("--episodes", type=int, default=None, help="default: 200, of meta_world 50 for each task")
+    parser.add_argument(
+        "--learning-episodes", type=int, default=50, help="push_t: episodes of a point over the training"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at once, a thread each")
+    parser.add_argument("--folder", type=Path, default=None, help="where runs are kept (default: runs/policy_PART)")
+    given = parser.parse_args()
+    push = given.part == "push_t"
+    if push and given.data is None:
+        parser.error("push_t needs --data, the human demonstrations")
+    given.folder = given.folder or Path("runs") / f"policy_{given.part}"
+    given.seeds = given.seeds if given.seeds is not None else [0, 1, 2] if push else [0]
+    given.episodes = given.episodes or (200 if push else 50)
+    facts = push_t(given) if push else meta_world(given)
+    store(f"policy_{given.part}", facts)
+    (report_push_t if push else report_meta_world)(facts)
+
+
+if __name__ == "__main__":
+    main()
