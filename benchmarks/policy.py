@@ -114,21 +114,29 @@ def push_t_trial(out: Path, steps: int, episodes: int) -> dict[str, Any]:
     return kept(out / "trials" / f"{steps}.json", play)
 
 
+def past(out: Path) -> list[Snapshot]:
+    """The averages kept while a run was trained, of the width that is sampled, in order."""
+    width = job.read_config(job.load(out).run).training.ema[0]
+    return [each for each in read_snapshots(out / "snapshots") if each.width == width]
+
+
+def as_it_was(out: Path, then: Snapshot) -> Policy:
+    """The policy of a run with the weights of a snapshot."""
+    policy = Policy.load(out)
+    network: Any = policy.model.denoiser.network
+    network.network.load_state_dict(dict(then.weights))
+    return policy
+
+
 def over_training(out: Path, steps: int, episodes: int) -> list[dict[str, Any]]:
     """Figures of the averages kept during the training, in order."""
-    width, whole, rows = job.read_config(job.load(out).run).training.ema[0], cpu_seconds(out), []
-    snapshots = [s for s in read_snapshots(out / "snapshots") if s.width == width]
-    for each in snapshots:
+    snapshots, whole = past(out), cpu_seconds(out)
 
-        def play(each: Snapshot = each) -> dict[str, Any]:
-            policy = Policy.load(out)
-            network: Any = policy.model.denoiser.network
-            network.network.load_state_dict(dict(each.weights))
-            found = played(policy, [PUSH_T], steps, episodes).summary()
-            return {"step": each.step, "seconds": whole * each.step / snapshots[-1].step, **found}
+    def play(then: Snapshot) -> dict[str, Any]:
+        found = played(as_it_was(out, then), [PUSH_T], steps, episodes).summary()
+        return {"step": then.step, "seconds": whole * then.step / snapshots[-1].step, **found}
 
-        rows.append(kept(out / "trials" / f"after-{each.step}.json", play))
-    return rows
+    return [kept(out / "trials" / f"after-{then.step}.json", partial(play, then)) for then in snapshots]
 
 
 def push_t(given: argparse.Namespace) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import peers, report, solvers
-from benchmarks.common import kernel_interval, spread
+from benchmarks import common, peers, policy, report, solvers
+from benchmarks.common import kernel_interval, spread, within_seconds
 from sfumato.metrics.distances import kernel_distance
 
 
@@ -33,6 +33,61 @@ def test_the_kernel_interval_is_the_jackknife_of_the_kernel_distance() -> None:
     error = (np.var(without) * (len(fake) - 1)) ** 0.5
     assert found["high"] - found["value"] == pytest.approx(1.96 * error)
     assert found["value"] - found["low"] == pytest.approx(1.96 * error)
+
+
+def test_results_come_back_as_they_were_with_lists_of_numbers_on_one_line(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    facts = {
+        "errors": [1e-3, None, 2.5],
+        "names": [["euler [a, b]", 2], ["  ab2", 3]],
+        "empty": [],
+        "text": "of [1,\n 2]",
+    }
+    common.store("some", facts)
+    found = common.read("some")
+    assert found is not None
+    assert {name: found[name] for name in facts} == facts
+    assert '"errors": [ 0.001, null, 2.5 ]' in (tmp_path / "some.json").read_text()
+
+
+def test_as_many_steps_as_fit_into_cpu_seconds(tmp_path: Path) -> None:
+    from sfumato.recipes.policy import PolicyNetwork, PolicyRecipe
+    from sfumato.training.options import TrainOptions
+
+    rng = np.random.default_rng(0)
+    data = tmp_path / "some.npz"
+    np.savez(data, action=rng.normal(size=(60, 2)), state=rng.normal(size=(60, 3)), episode_ends=np.array([30, 60]))
+    recipe = PolicyRecipe(data, held_out=0.5, network=PolicyNetwork(width=64, depth=1))
+    few, many = (within_seconds(recipe, TrainOptions(threads=1), s, tmp_path / str(s)) for s in (1e-9, 1e6))
+    assert few.steps == 1
+    assert many.steps is not None
+    assert many.steps > 1000
+    assert few.batch == many.batch
+
+
+def test_the_average_of_a_policys_past_is_tried_as_it_was(tmp_path: Path) -> None:
+    """The last snapshot acts like the run itself, but for the rounding it is stored with; an earlier one does not."""
+    from sfumato.recipes.acting import Policy
+    from sfumato.recipes.job import train
+    from sfumato.recipes.policy import PolicyNetwork, PolicyRecipe
+    from sfumato.training.options import TrainOptions
+
+    rng = np.random.default_rng(0)
+    data = tmp_path / "some.npz"
+    np.savez(data, action=rng.normal(size=(60, 2)), state=rng.normal(size=(60, 3)), episode_ends=np.array([30, 60]))
+    recipe = PolicyRecipe(data, held_out=0.5, network=PolicyNetwork(width=64, depth=1))
+    run = train(recipe, TrainOptions(steps=40, threads=1, snapshots=4, previews=0), tmp_path / "run", lambda text: None)
+    seen = {"state": np.zeros((1, 3))}
+    acts = {
+        step: each.session(1, [0]).act(seen)
+        for step, each in [
+            (0, Policy.load(run.path)),
+            *((s.step, policy.as_it_was(run.path, s)) for s in policy.past(run.path)),
+        ]
+    }
+    assert list(acts) == [0, 10, 20, 30, 40]
+    np.testing.assert_allclose(acts[40], acts[0], atol=2e-3)
+    assert np.abs(acts[10] - acts[0]).max() > 2e-2
 
 
 def curves(**errors: list[float | None]) -> solvers.Curves:
