@@ -34,7 +34,9 @@ def store(name: str, facts: dict[str, Any]) -> Path:
     machine = {"torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads()}
     path = RESULTS / f"{name}.json"
     text = json.dumps({**machine, **facts}, indent=1)
-    inline = re.sub(r"\[[^][{}]*\]", lambda found: re.sub(r"\n *", " ", found[0]), text)  # a list of numbers on one line
+    inline = re.sub(
+        r"\[[^][{}]*\]", lambda found: re.sub(r"\n *", " ", found[0]), text
+    )  # a list of numbers on one line
     path.write_text(inline + "\n")
     return path
 

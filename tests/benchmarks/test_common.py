@@ -90,6 +90,13 @@ def test_the_average_of_a_policys_past_is_tried_as_it_was(tmp_path: Path) -> Non
     assert np.abs(acts[10] - acts[0]).max() > 2e-2
 
 
+@pytest.mark.parametrize(
+    ("numbers", "words"), [([], ""), ([5, 6, 8, 9, 10, 12], "5, 6, 8 to 10, 12"), ([3], "3"), ([1, 2, 3], "1 to 3")]
+)
+def test_runs_of_numbers_in_words(numbers: list[int], words: str) -> None:
+    assert report.ranges(numbers) == words
+
+
 def curves(**errors: list[float | None]) -> solvers.Curves:
     return {name: dict.fromkeys(solvers.NAMES, row) for name, row in errors.items()}
 
