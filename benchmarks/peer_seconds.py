@@ -306,6 +306,8 @@ def main(given_file: Path, found_file: Path) -> None:
     facts["samples"] = {}
     for number, (name, draw) in enumerate(samplers.items()):
         for calls in given["calls"]:
+            if given.get("only") and given["only"][str(calls)] != name:
+                continue
             path = out / f"{number}_{calls}.npy"
             np.save(path, drawn(draw, given["samples"], calls))
             facts["samples"].setdefault(name, {})[str(calls)] = str(path)
