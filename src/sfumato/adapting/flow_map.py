@@ -87,8 +87,9 @@ class Times(NamedTuple):
     s: Tensor
     tau: Tensor
     tau_s: Tensor
-    anchored: Tensor
-    """Rows that learn the teacher's guess itself."""
+    role: Tensor
+    """A permutation of 0 .. B - 1; the rows of the first ``anchored`` learn the teacher's guess itself."""
+    anchored: int
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ class Conversion:
         h: half the width of the differences, in units of the share of noise; for consistency half of its short step. By
             default 0.01 where the end moves, and 0.05 where the start does: a network sees its level in fine detail, and
             over less than that detail the difference is noise (measured: 0.06 has a fifth of the error of 0.01).
-        anchor: share of the samples that learn the plain denoiser from the teacher, s = t.
+        anchor: share of the samples of a batch that learn from the teacher itself, three quarters of them the plain
+            denoiser, s = t, the others the last step. They cost 4 network passes (backward ones twice), others 6 or 7.
         ends: share of the samples that start at pure noise, and of those that go all the way to the data.
         finest: share of noise from which the last step goes to the data in one, as the teacher's does: below it a network
             that answers data is not trained (``Gaussian.cap``).
@@ -137,20 +139,14 @@ class Conversion:
         z = process.prior(x, rng) if z is None else z
         times = self._times(process, t)
         t, s = times.t, times.s
-        guidance = None
         if self.guided is not None:
-            guidance = self.guided.draw(len(t), t.device)
-            condition = {**condition, "guidance": guidance}
+            condition = {**condition, "guidance": self.guided.draw(len(t), t.device)}
         x_t = process.interpolate(x, z, t)
-
-        def teach(at: Any, time: Tensor) -> Any:
-            return self._teach(at, time, guidance, condition)
-
         if self.kind == "lagrangian":
-            return self._weighted(self._lagrangian(flow_map, teach, x_t, times, condition))
+            return self._weighted(self._lagrangian(flow_map, x_t, times, condition))
         make = {"semigroup": self._semigroup, "mean_flow": self._mean_flow, "consistency": self._consistency}[self.kind]
         with torch.no_grad():
-            wanted = make(flow_map, teach, x_t, times, condition)
+            wanted = make(flow_map, x_t, times, condition)
         return self._weighted(process.loss(flow_map.answer(x_t, t, s, **condition), wanted.x, wanted.z, t))
 
     @property
@@ -160,61 +156,82 @@ class Conversion:
 
     def _times(self, process: Any, u: Tensor) -> Times:
         """Times of departure and arrival for uniform numbers (B,)."""
-        v = torch.rand(4, len(u), device=u.device, dtype=u.dtype)
+        v = torch.rand(3, len(u), device=u.device, dtype=u.dtype)
         one, zero = process.fraction(torch.ones_like(u)), process.fraction(torch.zeros_like(u))  # 1 and 0, or nearly so
         finest = torch.maximum(torch.full_like(u, self.finest), zero)
         tau = torch.where(v[0] < self.ends, one, finest + (one - finest) * u)
         inside = finest + (tau - finest) * v[2]
         arrival = zero if self.kind == "consistency" else torch.where(v[1] < self.ends, zero, inside)
         # learned from the teacher: the plain denoiser s = t, and the last step, which the teacher takes in one
-        anchored = v[3] < self.anchor
-        last = v[3] < (self.anchor if self.kind == "consistency" else self.anchor / 4)
-        tau, arrival = torch.where(last, finest, tau), torch.where(last, zero, torch.where(anchored, tau, arrival))
-        return Times(process.at_fraction(tau), process.at_fraction(arrival), tau, arrival, anchored)
+        role, anchored = torch.randperm(len(u), device=u.device), round(self.anchor * len(u))
+        last = role < (anchored if self.kind == "consistency" else round(anchored / 4))
+        tau, arrival = (
+            torch.where(last, finest, tau),
+            torch.where(last, zero, torch.where(role < anchored, tau, arrival)),
+        )
+        return Times(process.at_fraction(tau), process.at_fraction(arrival), tau, arrival, role, anchored)
 
-    def _teach(self, x_t: Any, t: Tensor, guidance: Tensor | None, condition: dict[str, Any]) -> Any:
+    def _teach(self, x_t: Any, t: Tensor, condition: dict[str, Any]) -> Any:
         """The teacher's guess of the endpoints, guided as asked."""
-        plain = {name: value for name, value in condition.items() if name != "guidance"}
         with torch.no_grad():
-            if guidance is None:
-                return self.teacher(x_t, t, **plain)
+            if self.guided is None:
+                return self.teacher(x_t, t, **condition)
+            plain, guidance = {**condition}, condition["guidance"]
+            del plain["guidance"]
             inside = (t >= guidance[:, 1]) & (t <= guidance[:, 2])
             w = torch.where(inside, guidance[:, 0], torch.ones_like(t))
             return guide(self.teacher, w)(x_t, t, **plain)
 
-    def _lagrangian(self, flow_map: FlowMap, teach: Any, x_t: Any, times: Times, condition: dict[str, Any]) -> Tensor:
+    def _lagrangian(self, flow_map: FlowMap, x_t: Any, times: Times, condition: dict[str, Any]) -> Tensor:
+        """Anchored rows against the teacher's guess, the others by the velocity of their end. Rows are told apart by their
+        places in an order, not by a mask, whose size a GPU would have to be asked for."""
+        order, parts = times.role.argsort(), []
+        for rows, compare in ((order[: times.anchored], self._guessed), (order[times.anchored :], self._moved)):
+            if len(rows):
+                t, s, tau, tau_s = (value[rows] for value in times[:4])
+                own = {name: value[rows] for name, value in condition.items()}
+                parts.append(compare(flow_map, _part(x_t, rows), t, s, tau, tau_s, own))
+        return torch.cat(parts)[times.role]
+
+    def _guessed(
+        self, flow_map: FlowMap, x_t: Any, t: Tensor, s: Tensor, tau: Tensor, tau_s: Tensor, own: Any
+    ) -> Tensor:
+        """The map's endpoints against the teacher's."""
+        process: Any = flow_map.process
+        return process.apart(flow_map(x_t, t, s, **own), self._teach(x_t, t, own), x_t, t)
+
+    def _moved(self, flow_map: FlowMap, x_t: Any, t: Tensor, s: Tensor, tau: Tensor, tau_s: Tensor, own: Any) -> Tensor:
         """The velocity of the map's end against the teacher's there."""
         process: Any = flow_map.process
-        t, _, tau, tau_s, _ = times
         last = tau_s < self.finest  # the last step: as the teacher, from the finest level to the data in one
         near = torch.where(last, self.finest, torch.minimum(tau_s + self.width, tau))
         far = torch.where(last, tau_s, (tau_s - self.width).clamp_min(self.finest))
         near = torch.maximum(near, torch.minimum(far + self.width, tau))
         s_near, s_far = process.at_fraction(near), process.at_fraction(far)
         middle = process.at_fraction(torch.where(last, near, (near + far) / 2))
-        both = {name: torch.cat([value, value]) for name, value in condition.items()}
+        both = {name: torch.cat([value, value]) for name, value in own.items()}
         arrived = _arrive(flow_map, _join(x_t, x_t), torch.cat([t, t]), torch.cat([s_near, s_far]), both)
         x_near, x_far = _part(arrived, slice(None, len(t))), _part(arrived, slice(len(t), None))
         moved = process.chord(x_near, s_near, x_far, s_far)
         with torch.no_grad():
             x_middle = process.interpolate(moved.x, moved.z, middle)
-            taught = teach(x_middle, middle)
-        return process.apart(moved, taught, x_middle, middle)
+        return process.apart(moved, self._teach(x_middle, middle, own), x_middle, middle)
 
-    def _semigroup(self, flow_map: FlowMap, teach: Any, x_t: Any, times: Times, condition: dict[str, Any]) -> Endpoints:
+    def _semigroup(self, flow_map: FlowMap, x_t: Any, times: Times, condition: dict[str, Any]) -> Endpoints:
         """The chord of two short steps; where s = t, the teacher's guess."""
         process: Any = flow_map.process
         t, s = times.t, times.s
         middle = process.at_fraction(((times.tau + times.tau_s) / 2).clamp_min(self.finest))
         x_middle = _arrive(flow_map, x_t, t, middle, condition)
         x_s = _arrive(flow_map, x_middle, middle, s, condition)
-        return _where(times.anchored, teach(x_t, t), process.chord(x_t, t, x_s, s))
+        taught = self._teach(x_t, t, condition)
+        return _where(times.role < times.anchored, taught, process.chord(x_t, t, x_s, s))
 
-    def _mean_flow(self, flow_map: FlowMap, teach: Any, x_t: Any, times: Times, condition: dict[str, Any]) -> Endpoints:
+    def _mean_flow(self, flow_map: FlowMap, x_t: Any, times: Times, condition: dict[str, Any]) -> Endpoints:
         """u = v - (tau_t - tau_s) du/dt, as a chord: the end is moved against its drift. Where s = t, the teacher's guess."""
         process: Any = flow_map.process
-        t, s, tau, tau_s, _ = times
-        taught = teach(x_t, t)
+        t, s, tau, tau_s, role, anchored = times
+        taught = self._teach(x_t, t, condition)
         up = torch.minimum(tau + self.width, process.fraction(torch.ones_like(t)))
         down = torch.maximum(tau - self.width, tau_s).clamp_min(self.finest)
         t_up, t_down = process.at_fraction(up), process.at_fraction(down)
@@ -224,22 +241,20 @@ class Conversion:
         x_up, x_down = _part(arrived, slice(None, len(t))), _part(arrived, slice(len(t), None))
         # with up and down about t alike, x_s = their middle, and x_s - (tau - tau_s) dx_s/dtau is the end of the chord
         at_t, gap = (tau - down) / (up - down), (tau - tau_s) / (up - down)
-        return _where(times.anchored, taught, process.chord(x_t, t, process.between(x_down, x_up, at_t - gap), s))
+        return _where(role < anchored, taught, process.chord(x_t, t, process.between(x_down, x_up, at_t - gap), s))
 
-    def _consistency(
-        self, flow_map: FlowMap, teach: Any, x_t: Any, times: Times, condition: dict[str, Any]
-    ) -> Endpoints:
+    def _consistency(self, flow_map: FlowMap, x_t: Any, times: Times, condition: dict[str, Any]) -> Endpoints:
         """The end of the path from a little further on, where the teacher's flow leads in one step of second order."""
         process: Any = flow_map.process
-        t, s, tau, _, _ = times
-        taught = teach(x_t, t)
+        t, s, tau, _, role, anchored = times
+        taught = self._teach(x_t, t, condition)
         r, middle = (
             process.at_fraction((tau - width).clamp_min(self.finest)) for width in (2 * self.width, self.width)
         )
         half = process.step(taught, x_t, t, middle)
-        one, two = process.step(taught, x_t, t, r), process.step(teach(half, middle), half, middle, r)
+        one, two = process.step(taught, x_t, t, r), process.step(self._teach(half, middle, condition), half, middle, r)
         x_r = process.between(one, two, torch.full_like(tau, 2.0))  # Richardson: the error of first order cancels
-        return _where(times.anchored, taught, process.chord(x_t, t, _arrive(flow_map, x_r, r, s, condition), s))
+        return _where(role < anchored, taught, process.chord(x_t, t, _arrive(flow_map, x_r, r, s, condition), s))
 
     def _weighted(self, losses: Tensor) -> Tensor:
         """Divided by (loss + 0.01)^power, so that steps of every length pull alike (MeanFlow, section 4.3)."""
@@ -258,7 +273,7 @@ def _join(a: Any, b: Any) -> Any:
     return {name: _join(a[name], b[name]) for name in a} if isinstance(a, Mapping) else torch.cat([a, b])
 
 
-def _part(x: Any, rows: slice) -> Any:
+def _part(x: Any, rows: slice | Tensor) -> Any:
     return {name: _part(value, rows) for name, value in x.items()} if isinstance(x, Mapping) else x[rows]
 
 
