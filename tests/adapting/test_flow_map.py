@@ -429,3 +429,26 @@ def test_a_map_serves_the_ordinary_solvers_as_the_denoiser_of_its_flow():
             rtol=1e-6,
             atol=1e-6,
         )
+
+
+@pytest.mark.parametrize("anchor", [0.0, 0.5, 0.8, 1.0])
+def test_anchored_rows_cost_one_guess_and_are_any_of_the_batch(anchor: float):
+    """Anchored rows are shown to the map once, others twice; over many batches every place of a batch is anchored as often."""
+    process, shown = Gaussian(Linear(), "velocity"), []
+
+    def network(x: Tensor, level: Tensor, level_s: Tensor, scale: Tensor) -> Tensor:
+        shown.append(x)
+        return torch.zeros_like(x)
+
+    teacher = Denoiser(lambda x, level, scale: scale[:, None].expand_as(x), process)
+    conversion = Conversion(teacher, anchor=anchor)
+    torch.manual_seed(0)
+    often, scale = torch.zeros(10), torch.arange(1.0, 11.0)
+    for _ in range(400):
+        shown.clear()
+        losses = conversion(FlowMap(network, process), torch.zeros(10, 2), torch.linspace(0.1, 0.9, 10), scale=scale)
+        torch.testing.assert_close(losses, scale**2, rtol=1e-2, atol=0)  # in the order of the batch
+        rows = round(10 * anchor)
+        assert [len(x) for x in shown] == [n for n in (rows, 2 * (10 - rows)) if n]
+        often += conversion._times(process, torch.rand(10)).role < rows
+    assert bool((often / 400 - anchor).abs().max() < 0.1)
