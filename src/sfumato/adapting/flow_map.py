@@ -183,39 +183,36 @@ class Conversion:
             return guide(self.teacher, w)(x_t, t, **plain)
 
     def _lagrangian(self, flow_map: FlowMap, x_t: Any, times: Times, condition: dict[str, Any]) -> Tensor:
-        """Anchored rows against the teacher's guess, the others by the velocity of their end. Rows are told apart by their
-        places in an order, not by a mask, whose size a GPU would have to be asked for."""
-        order, parts = times.role.argsort(), []
-        for rows, compare in ((order[: times.anchored], self._guessed), (order[times.anchored :], self._moved)):
-            if len(rows):
-                t, s, tau, tau_s = (value[rows] for value in times[:4])
-                own = {name: value[rows] for name, value in condition.items()}
-                parts.append(compare(flow_map, _part(x_t, rows), t, s, tau, tau_s, own))
-        return torch.cat(parts)[times.role]
+        """Anchored rows against the teacher's guess, the others by the velocity of their end against the teacher's there.
 
-    def _guessed(
-        self, flow_map: FlowMap, x_t: Any, t: Tensor, s: Tensor, tau: Tensor, tau_s: Tensor, own: Any
-    ) -> Tensor:
-        """The map's endpoints against the teacher's."""
+        The map is asked once for all: anchored rows, near ends, far ends. Rows are told apart by their places in an order,
+        not by a mask, whose size a GPU would have to be asked for.
+        """
         process: Any = flow_map.process
-        return process.apart(flow_map(x_t, t, s, **own), self._teach(x_t, t, own), x_t, t)
-
-    def _moved(self, flow_map: FlowMap, x_t: Any, t: Tensor, s: Tensor, tau: Tensor, tau_s: Tensor, own: Any) -> Tensor:
-        """The velocity of the map's end against the teacher's there."""
-        process: Any = flow_map.process
+        order, count = times.role.argsort(), times.anchored
+        still, moving = order[:count], order[count:]
+        t, _, tau, tau_s = (value[moving] for value in times[:4])
         last = tau_s < self.finest  # the last step: as the teacher, from the finest level to the data in one
         near = torch.where(last, self.finest, torch.minimum(tau_s + self.width, tau))
         far = torch.where(last, tau_s, (tau_s - self.width).clamp_min(self.finest))
         near = torch.maximum(near, torch.minimum(far + self.width, tau))
         s_near, s_far = process.at_fraction(near), process.at_fraction(far)
         middle = process.at_fraction(torch.where(last, near, (near + far) / 2))
-        both = {name: torch.cat([value, value]) for name, value in own.items()}
-        arrived = _arrive(flow_map, _join(x_t, x_t), torch.cat([t, t]), torch.cat([s_near, s_far]), both)
-        x_near, x_far = _part(arrived, slice(None, len(t))), _part(arrived, slice(len(t), None))
+
+        asked, ends = torch.cat([order, moving]), torch.cat([times.s[still], s_near, s_far])
+        own = {name: value[asked] for name, value in condition.items()}
+        guess = flow_map(_part(x_t, asked), times.t[asked], ends, **own)
+        x_near, x_far = (
+            process.step(Endpoints(*(_part(end, rows) for end in guess)), _part(x_t, moving), t, s)
+            for rows, s in ((slice(count, len(order)), s_near), (slice(len(order), None), s_far))
+        )
         moved = process.chord(x_near, s_near, x_far, s_far)
         with torch.no_grad():
             x_middle = process.interpolate(moved.x, moved.z, middle)
-        return process.apart(moved, self._teach(x_middle, middle, own), x_middle, middle)
+        at, time = _join(_part(x_t, still), x_middle), torch.cat([times.t[still], middle])
+        found = Endpoints(*(_join(_part(end, slice(count)), far) for end, far in zip(guess, moved, strict=True)))
+        taught = self._teach(at, time, {name: value[order] for name, value in condition.items()})
+        return process.apart(found, taught, at, time)[times.role]
 
     def _semigroup(self, flow_map: FlowMap, x_t: Any, times: Times, condition: dict[str, Any]) -> Endpoints:
         """The chord of two short steps; where s = t, the teacher's guess."""
