@@ -452,3 +452,15 @@ def test_anchored_rows_cost_one_guess_and_are_any_of_the_batch(anchor: float):
         assert [len(x) for x in shown] == [rows + 2 * (10 - rows)]
         often += conversion._times(process, torch.rand(10)).role < rows
     assert bool((often / 400 - anchor).abs().max() < 0.1)
+
+
+def test_batches_of_one_are_anchored_as_often_as_rows_of_large_ones():
+    process = Gaussian(Linear(), "velocity")
+    conversion = Conversion(Denoiser(lambda x, level: x, process), anchor=0.3)
+    torch.manual_seed(0)
+    drawn = [conversion._times(process, torch.rand(1)) for _ in range(2000)]
+    still = [bool(times.t == times.s) for times in drawn]
+    ends = [bool((times.tau == conversion.finest) & (times.tau_s == 0)) for times in drawn]
+    assert abs(sum(times.anchored for times in drawn) / 2000 - 0.3) < 0.04
+    assert abs(sum(still) / 2000 - 0.225) < 0.04
+    assert abs(sum(ends) / 2000 - 0.075) < 0.03

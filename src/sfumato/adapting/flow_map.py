@@ -163,8 +163,8 @@ class Conversion:
         inside = finest + (tau - finest) * v[2]
         arrival = zero if self.kind == "consistency" else torch.where(v[1] < self.ends, zero, inside)
         # learned from the teacher: the plain denoiser s = t, and the last step, which the teacher takes in one
-        role, anchored = torch.randperm(len(u), device=u.device), round(self.anchor * len(u))
-        last = role < (anchored if self.kind == "consistency" else round(anchored / 4))
+        role, anchored = torch.randperm(len(u), device=u.device), _whole(self.anchor * len(u))
+        last = role < (anchored if self.kind == "consistency" else _whole(anchored / 4))
         tau, arrival = (
             torch.where(last, finest, tau),
             torch.where(last, zero, torch.where(role < anchored, tau, arrival)),
@@ -256,6 +256,12 @@ class Conversion:
     def _weighted(self, losses: Tensor) -> Tensor:
         """Divided by (loss + 0.01)^power, so that steps of every length pull alike (MeanFlow, section 4.3)."""
         return losses / (losses.detach() + 0.01) ** self.power if self.power else losses
+
+
+def _whole(count: float) -> int:
+    """A whole number that is ``count`` on average: small batches have their share too. Drawn on the CPU, so that no GPU is
+    waited for."""
+    return int(count + float(torch.rand(())))
 
 
 def _arrive(flow_map: FlowMap, x_t: Any, t: Tensor, s: Tensor, condition: dict[str, Any]) -> Any:
