@@ -109,8 +109,9 @@ def checkerboard(seed: int, teacher_steps: int, steps: int) -> dict[str, Any]:
         print(f"seed {seed}  {name:22s}", " ".join(f"{value:.3f}" for value in found["curves"][name]), flush=True)
 
     def by_tolerance(denoiser: Any, solver: Callable[[float], Any], fixed: Any) -> list[dict[str, float]]:
-        # differences of a hundredth of a nat are noise with 4000 points
-        rows, many = [], torch.randn(MANY, 2, generator=torch.Generator().manual_seed(3000 + seed))
+        # of a map, differences of a hundredth of a nat, which are noise with 4000 points
+        count = MANY if isinstance(denoiser, FlowMap) else COUNT
+        rows, many = [], torch.randn(count, 2, generator=torch.Generator().manual_seed(3000 + seed))
         for tol in TOLERANCES:
             *_, (x, calls) = walk(denoiser, many, uniform(Linear(), 1), solver(tol))
             mean = float(calls.double().mean())
