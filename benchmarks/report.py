@@ -37,6 +37,8 @@ def missing(name: str, command: str) -> str:
 
 
 def between(row: dict[str, float], digits: int = 3) -> str:
+    if row["median"] >= 1000:
+        return f"{row['median']:.1e} ({row['low']:.1e}..{row['high']:.1e})"
     return f"{row['median']:.{digits}f} ({row['low']:.{digits}f}..{row['high']:.{digits}f})"
 
 
@@ -186,8 +188,15 @@ def seconds_part() -> str:
             for name, runs in facts["runs"].items() for f in runs[:1]
         ]  # fmt: skip
         parts += ["", table(("library", "network", "parameters", "training steps", "CPU seconds"), networks)]
+        drawn = [row["precision"]["median"] for name, row in facts["rows"].items() if not name.startswith("sfumato")]
+        if drawn and max(drawn) < 0.05:
+            parts.append(
+                "\nNo peer draws pictures yet after these seconds (precision 0, distances of noise): a U-Net of the same number "
+                "of parameters takes several times as long for a step, and the peers' recipes expect many more of them. The "
+                "table says what these seconds buy on a CPU, not what hours would."
+            )
         for calls_, ratio in facts["ratio_to_best_peer"].items():
-            parts.append(f"\nOurs over the best peer's kernel distance at {calls_} calls: **{ratio:.2f}**.")
+            parts.append(f"\nOurs over the best peer's kernel distance at {calls_} calls: **{ratio:.2g}**.")
         if facts["data"] == "the demo's pictures":
             seconds.draw(facts)
             parts.append("\n![quality per second](bench_seconds.png)\n")

@@ -213,6 +213,8 @@ def draw(facts: dict[str, Any]) -> None:
             k = facts["rows"][f"{name}, {calls} calls"]["kernel"]
             panel.bar(place, k["median"], color=COLOURS[name], width=0.7)
             panel.plot([place, place], [k["low"], k["high"]], color="black", lw=1)
+        if max(facts["rows"][f"{name}, {calls} calls"]["kernel"]["median"] for name in names) > 100:
+            panel.set_yscale("log")
         panel.axhline(facts["floor"]["value"], color="#a0aec0", ls=":")
         panel.set_xticks(range(len(names)), names, fontsize=7)
         panel.set(title=f"{calls} network calls", ylabel="kernel distance" if calls == counts[0] else "")
