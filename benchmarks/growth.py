@@ -200,6 +200,8 @@ def report(facts: dict[str, Any]) -> None:
 
 def draw(facts: dict[str, Any]) -> None:
     """docs/bench_growth.png: seconds above, memory below."""
+    from matplotlib.ticker import LogLocator
+
     axes_of = list(facts["axes"])
     sheet, panels = figure(len(axes_of), 2, 2.6, 2.2)
     for column, axis in enumerate(axes_of):
@@ -209,10 +211,14 @@ def draw(facts: dict[str, Any]) -> None:
         bars = [[p["seconds"]["median"] - p["seconds"]["low"] for p in points],
                 [p["seconds"]["high"] - p["seconds"]["median"] for p in points]]  # fmt: skip
         panels[0][column].errorbar(x, seconds, bars, color="#2b6cb0", marker="o", ms=3, capsize=2)
-        panels[1][column].plot(x, [max(p["memory"], 1e-3) for p in points], color="#dd6b20", marker="o", ms=3)
+        panels[1][column].plot(x, [p["memory"] for p in points], color="#dd6b20", marker="o", ms=3)
         panels[0][column].set_title(axis, fontsize=9)
+        panels[0][column].set(yscale="log", ylim=(min(seconds) / 2, max(seconds) * 2))
+        panels[0][column].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panels[0][column].yaxis.set_major_formatter("{x:g}")
+        panels[1][column].set_ylim(0, 1.1 * max(p["memory"] for p in points))
         for row in (0, 1):
-            panels[row][column].set(xscale="log", yscale="log")
+            panels[row][column].set_xscale("log")
             panels[row][column].set_xticks(x, [str(v) for v in x])
             panels[row][column].minorticks_off()
             panels[row][column].tick_params(labelsize=7)
