@@ -26,7 +26,8 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# the five tables of docs/benchmarks.md, about three hours; DATA=PATH: quality per second on your own folder of pictures too; the peers are installed by the benchmarks themselves
+# the five tables of docs/benchmarks.md, some hours; the peers are installed by the benchmarks themselves
+# DATA=PATH: quality per second on your own folder of pictures too
 bench: install
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.overhead_peers

@@ -136,8 +136,7 @@ def solvers_part() -> str:
 WHY = """Why the digits: without blur their denoiser is, below a level of about 0.3, one of the 256 pictures exactly. A solver
 whose last step takes the last guess alone (UniPC and DPM-Solver++ of diffusers, most of azula's) lands on it. Ours of
 order 2 and up look back once more in the last step, which pays wherever the data has a density (normals, mixture) and
-costs here: with the last guess alone `unipc3 auto` would err by 8e-16 instead of 3e-3 at 64 calls on the straight
-schedule. Which of the two a network's data is cannot be told from its guesses, and data that is to be sampled and not
+costs here. Which of the two a network's data is cannot be told from its guesses, and data that is to be sampled and not
 stored has a density, so it stays."""
 
 

@@ -61,7 +61,7 @@ def test_as_many_steps_as_fit_into_cpu_seconds(tmp_path: Path) -> None:
     few, many = (within_seconds(recipe, TrainOptions(threads=1), s, tmp_path / str(s)) for s in (1e-9, 1e6))
     assert few.steps == 1
     assert many.steps is not None
-    assert many.steps > 1000
+    assert many.steps > 1_000_000  # a step takes less than a second
     assert few.batch == many.batch
 
 

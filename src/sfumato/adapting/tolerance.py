@@ -20,7 +20,7 @@ from sfumato.diffusion.rng import Rng
 
 @dataclass(frozen=True)
 class LeapWithin:
-    """A solver for flow maps that halves a step until one long step and two short ones agree; walk times [1, 0].
+    """A solver for flow maps that shortens a step until one long step and two short ones agree; walk times [1, 0].
 
     Each sample first tries to go all the way. Where the ends differ by more than ``tol`` it tries only the first of the
     two short steps (which is the long one of the next try); where they agree it goes with the two short steps, and from

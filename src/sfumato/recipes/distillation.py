@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # measured on the demo's pictures: without the weight by error the losses of long steps drown those of short ones; half of
 # the samples anchored to the teacher take a third off the distance at 4 steps, more that go all the way keep that of one;
-# targets made by the map itself need no weight that raises their small errors
+# semigroup, whose targets the map makes itself, needs as much of the teacher and less weight on its small errors
 HABITS: dict[str, dict[str, float]] = {
     "lagrangian": {"anchor": 0.5, "ends": 0.3, "power": 1.0},
     "semigroup": {"anchor": 0.5, "power": 0.5},
