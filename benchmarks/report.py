@@ -223,10 +223,10 @@ def calls_part() -> str:
             f"{facts['run']['shape'][-1]} pixels), conditional, not guided; kernel distance of {facts['count']} samples to the "
             "training pictures with its 95 % interval over draws of the samples.\n",
             table(("solver, grid", *(f"{n} calls" for n in calls.CALLS)), rows),
-            f"\nWith {facts['count']} samples the intervals are wide; the noises are the same in every row, so rows compare better "
-            f"than their intervals say. Failed, with a distance above 1.5: {', '.join(failed) or 'none'}. These are grids made for "
-            "schedules of bounded noise; on the straight one, whose noise has no bound, their first step is a leap that a method "
-            "of high order turns into a large error.\n",
+            f"\nWith {facts['count']} samples the intervals are wide; the noises are the same in every row, so rows compare "
+            f"better than their intervals say. Failed, with a distance above 1.5: {'; '.join(failed) or 'none'}. These "
+            "grids are made for schedules of bounded noise; on the straight one, whose noise has no bound, their first step is a "
+            "leap that a method of high order turns into a large error.\n",
             "![quality against calls](bench_calls.png)\n",
         ]
     )
