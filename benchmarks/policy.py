@@ -4,10 +4,11 @@
     python -m benchmarks.policy meta_world [--seconds 600] [--seeds 0]
 
 push_t: success and greatest reward over the field's 50 episodes (seeds 100000 to 100049) and over 200, at 100 to 1 steps
-of the policy and of the flow map made from it, with the time of a chunk; and over the training. meta_world: ten tasks, one
-policy that is told the task, from 50 scripted demonstrations of each, which are made first. Two trainings run at once, one
-thread each; the budget is CPU seconds, so that a busy machine favours nobody. Runs and trials that are done are kept in
---folder and not repeated. Results: benchmarks/results/policy_*.json, figures in docs/.
+of the policy and of the flow map made from it, with the time of a chunk; and over the training. What is seen are the nine
+points of the T that Diffusion Policy's figures from states rest on, and the state, for the place of the agent. meta_world:
+ten tasks, one policy that is told the task, from 50 scripted demonstrations of each, which are made first. Two trainings run
+at once, one thread each, and then two trials; the budget is CPU seconds, so that a busy machine favours nobody. Runs and
+trials that are done are kept in --folder and not repeated. Results: benchmarks/results/policy_*.json, figures in docs/.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import json
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,15 @@ from sfumato.recipes.base import DistillOptions
 from sfumato.recipes.model import SampleOptions
 from sfumato.recipes.policy import PolicyRecipe
 from sfumato.recipes.recording import RecordOptions, record
-from sfumato.recipes.rollout import FIELD_SEEDS, Episode, Rollouts, rollout, share_bounds
+from sfumato.recipes.rollout import FIELD_SEEDS, Rollouts, rollout, share_bounds
 from sfumato.recipes.trials import session_of
 from sfumato.training.ema import Snapshot, read_snapshots
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import write_text
 
 KINDS = ("policy", "cloning", "map")
-STEPS = {"policy": (100, 16, 8, 4, 1), "cloning": (1,), "map": (100, 16, 8, 4, 2, 1)}
+STEPS = {"policy": (100, 16, 8, 4, 2, 1), "cloning": (1,), "map": (100, 16, 8, 4, 2, 1)}
+OBSERVATIONS = ("keypoint", "state")
 FIELD = len(FIELD_SEEDS)
 TASKS = (
     "reach-v3", "push-v3", "pick-place-v3", "door-open-v3", "drawer-open-v3", "drawer-close-v3", "button-press-topdown-v3",
@@ -55,7 +57,9 @@ TASKS = (
 # ---- training ------------------------------------------------------------------------------------------------------------
 
 
-def learn(kind: str, seed: int, data: Path, folder: Path, seconds: float) -> Path:
+def learn(
+    kind: str, seed: int, data: Path, folder: Path, seconds: float, observations: tuple[str, ...] | None = None
+) -> Path:
     """Train one policy for so many CPU seconds, or convert it (``map``), unless it is there. Returns its run."""
     torch.set_num_threads(1)
     out = folder / f"{kind}-{seed}"
@@ -70,7 +74,7 @@ def learn(kind: str, seed: int, data: Path, folder: Path, seconds: float) -> Pat
             folder / f"policy-{seed}", DistillOptions(), dataclasses.replace(options, snapshots=0), out
         )
     else:
-        recipe = PolicyRecipe(data, cloning=kind == "cloning")
+        recipe = PolicyRecipe(data, observations, cloning=kind == "cloning")
         options = within_seconds(recipe, options, seconds, folder / f"{kind}-{seed}-probe")
         job.train(recipe, options, out)
     with (out / "cpu_seconds").open("a") as file:
@@ -95,23 +99,34 @@ def kept(path: Path, play: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def played(policy: Policy, environments: Sequence[str], steps: int, episodes: int) -> Rollouts:
-    """The closed loop in the episodes of the field's seeds and after."""
-    options = SampleOptions(steps=steps)
+def played(
+    policy: Policy, environments: Sequence[str], episodes: int, options: SampleOptions, timed: int = 0
+) -> Rollouts:
+    """The closed loop in the episodes of the field's seeds and after, in this process."""
     makes = {id.removeprefix(META_WORLD): partial(make, id) for id in environments}
     seeds = range(FIELD_SEEDS[0], FIELD_SEEDS[0] + episodes)
-    return rollout(makes, partial(session_of, policy, options, None), seeds)
+    return rollout(makes, partial(session_of, policy, options, None), seeds, workers=1, timed=timed)
 
 
-def push_t_trial(out: Path, steps: int, episodes: int) -> dict[str, Any]:
-    """Figures of a run at a number of steps: over the field's episodes, and over all."""
+def push_t_trial(out: Path, name: str, episodes: int, options: SampleOptions) -> dict[str, Any]:
+    """Figures of a run sampled in one way: over the field's episodes, and over all."""
+    torch.set_num_threads(1)
 
     def play() -> dict[str, Any]:
-        found = played(Policy.load(out), [PUSH_T], steps, episodes)
+        found = played(Policy.load(out), [PUSH_T], episodes, options)
         field, every = (found.summary(part) for part in (found.episodes[:FIELD], found.episodes))
-        return {"steps": steps, "field": field, "all": every, "latency_ms": found.latency(), "seconds": found.seconds}
+        return {"steps": options.steps, "field": field, "all": every, "seconds": found.seconds}
 
-    return kept(out / "trials" / f"{steps}.json", play)
+    return kept(out / "trials" / f"{name}.json", play)
+
+
+def push_t_latency(out: Path, steps: int) -> dict[str, float]:
+    """Milliseconds of a chunk for one robot. To be taken while nothing else runs."""
+    torch.set_num_threads(1)
+    return kept(
+        out / "trials" / f"latency-{steps}.json",
+        lambda: played(Policy.load(out), [PUSH_T], 1, SampleOptions(steps=steps), timed=60).latency(),
+    )
 
 
 def past(out: Path) -> list[Snapshot]:
@@ -128,42 +143,68 @@ def as_it_was(out: Path, then: Snapshot) -> Policy:
     return policy
 
 
-def over_training(out: Path, steps: int, episodes: int) -> list[dict[str, Any]]:
+def over_training(out: Path, episodes: int, options: SampleOptions) -> list[dict[str, Any]]:
     """Figures of the averages kept during the training, in order."""
+    torch.set_num_threads(1)
     snapshots, whole = past(out), cpu_seconds(out)
 
     def play(then: Snapshot) -> dict[str, Any]:
-        found = played(as_it_was(out, then), [PUSH_T], steps, episodes).summary()
+        found = played(as_it_was(out, then), [PUSH_T], episodes, options).summary()
         return {"step": then.step, "seconds": whole * then.step / snapshots[-1].step, **found}
 
     return [kept(out / "trials" / f"after-{then.step}.json", partial(play, then)) for then in snapshots]
 
 
 def push_t(given: argparse.Namespace) -> dict[str, Any]:
-    """Everything on Push-T; runs that are missing are trained, two at a time."""
+    """Everything on Push-T; runs that are missing are trained, two at a time, and then tried, two at a time."""
+    folder, seeds = given.folder, given.seeds
     with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
         for kinds in (("policy", "cloning"), ("map",)):
-            waiting = [
-                pool.submit(learn, kind, seed, given.data, given.folder, given.seconds)
-                for seed in given.seeds
+            together(
+                pool.submit(learn, kind, seed, given.data, folder, given.seconds, OBSERVATIONS)
+                for seed in seeds
                 for kind in kinds
-            ]
-            for each in waiting:
-                each.result()
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for kind in KINDS:
-        runs[kind] = []
-        for seed in given.seeds:
-            out = given.folder / f"{kind}-{seed}"
-            found: dict[str, Any] = {
-                "seed": seed, "training_steps": job.read_config(job.load(out).run).training.steps,
-                "cpu_seconds": cpu_seconds(out),
-                "trials": [push_t_trial(out, steps, given.episodes) for steps in STEPS[kind]],
-            }  # fmt: skip
-            if kind != "map":
-                found["over_training"] = over_training(out, 8 if kind == "policy" else 1, given.learning_episodes)
-            runs[kind].append(found)
-    return {"seconds": given.seconds, "seeds": given.seeds, "episodes": given.episodes, "runs": runs}
+            )
+        tried = {
+            (kind, seed): {
+                name: pool.submit(push_t_trial, folder / f"{kind}-{seed}", name, given.episodes, options)
+                for name, options in ways(kind).items()
+            }
+            for kind in KINDS
+            for seed in seeds
+        }
+        learning = {
+            (kind, seed): pool.submit(
+                over_training, folder / f"{kind}-{seed}", given.learning_episodes, SampleOptions(steps=steps)
+            )
+            for kind, steps in (("policy", 8), ("cloning", 1))
+            for seed in seeds
+        }
+        together(learning.values())
+    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    for (kind, seed), trials in tried.items():
+        out = folder / f"{kind}-{seed}"
+        found: dict[str, Any] = {
+            "seed": seed, "training_steps": job.read_config(job.load(out).run).training.steps,
+            "cpu_seconds": cpu_seconds(out), "trials": {name: trial.result() for name, trial in trials.items()},
+            "latency_ms": {str(steps): push_t_latency(out, steps) for steps in STEPS[kind]},
+        }  # fmt: skip
+        if (kind, seed) in learning:
+            found["over_training"] = learning[kind, seed].result()
+        runs[kind].append(found)
+    return {"seconds": given.seconds, "seeds": seeds, "episodes": given.episodes, "runs": runs}
+
+
+def ways(kind: str) -> dict[str, SampleOptions]:
+    """How a run is sampled: in several numbers of steps, and the policy once without fresh noise."""
+    found = {str(steps): SampleOptions(steps=steps) for steps in STEPS[kind]}
+    return {**found, "8, no fresh noise": SampleOptions(steps=8, eta=0.0)} if kind == "policy" else found
+
+
+def together(waiting: Iterable[Future[Any]]) -> None:
+    """Wait for all of them; raises what one of them raised."""
+    for each in list(waiting):
+        each.result()
 
 
 # ---- Meta-World ----------------------------------------------------------------------------------------------------------
@@ -192,46 +233,51 @@ def meta_world(given: argparse.Namespace) -> dict[str, Any]:
     data, environments = given.folder / "demonstrations.npz", [META_WORLD + task for task in TASKS]
     if not data.exists():
         print(record(environments, data, RecordOptions(episodes=50)))
+    runs = [(kind, seed) for seed in given.seeds for kind in ("policy", "cloning")]
     with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
-        waiting = [
-            pool.submit(learn, kind, seed, data, given.folder, given.seconds)
-            for seed in given.seeds
+        together(pool.submit(learn, kind, seed, data, given.folder, given.seconds) for kind, seed in runs)
+        experts = [pool.submit(expert_trial, given.folder, task, given.episodes) for task in TASKS]
+        trials = {
+            (kind, seed, task): pool.submit(
+                meta_world_trial, given.folder / f"{kind}-{seed}", task, 8 if kind == "policy" else 1, given.episodes
+            )
+            for kind, seed in runs
+            for task in TASKS
+        }
+        together([*experts, *trials.values()])
+    successes: dict[str, dict[str, list[int]]] = {
+        "expert": {task: [each.result()["successes"]] for task, each in zip(TASKS, experts, strict=True)},
+        **{
+            kind: {task: [trials[kind, seed, task].result()["successes"] for seed in given.seeds] for task in TASKS}
             for kind in ("policy", "cloning")
-        ]
-        for each in waiting:
-            each.result()
-    successes: dict[str, dict[str, list[int]]] = {"expert": {}}
-    for task in TASKS:
-        won = kept(given.folder / "expert" / f"{task}.json", lambda t=task: {"won": expert_plays(t, given.episodes)})  # type: ignore[misc]
-        successes["expert"][task] = [sum(won["won"])]
-    facts: dict[str, Any] = {}
-    for kind in ("policy", "cloning"):
-        steps = 8 if kind == "policy" else 1
-        successes[kind] = {task: [] for task in TASKS}
-        for seed in given.seeds:
-            out = given.folder / f"{kind}-{seed}"
-
-            def play(out: Path = out, steps: int = steps) -> dict[str, Any]:
-                found = played(Policy.load(out), environments, steps, given.episodes)
-                return {
-                    "won": {world: count(found.of(world)) for world in found.worlds()},
-                    "latency_ms": found.latency(),
-                }
-
-            won = kept(out / "trials" / f"{steps}.json", play)
-            facts[f"{kind}-{seed}"] = {
-                "cpu_seconds": cpu_seconds(out), "latency_ms": won["latency_ms"],
-                "training_steps": job.read_config(job.load(out).run).training.steps,
-            }  # fmt: skip
-            for task, number in won["won"].items():
-                successes[kind][task].append(number)
+        },
+    }
+    facts = {
+        f"{kind}-{seed}": {
+            "cpu_seconds": cpu_seconds(given.folder / f"{kind}-{seed}"),
+            "training_steps": job.read_config(job.load(given.folder / f"{kind}-{seed}").run).training.steps,
+        }
+        for kind, seed in runs
+    }
     return {
         "seconds": given.seconds, "seeds": given.seeds, "episodes": given.episodes, "successes": successes, "runs": facts,
     }  # fmt: skip
 
 
-def count(episodes: Sequence[Episode]) -> int:
-    return sum(bool(episode.success) for episode in episodes)
+def expert_trial(folder: Path, task: str, episodes: int) -> dict[str, Any]:
+    """In how many episodes the scripted expert succeeds."""
+    return kept(folder / "expert" / f"{task}.json", lambda: {"successes": sum(expert_plays(task, episodes))})
+
+
+def meta_world_trial(out: Path, task: str, steps: int, episodes: int) -> dict[str, Any]:
+    """In how many episodes of a task a policy succeeds."""
+    torch.set_num_threads(1)
+
+    def play() -> dict[str, Any]:
+        found = played(Policy.load(out), [META_WORLD + task], episodes, SampleOptions(steps=steps))
+        return {"successes": sum(bool(episode.success) for episode in found.episodes), "seconds": found.seconds}
+
+    return kept(out / "trials" / f"{task}.json", play)
 
 
 # ---- reports -------------------------------------------------------------------------------------------------------------
@@ -245,14 +291,15 @@ def report_push_t(facts: dict[str, Any]) -> None:
         "a chunk, ms", title=f"Push-T, {len(facts['seeds'])} seeds: median (range)",
     )  # fmt: skip
     for kind, found in facts["runs"].items():
-        for place, steps in enumerate(STEPS[kind]):
-            trials = [run["trials"][place] for run in found]
+        for way in found[0]["trials"]:
+            trials = [run["trials"][way] for run in found]
             cells = [
                 middle([t[part][name] for t in trials])
                 for part in ("field", "all")
                 for name in ("mean_maximum", "success")
             ]
-            table.add_row(kind, str(steps), *cells, middle([t["latency_ms"]["one_row_p50"] for t in trials], 1))
+            times = [run["latency_ms"][way]["one_row_p50"] for run in found] if way in found[0]["latency_ms"] else []
+            table.add_row(kind, way, *cells, middle(times, 1) if times else "")
     console.print(table)
     for kind, found in facts["runs"].items():
         console.print(kind, [(run["training_steps"], round(run["cpu_seconds"])) for run in found])
@@ -274,7 +321,7 @@ def draw_steps(facts: dict[str, Any]) -> None:
     for kind, found in facts["runs"].items():
         steps, colour = STEPS[kind], PAINT[kind]
         for axes, name in ((left, "mean_maximum"), (right, "success")):
-            columns = [[run["trials"][i]["all"][name] for run in found] for i in range(len(steps))]
+            columns = [[run["trials"][str(n)]["all"][name] for run in found] for n in steps]
             middles = [statistics.median(column) for column in columns]
             if kind == "cloning":
                 axes.axhline(middles[0], color=colour, ls="--", label=NAMES[kind])
@@ -282,10 +329,8 @@ def draw_steps(facts: dict[str, Any]) -> None:
                 continue
             axes.plot(steps, middles, marker="o", ms=4, color=colour, label=NAMES[kind])
             axes.fill_between(steps, [*map(min, columns)], [*map(max, columns)], color=colour, alpha=0.15)
-        times = [
-            statistics.median(run["trials"][i]["latency_ms"]["one_row_p50"] for run in found) for i in range(len(steps))
-        ]
-        shares = [statistics.median(run["trials"][i]["all"]["success"] for run in found) for i in range(len(steps))]
+        times = [statistics.median(run["latency_ms"][str(n)]["one_row_p50"] for run in found) for n in steps]
+        shares = [statistics.median(run["trials"][str(n)]["all"]["success"] for run in found) for n in steps]
         last.plot(times, shares, marker="o", ms=4, color=colour, ls="" if kind == "cloning" else "-", label=NAMES[kind])
         for n, x, y in zip(steps, times, shares, strict=True):
             last.annotate(str(n), (x, y), textcoords="offset points", xytext=(3, 4), fontsize=6, color=colour)

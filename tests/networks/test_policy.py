@@ -172,7 +172,7 @@ def test_presets_suit_the_machine() -> None:
             "unet",
         ]
         assert choose_policy(dim=2, horizon=6, body="unet", state=5).options["depth"] == 2  # 6 can be halved once
-        assert "body mlp, width 512, depth 4" in describe(choose_policy(dim=2, horizon=16, state=5))
+        assert "body mlp, width 384, depth 4" in describe(choose_policy(dim=2, horizon=16, state=5))
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from sfumato.networks.parts import (
 Body = Literal["mlp", "transformer", "unet"]
 # body: (width, depth) on a CPU and on an accelerator; 1 to 3 M weights there, 10 to 70 M here
 SIZES: dict[Body, tuple[tuple[int, int], tuple[int, int]]] = {
-    "mlp": ((512, 4), (1024, 6)),
+    "mlp": ((384, 4), (1024, 6)),
     "transformer": ((192, 4), (384, 8)),
     "unet": ((48, 3), (256, 3)),
 }
