@@ -66,7 +66,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_episodes(reaching(), folder / "reach.npz")
     save_episodes(reaching(eye=True, tasks=True), folder / "look.npz")
     assert sfumato("train", "policy", folder / "reach.npz", *QUICK, "--out", folder / "run") == 0
-    words = ["--observations", "eye", "state", "--levels", "each", "--horizon", "8", "--acted", "4"]
+    words = [
+        "--observations",
+        "eye",
+        "state",
+        "--levels",
+        "each",
+        "--horizon",
+        "8",
+        "--acted",
+        "4",
+        "--angles",
+        "state.1",
+    ]
     assert sfumato("train", "policy", folder / "look.npz", *words, *QUICK, "--out", folder / "look") == 0
     return folder
 
@@ -236,6 +248,30 @@ def test_a_session_shows_the_network_what_training_showed_it(name: str, world: P
         assert windows.name(step).endswith(f"episode 0, step {step}")
         for key, value in facts.joined(window).items():
             torch.testing.assert_close(shown[key], value, rtol=0, atol=0)
+
+
+def test_angles_are_shown_as_sine_and_cosine_in_which_a_turn_is_no_jump(world: Path):
+    facts = Facts.read(Run(world / "look"))
+    assert facts.angles == ("state.1",)
+    look = {name: np.repeat(x[:, None], facts.observed, axis=1) for name, x in look_of(4, facts=facts).items()}
+    look["eye"] = look["eye"].transpose(0, 1, 4, 2, 3)
+    shown = facts.shown(look)["state"]
+    plain = dataclasses.replace(facts, angles=()).shown(look)["state"]
+    angle = look["state"][..., 1]
+    assert facts.state == shown.shape[2] == 5
+    torch.testing.assert_close(shown[..., :3], plain[..., [0, 2, 3]], rtol=0, atol=0)
+    np.testing.assert_allclose(shown[..., 3], np.sin(angle), atol=1e-4)
+    np.testing.assert_allclose(shown[..., 4], np.cos(angle), atol=1e-4)
+    turned = {**look, "state": look["state"] + [0, 2 * np.pi, 0, 0]}
+    torch.testing.assert_close(facts.shown(turned)["state"], shown, rtol=0, atol=1e-4)
+
+
+def test_a_run_from_before_angles_has_none(world: Path, tmp_path: Path):
+    shutil.copytree(world / "run", tmp_path / "run")
+    stored = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert stored.pop("angles") == []
+    (tmp_path / "run" / "data.json").write_text(json.dumps(stored))
+    assert (Facts.read(Run(tmp_path / "run")).angles, Facts.read(Run(tmp_path / "run")).state) == ((), 4)
 
 
 def test_the_actions_are_those_of_the_chunk_from_now_on(world: Path):
@@ -501,6 +537,8 @@ def test_cloning_is_a_recipe_of_its_own(world: Path, tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(("words", "message"), [
     (["--horizon", "8"], "horizon = 8: must be at least observed - 1 + acted, 9"),
     (["--observed", "0"], "observed = 0: must be at least 1"), (["--acted", "0"], "acted = 0: must be at least 1"),
+    (["--angles", "state.4"], "angles = ['state.4']: must be different ones of state.0 to state.3"),
+    (["--angles", "state.1", "state.1"], "angles = ['state.1', 'state.1']: must be different ones of state.0"),
     (["--observations", "nose"], "has no observation nose; it has state, step"),
     (["--cloning", "--levels", "each"], "levels = 'each': must be 'one' with cloning"),
     (["--method.process", "equilibrium"], "method.process = 'equilibrium': must be 'gaussian'"),

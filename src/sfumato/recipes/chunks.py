@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sfumato.recipes.base import read_facts
@@ -45,6 +46,8 @@ class Facts:
     count: int
     """Windows trained on."""
     fps: float | None = None
+    angles: tuple[str, ...] = ()
+    """Numbers of states that are angles in radians, as NAME.PLACE: shown as sine and cosine."""
 
     @property
     def dim(self) -> int:
@@ -53,8 +56,18 @@ class Facts:
 
     @property
     def state(self) -> int:
-        """Numbers in one state."""
-        return sum(math.prod(self.shapes[name]) for name in self.states)
+        """Numbers in one state, as the network is shown it."""
+        return sum(math.prod(self.shapes[name]) for name in self.states) + len(self.angles)
+
+    @cached_property
+    def turning(self) -> tuple[int, ...]:
+        """The places of the angles in the states laid side by side. Raises ValueError naming one that is none of them."""
+        names = [f"{name}.{place}" for name in self.states for place in range(math.prod(self.shapes[name]))]
+        wrong = [word for word in self.angles if word not in names]
+        if wrong or len(set(self.angles)) < len(self.angles):
+            known = ", ".join(f"{name}.0 to {name}.{math.prod(self.shapes[name]) - 1}" for name in self.states)
+            raise ValueError(f"angles = {wrong or list(self.angles)}: must be different ones of {known or 'no state'}")
+        return tuple(map(names.index, self.angles))
 
     @property
     def picture(self) -> tuple[int, ...] | None:
@@ -67,7 +80,7 @@ class Facts:
             "shape": [self.horizon, self.dim], "classes": [], "tasks": list(self.tasks),
             "count": self.count, "states": list(self.states), "pictures": list(self.pictures),
             "shapes": {name: list(shape) for name, shape in self.shapes.items()}, "observed": self.observed,
-            "acted": self.acted, "fps": self.fps, "ranges": self.ranges.to_json(),
+            "acted": self.acted, "fps": self.fps, "angles": list(self.angles), "ranges": self.ranges.to_json(),
         }  # fmt: skip
         write_text(run.path / "data.json", json.dumps(facts, indent=1))
 
@@ -89,7 +102,9 @@ class Facts:
                 acted=int(stored["acted"]),
                 count=int(stored["count"]),
                 fps=stored["fps"],
+                angles=tuple(stored.get("angles", ())),
             )
+            found.turning  # noqa: B018  raises where an angle is none of the states
             missing = [name for name in ("action", *found.states) if name not in found.ranges.low]
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(
@@ -143,13 +158,24 @@ class Facts:
 
         out: dict[str, Tensor] = {}
         if self.states:
-            flat = [seen[name].reshape(*seen[name].shape[:2], -1) for name in self.states]
-            out["state"] = torch.from_numpy(np.concatenate(flat, axis=2))
+            flat = self._side_by_side(seen)
+            if self.angles:
+                turning, raw = list(self.turning), {name: self.ranges.restore(name, seen[name]) for name in self.states}
+                angles = self._side_by_side(raw)[..., turning]
+                parts = [np.delete(flat, turning, axis=2), np.sin(angles), np.cos(angles)]
+                flat = np.concatenate(parts, axis=2).astype(np.float32)
+            out["state"] = torch.from_numpy(flat)
         if self.pictures:
             out["picture"] = torch.from_numpy(np.stack([seen[name] for name in self.pictures], axis=2))
         if self.tasks and task is not None:
             out["task"] = torch.from_numpy(np.asarray(task, dtype=np.int64))
         return out
+
+    def _side_by_side(self, seen: Mapping[str, np.ndarray]) -> np.ndarray:
+        """name -> (rows, observed, ...) to (rows, observed, numbers of all states)."""
+        import numpy as np
+
+        return np.concatenate([seen[name].reshape(*seen[name].shape[:2], -1) for name in self.states], axis=2)
 
     def actions(self, x: Tensor) -> np.ndarray:
         """Answers (rows, steps, dim) in standard units -> raw actions, held within what was demonstrated."""
@@ -207,9 +233,10 @@ class Chunks:
 
 
 def facts_of(
-    demonstrations: Demonstrations, ranges: Ranges, names: Sequence[str], windows: Windows
+    demonstrations: Demonstrations, ranges: Ranges, names: Sequence[str], windows: Windows, angles: tuple[str, ...] = ()
 ) -> Facts:  # fmt: skip
-    """What is to be known of these demonstrations. Raises DataError for pictures of different shapes."""
+    """What is to be known of these demonstrations. Raises DataError for pictures of different shapes, ValueError for angles
+    that are not in the states."""
     from sfumato.data import DataError
     from sfumato.data.demonstrations import is_picture
 
@@ -224,11 +251,13 @@ def facts_of(
             f"pictures have different shapes (C, H, W): {sizes}; pick some of one shape with --observations"
         )
     several = demonstrations.task is not None and len(demonstrations.tasks) > 1
-    return Facts(
+    found = Facts(
         ranges=ranges, states=tuple(name for name in names if name not in pictures), pictures=pictures, shapes=shapes,
         tasks=demonstrations.tasks if several else (), observed=windows.observed, horizon=windows.horizon,
-        acted=windows.acted, count=len(windows), fps=demonstrations.fps,
+        acted=windows.acted, count=len(windows), fps=demonstrations.fps, angles=angles,
     )  # fmt: skip
+    found.turning  # noqa: B018  raises where an angle is none of the states
+    return found
 
 
 # ---- pictures for people -------------------------------------------------------------------------------------------------

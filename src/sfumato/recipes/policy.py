@@ -59,6 +59,9 @@ class PolicyRecipe:
     """Zarr store (folder or .zip), LeRobot folder, or .npz with action, episode_ends and observations."""
     observations: tuple[str, ...] | None = None
     """Names of what the policy sees (none: "state" if there is one, or else all numbers, or else all pictures)."""
+    angles: tuple[str, ...] = ()
+    """Numbers of states that are angles in radians, as NAME.PLACE (state.4): shown as sine and cosine, since a whole turn
+    is no distance."""
     observed: int = 2
     """Steps seen, the last of them is now."""
     horizon: int = 16
@@ -198,7 +201,7 @@ class PolicyRecipe:
         windows = [
             Windows(found, self.observed, self.horizon, self.acted, ranges, names, part) for part in (train, held_out)
         ]
-        facts = facts_of(found, ranges, names, windows[0])
+        facts = facts_of(found, ranges, names, windows[0], self.angles)
         return Prepared(None, Chunks.of(windows[0], facts), Chunks.of(windows[1], facts, spread=True), ranges)
 
     def learned_from(self, prepared: Prepared) -> str:
@@ -207,9 +210,10 @@ class PolicyRecipe:
         facts: Facts = train.facts
         seen = ", ".join(f"{name} {facts.shapes[name]}" for name in (*facts.states, *facts.pictures)) or "the task"
         tasks = f", {len(facts.tasks)} tasks" if facts.tasks else ""
+        angles = f" ({', '.join(facts.angles)} as sine and cosine)" if facts.angles else ""
         return (
             f"{len(train)} windows of {len(train.windows.episodes)} episodes to learn from{tasks}, "
-            f"{len(held.windows.episodes)} episodes held out; sees {seen} of {facts.observed} step(s), "
+            f"{len(held.windows.episodes)} episodes held out; sees {seen}{angles} of {facts.observed} step(s), "
             f"predicts {facts.horizon} actions of {facts.dim} numbers, acts on {facts.acted}"
         )
 
