@@ -201,7 +201,7 @@ def task_of(config: Configuration, run: Run) -> Task:
     return task if config.distill is None else converted(task, run, config.distill, config.training)
 
 
-def load(out: Path, options: SampleOptions = SampleOptions()) -> Model:
+def load(out: Path | str, options: SampleOptions = SampleOptions()) -> Model:
     """A run's denoiser, from its folder alone and without running anybody's code."""
     from safetensors import safe_open
 
@@ -214,7 +214,7 @@ def load(out: Path, options: SampleOptions = SampleOptions()) -> Model:
     from sfumato.training.objective import Precise, bf16_pays
     from sfumato.training.parallel import pick_device
 
-    run = Run(out)
+    run = Run(Path(out))
     config = read_config(run)
     facts = read_facts(run)
     device = pick_device()
