@@ -68,12 +68,21 @@ class Named(Point):
         return {"arm": {"place": self.place.copy()}, "goal": self.goal.copy(), "eye": self.render()}
 
 
+class Fleeting(Point):
+    """The same, won at the third step alone, and not over then."""
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        look, reward, *_ = super().step(action)
+        return look, reward, False, False, {"is_success": self.steps == 3}
+
+
 def _fault(name: str) -> type[Point]:
     return type(name, (Point,), {"fault": name})
 
 
 gymnasium.register("sfumato_tests/Point-v0", entry_point=Point, max_episode_steps=LIMIT)
 gymnasium.register("sfumato_tests/Named-v0", entry_point=Named, max_episode_steps=LIMIT)
+gymnasium.register("sfumato_tests/Fleeting-v0", entry_point=Fleeting, max_episode_steps=LIMIT)
 gymnasium.register("sfumato_tests/Endless-v0", entry_point=Point)
 for _name in ("raises", "dies", "infinite", "forgets"):
     gymnasium.register(f"sfumato_tests/{_name}-v0", entry_point=_fault(_name), max_episode_steps=LIMIT)

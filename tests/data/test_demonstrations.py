@@ -67,6 +67,14 @@ def test_windows_are_those_that_an_enumeration_finds(lengths: list[int], plan: t
     assert [steps_of(windows, windows[i]) for i in range(len(windows))] == expected
 
 
+def test_the_task_of_a_window_is_that_of_the_step_that_is_now() -> None:
+    task = np.array([0, 0, 1, 1, 0, 1, 1, 0, 1])
+    windows = Windows(counted([5, 4], tasks=("a", "b"), task=task), 2, 4, 2)
+    now = [steps_of(windows, windows[i])[1][-1] for i in range(len(windows))]
+    assert [int(windows[i]["task"]) for i in range(len(windows))] == task[now].tolist()
+    assert windows.batch(np.arange(len(windows)))["task"].tolist() == task[now].tolist()
+
+
 @given(LENGTHS, plans(), st.randoms(use_true_random=False))
 @settings(max_examples=50, deadline=None)
 def test_a_pick_of_episodes_gives_the_windows_of_these_and_no_others(

@@ -130,15 +130,20 @@ def test_a_run_leaves_every_file_and_says_what_it_chose(world: Path):
     assert 'sfumato.policy.load("RUN")' in (out / "README.md").read_text()
 
 
-def test_the_ranges_in_the_run_are_those_of_the_episodes_trained_on(world: Path):
-    facts = Facts.read(Run(world / "run"))
-    train = np.load(world / "run" / "cache" / "split.npz")["train"]
-    found = open_episodes(world / "reach.npz")
-    chosen = np.concatenate([np.arange(found.steps)[found.episode(int(number))] for number in train])
-    assert len(train) < found.episodes
-    for name, values in (("action", found.actions), ("state", found.observations["state"])):
-        np.testing.assert_array_equal(facts.ranges.low[name], values[chosen].min(0))
-        np.testing.assert_array_equal(facts.ranges.high[name], values[chosen].max(0))
+def test_the_ranges_in_the_run_are_those_of_the_episodes_trained_on(tmp_path: Path):
+    """Number i moves in episode i alone, so that every episode held out would widen a range."""
+    moves = np.repeat(np.eye(12, dtype=np.float32), 10, axis=0)
+    moves *= np.tile(np.linspace(0, 1, 10, dtype=np.float32), 12)[:, None]
+    save_episodes(Demonstrations(moves, np.arange(10, 121, 10), {"state": -moves}), tmp_path / "moves.npz")
+    run = Run(tmp_path / "run")
+    run.create()
+    PolicyRecipe(tmp_path / "moves.npz", held_out=0.3).prepare(run, lambda text: None)
+    train = np.load(run.cache / "split.npz")["train"]
+    facts, moving = Facts.read(run), np.isin(np.arange(12), train)
+    assert 0 < len(train) < 12
+    for name, low, high in (("action", 0 * moving, moving), ("state", -1 * moving, 0 * moving)):
+        np.testing.assert_array_equal(facts.ranges.low[name], low)
+        np.testing.assert_array_equal(facts.ranges.high[name], high)
 
 
 def test_the_configuration_of_a_run_makes_the_same_run_and_resume_finds_it_done(

@@ -62,6 +62,13 @@ def test_the_walk_reaches_its_goal_and_ends_there():
     assert {e.length for e in lost.episodes} == {LIMIT}
 
 
+@pytest.mark.parametrize(("stop", "length"), [(True, 3), (False, LIMIT)])
+def test_an_episode_that_was_won_once_is_won(stop: bool, length: int):
+    makes = {"fleeting": partial(make, "tests.robots:sfumato_tests/Fleeting-v0")}
+    found = play(seeds=range(3), makes=makes, session=partial(Walker, wild=30.0), stop=stop)
+    assert [(e.success, e.length) for e in found.episodes] == [(True, length)] * 3
+
+
 def test_several_environments_are_played_side_by_side():
     makes = {"long": partial(make, POINT), "short": partial(make, POINT, limit=3)}
     for rows, workers in ((5, 1), (50, 2)):
