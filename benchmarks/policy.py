@@ -29,11 +29,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common import figure, save_figure, store, within_seconds
+from benchmarks.common import DOCS, figure, save_figure, store, within_seconds
 from sfumato.data.environments import META_WORLD, PUSH_T, make
 from sfumato.recipes import distillation, job
 from sfumato.recipes.acting import Policy
 from sfumato.recipes.base import DistillOptions
+from sfumato.recipes.filming import AMBIGUOUS, fan, futures
 from sfumato.recipes.model import SampleOptions
 from sfumato.recipes.policy import PolicyRecipe
 from sfumato.recipes.recording import RecordOptions, record
@@ -367,6 +368,17 @@ def draw_learning(facts: dict[str, Any]) -> None:
     save_figure(sheet, "policy_learning")
 
 
+def draw_fan(folder: Path, seed: int) -> None:
+    """docs/policy_fan.png: 32 futures of four chunks from a state of Push-T near which people went two ways."""
+    paths = {}
+    for kind in ("policy", "map", "cloning"):
+        sessions = partial(session_of, Policy.load(folder / f"{kind}-{seed}"), SampleOptions(), None)
+        paths[NAMES[kind]] = futures(
+            partial(make, PUSH_T), sessions, 32, state=AMBIGUOUS, seed=FIELD_SEEDS[0], chunks=4
+        )
+    fan(partial(make, PUSH_T, side=384), paths, state=AMBIGUOUS, side=384).save(DOCS / "policy_fan.png")
+
+
 def report_meta_world(facts: dict[str, Any]) -> None:
     """Print the table: successes of each task, and of all with the bounds of their share."""
     trials = facts["episodes"] * len(facts["seeds"])
@@ -406,6 +418,8 @@ def main() -> None:
     given.episodes = given.episodes or (200 if push else 50)
     facts = push_t(given) if push else meta_world(given)
     store(f"policy_{given.part}", facts)
+    if push:
+        draw_fan(given.folder, given.seeds[0])
     (report_push_t if push else report_meta_world)(facts)
 
 
