@@ -214,7 +214,8 @@ def load(out: Path | str, options: SampleOptions = SampleOptions()) -> Model:
     from sfumato.training.objective import Precise, bf16_pays
     from sfumato.training.parallel import pick_device
 
-    run = Run(Path(out))
+    out = Path(out)
+    run = Run(out)
     config = read_config(run)
     facts = read_facts(run)
     device = pick_device()
