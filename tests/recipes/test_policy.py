@@ -66,19 +66,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_episodes(reaching(), folder / "reach.npz")
     save_episodes(reaching(eye=True, tasks=True), folder / "look.npz")
     assert sfumato("train", "policy", folder / "reach.npz", *QUICK, "--out", folder / "run") == 0
-    words = [
-        "--observations",
-        "eye",
-        "state",
-        "--levels",
-        "each",
-        "--horizon",
-        "8",
-        "--acted",
-        "4",
-        "--angles",
-        "state.1",
-    ]
+    words = ["--observations", "eye", "state", "--levels", "each", "--horizon", "8", "--acted", "4",
+             "--angles", "state.1"]  # fmt: skip
     assert sfumato("train", "policy", folder / "look.npz", *words, *QUICK, "--out", folder / "look") == 0
     return folder
 

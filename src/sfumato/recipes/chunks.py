@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sfumato.recipes.base import read_facts
@@ -48,6 +47,16 @@ class Facts:
     fps: float | None = None
     angles: tuple[str, ...] = ()
     """Numbers of states that are angles in radians, as NAME.PLACE: shown as sine and cosine."""
+    turning: tuple[int, ...] = field(init=False)
+    """The places of the angles in the states laid side by side."""
+
+    def __post_init__(self) -> None:
+        names = [f"{name}.{place}" for name in self.states for place in range(math.prod(self.shapes[name]))]
+        wrong = [word for word in self.angles if word not in names]
+        if wrong or len(set(self.angles)) < len(self.angles):
+            known = ", ".join(f"{name}.0 to {name}.{math.prod(self.shapes[name]) - 1}" for name in self.states)
+            raise ValueError(f"angles = {wrong or list(self.angles)}: must be different ones of {known or 'no state'}")
+        object.__setattr__(self, "turning", tuple(map(names.index, self.angles)))
 
     @property
     def dim(self) -> int:
@@ -58,16 +67,6 @@ class Facts:
     def state(self) -> int:
         """Numbers in one state, as the network is shown it."""
         return sum(math.prod(self.shapes[name]) for name in self.states) + len(self.angles)
-
-    @cached_property
-    def turning(self) -> tuple[int, ...]:
-        """The places of the angles in the states laid side by side. Raises ValueError naming one that is none of them."""
-        names = [f"{name}.{place}" for name in self.states for place in range(math.prod(self.shapes[name]))]
-        wrong = [word for word in self.angles if word not in names]
-        if wrong or len(set(self.angles)) < len(self.angles):
-            known = ", ".join(f"{name}.0 to {name}.{math.prod(self.shapes[name]) - 1}" for name in self.states)
-            raise ValueError(f"angles = {wrong or list(self.angles)}: must be different ones of {known or 'no state'}")
-        return tuple(map(names.index, self.angles))
 
     @property
     def picture(self) -> tuple[int, ...] | None:
@@ -104,7 +103,6 @@ class Facts:
                 fps=stored["fps"],
                 angles=tuple(stored.get("angles", ())),
             )
-            found.turning  # noqa: B018  raises where an angle is none of the states
             missing = [name for name in ("action", *found.states) if name not in found.ranges.low]
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(
@@ -251,13 +249,11 @@ def facts_of(
             f"pictures have different shapes (C, H, W): {sizes}; pick some of one shape with --observations"
         )
     several = demonstrations.task is not None and len(demonstrations.tasks) > 1
-    found = Facts(
+    return Facts(
         ranges=ranges, states=tuple(name for name in names if name not in pictures), pictures=pictures, shapes=shapes,
         tasks=demonstrations.tasks if several else (), observed=windows.observed, horizon=windows.horizon,
         acted=windows.acted, count=len(windows), fps=demonstrations.fps, angles=angles,
     )  # fmt: skip
-    found.turning  # noqa: B018  raises where an angle is none of the states
-    return found
 
 
 # ---- pictures for people -------------------------------------------------------------------------------------------------
