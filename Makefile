@@ -34,7 +34,7 @@ bench: install
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.seconds
 	$(if $(DATA),$(BIN)/python -m benchmarks.seconds --data $(DATA) --folder runs/seconds_data)
-	test ! -d ../shared/data/clothing64 || $(BIN)/python -m benchmarks.seconds --data ../shared/data/clothing64 --side 64 --folder runs/seconds_clothing64
+	test ! -d ../shared/data/clothing64 || $(BIN)/python -m benchmarks.seconds --data ../shared/data/clothing64 --side 64 --samples 24 --samplers benchmarks/results/seconds.json --folder runs/seconds_clothing64
 	$(BIN)/python -m benchmarks.calls
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.report

@@ -1,12 +1,12 @@
 """Quality per second: our default recipe against diffusers, denoising-diffusion-pytorch and torchcfm, same everything.
 
-    python -m benchmarks.seconds [--data PATH] [--seconds 240] [--seeds 0 1 2]
+    python -m benchmarks.seconds [--data PATH] [--seconds 240] [--seeds 0 1 2] [--samplers RESULT]
 
 Same pictures (the demo's, or any folder), same CPU seconds of training on the same number of threads, the same number of
 parameters within a tenth, three seeds, no classes, no flips. Each library trains by its own published recipe
 (`benchmarks/peer_seconds.py` says which) and with the first seed is sampled with several of its own samplers, with averaged
 and with last weights, at 10 and at 50 network calls; the one of least kernel distance there is its sampler for all seeds,
-ours likewise, beside our defaults.
+ours likewise, beside our defaults. Where drawing is slow the choice may be taken over from an earlier result (--samplers).
 Scored on pictures as bytes: kernel distance (95 % interval), sliced Wasserstein distance, precision and recall to the
 training pictures, in the features of `sfumato evaluate`. CPU seconds, not the clock's, so that a busy machine favours
 nobody; the reports say how many each had. Runs that are done are kept in --folder and not repeated.
@@ -161,6 +161,12 @@ def choice(scores: dict[str, Any], counts: list[int]) -> dict[str, str]:
     return {str(n): min(scores, key=lambda name: scores[name][str(n)]["kernel"]["value"]) for n in counts}
 
 
+def chosen_before(result: Path, library: str, counts: list[int]) -> dict[str, str]:
+    """The sampler that a library had at every number of calls in an earlier result of this benchmark."""
+    rows = json.loads(result.read_text())["rows"]
+    return {str(n): rows[f"{library}, {n} calls"]["sampler"] for n in counts}
+
+
 def summary(runs: dict[str, list[dict[str, Any]]], counts: list[int]) -> dict[str, Any]:
     """Medians over seeds of each library with the sampler that was its best with the first seed, and ours over the best
     peer's."""
@@ -232,6 +238,9 @@ def main() -> None:
     parser.add_argument("--calls", type=int, nargs="+", default=list(CALLS), help="network calls of a sample")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--libraries", nargs="+", default=list(LIBRARIES), choices=LIBRARIES)
+    parser.add_argument(
+        "--samplers", type=Path, default=None, help="an earlier result, whose samplers are used, not chosen anew"
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/seconds"), help="where runs are kept")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -243,12 +252,14 @@ def main() -> None:
     for seed in asked.seeds:
         for library in asked.libraries:
             print(f"seed {seed}: {library}", flush=True)
-            first = runs[library][0]["scores"] if runs[library] else None
-            only = None if first is None else choice(first, asked.calls)
+            only = choice(runs[library][0]["scores"], asked.calls) if runs[library] else None
+            if asked.samplers is not None:
+                only = chosen_before(asked.samplers, library, asked.calls)
             runs[library].append(one(library, seed, asked, prepared, parameters, only))
     facts = {
         "data": asked.data.name if asked.data else "the demo's pictures", "seconds": asked.seconds, "seeds": asked.seeds,
         "samples": asked.samples, "calls": asked.calls, "side": asked.side, "runs": runs,
+        "samplers_from": asked.samplers.stem if asked.samplers else None,
         "floor": next(iter(runs.values()))[0]["floor"], **summary(runs, asked.calls), "peers": peers.pins(),
     }  # fmt: skip
     store(f"seconds_{asked.data.name}" if asked.data else "seconds", facts)
