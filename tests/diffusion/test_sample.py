@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.exact import GaussianData
 from sfumato.diffusion.process import Gaussian
-from sfumato.diffusion.sample import Auto, auto, cosine, karras, logsnr, sample, trajectory, uniform
-from sfumato.diffusion.schedule import EDM, VE, VP, Cosine, Linear
+from sfumato.diffusion.sample import Auto, ShiftedGrid, auto, cosine, karras, logsnr, sample, trajectory, uniform
+from sfumato.diffusion.schedule import EDM, VE, VP, Cosine, Linear, Shifted
 from sfumato.diffusion.solvers import SOLVERS
 from tests.laws.orders import errors, gaussian, mixture
 from tests.laws.worlds import F64, SCHEDULES, Constant, normal, scalar
 
 MEASURED = auto(gaussian(Linear()), normal(16, 12))
-RULES: dict[str, Any] = {"uniform": uniform, "cosine": cosine, "karras": karras, "logsnr": logsnr, "auto": MEASURED}
+RULES: dict[str, Any] = {"uniform": uniform, "cosine": cosine, "karras": karras, "logsnr": logsnr, "auto": MEASURED,
+                         "shifted up": ShiftedGrid(uniform, 3.3), "shifted down": ShiftedGrid(MEASURED, 0.3)}  # fmt: skip
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -77,6 +78,23 @@ def test_logsnr_has_a_constant_ratio() -> None:
     level = Linear().logsnr(times[1:-1])
     assert (level[1:] - level[:-1] - 2 * math.log(5000) / 19).abs().max() < 1e-9
     assert float(level[-1]) == pytest.approx(2 * math.log(100), abs=1e-9)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(k=st.floats(0.05, 20), steps=st.integers(2, 60))
+def test_a_shift_is_k_times_the_noise_at_every_stop(k: float, steps: int) -> None:
+    """SD3, sec. 5.3.2: logsnr - 2 log k; and to shift the steps or the schedule is one thing."""
+    for rule in (uniform, MEASURED):
+        plain, moved = (Linear().logsnr(grid(Linear(), steps)[1:-1]) for grid in (rule, ShiftedGrid(rule, k)))
+        assert (moved - plain + 2 * math.log(k)).abs().max() < 1e-9
+    on_shifted = Shifted(Linear(), k).logsnr(uniform(Linear(), steps)[1:-1])
+    assert (Linear().logsnr(ShiftedGrid(uniform, k)(Linear(), steps)[1:-1]) - on_shifted).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("k", [0.0, -1.0, math.inf, math.nan])
+def test_a_shift_that_is_none(k: float) -> None:
+    with pytest.raises(ValueError, match=f"k = {k}: must be above 0"):
+        ShiftedGrid(uniform, k)
 
 
 # ---- the measured grid -----------------------------------------------------------------------------------------------

@@ -198,6 +198,17 @@ def test_a_policy_acts_from_its_own_few_files_wherever_they_are(world: Path, tmp
     np.testing.assert_array_equal(here.act(look_of(2)), there.act(look_of(2)))
 
 
+def test_few_steps_go_to_little_noise_unless_asked_otherwise(world: Path):
+    model = Policy.load(world / "run").model
+    for asked, stop in ((None, 1 / 3), (1.0, 1 / 2), (3.0, 3 / 4)):
+        options = model.chosen(SampleOptions(steps=2, grid="uniform", shift=asked))
+        assert model.stops(options)(model.process.schedule, 2).tolist() == pytest.approx([1, stop, 0])
+    one, two = (
+        Policy.load(world / "run").session(1, [0], SampleOptions(steps=2, shift=k)).act(look_of(1)) for k in (0.1, 1.0)
+    )
+    assert np.abs(one - two).max() > 1e-4
+
+
 def test_pictures_in_a_video_are_unpacked_once_and_one_task_is_none(world: Path, tmp_path: Path):
     pytest.importorskip("av")
     pytest.importorskip("pyarrow")

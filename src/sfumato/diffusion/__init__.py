@@ -30,7 +30,7 @@ from sfumato.diffusion.presets import Method, ddpm, edm, flow_matching, iddpm, v
 from sfumato.diffusion.process import Endpoints, Gaussian, Process
 from sfumato.diffusion.product import Clean, Product, product_log_likelihood
 from sfumato.diffusion.rng import Streams, key
-from sfumato.diffusion.sample import Auto, auto, cosine, karras, logsnr, sample, trajectory, uniform
+from sfumato.diffusion.sample import Auto, ShiftedGrid, auto, cosine, karras, logsnr, sample, trajectory, uniform
 from sfumato.diffusion.schedule import (
     EDM,
     VE,
@@ -88,6 +88,7 @@ __all__ = [
     "Schedule",
     "SelfConditioned",
     "Shifted",
+    "ShiftedGrid",
     "Sigmoid",
     "Sphere",
     "Steered",

@@ -141,6 +141,29 @@ def karras(
     return _from_one_to_zero(torch.cat([inside, inside.new_zeros(1)])[: steps + 1])
 
 
+@dataclass(frozen=True)
+class ShiftedGrid:
+    """``grid`` with its times t moved to k t / (1 + (k - 1) t): more steps at much noise where k > 1, at little where k < 1.
+
+    On the straight schedule every stop has k times the noise for the signal, as SD3 shifts its time steps (Esser 2024,
+    sec. 5.3.2), and :func:`uniform` shifted is uniform on ``Shifted(Linear(), k)``. The ends stay 1 and 0.
+
+    Raises:
+        ValueError: k is not above 0.
+    """
+
+    grid: Grid
+    k: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.k < math.inf:
+            raise ValueError(f"k = {self.k}: must be above 0")
+
+    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
+        t = self.grid(schedule, steps)
+        return _from_one_to_zero(self.k * t / (1 + (self.k - 1) * t))
+
+
 def _from_one_to_zero(times: Tensor) -> Tensor:
     times = times.clone()
     times[0], times[-1] = 1.0, 0.0

@@ -163,6 +163,7 @@ class Habits(NamedTuple):
     solver: str = "dpmpp_2m"
     steps: int = 20
     eta: float = 0.5
+    shift: float = 1.0
 
 
 class Recipe(Protocol):

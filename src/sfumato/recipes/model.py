@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +38,12 @@ class SampleOptions:
     """Of leap: 0 walks the flow, 1 makes all noise anew at every step, as consistency models do."""
     eta: float | None = None
     """Fresh noise of euler and dpmpp_2m: 0 none (deterministic), 1 as much as DDPM. Some mends a network's errors; default
-    0.5, and 0 for actions."""
+    0.5, and 1 for actions."""
     grid: str = "auto"
     """Where the steps are: auto (equal error, measured), cosine, uniform, karras, logsnr."""
+    shift: float | None = None
+    """Above 1 the steps move to more noise, below 1 to less: on the straight schedule the stops have this many times the
+    noise for the signal; default 1, and 0.5 for actions."""
     seed: int = 0
     """Sample i depends on the seed and i alone."""
     batch: int = 16
@@ -67,6 +71,7 @@ class SampleOptions:
             (self.steps is None or self.tol is None, "tol", "given without steps: it chooses them"),
             (0 <= self.gamma <= 1, "gamma", "from 0 to 1"),
             (self.eta is None or self.eta >= 0, "eta", "0 or more"),
+            (self.shift is None or 0 < self.shift < math.inf, "shift", "above 0"),
             (self.batch >= 1, "batch", "at least 1"),
             (0 <= self.guide_from <= self.guide_to <= 1, "guide_from", "at most guide_to, both from 0 to 1"),
             (self.ema is None or 0 < self.ema < 0.28, "ema", "a width between 0 and 0.28"),
@@ -97,7 +102,11 @@ class Model:
             low, high = self.map.w if self.map else (0.0, 2.0)
             options = dataclasses.replace(options, w=min(max(1.5, low), high))
         habits = self.recipe.habits()
-        options = dataclasses.replace(options, eta=habits.eta if options.eta is None else options.eta)
+        options = dataclasses.replace(
+            options,
+            eta=habits.eta if options.eta is None else options.eta,
+            shift=habits.shift if options.shift is None else options.shift,
+        )
         if self.residual is not None and options.solver in (None, "descent"):
             return dataclasses.replace(options, solver="descent", steps=None if options.tol else options.steps or 250)
         solver, steps = ("leap", 4) if self.map else (habits.solver, habits.steps)
@@ -158,7 +167,7 @@ class Model:
         }  # fmt: skip
         if options.grid not in grids:
             raise ValueError(f"grid = {options.grid!r}: must be one of {', '.join(grids)}")
-        return grids[options.grid]
+        return d.ShiftedGrid(grids[options.grid], options.shift or 1.0)
 
     def guess(self, options: SampleOptions) -> Any:
         """The denoiser, guided as asked."""
