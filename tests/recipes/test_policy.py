@@ -401,6 +401,8 @@ def test_wishes_that_make_no_sense_are_refused(world: Path):
             policy.session(**wish)
     with pytest.raises(ValueError, match="steps = 0: must be at least 1"):
         run.session(1, [0]).act(look_of(1), steps=0)
+    with pytest.raises(ValueError, match="shift = 0: must be above 0"):
+        SampleOptions(shift=0)
 
 
 # ---- one robot -------------------------------------------------------------------------------------------------------------
