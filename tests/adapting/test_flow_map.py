@@ -32,7 +32,7 @@ from sfumato.diffusion import (
     uniform,
 )
 from sfumato.diffusion.process import Endpoints
-from sfumato.diffusion.sample import walk
+from sfumato.diffusion.sample import trajectory, walk
 from sfumato.networks import MLP
 
 F64 = torch.float64
@@ -157,6 +157,19 @@ def test_a_fully_renewed_step_keeps_the_law_of_the_data():
     walked = sample(exact(process), z[:100], uniform(Linear(), 4), Leap(1.0), torch.Generator().manual_seed(1))
     straight = sample(exact(process), z[:100], uniform(Linear(), 1), Leap())
     assert (walked - straight).abs().mean() > 0.3  # and are other samples
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_the_last_of_several_steps_may_go_to_the_mean(name: str):
+    process = PROCESSES[name]
+    data, times = GaussianData(MEAN, VARIANCE, process=process), uniform(process.schedule, 3)
+    z = torch.randn(100, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+    for gamma in (0.0, 1.0):
+        found = sample(exact(process), z, times, Leap(gamma, mean=True), torch.Generator().manual_seed(1))
+        there = list(trajectory(exact(process), z, times, Leap(gamma), torch.Generator().manual_seed(1)))[-2]
+        torch.testing.assert_close(found, data(there, times[-2]).x)
+    one = uniform(process.schedule, 1)  # from noise alone the mean would be one and the same for all
+    torch.testing.assert_close(sample(exact(process), z, one, Leap(mean=True)), sample(exact(process), z, one, Leap()))
 
 
 # ---- other processes ----------------------------------------------------------------------------------------------------

@@ -54,7 +54,8 @@ def test_guidance_can_be_left_out(made, tmp_path: Path):
     teacher, _ = made("classes")
     assert sfumato("distill", teacher, *SHORT, "--w", 1, 1, "--out", tmp_path / "m") == 0
     model = load(tmp_path / "m")
-    assert (model.chosen(SampleOptions()).w, model.chosen(SampleOptions()).shift) == (1.0, 1.0)
+    options = model.chosen(SampleOptions())
+    assert (options.w, options.shift, options.last) == (1.0, 1.0, "flow")
     assert next(model.samples(range(2))).shape == (2, *model.shape)
 
 

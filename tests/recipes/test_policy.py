@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sfumato.adapting.flow_map import Leap
 from sfumato.data import DataError
 from sfumato.data.demonstrations import Demonstrations, Windows
 from sfumato.data.replay import open_episodes, save_episodes
@@ -182,7 +183,10 @@ def test_a_flow_map_of_a_policy_acts_without_its_teacher(world: Path, tmp_path: 
     assert sfumato("sample", tmp_path / "map", "-n", 2, "--steps", 1, "--out", tmp_path / "s") == 0
     shutil.rmtree(tmp_path / "map" / "cache")
     policy = Policy.load(tmp_path / "map")
-    assert policy.model.map is not None
+    model = policy.model
+    assert model.map is not None
+    assert model.solver(model.chosen(SampleOptions())) == Leap(mean=True)
+    assert model.solver(model.chosen(SampleOptions(last="flow"))) == Leap()
     session = policy.session(2, [0, 1], SampleOptions(steps=1), tasks=[0, 1], warm=0.5)
     for seed in range(2):  # the second is carried on from the first
         assert session.act(look_of(2, seed, policy.facts)).shape == (2, 4, 2)

@@ -302,25 +302,31 @@ class Leap:
         gamma: 0 walks the flow (deterministic). Above 0 each step but the last goes further, to the share of noise
             (1 - gamma) tau_s, and comes back to s with fresh noise; 1 is the sampler of consistency models, which gets
             worse with many steps.
+        mean: the last of several steps goes to the mean of the data given x_t, which is the map's guess with s = t, and
+            not on to the end of its path. Samples vary less than the data by what x_t leaves open.
 
     Raises:
         ValueError: gamma outside 0 to 1.
     """
 
     gamma: float = 0.0
+    mean: bool = False
     order: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"gamma = {self.gamma}: must be from 0 to 1")
 
-    def prepare(self, times: Tensor) -> None:
-        return None
+    def prepare(self, times: Tensor) -> int:
+        """How many steps come before the one that goes to the mean; below 0 where none does."""
+        return len(times) - 2 if self.mean and len(times) > 2 else -1
 
-    def step(self, guess: Guess, x_t: Any, t: Tensor, s: Tensor, memory: None, rng: Rng) -> tuple[Any, None]:
+    def step(self, guess: Guess, x_t: Any, t: Tensor, s: Tensor, memory: int, rng: Rng) -> tuple[Any, int]:
         process = guess.process
+        if memory == 0:
+            return process.step(guess(x_t, t, t), x_t, t, s), -1
         beyond = s if self.gamma == 0 else process.at_fraction((1 - self.gamma) * process.fraction(s))
         x_beyond = process.step(guess(x_t, t, beyond), x_t, t, beyond)
         if self.gamma == 0:
-            return x_beyond, None
-        return process.noised(x_beyond, beyond, s, rng), None
+            return x_beyond, memory - 1
+        return process.noised(x_beyond, beyond, s, rng), memory - 1

@@ -164,6 +164,7 @@ class Habits(NamedTuple):
     steps: int = 20
     eta: float = 0.5
     shift: float = 1.0
+    last: Literal["flow", "mean"] = "flow"
 
 
 class Recipe(Protocol):

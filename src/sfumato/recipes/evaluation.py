@@ -221,7 +221,21 @@ def evaluate(
     return text
 
 
-SETTINGS = ("steps", "tol", "solver", "eta", "gamma", "grid", "shift", "seed", "w", "guide_from", "guide_to", "loops")
+SETTINGS = (
+    "steps",
+    "tol",
+    "solver",
+    "eta",
+    "gamma",
+    "last",
+    "grid",
+    "shift",
+    "seed",
+    "w",
+    "guide_from",
+    "guide_to",
+    "loops",
+)
 
 
 def fid(

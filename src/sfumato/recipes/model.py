@@ -36,6 +36,9 @@ class SampleOptions:
     flow maps and descent for equilibrium matching, each of which is the default there."""
     gamma: float = 0.0
     """Of leap: 0 walks the flow, 1 makes all noise anew at every step, as consistency models do."""
+    last: Literal["flow", "mean"] | None = None
+    """Of leap: where the last of several steps goes, to the end of the flow or to the mean of the data there; default flow,
+    and mean for actions, which are smoother for it."""
     eta: float | None = None
     """Fresh noise of euler and dpmpp_2m: 0 none (deterministic), 1 as much as DDPM. Some mends a network's errors; default
     0.5, and 1 for actions."""
@@ -106,6 +109,7 @@ class Model:
             options,
             eta=habits.eta if options.eta is None else options.eta,
             shift=habits.shift if options.shift is None else options.shift,
+            last=options.last or habits.last,
         )
         if self.residual is not None and options.solver in (None, "descent"):
             return dataclasses.replace(options, solver="descent", steps=None if options.tol else options.steps or 250)
@@ -123,7 +127,7 @@ class Model:
         from sfumato.recipes.distillation import finest_share
 
         eta = options.eta or 0.0
-        own: dict[str, Any] = {"leap": Leap(options.gamma)} if self.map else {}
+        own: dict[str, Any] = {"leap": Leap(options.gamma, options.last == "mean")} if self.map else {}
         own = own if self.residual is None else {"descent": None}
         solvers = {**d.SOLVERS, **own, "euler": d.euler(eta), "dpmpp_2m": d.dpmpp_2m(eta)}
         if options.solver not in solvers:
