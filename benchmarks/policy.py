@@ -193,9 +193,13 @@ def push_t(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def ways(kind: str) -> dict[str, SampleOptions]:
-    """How a run is sampled: in several numbers of steps, and the policy once without fresh noise."""
-    found = {str(steps): SampleOptions(steps=steps) for steps in STEPS[kind]}
-    return {**found, "8, no fresh noise": SampleOptions(steps=8, eta=0.0)} if kind == "policy" else found
+    """How a run is sampled: in several numbers of steps, the policy once without fresh noise too, and the map without its
+    last step to the mean."""
+    extra = {
+        "policy": {"8, no fresh noise": SampleOptions(steps=8, eta=0.0)},
+        "map": {f"{steps}, along the flow": SampleOptions(steps=steps, last="flow") for steps in (4, 2)},
+    }
+    return {str(steps): SampleOptions(steps=steps) for steps in STEPS[kind]} | extra.get(kind, {})
 
 
 def together(waiting: Iterable[Future[Any]]) -> None:
