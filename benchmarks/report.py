@@ -174,13 +174,13 @@ def chosen_how(facts: dict[str, Any]) -> str:
 
 
 def seconds_part() -> str:
-    parts = ["## 3. Quality per second\n"]
+    parts = ["## 3. Quality per second"]
     found = [facts for path in sorted(RESULTS.glob("seconds*.json")) if (facts := read(path.stem))]
     if not found:
-        return "\n".join([*parts, missing("seconds", "seconds")])
+        return "\n".join([*parts, "", missing("seconds", "seconds")])
     for facts in found:
         parts.append(
-            f"`python -m benchmarks.seconds`, {facts['data']}, {facts['side']} pixels: {facts['seconds']:.0f} CPU seconds of "
+            f"\n`python -m benchmarks.seconds`, {facts['data']}, {facts['side']} pixels: {facts['seconds']:.0f} CPU seconds of "
             f"training for each library, {len(facts['seeds'])} seeds, {facts['samples']} samples. "
             f"{chosen_how(facts)} Kernel distance and sliced Wasserstein distance to the training pictures, precision, "
             f"recall; median (range of the seeds). Real held-out pictures: {facts['floor']['value']:.3f}.\n"
@@ -201,14 +201,14 @@ def seconds_part() -> str:
             parts.append(
                 "\nNo peer draws pictures yet after these seconds (precision 0, distances of noise): a U-Net of the same number "
                 "of parameters takes several times as long for a step, and the peers' recipes expect many more of them. The "
-                "table says what these seconds buy on a CPU, not what hours would."
+                "table says what these seconds buy on a CPU, not what hours would, and the ratios say no more than this."
             )
         for calls_, ratio in facts["ratio_to_best_peer"].items():
             parts.append(f"\nOurs over the best peer's kernel distance at {calls_} calls: **{ratio:.2g}**.")
         if facts["data"] == "the demo's pictures":
             seconds.draw(facts)
-            parts.append("\n![quality per second](bench_seconds.png)\n")
-    return "\n".join(parts)
+            parts.append("\n![quality per second](bench_seconds.png)")
+    return "\n".join([*parts, ""])
 
 
 def calls_part() -> str:
