@@ -33,6 +33,7 @@ bench: install
 	$(BIN)/python -m benchmarks.overhead_peers
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.seconds
+	$(BIN)/python -m benchmarks.seconds --seconds 600 --seeds 0 --libraries sfumato diffusers --samplers benchmarks/results/seconds.json --folder runs/seconds_600
 	$(if $(DATA),$(BIN)/python -m benchmarks.seconds --data $(DATA) --folder runs/seconds_data)
 	test ! -d ../shared/data/clothing64 || $(BIN)/python -m benchmarks.seconds --data ../shared/data/clothing64 --side 64 --samples 24 --samplers benchmarks/results/seconds.json --folder runs/seconds_clothing64
 	$(BIN)/python -m benchmarks.calls

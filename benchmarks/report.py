@@ -175,19 +175,21 @@ def chosen_how(facts: dict[str, Any]) -> str:
 
 def seconds_part() -> str:
     parts = ["## 3. Quality per second"]
-    found = [facts for path in sorted(RESULTS.glob("seconds*.json")) if (facts := read(path.stem))]
+    found = {path.stem: facts for path in sorted(RESULTS.glob("seconds*.json")) if (facts := read(path.stem))}
     if not found:
         return "\n".join([*parts, "", missing("seconds", "seconds")])
-    for facts in found:
+    for name, facts in found.items():
+        seeds_ = len(facts["seeds"])
         parts.append(
-            f"\n`python -m benchmarks.seconds`, {facts['data']}, {facts['side']} pixels: {facts['seconds']:.0f} CPU seconds of "
-            f"training for each library, {len(facts['seeds'])} seeds, {facts['samples']} samples. "
+            f"\n`python -m benchmarks.seconds --seconds {facts['seconds']:.0f} --side {facts['side']}` "
+            f"(all of it: `make bench`), {facts['data']}: {facts['seconds']:.0f} CPU seconds of training for each library, "
+            f"{seeds_} seed{'s' * (seeds_ > 1)}, {facts['samples']} samples. "
             f"{chosen_how(facts)} Kernel distance and sliced Wasserstein distance to the training pictures, precision, "
             f"recall; median (range of the seeds). Real held-out pictures: {facts['floor']['value']:.3f}.\n"
         )
         rows = []
-        for name, row in facts["rows"].items():
-            rows.append((name, between(row["kernel"]), between(row["sliced"]), f"{row['precision']['median']:.2f}",
+        for who, row in facts["rows"].items():
+            rows.append((who, between(row["kernel"]), between(row["sliced"]), f"{row['precision']['median']:.2f}",
                          f"{row['recall']['median']:.2f}", row["sampler"]))  # fmt: skip
         parts.append(table(("library", "kernel", "sliced W.", "precision", "recall", "sampler"), rows))
         networks = [
@@ -205,7 +207,7 @@ def seconds_part() -> str:
             )
         for calls_, ratio in facts["ratio_to_best_peer"].items():
             parts.append(f"\nOurs over the best peer's kernel distance at {calls_} calls: **{ratio:.2g}**.")
-        if facts["data"] == "the demo's pictures":
+        if name == "seconds":
             seconds.draw(facts)
             parts.append("\n![quality per second](bench_seconds.png)")
     return "\n".join([*parts, ""])

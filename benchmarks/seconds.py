@@ -192,7 +192,7 @@ def row(found: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def report(facts: dict[str, Any]) -> None:
-    """Print the table and draw the plot."""
+    """Print the table."""
     title = f"{facts['seconds']:.0f} CPU seconds of training, median (range) of {len(facts['seeds'])} seeds"
     table = Table("library, calls", "kernel distance", "sliced W.", "precision", "recall", "sampler", title=title)
     for name, found in facts["rows"].items():
@@ -206,7 +206,6 @@ def report(facts: dict[str, Any]) -> None:
     for library, found in facts["runs"].items():
         console.print(library, [{k: f[k] for k in ("network", "parameters", "steps", "cpu_seconds")} for f in found])
     console.print("floor (real held-out pictures)", facts["floor"], "; ours / best peer", facts["ratio_to_best_peer"])
-    draw(facts)
 
 
 def draw(facts: dict[str, Any]) -> None:
@@ -241,7 +240,9 @@ def main() -> None:
     parser.add_argument(
         "--samplers", type=Path, default=None, help="an earlier result, whose samplers are used, not chosen anew"
     )
-    parser.add_argument("--folder", type=Path, default=Path("runs/seconds"), help="where runs are kept")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/seconds"), help="where runs are kept; its name is the result's"
+    )
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     asked.folder.mkdir(parents=True, exist_ok=True)
@@ -262,8 +263,10 @@ def main() -> None:
         "samplers_from": asked.samplers.stem if asked.samplers else None,
         "floor": next(iter(runs.values()))[0]["floor"], **summary(runs, asked.calls), "peers": peers.pins(),
     }  # fmt: skip
-    store(f"seconds_{asked.data.name}" if asked.data else "seconds", facts)
+    store(asked.folder.name, facts)
     report(facts)
+    if asked.folder.name == "seconds":
+        draw(facts)
 
 
 if __name__ == "__main__":
