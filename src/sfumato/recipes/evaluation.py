@@ -222,20 +222,8 @@ def evaluate(
 
 
 SETTINGS = (
-    "steps",
-    "tol",
-    "solver",
-    "eta",
-    "gamma",
-    "last",
-    "grid",
-    "shift",
-    "seed",
-    "w",
-    "guide_from",
-    "guide_to",
-    "loops",
-)
+    "steps", "tol", "solver", "eta", "gamma", "last", "grid", "shift", "seed", "w", "guide_from", "guide_to", "loops",
+)  # fmt: skip
 
 
 def fid(

@@ -300,8 +300,8 @@ class PolicyRecipe:
     # ---- samples -----------------------------------------------------------------------------------------------------
 
     def habits(self) -> Habits:
-        """With fresh noise, which mends what a network gets wrong, and steps moved to little noise, where the precision of an
-        action is decided; a flow map ends at the mean there. All of it wins episodes (docs/policy.md)."""
+        """With fresh noise, which mends what a network gets wrong. The steps are moved to little noise, and a flow map ends
+        at the mean there: both win episodes where steps are few (docs/policy.md)."""
         return Habits("euler", 1, 0.0) if self.cloning else Habits("dpmpp_2m", 8, eta=1.0, shift=0.5, last="mean")
 
     def condition(self, run: Run, options: SampleOptions) -> Callable[[range], dict[str, Tensor]] | None:
