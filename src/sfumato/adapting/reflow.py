@@ -26,8 +26,9 @@ from torch import Tensor
 
 from sfumato.data import DataError, shown
 from sfumato.diffusion import Guess, Streams, cosine, heun, key, trajectory
+from sfumato.diffusion.grids import Grid
 from sfumato.diffusion.process import along
-from sfumato.diffusion.sample import Grid, Solver, sample
+from sfumato.diffusion.sample import Solver, sample
 
 FORMAT = 1
 MANIFEST = "couples.json"

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from sfumato.data import Dataset
 from sfumato.diffusion import Adaptive, Denoiser, Equilibrium, Gaussian, LearnedUncertainty, LogitNormal, ab, loss
-from sfumato.diffusion.loss import Coupling, Times, independent
+from sfumato.diffusion.couplings import Coupling, independent
 from sfumato.diffusion.sample import Solver
+from sfumato.diffusion.times import Times
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.diffusion import Auto, Denoiser, Equilibrium, Guess, Streams, auto, key, residual
-from sfumato.diffusion.sample import cosine
+from sfumato.diffusion.grids import cosine
 from sfumato.training.checkpoint import save_weights
 from sfumato.training.ema import PowerEMA
 from sfumato.training.generate import evaluating, generate
