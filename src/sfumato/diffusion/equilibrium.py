@@ -120,6 +120,11 @@ class Equilibrium:
     def mix(self, weak: Endpoints, strong: Endpoints, w: float | Tensor, x_t: Tensor, t: Tensor) -> Endpoints:
         return Endpoints(lerp(weak.x, strong.x, w), lerp(weak.z, strong.z, w))
 
+    def measured(self, guess: Guess, x: Tensor, **condition: Any) -> dict[str, float]:
+        """What a finished run of it wants to know: the median residual on real data x (B, ...), at which samples have
+        arrived."""
+        return {"residual": float(residual(guess, x, **condition).median())}
+
 
 def field(denoiser: Guess, x: Tensor, **condition: Any) -> Tensor:
     """The field f at x (B, ...), shaped like x: 0 on the data, towards the noise elsewhere.

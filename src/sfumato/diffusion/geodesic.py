@@ -71,9 +71,9 @@ class Geodesic:
         way = self.manifold.log(a, b)
         return self.manifold.exp(a, along(share, way) * way)
 
-    def apart(self, a: Endpoints, b: Endpoints, x_t: Tensor, t: Tensor) -> Tensor:
+    def apart(self, a: Endpoints, b: Endpoints, x_t: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         """Mean squared difference of two geodesics' velocities."""
-        return ((self.target(a.x, a.z, t) - self.target(b.x, b.z, t)) ** 2).flatten(1).mean(1)
+        return mean_counted((self.target(a.x, a.z, t) - self.target(b.x, b.z, t)) ** 2, t, weight)
 
     def interpolate(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
         way = self.manifold.log(x, z)

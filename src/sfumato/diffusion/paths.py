@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sfumato.diffusion.coefficients import along
 from sfumato.diffusion.rng import Rng, normal_like
+from sfumato.diffusion.weights import mean_counted
 
 
 class Endpoints(NamedTuple):
@@ -38,8 +39,9 @@ class Path(Protocol):
     def between(self, a: Any, b: Any, share: Tensor) -> Any:
         """The point ``share`` (B,) of the way from a to b, two states at one time; above 1 it lies beyond b."""
 
-    def apart(self, a: Any, b: Any, x_t: Any, t: Tensor) -> Tensor:
-        """Mean squared difference of the velocities at x_t of two paths through it, given by their endpoints: (B,)."""
+    def apart(self, a: Any, b: Any, x_t: Any, t: Tensor, weight: Any = None) -> Tensor:
+        """Mean squared difference of the velocities at x_t of two paths through it, given by their endpoints: (B,); over
+        what counts, as in a loss."""
 
 
 class StraightPath:
@@ -76,5 +78,5 @@ class StraightPath:
         added = (self.schedule.sigma(t) ** 2 - (kept * self.schedule.sigma(s)) ** 2).clamp_min(0).sqrt()
         return along(kept, x_s) * x_s + along(added, x_s) * self.prior(x_s, rng)
 
-    def apart(self, a: Endpoints, b: Endpoints, x_t: Tensor, t: Tensor) -> Tensor:
-        return (((a.z - a.x) - (b.z - b.x)) ** 2).flatten(1).mean(1)
+    def apart(self, a: Endpoints, b: Endpoints, x_t: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
+        return mean_counted(((a.z - a.x) - (b.z - b.x)) ** 2, t, weight)

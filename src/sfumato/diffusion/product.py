@@ -83,7 +83,7 @@ class Clean:
     def between(self, a: Tensor, b: Tensor, share: Tensor) -> Tensor:
         return a
 
-    def apart(self, a: Endpoints, b: Endpoints, x_t: Tensor, t: Tensor) -> Tensor:
+    def apart(self, a: Endpoints, b: Endpoints, x_t: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         return torch.zeros(len(x_t), device=x_t.device)
 
 
@@ -269,9 +269,13 @@ class Product:
     def between(self, a: Mapping[str, Part], b: Mapping[str, Part], share: Tensor) -> dict[str, Part]:
         return {name: process.between(a[name], b[name], share) for name, process in self._paths()}
 
-    def apart(self, a: Endpoints, b: Endpoints, x_t: Mapping[str, Part], t: Tensor) -> Tensor:
+    def apart(self, a: Endpoints, b: Endpoints, x_t: Mapping[str, Part], t: Tensor, weight: Any = None) -> Tensor:
         """The weighted sum of the parts', (B,)."""
-        parts = [process.apart(_part(a, name), _part(b, name), x_t[name], t) for name, process in self._paths()]
+        counts = self._weights(weight)
+        parts = [
+            process.apart(_part(a, name), _part(b, name), x_t[name], t, counts.get(name))
+            for name, process in self._paths()
+        ]
         weighted = [factor * part for factor, part in zip(self.factors, parts, strict=True)]
         return sum(weighted[1:], start=weighted[0])
 
