@@ -21,8 +21,9 @@ from rich.table import Table
 
 from benchmarks.common import figure, kernel_interval, save_figure, store
 from sfumato import diffusion as d
-from sfumato.recipes import job
-from sfumato.recipes.evaluation import features_for, stacked
+from sfumato.jobs import job_TODO
+from sfumato.fields.images.measure import features_for
+from sfumato.jobs.evaluate import stacked
 from sfumato.training.generate import generate
 from sfumato.training.progress import Watch
 

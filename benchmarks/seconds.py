@@ -31,9 +31,11 @@ from benchmarks.common import COLOURS, figure, kernel_interval, save_figure, sto
 from sfumato.data import ArrayDataset
 from sfumato.metrics.coverage import precision_recall
 from sfumato.metrics.distances import sliced_wasserstein
-from sfumato.recipes import job, openmoji
-from sfumato.recipes.evaluation import draw_samples, features_for, stacked
-from sfumato.recipes.images import Images
+from sfumato.jobs import job_TODO
+from sfumato.fields.images import openmoji
+from sfumato.fields.images.measure import features_for
+from sfumato.jobs.evaluate import draw_samples, stacked
+from sfumato.fields.images.recipe import Images
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run
 

@@ -11,12 +11,13 @@ from typing import Annotated, Any, Generic, TypeVar, Union
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from sfumato.recipes.base import DistillOptions
-from sfumato.recipes.configuration import Configuration, kind, name_of, names
-from sfumato.recipes.evaluation import Evaluation
-from sfumato.recipes.images import Images
-from sfumato.recipes.model import SampleOptions
-from sfumato.recipes.recording import RecordOptions
+from sfumato.jobs.adapt import DistillOptions
+from sfumato.jobs.config import Configuration
+from sfumato.jobs.find import kind, name_of, names
+from sfumato.jobs.evaluate import Evaluation
+from sfumato.fields.images.recipe import Images
+from sfumato.jobs.walk import SampleOptions
+from sfumato.fields.policy.simulators.recording import RecordOptions
 from sfumato.training.options import TrainOptions
 
 R = TypeVar("R")
@@ -37,7 +38,7 @@ class Train(Generic[R]):
     """YAML file with the same options, as in a run's config.yaml; options given here come first."""
 
     def __call__(self) -> int:
-        from sfumato.recipes import job
+        from sfumato.jobs import job_TODO
 
         recipe: Any = self.recipe
         out = self.out or Path("runs") / recipe.data.resolve().stem
@@ -54,7 +55,7 @@ class Resume:
     """Run directory."""
 
     def __call__(self) -> int:
-        from sfumato.recipes import job
+        from sfumato.jobs import job_TODO
 
         print(f"trained: {job.resume(self.run).path}")
         return 0
@@ -72,7 +73,7 @@ class Distill:
     """Run directory of the flow map (default: RUN-map)."""
 
     def __call__(self) -> int:
-        from sfumato.recipes import distillation
+        from sfumato.jobs import distill
 
         out = self.out or self.run.resolve().with_name(self.run.resolve().name + "-map")
         run = distillation.distill(self.run, self.options, self.training, out)
@@ -93,7 +94,7 @@ class Sample:
     options: Annotated[SampleOptions, arg(name="")] = field(default_factory=SampleOptions)
 
     def __call__(self) -> int:
-        from sfumato.recipes import job
+        from sfumato.jobs import job_TODO
 
         print(job.sample(self.run, self.n, self.options, self.out)[-1])
         return 0
@@ -109,7 +110,7 @@ class Evaluate:
     options: Annotated[SampleOptions, arg(name="")] = field(default_factory=SampleOptions)
 
     def __call__(self) -> int:
-        from sfumato.recipes.configuration import read_config
+        from sfumato.jobs.config import read_config
         from sfumato.training.run import Run
 
         print(read_config(Run(self.run)).recipe.evaluate(self.run, self.asked, self.options))
@@ -127,7 +128,7 @@ class Record:
     options: Annotated[RecordOptions, arg(name="")] = field(default_factory=RecordOptions)
 
     def __call__(self) -> int:
-        from sfumato.recipes import recording
+        from sfumato.fields.policy.simulators import recording
 
         print(recording.record(self.environments, self.out, self.options))
         return 0
@@ -144,7 +145,7 @@ class Inspect(Generic[R]):
     training: Annotated[TrainOptions, arg(name="")] = field(default_factory=TrainOptions)
 
     def __call__(self) -> int:
-        from sfumato.recipes import inspection
+        from sfumato.jobs import inspect
 
         recipe: Any = self.recipe
         report, sound = inspection.inspect(recipe, self.training)
@@ -164,7 +165,7 @@ class Demo:
     """Seed of everything."""
 
     def __call__(self) -> int:
-        from sfumato.recipes import demo
+        from sfumato.fields.images import demo
 
         print(demo.demo(self.out, self.minutes, self.seed))
         return 0

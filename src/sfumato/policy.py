@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sfumato.recipes.acting import Controller
+    from sfumato.fields.policy.acting import Controller
 
 
 def load(
@@ -31,8 +31,8 @@ def load(
 
     Raises RunError for a folder that holds no policy, ValueError for options that make no sense.
     """
-    from sfumato.recipes.acting import Controller, Policy
-    from sfumato.recipes.model import SampleOptions
+    from sfumato.fields.policy.acting import Controller, Policy
+    from sfumato.jobs.walk import SampleOptions
 
     options = SampleOptions(steps=steps, solver=solver)
     policy = Policy.load(Path(run), options)

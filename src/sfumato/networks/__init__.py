@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sfumato.networks.dit import DiT
 from sfumato.networks.mlp import MLP
 from sfumato.networks.parts import count as _parameters
-from sfumato.networks.policy import Policy, choose_policy
+from sfumato.fields.policy.network import Policy, choose_policy
 from sfumato.networks.unet import UNet
 
 __all__ = ["MLP", "DiT", "Policy", "UNet", "build", "choose", "choose_policy", "describe", "flops"]
