@@ -156,14 +156,12 @@ def pictures(
 ) -> dict[str, Any]:
     """The same for the demo's pictures: kernel distance to the training pictures at w = 1. Of kinds not asked for, and of
     the base model where not all are, the figures are those of ``old``, an earlier result."""
-    from sfumato.metrics.table import interval, kernel_distances
-    from sfumato.jobs import distill
-    from sfumato.jobs import job_TODO
-    from sfumato.jobs.adapt import DistillOptions
     from sfumato.fields.images.measure import features_for
-    from sfumato.jobs.evaluate import stacked
-    from sfumato.fields.images.recipe import Images
     from sfumato.fields.images.openmoji import draw
+    from sfumato.fields.images.recipe import Images
+    from sfumato.jobs.adapt import DistillOptions
+    from sfumato.jobs.evaluate import stacked
+    from sfumato.metrics.table import interval, kernel_distances
     from sfumato.training.options import TrainOptions
 
     data = folder / "pictures"
@@ -280,8 +278,6 @@ def pictures(
 def step_cost(out: Path, teacher_steps: int, rounds: int = 5) -> float:
     """CPU seconds of a conversion over those of its teacher's training: their steps taken in turn, times their numbers. The
     seconds of two trainings hours apart tell more of what else the machine did."""
-    from sfumato.jobs import distill
-    from sfumato.jobs import job_TODO
     from sfumato.training.measure import measure
     from sfumato.training.run import Run
 

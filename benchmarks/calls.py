@@ -21,7 +21,6 @@ from rich.table import Table
 
 from benchmarks.common import figure, kernel_interval, save_figure, store
 from sfumato import diffusion as d
-from sfumato.jobs import job_TODO
 from sfumato.fields.images.measure import features_for
 from sfumato.jobs.evaluate import stacked
 from sfumato.training.generate import generate

@@ -28,17 +28,15 @@ import torch
 
 from benchmarks.common import store, within_seconds
 from benchmarks.policy_report import FIELD, draw_fan, report_meta_world, report_push_t
-from sfumato.fields.policy.simulators.environments import make
-from sfumato.fields.policy.simulators.world import META_WORLD, PUSH_T
-from sfumato.jobs import distill
-from sfumato.jobs import job_TODO
 from sfumato.fields.policy.acting import Policy
-from sfumato.jobs.adapt import DistillOptions
-from sfumato.jobs.walk import SampleOptions
 from sfumato.fields.policy.recipe import PolicyRecipe
+from sfumato.fields.policy.simulators.environments import make
 from sfumato.fields.policy.simulators.recording import RecordOptions, record
 from sfumato.fields.policy.simulators.rollout import FIELD_SEEDS, Rollouts, rollout
 from sfumato.fields.policy.simulators.trials import session_of
+from sfumato.fields.policy.simulators.world import META_WORLD, PUSH_T
+from sfumato.jobs.adapt import DistillOptions
+from sfumato.jobs.walk import SampleOptions
 from sfumato.training.ema import Snapshot, read_snapshots
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import write_text

@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import DOCS, figure, save_figure
-from sfumato.fields.policy.simulators.environments import make
-from sfumato.fields.policy.simulators.world import PUSH_T
 from sfumato.fields.policy.acting import Policy
+from sfumato.fields.policy.simulators.environments import make
 from sfumato.fields.policy.simulators.filming import AMBIGUOUS, fan, futures
-from sfumato.jobs.walk import SampleOptions
 from sfumato.fields.policy.simulators.rollout import FIELD_SEEDS
-from sfumato.metrics.intervals import share_bounds
 from sfumato.fields.policy.simulators.trials import session_of
+from sfumato.fields.policy.simulators.world import PUSH_T
+from sfumato.jobs.walk import SampleOptions
+from sfumato.metrics.intervals import share_bounds
 
 FIELD = len(FIELD_SEEDS)
 

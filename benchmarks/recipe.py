@@ -26,13 +26,12 @@ from rich.table import Table
 from torch import Tensor
 
 from sfumato.diffusion import clip
-from sfumato.metrics.distances import kernel_distance, sliced_wasserstein
-from sfumato.jobs import job_TODO
 from sfumato.fields.images import openmoji
-from sfumato.jobs.methods import MethodOptions
 from sfumato.fields.images.measure import features_for
-from sfumato.jobs.evaluate import draw_samples, stacked
 from sfumato.fields.images.recipe import Images
+from sfumato.jobs.evaluate import draw_samples, stacked
+from sfumato.jobs.methods import MethodOptions
+from sfumato.metrics.distances import kernel_distance, sliced_wasserstein
 from sfumato.training import checkpoint, loop
 from sfumato.training.ema import PowerEMA
 from sfumato.training.measure import measure

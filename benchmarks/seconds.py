@@ -29,13 +29,12 @@ from rich.table import Table
 from benchmarks import peers
 from benchmarks.common import COLOURS, figure, kernel_interval, save_figure, store, within_seconds
 from sfumato.data import ArrayDataset
-from sfumato.metrics.coverage import precision_recall
-from sfumato.metrics.distances import sliced_wasserstein
-from sfumato.jobs import job_TODO
 from sfumato.fields.images import openmoji
 from sfumato.fields.images.measure import features_for
-from sfumato.jobs.evaluate import draw_samples, stacked
 from sfumato.fields.images.recipe import Images
+from sfumato.jobs.evaluate import draw_samples, stacked
+from sfumato.metrics.coverage import precision_recall
+from sfumato.metrics.distances import sliced_wasserstein
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run
 

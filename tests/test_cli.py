@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfumato.jobs import job_TODO
 from sfumato.jobs.config import read_config
 from sfumato.training.run import Run
 from tests.recipes.small import SMALL, sfumato, write_data, write_pictures

@@ -68,8 +68,8 @@ def test_as_many_steps_as_fit_into_cpu_seconds(tmp_path: Path) -> None:
 def test_the_average_of_a_policys_past_is_tried_as_it_was(tmp_path: Path) -> None:
     """The last snapshot acts like the run itself, but for the rounding it is stored with; an earlier one does not."""
     from sfumato.fields.policy.acting import Policy
-    from sfumato.jobs.train import train
     from sfumato.fields.policy.recipe import PolicyNetwork, PolicyRecipe
+    from sfumato.jobs.train import train
     from sfumato.training.options import TrainOptions
 
     rng = np.random.default_rng(0)

@@ -9,11 +9,11 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sfumato.jobs.methods import MethodOptions
-from sfumato.networks.options import NetworkOptions
-from sfumato.jobs.config import Configuration
 from sfumato.fields.images.recipe import Images
+from sfumato.jobs.config import Configuration
+from sfumato.jobs.methods import MethodOptions
 from sfumato.jobs.strict import ConfigError, to_plain
+from sfumato.networks.options import NetworkOptions
 from sfumato.training.optim import OptimOptions
 from sfumato.training.options import TrainOptions
 

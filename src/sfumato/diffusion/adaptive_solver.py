@@ -11,9 +11,10 @@ from sfumato.diffusion.coefficients import along
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.process import Endpoints
 from sfumato.diffusion.rng import Rng
+from sfumato.errors import Mendable
 
 
-class NotMet(RuntimeError):
+class NotMet(Mendable, RuntimeError):
     """A tolerance that could not be kept within the calls allowed."""
 
 

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from sfumato.jobs.adapt import DistillOptions
-from sfumato.jobs.recipe import Say, say
-from sfumato.jobs.config import Configuration, read_config
+from sfumato.errors import options_meet_the_core
+from sfumato.jobs.adapt import TEACHER, DistillOptions, converted, guidance_in, read_teacher
 from sfumato.jobs.card import card
+from sfumato.jobs.config import Configuration, read_config
+from sfumato.jobs.model import load
+from sfumato.jobs.recipe import Say, say
+from sfumato.jobs.walk import SampleOptions
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run, RunError, write_text
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from sfumato.training.objective import Task
-
-# measured on the demo's pictures: without the weight by error the losses of long steps drown those of short ones; half of
-# the samples anchored to the teacher take a third off the distance at 4 steps, more that go all the way keep that of one;
-# semigroup, whose targets the map makes itself, needs as much of the teacher and less weight on its small errors
-HABITS: dict[str, dict[str, float]] = {
-    "lagrangian": {"anchor": 0.5, "ends": 0.3, "power": 1.0},
-    "semigroup": {"anchor": 0.5, "power": 0.5},
-    "mean_flow": {"power": 1.0},
-    "consistency": {"power": 1.0},
-}
-TEACHER = "teacher.safetensors"
-"""The teacher's averaged weights, in the new run: it needs nothing of the old one."""
 
 
 def distill(teacher: Path, options: DistillOptions, training: TrainOptions, out: Path, tell: Say = say) -> Run:
@@ -73,8 +57,9 @@ def distill(teacher: Path, options: DistillOptions, training: TrainOptions, out:
             optim=dataclasses.replace(training.optim, lr=rate),
             precision=config.training.precision if training.precision == "auto" else training.precision,
         )
-        task = converted(plain, run, options, training)
-        cost = measure_threads(task, training, batch)
+        with options_meet_the_core():
+            task = converted(plain, run, options, training, config.recipe.kinds())
+            cost = measure_threads(task, training, batch)
         training = dataclasses.replace(training, threads=cost.threads)
         before = measure(plain, dataclasses.replace(config.training, threads=cost.threads), config.training.batch)
         whole = config.training.steps * before.seconds
@@ -104,14 +89,12 @@ def look(run: Run, columns: int = 12, teacher_steps: int = 50) -> None:
     import torch
 
     from sfumato.diffusion import Denoiser, Streams, euler, key, trajectory
-    from sfumato.jobs.model import load
-    from sfumato.jobs.walk import SampleOptions
 
     model = load(run.path)
     first = next(model.samples(range(1)))
     if model.recipe.draw(first.cpu(), run, 1) is None:
         return
-    network, _, _ = _read_teacher(run.path / TEACHER)
+    network, _, _ = read_teacher(run.path / TEACHER, model.recipe.kinds())
     teacher = dataclasses.replace(
         model,
         denoiser=Denoiser(network.to(model.device).eval().requires_grad_(False), model.process),
@@ -143,11 +126,6 @@ def look(run: Run, columns: int = 12, teacher_steps: int = 50) -> None:
     model.recipe.draw(both.cpu(), run, 9).save(run.path / "trajectory.png")
 
 
-def guidance_in(task: Task) -> bool:
-    """Whether the network takes the strength of guidance as an input."""
-    return bool(getattr(task.network, "options", {}).get("guided", False))
-
-
 def _take_over(source: Run, run: Run) -> None:
     """The data and the weights of the teacher; files are shared where the disk can, copied where it cannot."""
     for file in sorted(source.cache.iterdir()):
@@ -159,61 +137,3 @@ def _take_over(source: Run, run: Run) -> None:
             shutil.copyfile(file, target)
     for file, name in ((source.path / "data.json", "data.json"), (source.model, TEACHER)):
         shutil.copyfile(file, run.path / name)
-
-
-def converted(task: Task, run: Run, options: DistillOptions, training: TrainOptions) -> Task:
-    """The task of converting the teacher that lies in ``run``; its data and condition are those of ``task``."""
-    import torch
-
-    from sfumato import networks
-    from sfumato.adapting.flow_map import Conversion, FlowMap, Guided, Leap
-    from sfumato.diffusion import Denoiser, Uniform, key
-    from sfumato.training.objective import Precise, bf16_pays
-    from sfumato.training.parallel import pick_device
-
-    device = pick_device()
-    teacher, weights, settings = _read_teacher(run.path / TEACHER)
-    guided = settings.get("classes", 0) > 0 and options.guided
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key("weights", training.seed))
-        student = networks.build({**settings, "guided": True} if guided else settings)
-    student.load_state_dict({**student.state_dict(), **weights})
-    teacher.to(device).eval().requires_grad_(False)
-    bf16 = training.precision == "bf16" or (training.precision == "auto" and bf16_pays(device))
-    criterion = Conversion(
-        Denoiser(Precise(teacher, bf16), task.process),
-        options.kind,
-        Guided(*options.w) if guided else None,
-        finest=finest_share(task.process),
-        **HABITS[options.kind],
-    )
-    middle = torch.tensor([min(max(1.5, options.w[0]), options.w[1]), 0.0, 1.0])
-
-    def preview(count: int) -> dict[str, Any]:
-        guidance = {"guidance": middle.expand(count, -1)} if guided else {}
-        return {**task.preview(count), **guidance}
-
-    return dataclasses.replace(
-        task, network=student, criterion=criterion, denoiser=FlowMap, times=Uniform(), uncertainty=False, drop=0.0,
-        preview=preview, preview_steps=4, preview_solver=Leap(),
-    )  # fmt: skip
-
-
-def finest_share(process: Any) -> float:
-    """The share of noise from which the last step goes to the data in one."""
-    return max(process.finest / (1 + process.finest), 0.01)
-
-
-def _read_teacher(file: Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
-    """The teacher's network, its weights, and the settings it was built with. Raises CheckpointError."""
-    from safetensors import safe_open
-
-    from sfumato import networks
-    from sfumato.training import checkpoint
-
-    weights = checkpoint.read_tensors(file)
-    with safe_open(file, "pt") as opened:
-        settings = json.loads(opened.metadata()["network"])
-    network = networks.build(settings)
-    network.load_state_dict(weights)
-    return network, weights, settings

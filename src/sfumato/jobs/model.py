@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from sfumato.errors import Wrong, options_meet_the_core
 from sfumato.jobs.adapt import DistillOptions
+from sfumato.jobs.config import Configuration, read_config
 from sfumato.jobs.facts import read_facts
 from sfumato.jobs.recipe import say
-from sfumato.jobs.config import Configuration, read_config
+from sfumato.jobs.walk import SampleOptions
 from sfumato.training.run import Run, RunError
 
 if TYPE_CHECKING:
@@ -22,67 +23,6 @@ if TYPE_CHECKING:
     from sfumato.diffusion import Auto, Denoiser, Equilibrium, Gaussian
     from sfumato.jobs.recipe import Recipe
     from sfumato.training.objective import Task
-
-
-@dataclass(frozen=True)
-class SampleOptions:
-    """How samples are drawn from a run."""
-
-    steps: int | None = None
-    """Steps from noise to data (for all solvers but heun and predictor_corrector, calls of the network); default 20, fewer
-    for actions, and 4 for a flow map."""
-    tol: float | None = None
-    """Instead of steps: as many as each sample needs to keep its error below this, in units of the data's spread."""
-    solver: str | None = None
-    """euler, ancestral, heun, dpmpp_2m, ab2, ab3, ab4, unipc, churn, euler_maruyama, predictor_corrector, adaptive; leap for
-    flow maps and descent for equilibrium matching, each of which is the default there."""
-    gamma: float = 0.0
-    """Of leap: 0 walks the flow, 1 makes all noise anew at every step, as consistency models do."""
-    last: Literal["flow", "mean"] | None = None
-    """Of leap: where the last of several steps goes, to the end of the flow or to the mean of the data there; default flow,
-    and mean for actions, which are smoother for it."""
-    eta: float | None = None
-    """Fresh noise of euler and dpmpp_2m: 0 none (deterministic), 1 as much as DDPM. Some mends a network's errors; default
-    0.5, and 1 for actions."""
-    grid: str = "auto"
-    """Where the steps are: auto (equal error, measured), cosine, uniform, karras, logsnr."""
-    shift: float | None = None
-    """Above 1 the steps move to more noise, below 1 to less: on the straight schedule the stops have this many times the
-    noise for the signal; default 1, and 0.5 for actions."""
-    seed: int = 0
-    """Sample i depends on the seed and i alone."""
-    batch: int = 16
-    """Samples computed at once."""
-    w: float | None = None
-    """Guidance strength where there are classes: 0 unconditional, 1 conditional, above 1 guided; default 1.5, or the
-    nearest that a flow map learned."""
-    guide_from: float = 0.0
-    """Guide only at times from this one ..."""
-    guide_to: float = 1.0
-    """... to this one (0 is data, 1 is noise); plainly conditional outside."""
-    label: str | None = None
-    """Class (task of a robot) to draw from (default: all in turn)."""
-    loops: int | None = None
-    """Rounds of the middle blocks of a network trained with loops (default: the most of its training)."""
-    ema: float | None = None
-    """Width of the average to use (default: the run's first; any other is rebuilt from the snapshots)."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of the network's arithmetic."""
-
-    def __post_init__(self) -> None:
-        for good, name, right in (
-            (self.steps is None or self.steps >= 1, "steps", "at least 1"),
-            (self.tol is None or self.tol > 0, "tol", "above 0"),
-            (self.steps is None or self.tol is None, "tol", "given without steps: it chooses them"),
-            (0 <= self.gamma <= 1, "gamma", "from 0 to 1"),
-            (self.eta is None or self.eta >= 0, "eta", "0 or more"),
-            (self.shift is None or 0 < self.shift < math.inf, "shift", "above 0"),
-            (self.batch >= 1, "batch", "at least 1"),
-            (0 <= self.guide_from <= self.guide_to <= 1, "guide_from", "at most guide_to, both from 0 to 1"),
-            (self.ema is None or 0 < self.ema < 0.28, "ema", "a width between 0 and 0.28"),
-        ):
-            if not good:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be {right}")
 
 
 @dataclass(frozen=True)
@@ -121,12 +61,13 @@ class Model:
             return dataclasses.replace(options, solver=options.solver or alone, steps=None)
         return dataclasses.replace(options, solver=options.solver or solver, steps=options.steps or steps)
 
+    @options_meet_the_core()
     def solver(self, options: SampleOptions) -> Any:
-        """The solver that the options ask for. Raises ValueError for one that this model cannot use."""
+        """The solver that the options ask for. Raises Wrong for one that this model cannot use."""
         from sfumato import diffusion as d
         from sfumato.adapting.flow_map import Leap
+        from sfumato.adapting.habits import finest_share
         from sfumato.adapting.tolerance import LeapWithin
-        from sfumato.jobs.distill import finest_share
 
         eta = options.eta or 0.0
         own: dict[str, Any] = {"leap": Leap(options.gamma, options.last == "mean")} if self.map else {}
@@ -134,7 +75,7 @@ class Model:
         solvers = {**d.SOLVERS, **own, "euler": d.euler(eta), "dpmpp_2m": d.dpmpp_2m(eta)}
         if options.solver not in solvers:
             hint = "; leap is for flow maps, see sfumato distill" if options.solver == "leap" else ""
-            raise ValueError(f"solver = {options.solver!r}: must be one of {', '.join(solvers)}{hint}")
+            raise Wrong(f"solver = {options.solver!r}: must be one of {', '.join(solvers)}{hint}")
         if options.solver == "descent":
             return d.Descent(tol=options.tol or self.residual or 0.2, most=options.steps or 250)
         if options.tol is None:
@@ -144,7 +85,7 @@ class Model:
             "leap": LeapWithin(options.tol, finest=finest_share(self.process)),
         }
         if options.solver not in within:
-            raise ValueError(
+            raise Wrong(
                 f"tol chooses the steps itself, which solver = {options.solver!r} cannot: leave one of them out"
             )
         return within[options.solver]
@@ -158,23 +99,26 @@ class Model:
         options = self.chosen(options)
         solver = self.solver(options)
         alone = options.tol is not None or options.solver == "descent"  # it chooses its own steps
-        yield from generate(
-            self.guess(options), self.shape, numbers, seed=options.seed, steps=1 if alone else options.steps or 1, solver=solver,
-            grid=self.stops(options), batch=options.batch, device=self.device, condition=self.condition(options),
-            calls=calls if alone else None,
-        )  # fmt: skip
+        with options_meet_the_core():  # some solvers see only on the way that they cannot walk this process
+            yield from generate(
+                self.guess(options), self.shape, numbers, seed=options.seed, steps=1 if alone else options.steps or 1,
+                solver=solver, grid=self.stops(options), batch=options.batch, device=self.device,
+                condition=self.condition(options), calls=calls if alone else None,
+            )  # fmt: skip
 
+    @options_meet_the_core()
     def stops(self, options: SampleOptions) -> Any:
-        """The grid that the options ask for. Raises ValueError for one that is not known."""
+        """The grid that the options ask for. Raises Wrong for one that is not known."""
         from sfumato import diffusion as d
 
         grids: dict[str, Any] = {
             "auto": self.grid or d.cosine, "cosine": d.cosine, "uniform": d.uniform, "karras": d.karras, "logsnr": d.logsnr,
         }  # fmt: skip
         if options.grid not in grids:
-            raise ValueError(f"grid = {options.grid!r}: must be one of {', '.join(grids)}")
+            raise Wrong(f"grid = {options.grid!r}: must be one of {', '.join(grids)}")
         return d.ShiftedGrid(grids[options.grid], options.shift or 1.0)
 
+    @options_meet_the_core()
     def guess(self, options: SampleOptions) -> Any:
         """The denoiser, guided as asked."""
         from sfumato import diffusion as d
@@ -187,7 +131,7 @@ class Model:
         return guided if everywhere else d.during(guided, options.guide_from, options.guide_to)
 
     def condition(self, options: SampleOptions) -> Any:
-        """Numbers of samples -> their condition, name -> (b, ...); None where there is none. Raises ValueError for options
+        """Numbers of samples -> their condition, name -> (b, ...); None where there is none. Raises Wrong for options
         that this model cannot follow."""
         import torch
 
@@ -197,7 +141,7 @@ class Model:
         assert options.w is not None
         low, high = self.map.w
         if not low <= options.w <= high:
-            raise ValueError(f"w = {options.w:g}: this flow map learned strengths from {low:g} to {high:g}")
+            raise Wrong(f"w = {options.w:g}: this flow map learned strengths from {low:g} to {high:g}")
         if not self.map.guided:
             return found
         inputs = torch.tensor([options.w, options.guide_from, options.guide_to])
@@ -210,10 +154,12 @@ class Model:
 
 def task_of(config: Configuration, run: Run) -> Task:
     """What a run trains, from its folder alone."""
-    from sfumato.jobs.distill import converted
+    from sfumato.jobs.adapt import converted
 
     task = config.recipe.task(config.recipe.reload(run), config.training.seed)
-    return task if config.distill is None else converted(task, run, config.distill, config.training)
+    if config.distill is None:
+        return task
+    return converted(task, run, config.distill, config.training, config.recipe.kinds())
 
 
 def load(out: Path | str, options: SampleOptions = SampleOptions()) -> Model:
@@ -237,7 +183,7 @@ def load(out: Path | str, options: SampleOptions = SampleOptions()) -> Model:
     if run.model.is_file():
         weights = checkpoint.read_tensors(run.model)
         with safe_open(run.model, "pt") as file:
-            built = networks.build(json.loads(file.metadata()["network"]))
+            built = networks.build(json.loads(file.metadata()["network"]), config.recipe.kinds())
     else:  # not finished: the average in the newest checkpoint
         path, complaints = checkpoint.newest(run.checkpoints)
         if path is None:
@@ -257,7 +203,7 @@ def load(out: Path | str, options: SampleOptions = SampleOptions()) -> Model:
     built.to(device).eval().requires_grad_(False)
     if options.loops is not None:
         if getattr(built, "loops", None) is None:
-            raise ValueError(f"loops = {options.loops}: {out} was trained without (train --network.loops LEAST MOST)")
+            raise Wrong(f"loops = {options.loops}: {out} was trained without (train --network.loops LEAST MOST)")
         built = Looped(built, options.loops)
     bf16 = options.precision == "bf16" or (
         options.precision == "auto" and bf16_pays(device) and config.training.precision != "fp32"

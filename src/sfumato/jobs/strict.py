@@ -14,10 +14,12 @@ from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
+from sfumato.errors import Mendable
+
 T = TypeVar("T")
 
 
-class ConfigError(Exception):
+class ConfigError(Mendable):
     """One line: file, line, key, what is wrong, what would be right."""
 
 

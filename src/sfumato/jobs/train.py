@@ -1,35 +1,24 @@
-"""The verbs, for every recipe: train, resume, sample, evaluate. What a command does, without the command line."""
+"""`sfumato train` and `sfumato resume`, for every field: plan, say it, learn."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfumato.jobs.facts import read_facts
-from sfumato.jobs.recipe import Prepared, Recipe, Say, say
+from sfumato.errors import options_meet_the_core
+from sfumato.jobs.card import card
 from sfumato.jobs.config import Configuration, read_config
-from sfumato.jobs.model import Model, load, task_of
-from sfumato.jobs.walk import SampleOptions
+from sfumato.jobs.model import task_of
+from sfumato.jobs.recipe import Prepared, Recipe, Say, say
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run, RunError, write_text
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sfumato.training.measure import Cost
     from sfumato.training.objective import Task
-
-__all__ = [
-    "Configuration", "Model", "Plan", "SampleOptions", "card", "choose_steps", "load", "plan", "read_config", "resume",
-    "sample", "say", "task_of", "train",
-]  # fmt: skip
-
-
-# ---- train and resume --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -73,10 +62,13 @@ def plan(recipe: Recipe, training: TrainOptions, run: Run, tell: Say = say) -> P
     from sfumato.training.parallel import pick_device
 
     recipe, prepared = recipe.prepare(run, tell)
-    task = recipe.task(prepared, training.seed)
     batch = training.batch or recipe.batch(len(prepared.train), pick_device().type)
     batch += -batch % training.accumulate
-    cost = measure_threads(task, training, batch)
+    with (
+        options_meet_the_core()
+    ):  # a network that takes no such shape says so when it is made, or when it is first called
+        task = recipe.task(prepared, training.seed)
+        cost = measure_threads(task, training, batch)
     steps = training.steps
     if steps is None:
         minutes = training.minutes
@@ -136,61 +128,3 @@ def resume(out: Path) -> Run:
     loop.train(task_of(config, run), run, training)
     card(run)
     return run
-
-
-# ---- sample ------------------------------------------------------------------------------------------------------------
-
-
-def sample(out: Path, count: int, options: SampleOptions, folder: Path) -> list[Path]:
-    """Write ``count`` samples of a run to a folder, and a grid of them; returns the grid's path last."""
-    import torch
-
-    from sfumato.training.progress import Watch
-
-    if count < 1:
-        raise ValueError(f"n = {count}: must be at least 1")
-    model = load(out, options)
-    recipe = model.recipe
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot write here ({error.strerror}); choose another folder with --out") from error
-    done: list[Tensor] = []
-    calls: list[int] = []
-    with Watch("sample", count, unit="samples") as watch:
-        at = 0
-        for part in model.samples(range(count), options, lambda counted: calls.extend(counted.tolist())):
-            recipe.write(part, range(at, at + len(part)), folder, model.run)
-            at += len(part)
-            done.append(part.cpu())
-            watch.show(at)
-    if calls:
-        write_text(folder / "calls.json", json.dumps(calls))
-        say(f"network calls of a sample: {sum(calls) / count:.1f} on average, {min(calls)} to {max(calls)}")
-    paths = sorted(folder.glob("[0-9]*.*"))[:count]
-    drawn = recipe.draw(torch.cat(done)[:256], model.run)
-    if drawn is not None:
-        drawn.save(folder / "grid.png")
-        paths.append(folder / "grid.png")
-    return paths
-
-
-def card(run: Run, metrics: str | None = None) -> None:
-    """README.md of a run: what was trained, how, with which result, and how to use it."""
-    config = read_config(run)
-    facts = read_facts(run)
-    records = run.records()
-    held_out = [r for r in records if "held_out" in r]
-    lines = [
-        f"# {run.path.name}", "",
-        f"A diffusion model of {facts['count']} training items of shape {tuple(facts['shape'])}, trained with sfumato.", "",
-        f"- steps: {records[-1]['step'] if records else 0} of {config.training.steps}, batch {config.training.batch}",
-    ]  # fmt: skip
-    if held_out:
-        lines.append(f"- held-out loss: {held_out[-1]['held_out']:.4f}")
-    if facts["classes"]:
-        lines.append(f"- classes: {', '.join(facts['classes'])}")
-    if metrics:
-        lines += ["", "```", metrics, "```"]
-    lines += ["", *config.recipe.usage()]
-    write_text(run.path / "README.md", "\n".join(lines) + "\n")

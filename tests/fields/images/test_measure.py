@@ -11,13 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from sfumato.fields.images.measure import MeasureOptions, evaluate
+from sfumato.jobs import plots
+from sfumato.jobs.walk import SampleOptions
 from sfumato.metrics import features, inception
 from sfumato.metrics import table as evaluation_table
 from sfumato.metrics.inception import InceptionV3
-from sfumato.jobs import evaluation_TODO
-from sfumato.jobs import plots
-from sfumato.fields.images.measure import MeasureOptions, evaluate
-from sfumato.jobs.walk import SampleOptions
 
 from .small import SMALL, sfumato, write_data
 

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.fields.policy.network import Policy, choose_policy
+from sfumato.fields.policy.network import BODIES, Pictures, Policy, choose_policy
 from sfumato.networks import build, describe
 from sfumato.networks.parts import count
-from sfumato.fields.policy.network import BODIES, Pictures
 
 from .test_contract import shaken
 

@@ -15,22 +15,20 @@ from torch import Tensor
 
 from sfumato.adapting.flow_map import Leap
 from sfumato.data import DataError
-from sfumato.fields.policy.demonstrations.episodes import Demonstrations, Windows
-from sfumato.fields.policy.demonstrations.replay import open_episodes, save_episodes
 from sfumato.diffusion import Denoiser, Gaussian, Linear, LogitNormal, loss
-from sfumato.jobs import job_TODO
+from sfumato.fields.images.recipe import Images
 from sfumato.fields.policy.acting import Controller, Policy
 from sfumato.fields.policy.chunks import Facts
 from sfumato.fields.policy.cloning import Covered, Regression, Staggered, ramp
-from sfumato.jobs.config import Configuration
-from sfumato.jobs.find import kind, name_of, names
-from sfumato.fields.images.recipe import Images
-from sfumato.jobs.config import read_config
-from sfumato.jobs.model import load
-from sfumato.jobs.walk import SampleOptions
+from sfumato.fields.policy.demonstrations.episodes import Demonstrations, Windows
+from sfumato.fields.policy.demonstrations.replay import open_episodes, save_episodes
 from sfumato.fields.policy.recipe import PolicyRecipe
-from sfumato.training import checkpoint
+from sfumato.jobs.config import Configuration, read_config
+from sfumato.jobs.find import kind, name_of, names
+from sfumato.jobs.model import load
 from sfumato.jobs.strict import ConfigError
+from sfumato.jobs.walk import SampleOptions
+from sfumato.training import checkpoint
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run, RunError
 

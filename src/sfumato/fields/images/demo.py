@@ -7,18 +7,18 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.jobs import plots
-from sfumato.fields.images.measure import MeasureOptions, evaluate, features_for
-from sfumato.jobs.evaluate import draw_samples, stacked
 from sfumato.data.sheet import grid
+from sfumato.fields.images.measure import MeasureOptions, evaluate, features_for
+from sfumato.fields.images.openmoji import draw
 from sfumato.fields.images.recipe import Images
+from sfumato.jobs import plots
 from sfumato.jobs.config import read_config
+from sfumato.jobs.evaluate import draw_samples, stacked
 from sfumato.jobs.model import Model, load
 from sfumato.jobs.recipe import say
 from sfumato.jobs.sample import sample
 from sfumato.jobs.train import train
 from sfumato.jobs.walk import SampleOptions
-from sfumato.fields.images.openmoji import draw
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import RunError
 

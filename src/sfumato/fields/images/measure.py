@@ -12,30 +12,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
+from sfumato.errors import check
 from sfumato.jobs import plots
-from sfumato.data.sheet import is_picture
-from sfumato.fields.images.recipe import Images
 from sfumato.jobs.card import card
 from sfumato.jobs.config import read_config
+from sfumato.jobs.evaluate import CURVE_SAMPLES, MOST, draw_samples, likelihood, quality, spread_out, stacked
 from sfumato.jobs.model import Model, load
 from sfumato.jobs.walk import SampleOptions
-from sfumato.fields.policy.simulators.trials import TrialOptions
 from sfumato.training.run import RunError, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sfumato.data import Dataset, Statistics
+    from sfumato.data import Statistics
     from sfumato.metrics.likelihood import Levels
-    from sfumato.metrics.spaces import Space
     from sfumato.metrics.table import Remember, Row
 
-MOST = 2000
 LEAST = 12
-CURVE, MAP_CURVE = (2, 4, 8, 16, 32), (1, 2, 4, 8, 16)
-CURVE_SAMPLES = 96
-LEVEL_ITEMS = 64
-FLOW_STEPS = 8  # of Runge-Kutta in the likelihood: from 5 to 40 the demo's 6.53 bits moved by 0.015
 
 
 @dataclass(frozen=True)
@@ -55,17 +48,16 @@ class MeasureOptions:
     """Leave out what takes many calls of the network: likelihood, and quality against steps."""
 
     def __post_init__(self) -> None:
-        for good, name, right in (
+        check(
+            self,
             (self.bits == 0 or self.bits >= 2, "bits", "0, or 2 items or more"),
             (self.inception_sha is None or self.inception, "inception_sha", "given with inception"),
-        ):
-            if not good:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be {right}")
+        )
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """All that `sfumato evaluate` can be asked; a recipe takes what means something for it and refuses the rest."""
+class Measure:
+    """All that `sfumato evaluate` can be asked of pictures and other items."""
 
     data: Path | None = None
     """Real pictures that were not trained on (default: those the run held out)."""
@@ -74,36 +66,14 @@ class Evaluation:
     samples: Path | None = None
     """Measure these pictures instead of drawing samples."""
     measure: Annotated[MeasureOptions, arg(name="")] = field(default_factory=MeasureOptions)
-    """Of pictures and other items."""
-    trial: Annotated[TrialOptions, arg(name="")] = field(default_factory=TrialOptions)
-    """Of policies."""
+    """What is measured."""
 
 
-def refuse(given: Any, what: str) -> None:
-    """Raises ValueError if an option of a dataclass, other than those that are dataclasses, is not at its default."""
-    default = type(given)()
-    for each in dataclasses.fields(given):
-        value = getattr(given, each.name)
-        if not dataclasses.is_dataclass(value) and value != getattr(default, each.name):
-            raise ValueError(f"{each.name}: means nothing for {what}")
+def read_pictures(folder: Path, statistics: Statistics, budget: float, learned: str) -> Tensor:
+    """Pictures of a folder (or an array file) as the run saw its own: same side, same standardisation.
 
-
-def spread_out(dataset: Dataset, most: int | None = None) -> dict[str, Tensor]:
-    """Items of a dataset as tensors (N, ...), "x" and its condition: at most ``most``, evenly spread."""
-    from sfumato.training.loader import stack
-
-    count = len(dataset)
-    chosen = range(count) if most is None or count <= most else [i * count // most for i in range(most)]
-    return stack([dataset[i] for i in chosen])
-
-
-def stacked(dataset: Dataset, most: int | None = None) -> Tensor:
-    """Items of a dataset as one tensor (N, ...), at most ``most``, evenly spread."""
-    return spread_out(dataset, most)["x"]
-
-
-def read_pictures(folder: Path, recipe: Images, statistics: Statistics) -> Tensor:
-    """Pictures of a folder (or an array file) as the run saw its own: same side, same standardisation."""
+    ``budget`` is the share of broken files that is let pass, ``learned`` the name of what the run was trained on.
+    """
     import tempfile
 
     from sfumato.data import ArrayDataset, check_budget, gather, open_array, scan
@@ -112,11 +82,9 @@ def read_pictures(folder: Path, recipe: Images, statistics: Statistics) -> Tenso
         return stacked(ArrayDataset(open_array(folder).x, statistics, names=folder.name))
     shape = statistics.shape
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
-        raise RunError(
-            f"{folder}: this run learned items of shape {shape} from {recipe.data.name}; give a .npy or .npz file"
-        )
+        raise RunError(f"{folder}: this run learned items of shape {shape} from {learned}; give a .npy or .npz file")
     found = scan(folder)
-    check_budget(found, recipe.broken_budget)
+    check_budget(found, budget)
     kept = [i for i, path in enumerate(found.files) if path != folder / "grid.png"]  # the sheet beside the samples
     found = dataclasses.replace(
         found, files=tuple(found.files[i] for i in kept), digests=tuple(found.digests[i] for i in kept)
@@ -128,25 +96,12 @@ def read_pictures(folder: Path, recipe: Images, statistics: Statistics) -> Tenso
 
 def features_for(train: Tensor) -> Any:
     """The feature map that samples are compared in: patch statistics for pictures, main axes for the rest."""
+    from sfumato.data.sheet import is_picture
     from sfumato.metrics.features import PCA, Patches
 
     if is_picture(tuple(train.shape[1:])) and min(train.shape[2:]) >= 6:
         return Patches.fit(train)
     return PCA.fit(train, min(64, len(train) - 1, train[0].numel()))
-
-
-def draw_samples(model: Model, count: int, options: SampleOptions, name: str = "sample") -> Tensor:
-    """``count`` samples on the CPU, with a progress bar."""
-    import torch
-
-    from sfumato.training.progress import Watch
-
-    parts = []
-    with Watch(name, count, unit="samples") as watch:
-        for part in model.samples(range(count), options):
-            parts.append(part.cpu())
-            watch.show(sum(map(len, parts)))
-    return torch.cat(parts)
 
 
 def evaluate(
@@ -167,6 +122,7 @@ def evaluate(
     What depends on real data alone is kept in the run under a hash of it, and not worked out again.
     Raises RunError, DataError, MetricError.
     """
+    from sfumato.data.sheet import is_picture
     from sfumato.metrics import spaces
     from sfumato.metrics.cache import cached
     from sfumato.metrics.table import as_dict, compare, format_table
@@ -177,14 +133,15 @@ def evaluate(
     prepared = recipe.reload(model.run)
     statistics = prepared.statistics
     train = stacked(prepared.train)
-    held_out = spread_out(prepared.held_out, MOST) if data is None else {"x": read_pictures(data, recipe, statistics)}
+    own = statistics, recipe.broken_budget, recipe.data.name
+    held_out = spread_out(prepared.held_out, MOST) if data is None else {"x": read_pictures(data, *own)}
     real = held_out["x"]
     if len(real) < LEAST:
         raise RunError(f"{len(real)} held-out items are too few to measure with: give at least {LEAST} with --data")
     if samples is None:
         fake = draw_samples(model, count or min(len(real), MOST), options)
     else:
-        fake = read_pictures(samples, recipe, statistics)
+        fake = read_pictures(samples, *own)
     if len(fake) < LEAST:
         raise RunError(f"{len(fake)} samples are too few to be measured: at least {LEAST} are needed")
 
@@ -244,93 +201,6 @@ def fid(
     return inception_rows(space(fake), known, held, remember=remember), network.checksum
 
 
-def quality(model: Model, space: Space, known: Tensor, options: SampleOptions, count: int) -> list[dict[str, float]]:
-    """Kernel distance of ``count`` samples at several numbers of steps, with 90% intervals; the same noise for all."""
-    from sfumato.metrics.table import interval, kernel_distances
-
-    if options.steps is None or options.solver == "descent":  # it chooses its own steps
-        return []
-    numbers = MAP_CURVE if model.map else CURVE
-    drawn = [
-        space(draw_samples(model, count, dataclasses.replace(options, steps=n), f"{n} steps")).double() for n in numbers
-    ]
-    whole, parts = kernel_distances(drawn, known[:MOST].double())
-    found = []
-    for i, steps in enumerate(numbers):
-        low, high = interval(float(whole[i]), parts[:, i], count)
-        found.append({"steps": steps, "kernel_distance": float(whole[i]), "low": low, "high": high, "n": count})
-    return found
-
-
-def likelihood(
-    model: Model, train: Dataset, held_out: dict[str, Tensor], count: int
-) -> tuple[tuple[Row, ...], dict[str, Levels]]:
-    """Bits per dimension of held-out items, by the noise levels and by the probability flow; and the errors by level.
-
-    Nothing for a flow map, whose steps have no density of their own, or a process that is not Gaussian.
-    """
-    import math
-
-    import torch
-
-    from sfumato.diffusion import Gaussian
-    from sfumato.metrics.intervals import mean_interval
-    from sfumato.metrics.likelihood import flow_bits, measure_levels
-    from sfumato.metrics.table import Row
-    from sfumato.jobs.facts import read_facts
-    from sfumato.training.progress import Watch
-
-    if model.map or not isinstance(model.process, Gaussian):
-        return (), {}
-    spread = float(getattr(model.recipe.reload(model.run).statistics, "spread", 1.0))
-    binned = bool(read_facts(model.run).get("bytes"))
-    bin_width = 2 / 255 / spread if binned else None
-    unit = 0.0 if binned else math.log2(spread)  # a density is per unit of the data's own numbers
-    name = "bits_per_dim" if binned else "density_bits"
-    some = {key: value[: max(LEVEL_ITEMS, count)] for key, value in shuffled(held_out).items()}
-    given = {"held out": some, "training": spread_out(train, LEVEL_ITEMS)}
-    levels = {}
-    with Watch("loss by level", 32, unit="levels") as watch:
-        for done, (key, items) in enumerate(given.items()):
-            x, condition = split_condition(items, LEVEL_ITEMS, model)
-            levels[key] = measure_levels(
-                model.denoiser, x, bin_width, progress=lambda k: watch.show(16 * done + k), **condition  # noqa: B023
-            )  # fmt: skip
-    first = levels["training"].best()  # chosen on other data than those it is for
-    values = levels["held out"].bound(first) + unit
-    rows = [Row(f"{name}_elbo", *mean_interval(values), None, "lower", len(values), 0)]
-    if count:
-        x, condition = split_condition(some, count, model)
-        parts = []
-        with Watch("likelihood", len(x), unit="items") as watch:
-            for own in torch.arange(len(x)).split(8):
-                rest = {key: value[own] for key, value in condition.items()}
-                noise = levels["training"].noise(first)
-                parts.append(flow_bits(model.denoiser, x[own], bin_width, noise, FLOW_STEPS, first=int(own[0]), **rest))
-                watch.show(sum(map(len, parts)))
-        rows.append(Row(f"{name}_flow", *mean_interval(torch.cat(parts) + unit), None, "lower", len(x), 0))
-    return tuple(rows), levels
-
-
-def shuffled(items: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same items in a fixed random order: data are often sorted."""
-    import torch
-
-    order = torch.randperm(len(items["x"]), generator=torch.Generator().manual_seed(0))
-    return {name: value[order] for name, value in items.items()}
-
-
-def split_condition(items: dict[str, Tensor], most: int, model: Model) -> tuple[Tensor, dict[str, Any]]:
-    """At most so many items and their condition, on the model's device; a class that is not known is hidden (-1)."""
-    import torch
-
-    items = {name: value[:most].to(model.device) for name, value in items.items()}
-    x = items.pop("x")
-    if model.classes and "label" not in items:
-        items["label"] = torch.full((len(x),), -1, device=x.device)
-    return x, items
-
-
 def remarks(rows: Sequence[Row], fresh: bool, model: Model, measure: MeasureOptions) -> list[str]:
     """What the numbers say, in words, where they say it clearly; and what was not measured."""
     by = {row.metric: row for row in rows}
@@ -373,8 +243,8 @@ def report(
     """
     import torch
 
-    from sfumato.metrics.coverage import nearest
     from sfumato.data.sheet import grid, to_bytes
+    from sfumato.metrics.coverage import nearest
 
     some = fake[torch.arange(min(shown, len(fake))) * len(fake) // min(shown, len(fake))]
     _, which = nearest(some.flatten(1).double(), train.flatten(1).double())

@@ -9,10 +9,12 @@ import zipfile
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tyro.conf import Positional
 
+from sfumato.errors import Wrong, check
+from sfumato.fields.images import measure
 from sfumato.jobs.facts import read_facts
 from sfumato.jobs.methods import MethodOptions
 from sfumato.jobs.recipe import Prepared, Say
@@ -20,7 +22,7 @@ from sfumato.jobs.walk import Habits
 from sfumato.networks.options import NetworkOptions, settle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     import numpy as np
     from PIL.Image import Image
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
     from sfumato.data import Scan
     from sfumato.diffusion import Equilibrium, Gaussian
-    from sfumato.jobs.evaluate import Evaluation
     from sfumato.jobs.walk import SampleOptions
     from sfumato.training.objective import Task
     from sfumato.training.run import Run
@@ -39,6 +40,10 @@ ARRAYS = (".npy", ".npz")
 @dataclass(frozen=True)
 class Images:
     """Pictures from a folder, or an array of pictures or vectors in a .npy or .npz file."""
+
+    Measure: ClassVar[type] = measure.Measure
+    verbs: ClassVar[Mapping[str, str]] = {}
+    demo: ClassVar[str] = "sfumato.fields.images.demo:demo"
 
     data: Positional[Path]
     """Folder (searched to any depth), .npy or .npz."""
@@ -58,14 +63,13 @@ class Images:
     """Diffusion method."""
 
     def __post_init__(self) -> None:
-        for good, name, right in (
+        check(
+            self,
             (self.side is None or self.side >= 4, "side", "at least 4 pixels"),
             (0 < self.held_out < 1, "held_out", "a share between 0 and 1"),
             (0 <= self.broken_budget < 1, "broken_budget", "a share from 0 to below 1"),
             (0 <= self.drop < 1, "drop", "a share from 0 to below 1"),
-        ):
-            if not good:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be {right}")
+        )
 
     # ---- data --------------------------------------------------------------------------------------------------------
 
@@ -198,10 +202,14 @@ class Images:
 
     # ---- network -----------------------------------------------------------------------------------------------------
 
+    def kinds(self) -> Mapping[str, type[nn.Module]]:
+        return {}
+
     def task(self, prepared: Prepared, seed: int) -> Task:
         import torch
 
         from sfumato import networks
+        from sfumato.data.sheet import grid, is_picture
         from sfumato.diffusion import independent, key, optimal_transport
         from sfumato.training.objective import Task
         from sfumato.training.parallel import pick_device
@@ -253,11 +261,8 @@ class Images:
     def usage(self) -> Iterable[str]:
         return ("Samples: `sfumato sample RUN -n 64 --seed 0 --steps 20 --out samples`.",)
 
-    def evaluate(self, out: Path, asked: Evaluation, options: SampleOptions) -> str:
-        from sfumato.jobs import evaluation_TODO
-
-        evaluation.refuse(asked.trial, "pictures; it is for policies")
-        return evaluation.evaluate(out, asked.data, asked.n, options, asked.samples, asked.measure)
+    def evaluate(self, out: Path, asked: measure.Measure, options: SampleOptions) -> str:
+        return measure.evaluate(out, asked.data, asked.n, options, asked.samples, asked.measure)
 
     # ---- samples -----------------------------------------------------------------------------------------------------
 
@@ -270,10 +275,10 @@ class Images:
         classes, label = read_facts(run)["classes"], options.label
         if not classes:
             if label is not None:
-                raise ValueError(f"label = {label!r}: {run.path} was trained without classes (use --labels)")
+                raise Wrong(f"label = {label!r}: {run.path} was trained without classes (use --labels)")
             return None
         if label is not None and label not in classes:
-            raise ValueError(f"label = {label!r}: must be one of {', '.join(classes)}")
+            raise Wrong(f"label = {label!r}: must be one of {', '.join(classes)}")
 
         def condition(own: range) -> dict[str, Tensor]:
             numbers = own if label is None else [classes.index(label)] * len(own)
@@ -282,6 +287,8 @@ class Images:
         return condition
 
     def draw(self, samples: Tensor, run: Run, columns: int | None = None) -> Image | None:
+        from sfumato.data.sheet import grid, is_picture
+
         statistics = read_statistics(run)
         if not is_picture(statistics.shape):
             return None
@@ -291,6 +298,8 @@ class Images:
         """0000.png, 0001.png, ...; what is not a picture becomes 0000.npy, ..."""
         import numpy as np
         from PIL import Image as pil
+
+        from sfumato.data.sheet import is_picture, to_bytes
 
         statistics = read_statistics(run)
         for number, item in zip(numbers, samples, strict=True):
@@ -326,11 +335,6 @@ def read_statistics(run: Run) -> Any:
     return Statistics(facts["mean"], facts["spread"], facts["count"], tuple(facts["shape"]))
 
 
-def is_picture(shape: tuple[int, ...]) -> bool:
-    """Whether items of this shape are grey or colour pictures, (1 or 3, H, W)."""
-    return len(shape) == 3 and shape[0] in (1, 3)
-
-
 def choose_batch(count: int, device: str) -> int:
     """A batch that suits the number of items: 16 on a CPU, where more steps are worth more than larger ones, up to 256 on
     a GPU, less for few items."""
@@ -347,28 +351,4 @@ def every_class(count: int, classes: int) -> dict[str, Tensor]:
     return {"label": torch.arange(count) % classes} if classes else {}
 
 
-def to_bytes(samples: Tensor, statistics: Any) -> np.ndarray:
-    """Standardised samples (N, C, H, W) -> picture bytes (N, H, W, 3) or (N, H, W)."""
-    import numpy as np
-
-    pixels = (statistics.restore(samples.float().cpu().numpy()) + 1) * 127.5
-    picture = np.clip(np.rint(pixels), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
-    return picture if picture.shape[-1] == 3 else picture[..., 0]
-
-
-def grid(samples: Tensor, statistics: Any, columns: int | None = None, gap: int = 2, least: int = 512) -> Image:
-    """Samples (N, C, H, W) side by side on white, enlarged by a whole factor until about ``least`` pixels wide."""
-    import numpy as np
-    from PIL import Image as pil
-
-    pictures = to_bytes(samples, statistics)
-    count, height, width = pictures.shape[:3]
-    columns = columns or max(1, round(count**0.5))
-    rows = -(-count // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, *pictures.shape[3:]), 255, np.uint8)
-    for i, picture in enumerate(pictures):
-        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        sheet[top : top + height, left : left + width] = picture
-    image = pil.fromarray(sheet)
-    factor = max(1, round(least / image.width))
-    return image.resize((image.width * factor, image.height * factor), pil.Resampling.NEAREST)
+RECIPE = Images

@@ -1,8 +1,9 @@
-"""A trained policy in a control loop: many robots at once (`Policy.session`), or one (`Controller`)."""
+"""A trained policy in a control loop: many robots at once (`Policy.session`), or one (`load`, `Controller`)."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.jobs.model import Model, load
+from sfumato.errors import Wrong
+from sfumato.jobs.model import Model
+from sfumato.jobs.model import load as load_model
 from sfumato.jobs.walk import SampleOptions
 from sfumato.training.run import RunError
 
@@ -39,7 +42,7 @@ class Policy:
         from sfumato.fields.policy.chunks import Facts
 
         wide = options.precision == "auto"
-        model = load(Path(out), dataclasses.replace(options, precision="fp32") if wide else options)
+        model = load_model(Path(out), dataclasses.replace(options, precision="fp32") if wide else options)
         if not hasattr(model.recipe, "acted"):
             raise RunError(f"{out}: is not a policy; train one with `sfumato train policy DEMONSTRATIONS`")
         return cls(model, Facts.read(model.run))
@@ -87,7 +90,7 @@ class Session:
         if rows < 1 or len(seeds) != rows:
             raise ValueError(f"{len(seeds)} seeds for {rows} rows: give one per row, and a row or more")
         if warm is not None and not 0 < warm <= 1:
-            raise ValueError(f"warm = {warm}: must be above 0 and at most 1, the time a chunk starts from")
+            raise Wrong(f"warm = {warm}: must be above 0 and at most 1, the time a chunk starts from")
         if facts.tasks and (tasks is None or len(tasks) != rows or not all(0 <= t < len(facts.tasks) for t in tasks)):
             named = ", ".join(f"{i} {name}" for i, name in enumerate(facts.tasks))
             raise ValueError(
@@ -162,7 +165,7 @@ class Session:
         model, options = self.policy.model, self.options
         count = options.steps or 1 if steps is None else steps
         if count < 1:
-            raise ValueError(f"steps = {count}: must be at least 1")
+            raise Wrong(f"steps = {count}: must be at least 1")
         task = None if self.tasks is None else np.asarray(self.tasks)
         shown = self.policy.facts.shown(self.history, task)
         guess = Bound(model.guess(options), {name: value.to(model.device) for name, value in shown.items()})
@@ -279,6 +282,35 @@ class Controller:
         self.around = max(0.0, one - call)
         self.calls.append(call)
         self.reset()
+
+
+def load(
+    run: str | os.PathLike[str],
+    *,
+    steps: int | None = None,
+    solver: str | None = None,
+    seed: int = 0,
+    warm: float | None = None,
+    task: int | str | None = None,
+) -> Controller:
+    """The policy of a run, ready to act: `act(observation, within=None)` gives one action, `reset()` begins an episode.
+
+    Args:
+        run: the folder that `sfumato train policy` or `sfumato distill` made.
+        steps, solver: of the sampler, as in `sfumato sample`.
+        seed: what the policy does depends on it and on what it sees alone.
+        warm: start each chunk from what is left of the one before, noised to this time (0 to 1).
+        task: number or name of the task, where the policy knows several.
+
+    Raises RunError for a folder that holds no policy, Wrong for options that make no sense.
+    """
+    options = SampleOptions(steps=steps, solver=solver)
+    policy = Policy.load(Path(run), options)
+    if isinstance(task, str):
+        if task not in policy.facts.tasks:
+            raise Wrong(f"task = {task!r}: must be one of {', '.join(policy.facts.tasks) or '(no tasks)'}")
+        task = policy.facts.tasks.index(task)
+    return Controller(policy, options, seed, warm, task)
 
 
 def _row(value: Any) -> np.ndarray:

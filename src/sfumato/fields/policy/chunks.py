@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sfumato.errors import Wrong
 from sfumato.jobs.facts import read_facts
 from sfumato.training.run import Run, RunError, write_text
 
@@ -55,7 +56,7 @@ class Facts:
         wrong = [word for word in self.angles if word not in names]
         if wrong or len(set(self.angles)) < len(self.angles):
             known = ", ".join(f"{name}.0 to {name}.{math.prod(self.shapes[name]) - 1}" for name in self.states)
-            raise ValueError(f"angles = {wrong or list(self.angles)}: must be different ones of {known or 'no state'}")
+            raise Wrong(f"angles = {wrong or list(self.angles)}: must be different ones of {known or 'no state'}")
         object.__setattr__(self, "turning", tuple(map(names.index, self.angles)))
 
     @property
@@ -147,7 +148,7 @@ class Facts:
         from sfumato.data.sheet import pixels
 
         normal = {name: self.ranges.normalise(name, seen[name]) for name in self.states}
-        return self.joined({**normal, **{name: _pixels(seen[name]) for name in self.pictures}}, task)
+        return self.joined({**normal, **{name: pixels(seen[name]) for name in self.pictures}}, task)
 
     def joined(self, seen: Mapping[str, np.ndarray], task: np.ndarray | None = None) -> dict[str, Tensor]:
         """The same for observations in standard units, as `Windows` gives them."""

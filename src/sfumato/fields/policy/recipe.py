@@ -11,32 +11,30 @@ import zipfile
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tyro.conf import Positional
 
-from sfumato.fields.policy.acting import Controller, Policy, Session
+from sfumato.errors import Wrong, check
+from sfumato.fields.policy.simulators.trials import TrialOptions, trial
 from sfumato.jobs.methods import MethodOptions
 from sfumato.jobs.recipe import Prepared, Say
 from sfumato.jobs.walk import Habits
 from sfumato.networks.options import settle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     import numpy as np
     from PIL.Image import Image
     from torch import Tensor, nn
 
-    from sfumato.fields.policy.demonstrations.episodes import Demonstrations
     from sfumato.diffusion import Equilibrium, Gaussian
     from sfumato.fields.policy.chunks import Chunks, Facts
-    from sfumato.jobs.evaluate import Evaluation
+    from sfumato.fields.policy.demonstrations.episodes import Demonstrations
     from sfumato.jobs.walk import SampleOptions
     from sfumato.training.objective import Task
     from sfumato.training.run import Run
-
-__all__ = ["Controller", "Policy", "PolicyNetwork", "PolicyRecipe", "Session"]
 
 FAN = 8
 """Samples drawn for one held-out window, before the next one's turn."""
@@ -57,6 +55,9 @@ class PolicyNetwork:
 @dataclass(frozen=True)
 class PolicyRecipe:
     """Chunks of actions from demonstrations: a zarr replay buffer, a LeRobot dataset (v3.0, local), or .npz."""
+
+    Measure: ClassVar[type] = TrialOptions
+    verbs: ClassVar[Mapping[str, str]] = {"record": "sfumato.fields.policy.simulators.recording:Record"}
 
     data: Positional[Path]
     """Zarr store (folder or .zip), LeRobot folder, or .npz with action, episode_ends and observations."""
@@ -86,7 +87,8 @@ class PolicyRecipe:
     apart of them, given an observation, is smaller still."""
 
     def __post_init__(self) -> None:
-        for good, name, right in (
+        check(
+            self,
             (self.observed >= 1, "observed", "at least 1"),
             (self.acted >= 1, "acted", "at least 1"),
             (self.horizon >= self.observed - 1 + self.acted, "horizon", "at least observed - 1 + acted, "
@@ -95,10 +97,7 @@ class PolicyRecipe:
             (self.observations is None or len(self.observations) > 0, "observations", "one name or more"),
             (not (self.cloning and self.levels == "each"), "levels", "'one' with cloning, which has no noise"),
             (self.method.process == "gaussian", "method.process", "'gaussian': a policy takes few steps"),
-        ):  # fmt: skip
-            if not good:
-                value = self.method.process if name == "method.process" else getattr(self, name)
-                raise ValueError(f"{name} = {value!r}: must be {right}")
+        )  # fmt: skip
 
     # ---- data --------------------------------------------------------------------------------------------------------
 
@@ -166,8 +165,8 @@ class PolicyRecipe:
 
     def held(self, run: Run) -> Chunks:
         """The windows that a run held out. Raises DataError, RunError."""
-        from sfumato.fields.policy.demonstrations.episodes import Windows
         from sfumato.fields.policy.chunks import Chunks, Facts
+        from sfumato.fields.policy.demonstrations.episodes import Windows
 
         facts = Facts.read(run)
         found, _, part = self._stored(run, facts)
@@ -198,8 +197,8 @@ class PolicyRecipe:
     def _assemble(
         self, found: Demonstrations, names: tuple[str, ...], train: np.ndarray, held_out: np.ndarray, ranges: Any
     ) -> Prepared:
-        from sfumato.fields.policy.demonstrations.episodes import Windows
         from sfumato.fields.policy.chunks import Chunks, facts_of
+        from sfumato.fields.policy.demonstrations.episodes import Windows
 
         windows = [
             Windows(found, self.observed, self.horizon, self.acted, ranges, names, part) for part in (train, held_out)
@@ -251,12 +250,17 @@ class PolicyRecipe:
     def settled(self, network: nn.Module) -> PolicyRecipe:
         return dataclasses.replace(self, network=settle(self.network, network))
 
+    def kinds(self) -> Mapping[str, type[nn.Module]]:
+        from sfumato.fields.policy.network import Policy
+
+        return {"policy": Policy}
+
     def task(self, prepared: Prepared, seed: int) -> Task:
         import torch
 
-        from sfumato import networks
         from sfumato.diffusion import independent, key, loss, optimal_transport
         from sfumato.fields.policy.cloning import Covered, Staggered
+        from sfumato.fields.policy.network import choose_policy
         from sfumato.training.objective import Task
         from sfumato.training.parallel import pick_device
 
@@ -266,7 +270,7 @@ class PolicyRecipe:
         times = self.method.distribution()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key("weights", seed))
-            network = networks.choose_policy(
+            network = choose_policy(
                 dim=facts.dim, horizon=facts.horizon, observed=facts.observed, state=facts.state, picture=facts.picture,
                 cameras=max(1, len(facts.pictures)), tasks=len(facts.tasks), device=pick_device().type,
                 **dataclasses.asdict(self.network),
@@ -292,13 +296,8 @@ class PolicyRecipe:
             "Samples: `sfumato sample RUN -n 64 --out samples`, chunks for held-out observations.",
         )
 
-    def evaluate(self, out: Path, asked: Evaluation, options: SampleOptions) -> str:
-        from sfumato.jobs.evaluate import refuse
-        from sfumato.fields.policy.simulators.trials import trial
-
-        for given in (asked, asked.measure):
-            refuse(given, "a policy; it is for pictures")
-        return trial(out, asked.trial, options)
+    def evaluate(self, out: Path, asked: TrialOptions, options: SampleOptions) -> str:
+        return trial(out, asked, options)
 
     # ---- samples -----------------------------------------------------------------------------------------------------
 
@@ -313,7 +312,7 @@ class PolicyRecipe:
         tasks = held.facts.tasks
         if options.label is not None and options.label not in tasks:
             known = f"must be one of {', '.join(tasks)}" if tasks else f"{run.path} was trained without tasks"
-            raise ValueError(f"label = {options.label!r}: {known}")
+            raise Wrong(f"label = {options.label!r}: {known}")
 
         def condition(own: range) -> dict[str, Tensor]:
             found = conditions(held, own)
@@ -361,3 +360,6 @@ def drawn(samples: Tensor, held: Chunks) -> Image:
     panels = [every[i : i + FAN] for i in range(0, len(every), FAN)]
     truth = held.batch(np.arange(len(panels)) % len(held))["x"]
     return fans(panels, list(truth))
+
+
+RECIPE = PolicyRecipe

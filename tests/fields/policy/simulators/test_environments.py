@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from sfumato.data import DataError
+from sfumato.fields.policy.demonstrations.replay import open_replay
 from sfumato.fields.policy.simulators.environments import MARK, Environment, make
 from sfumato.fields.policy.simulators.world import META_WORLD, PUSH_T
-from sfumato.fields.policy.demonstrations.replay import open_replay
 
 pytest.importorskip("gymnasium")
 pytest.importorskip("gym_pusht")

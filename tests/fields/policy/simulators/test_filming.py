@@ -13,9 +13,9 @@ pytest.importorskip("gymnasium")
 av = pytest.importorskip("av")
 from sfumato.data import DataError  # noqa: E402
 from sfumato.fields.policy.simulators.environments import make  # noqa: E402
-from sfumato.fields.policy.simulators.world import PUSH_T  # noqa: E402
 from sfumato.fields.policy.simulators.filming import AMBIGUOUS, BORDER, LOST, RUNNING, WON, fan, film, futures  # noqa: E402
 from sfumato.fields.policy.simulators.rollout import rollout  # noqa: E402
+from sfumato.fields.policy.simulators.world import PUSH_T  # noqa: E402
 from tests.robots import LIMIT, POINT, Walker  # noqa: E402
 
 POINTS = {"point": partial(make, POINT)}

@@ -11,11 +11,11 @@ import pytest
 
 pytest.importorskip("gymnasium")
 from sfumato.data import DataError
-from sfumato.fields.policy.simulators.environments import make
-from sfumato.fields.policy.simulators.world import META_WORLD, PUSH_T
 from sfumato.fields.policy.demonstrations.lerobot import open_demonstrations
 from sfumato.fields.policy.demonstrations.replay import open_replay, save_episodes
+from sfumato.fields.policy.simulators.environments import make
 from sfumato.fields.policy.simulators.recording import RecordOptions, record
+from sfumato.fields.policy.simulators.world import META_WORLD, PUSH_T
 from tests import robots
 from tests.robots import POINT
 

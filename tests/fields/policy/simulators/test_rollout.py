@@ -14,11 +14,11 @@ pytest.importorskip("gymnasium")
 from scipy.stats import beta
 
 from sfumato.data import DataError
+from sfumato.fields.policy.demonstrations.replay import open_replay
 from sfumato.fields.policy.simulators.crew import Job
 from sfumato.fields.policy.simulators.environments import make
-from sfumato.fields.policy.simulators.world import PUSH_T
-from sfumato.fields.policy.demonstrations.replay import open_replay
 from sfumato.fields.policy.simulators.rollout import Episode, Rollouts, rollout
+from sfumato.fields.policy.simulators.world import PUSH_T
 from sfumato.metrics.intervals import bootstrap, share_bounds
 from tests.robots import LIMIT, POINT, Walker
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from sfumato.data.dataset import split
 from sfumato.data.errors import DataError, shown
+from sfumato.data.sheet import pixels
 
 ACTION = "action"
 OBSERVATION = "observation"
@@ -350,7 +351,7 @@ class Windows:
         for name in self.names or ():
             frames = demonstrations.observations[name]
             values = np.asarray(frames[rows])[place.reshape(seen.shape)]
-            item[f"{OBSERVATION}.{name}"] = _pixels(values) if is_picture(frames) else ranges.normalise(name, values)
+            item[f"{OBSERVATION}.{name}"] = pixels(values) if is_picture(frames) else ranges.normalise(name, values)
         if demonstrations.task is not None:
             item["task"] = demonstrations.task[seen[:, -1]]
         return item
@@ -362,10 +363,3 @@ class Windows:
             max(first + self.observed - 1, self.demonstrations.starts[owner]), self.demonstrations.ends[owner] - 1
         )
         return f"{shown(self.demonstrations.source)}, {self.demonstrations.where(int(now))}"
-
-
-def _pixels(pictures: np.ndarray) -> np.ndarray:
-    """Bytes (..., H, W, C) or (..., C, H, W) -> float32 (..., C, H, W) from -1 (black) to 1 (white)."""
-    if pictures.shape[-1] in (1, 3):
-        pictures = np.moveaxis(pictures, -1, -3)
-    return pictures.astype(np.float32) / np.float32(127.5) - np.float32(1)

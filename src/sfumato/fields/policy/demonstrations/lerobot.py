@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from sfumato.data.arrays import MEMBER_LIMIT
-from sfumato.fields.policy.demonstrations.episodes import ACTION, OBSERVATION, Demonstrations, Frames
 from sfumato.data.errors import DataError, one_line, shown
-from sfumato.errors import needed
-from sfumato.fields.policy.demonstrations.replay import MAX_METADATA, open_episodes, open_replay
 from sfumato.data.video import PackedPictures, VideoPictures
+from sfumato.errors import needed
+from sfumato.fields.policy.demonstrations.episodes import ACTION, OBSERVATION, Demonstrations, Frames
+from sfumato.fields.policy.demonstrations.replay import MAX_METADATA, open_episodes, open_replay
 
 VERSION = "v3.0"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"

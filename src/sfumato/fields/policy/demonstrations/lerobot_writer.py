@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from sfumato.fields.policy.demonstrations.episodes import ACTION, OBSERVATION, Demonstrations, Frames, is_picture
 from sfumato.data.errors import DataError, shown
-from sfumato.fields.policy.demonstrations.lerobot import DATA_PATH, EPISODES_PATH, VERSION, VIDEO_PATH
-from sfumato.errors import needed
 from sfumato.data.video import VideoWriter
+from sfumato.errors import needed
+from sfumato.fields.policy.demonstrations.episodes import ACTION, OBSERVATION, Demonstrations, Frames, is_picture
+from sfumato.fields.policy.demonstrations.lerobot import DATA_PATH, EPISODES_PATH, VERSION, VIDEO_PATH
 
 FILES_PER_CHUNK = 1000
 _OWN = {

@@ -6,7 +6,6 @@ below `data/`, steps first, and `meta/episode_ends`.
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import os
@@ -21,22 +20,15 @@ from typing import Any
 import numpy as np
 
 from sfumato.data.arrays import MEMBER_LIMIT, member
-from sfumato.fields.policy.demonstrations.episodes import ACTION, OBSERVATION, Demonstrations, Frames
 from sfumato.data.errors import DataError, one_line, shown
+from sfumato.errors import needed
+from sfumato.fields.policy.demonstrations.episodes import ACTION, OBSERVATION, Demonstrations, Frames
 
 MAX_METADATA = 16 << 20
 MAX_CHUNK = 1 << 30
 # Compressors that only unpack bytes: others, such as "pickle", may run code
 CODECS = {"blosc", "zstd", "gzip", "zlib", "bz2", "lzma", "lz4", "shuffle", "delta", "crc32c", "bytes", "transpose"}
 CODECS |= {"endian", "sharding_indexed"}
-
-
-def needed(module: str) -> Any:
-    """An imported package of the extra "robot". Raises DataError naming the extra when it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise DataError(f"the package {module.split('.')[0]} is not installed; pip install sfumato[robot]") from None
 
 
 @dataclass(frozen=True)
@@ -343,9 +335,7 @@ def open_episodes(path: str | os.PathLike[str], *, limit: int = MEMBER_LIMIT) ->
     if not path.is_file():
         raise DataError(f"{shown(path)}: file not found; expected .npz with arrays action and episode_ends")
     with _reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
-        arrays = {
-            info.filename.removesuffix(".npy"): _member(archive, info, path, limit) for info in archive.infolist()
-        }
+        arrays = {info.filename.removesuffix(".npy"): member(archive, info, path, limit) for info in archive.infolist()}
     for key in (ACTION, "episode_ends"):
         if key not in arrays:
             have = ", ".join(map(shown, arrays)) or "(none)"

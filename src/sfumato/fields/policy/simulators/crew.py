@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from sfumato.data.errors import DataError, shown
 from sfumato.fields.policy.simulators.environments import Environment
 from sfumato.fields.policy.simulators.world import Observations
-from sfumato.data.errors import DataError, shown
 
 Make = Callable[[], Environment]
 

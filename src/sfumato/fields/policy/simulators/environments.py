@@ -12,20 +12,28 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from sfumato.fields.policy.demonstrations.episodes import is_picture
 from sfumato.data.errors import DataError, one_line, shown
+from sfumato.errors import Wrong
+from sfumato.fields.policy.demonstrations.episodes import is_picture
+from sfumato.fields.policy.simulators.world import (
+    META_WORLD,
+    PICTURE,
+    PUSH_T,
+    STATE,
+    Controller,
+    Observations,
+    Step,
+    World,
+    package,
+    told,
+)  # fmt: skip
 
-PUSH_T = "gym_pusht/PushT-v0"
-META_WORLD = "metaworld/"
-STATE, PICTURE = "state", "img"
 MAX_SIDE = 2048
 # Push-T: the outline of the T around its origin, and the x, y and angle of the mark where it belongs
 TEE = np.array([[-60, 0], [60, 0], [60, 30], [15, 30], [15, 120], [-15, 120], [-15, 30], [-60, 30]], dtype=np.float64)
@@ -45,34 +53,6 @@ KEYPOINTS = np.array(
         [23.54146, -1.70029],
     ]
 )
-
-Observations = dict[str, np.ndarray]
-Controller = Callable[[Mapping[str, np.ndarray]], np.ndarray]
-
-
-class Step(NamedTuple):
-    """What one action led to. `success` is None where the environment does not tell."""
-
-    observations: Observations
-    reward: float
-    done: bool
-    success: bool | None
-
-
-class _World(Protocol):
-    """A kind of simulator behind an `Environment`."""
-
-    fps: float | None
-    limit: int | None
-    low: np.ndarray
-    high: np.ndarray
-
-    def reset(self, seed: int, state: np.ndarray | None) -> Observations: ...
-    def step(self, action: np.ndarray) -> Step: ...
-    def render(self) -> np.ndarray: ...
-    def expert(self) -> Controller: ...
-    def place_of(self, actions: np.ndarray) -> np.ndarray: ...
-    def close(self) -> None: ...
 
 
 def make(
@@ -96,11 +76,11 @@ def make(
     """
     for name, value, most in (("limit", limit, None), ("picture", picture, MAX_SIDE), ("side", side, MAX_SIDE)):
         if value is not None and not 1 <= value <= (most or value):
-            raise ValueError(f"{name} = {value}: must be from 1{f' to {most}' if most else ' up'}")
+            raise Wrong(f"{name} = {value}: must be from 1{f' to {most}' if most else ' up'}")
     if id.startswith(META_WORLD):
         from sfumato.fields.policy.simulators.meta_world import MetaWorld
 
-        world: _World = MetaWorld(id.removeprefix(META_WORLD), limit, picture, side, camera)
+        world: World = MetaWorld(id.removeprefix(META_WORLD), limit, picture, side, camera)
     else:
         world = (_PushT if id == PUSH_T else _Gymnasium)(id, limit, picture, side)
     return Environment(id, world)
@@ -114,7 +94,7 @@ class Environment:
     An episode is a function of the seed and the actions alone, whatever was done before.
     """
 
-    def __init__(self, id: str, world: _World) -> None:
+    def __init__(self, id: str, world: World) -> None:
         if world.limit is None:
             raise DataError(f"{shown(id)}: has no limit of steps of its own; give one")
         self.id, self.task, self.limit, self._world = id, id.removeprefix(META_WORLD), world.limit, world
@@ -170,35 +150,6 @@ class Environment:
     def close(self) -> None:
         """Lets the simulator go."""
         self._world.close()
-
-
-def told(where: str, call: Callable[..., Any], *given: Any) -> Any:
-    """Calls into a simulator; whatever it raises becomes one line that says where it was."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return call(*given)
-    except DataError:
-        raise
-    except Exception as error:  # a simulator may raise anything
-        raise DataError(f"{where}: the simulator failed ({one_line(error)})") from error
-
-
-def package(module: str) -> Any:
-    """An imported package of the extra "robot". Raises DataError saying what to install."""
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        missing = (error.name or module).split(".")[0]
-        raise DataError(f"the package {missing} is not installed; pip install sfumato[robot]") from None
-    except ImportError as error:
-        raise DataError(
-            f"the package {module.split('.')[0]} can't be loaded ({one_line(error)}); on Debian: "
-            "apt install libgl1 libglib2.0-0 libosmesa6"
-        ) from error
 
 
 def _resized(picture: np.ndarray, side: int) -> np.ndarray:

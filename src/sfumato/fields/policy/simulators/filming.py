@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sfumato.fields.policy.simulators.crew import Job, Make, crew
 from sfumato.data.errors import DataError, shown
 from sfumato.data.video import VideoWriter
+from sfumato.fields.policy.simulators.crew import Job, Make, crew
 from sfumato.fields.policy.simulators.rollout import Episode, SessionOf, chunk_of
 
 if TYPE_CHECKING:

@@ -9,8 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from sfumato.fields.policy.simulators.world import META_WORLD, PICTURE, PUSH_T, STATE, Controller, Observations, Step, package, told
 from sfumato.data.errors import DataError, shown
+from sfumato.fields.policy.simulators.world import (
+    META_WORLD,
+    PICTURE,
+    PUSH_T,
+    STATE,
+    Controller,
+    Observations,
+    Step,
+    package,
+    told,
+)
 
 
 class MetaWorld:

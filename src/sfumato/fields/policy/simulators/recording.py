@@ -1,4 +1,4 @@
-"""`sfumato record`: a policy plays in simulators, and what it saw and did becomes demonstrations to learn from."""
+"""`sfumato policy record`: a policy plays in simulators, and what it saw and did becomes demonstrations to learn from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from sfumato.errors import Wrong, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,14 +51,28 @@ class RecordOptions:
     """Of the video in a LeRobot dataset: 0 best, 51 worst."""
 
     def __post_init__(self) -> None:
-        for good, name, right in (
+        check(
+            self,
             (self.episodes is None or self.episodes >= 1, "episodes", "1 or more"),
             (self.seed >= 0, "seed", "0 or more"),
             (self.after >= 0, "after", "0 or more"),
             (0 <= self.quality <= 51, "quality", "0 (best) to 51 (worst)"),
-        ):
-            if not good:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be {right}")
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """Play in simulators and keep what was seen and done, as demonstrations to learn a policy from."""
+
+    environments: Positional[tuple[str, ...]]
+    """Environments: gym_pusht/PushT-v0, metaworld/TASK, or any id that gymnasium knows."""
+    out: Path
+    """Where to write: a .npz file, or a folder for a LeRobot dataset."""
+    options: Annotated[RecordOptions, arg(name="")] = field(default_factory=RecordOptions)
+
+    def __call__(self) -> int:
+        print(record(self.environments, self.out, self.options))
+        return 0
 
 
 @dataclass(frozen=True)
@@ -75,12 +93,12 @@ def record(environments: Sequence[str], out: Path, options: RecordOptions = Reco
     Raises DataError when `out` exists already or can't be written, when an environment or the policy fails, and when
     fewer than one in three tries succeed; ValueError for no environment or one given twice.
     """
-    from sfumato.fields.policy.simulators.environments import make
     from sfumato.data.errors import DataError, shown
+    from sfumato.fields.policy.simulators.environments import make
     from sfumato.training.progress import Watch, clock
 
     if not environments or len(set(environments)) < len(environments):
-        raise ValueError(f"environments = {', '.join(environments) or '(none)'}: give one or more, each once")
+        raise Wrong(f"environments = {', '.join(environments) or '(none)'}: give one or more, each once")
     if out.exists():
         raise DataError(f"{shown(out)}: exists already; give the name of a new file or folder with --out")
     begun, notes, interrupted = time.monotonic(), [], False
@@ -170,8 +188,8 @@ def _recorded(path: Path, environment: Environment, options: RecordOptions) -> t
     """The recorded episodes, each from the state it began in."""
     import numpy as np
 
-    from sfumato.fields.policy.simulators.world import STATE
     from sfumato.fields.policy.demonstrations.lerobot import open_demonstrations
+    from sfumato.fields.policy.simulators.world import STATE
 
     known = open_demonstrations(path, names=(STATE,))
     wanted = min(options.episodes or known.episodes, known.episodes)
@@ -268,8 +286,8 @@ class _Tape:
     def add(self, seen: Mapping[str, np.ndarray], action: np.ndarray) -> None:
         import numpy as np
 
-        from sfumato.fields.policy.demonstrations.episodes import is_picture
         from sfumato.data.errors import DataError
+        from sfumato.fields.policy.demonstrations.episodes import is_picture
 
         self.actions.append(action)
         for name, value in seen.items():
@@ -315,8 +333,8 @@ class _Tape:
         """The episodes that were kept."""
         import numpy as np
 
-        from sfumato.fields.policy.demonstrations.episodes import Demonstrations
         from sfumato.data.errors import DataError
+        from sfumato.fields.policy.demonstrations.episodes import Demonstrations
 
         self.discard()
         count = len(self.actions)

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from sfumato.fields.policy.simulators.crew import Crew, Job, Make, Played, crew
 from sfumato.data.errors import DataError
+from sfumato.fields.policy.simulators.crew import Crew, Job, Make, Played, crew
+from sfumato.metrics.intervals import LEVEL, bootstrap, share_bounds
 from sfumato.training.run import write_text
 
 if TYPE_CHECKING:
     from sfumato.training.progress import Watch
 
 FIELD_SEEDS = range(100_000, 100_050)  # the 50 test episodes of Push-T (Chi et al. 2023, arXiv 2303.04137)
-LEVEL = 0.95
 _WARM = 3
 Trace = list[list[dict[str, np.ndarray]]]
 
@@ -185,39 +185,6 @@ class Rollouts:
 
 def _interval(value: float, bounds: Sequence[float]) -> str:
     return f"{value:.3f} ({bounds[0]:.3f}..{bounds[1]:.3f})"
-
-
-def bootstrap(values: Iterable[float], level: float = LEVEL, draws: int = 10_000) -> tuple[float, float]:
-    """Interval of the mean by drawing the values anew with replacement (Efron 1979), the same for the same values."""
-    known = np.asarray(list(values), dtype=np.float64)
-    chance = np.random.default_rng(0)
-    means = np.concatenate([known[chance.integers(len(known), size=(500, len(known)))].mean(axis=1)
-                            for _ in range(max(1, draws // 500))])  # fmt: skip
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def share_bounds(successes: int, trials: int, level: float = LEVEL) -> tuple[float, float]:
-    """Equal-tailed interval of the posterior Beta(1 + successes, 1 + failures) of a share whose prior is uniform.
-
-    Raises ValueError unless 0 <= successes <= trials.
-    """
-    if not 0 <= successes <= trials:
-        raise ValueError(f"{successes} successes of {trials} trials; expected 0 to {trials}")
-    # With whole numbers the incomplete beta function is the tail of a binomial law of trials + 1
-    count = trials + 1
-    hits = np.arange(successes + 1, count + 1)
-    ways = np.array([math.lgamma(count + 1) - math.lgamma(j + 1) - math.lgamma(count - j + 1) for j in hits])
-
-    def quantile(q: float) -> float:
-        low, high = 0.0, 1.0
-        for _ in range(60):
-            middle = (low + high) / 2
-            mass = np.exp(ways + hits * math.log(middle) + (count - hits) * math.log1p(-middle)).sum()
-            low, high = (middle, high) if mass < q else (low, middle)
-        return (low + high) / 2
-
-    return quantile((1 - level) / 2), quantile((1 + level) / 2)
 
 
 def cores() -> int:

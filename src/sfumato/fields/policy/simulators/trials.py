@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sfumato.errors import check
 from sfumato.jobs.walk import SampleOptions
 
 if TYPE_CHECKING:
+    from sfumato.fields.policy.acting import Policy, Session
     from sfumato.fields.policy.simulators.crew import Job
     from sfumato.fields.policy.simulators.environments import Environment
-    from sfumato.fields.policy.acting import Policy, Session
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,15 @@ class TrialOptions:
     """Each chunk starts from what is left of the one before, noised to this time (0 to 1), instead of from noise."""
 
     def __post_init__(self) -> None:
-        for good, name, right in (
+        check(
+            self,
             (self.episodes >= 1, "episodes", "1 or more"),
             (self.rows >= 1, "rows", "1 or more"),
             (self.workers is None or self.workers >= 1, "workers", "1 or more"),
             (self.film >= 0, "film", "0 or more"),
             (self.fan >= 0, "fan", "0 or more"),
             (self.warm is None or 0 < self.warm <= 1, "warm", "above 0 and at most 1"),
-        ):
-            if not good:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be {right}")
+        )
 
 
 def session_of(policy: Policy, options: SampleOptions, warm: float | None, jobs: Sequence[Job]) -> Session:
@@ -96,11 +96,11 @@ def trial(out: Path, options: TrialOptions, sampling: SampleOptions = SampleOpti
     Raises RunError for a folder that is no policy's run or an environment that does not fit it, DataError when an
     environment fails.
     """
-    from sfumato.fields.policy.simulators.world import PUSH_T
     from sfumato.fields.policy.acting import Policy
     from sfumato.fields.policy.simulators.filming import AMBIGUOUS, fan, film, futures
-    from sfumato.jobs.card import card
     from sfumato.fields.policy.simulators.rollout import FIELD_SEEDS, rollout
+    from sfumato.fields.policy.simulators.world import PUSH_T
+    from sfumato.jobs.card import card
     from sfumato.training.progress import Watch
 
     policy = Policy.load(out, sampling)
