@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sfumato.jobs import train as job
 from sfumato.jobs.config import read_config
 from sfumato.training.run import Run
-from tests.recipes.small import SMALL, sfumato, write_data, write_pictures
+from tests.jobs.small import SMALL, sfumato, write_data, write_pictures
 
 VERBS = ("demo", "inspect", "train", "resume", "sample", "evaluate")
 

@@ -13,8 +13,7 @@ from sfumato.fields.images import openmoji
 from sfumato.jobs.plots import available
 from sfumato.training import measure
 from sfumato.training.run import RunError
-
-from .small import write_pictures
+from tests.jobs.small import write_pictures
 
 FILES = [
     "samples.png",

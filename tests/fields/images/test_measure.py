@@ -13,14 +13,14 @@ from PIL import Image
 
 from sfumato.fields.images.measure import MeasureOptions, evaluate
 from sfumato.jobs import plots
+from sfumato.jobs.evaluate import shuffled
 from sfumato.jobs.walk import SampleOptions
 from sfumato.metrics import features, inception
 from sfumato.metrics import table as evaluation_table
 from sfumato.metrics.inception import InceptionV3
+from tests.jobs.small import SMALL, sfumato, write_data
 
-from .small import SMALL, sfumato, write_data
-
-CLOTHES = Path(__file__).parents[3] / "shared" / "data" / "clothing64"
+CLOTHES = Path(__file__).parents[4] / "shared" / "data" / "clothing64"
 QUICK = MeasureOptions(quick=True)
 OPTIONS = SampleOptions(steps=2)
 
@@ -228,7 +228,7 @@ def test_without_matplotlib_the_report_is_the_pictures(trained, monkeypatch: pyt
 
 def test_items_are_shuffled_with_their_classes():
     x, label = torch.arange(50)[:, None], torch.arange(50)
-    found = evaluation.shuffled({"x": x, "label": label})
+    found = shuffled({"x": x, "label": label})
     assert torch.equal(found["x"][:, 0], found["label"])
     assert sorted(found["label"].tolist()) == label.tolist()
     assert found["label"].tolist() != label.tolist()

@@ -15,7 +15,7 @@ import numpy as np
 
 from sfumato.fields.policy.simulators.crew import Job
 
-POINT = "tests.robots:sfumato_tests/Point-v0"
+POINT = "tests.fields.policy.robots:sfumato_tests/Point-v0"
 SPEED, NEAR, LIMIT = 0.1, 0.06, 30
 
 

@@ -12,9 +12,8 @@ import pytest
 import sfumato.policy
 from sfumato.fields.policy.demonstrations.replay import save_episodes
 from sfumato.training.run import RunError
-
-from .recipes.small import sfumato as command
-from .recipes.test_policy import QUICK, reaching
+from tests.fields.policy.test_recipe import QUICK, reaching
+from tests.jobs.small import sfumato as command
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ from torch import Tensor
 from sfumato.fields.policy.network import BODIES, Pictures, Policy, choose_policy
 from sfumato.networks import build, describe
 from sfumato.networks.parts import count
-
-from .test_contract import shaken
+from tests.networks.test_contract import shaken
 
 HORIZON, DIM, OBSERVED = 8, 3, 2
 SEEN: dict[str, dict[str, Any]] = {
@@ -114,7 +113,7 @@ def test_gradient_reaches_every_parameter(body: str, seen: str) -> None:
 @every
 def test_options_survive_json(body: str, seen: str) -> None:
     network, x, level, condition = make(body, seen)
-    twin = build(json.loads(json.dumps(network.options)))
+    twin = build(json.loads(json.dumps(network.options)), {"policy": Policy})
     assert twin.options == network.options
     twin.load_state_dict(shaken(network).state_dict())
     for other in (twin.eval(), copy.deepcopy(network)):

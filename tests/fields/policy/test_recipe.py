@@ -23,6 +23,7 @@ from sfumato.fields.policy.cloning import Covered, Regression, Staggered, ramp
 from sfumato.fields.policy.demonstrations.episodes import Demonstrations, Windows
 from sfumato.fields.policy.demonstrations.replay import open_episodes, save_episodes
 from sfumato.fields.policy.recipe import PolicyRecipe
+from sfumato.jobs import train as job
 from sfumato.jobs.config import Configuration, read_config
 from sfumato.jobs.find import kind, name_of, names
 from sfumato.jobs.model import load
@@ -31,10 +32,9 @@ from sfumato.jobs.walk import SampleOptions
 from sfumato.training import checkpoint
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run, RunError
+from tests.jobs.small import sfumato, write_pictures
 
-from .small import sfumato, write_pictures
-
-PUSHT = Path(__file__).parents[3] / "shared" / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
+PUSHT = Path(__file__).parents[4] / "shared" / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
 QUICK = ["--network.width", "32", "--network.depth", "1", "--batch", "16", "--steps", "6", "--previews", "1",
          "--snapshots", "2", "--held-out", "0.3", "--threads", "1"]  # fmt: skip
 

@@ -26,7 +26,7 @@ from sfumato.fields.policy.demonstrations.lerobot import open_demonstrations, op
 from sfumato.fields.policy.demonstrations.lerobot_writer import save_lerobot
 from sfumato.fields.policy.demonstrations.replay import open_episodes, open_replay, save_episodes, store_pictures
 
-PUSHT = Path(__file__).parents[3] / "shared" / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
+PUSHT = Path(__file__).parents[5] / "shared" / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
 LENGTHS = [5, 3, 9, 1]
 STEPS = sum(LENGTHS)
 

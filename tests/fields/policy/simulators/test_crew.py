@@ -11,7 +11,7 @@ pytest.importorskip("gymnasium")
 from sfumato.data import DataError
 from sfumato.fields.policy.simulators.crew import Job, crew
 from sfumato.fields.policy.simulators.environments import make
-from tests.robots import LIMIT, POINT
+from tests.fields.policy.robots import LIMIT, POINT
 
 POINTS = {"near": partial(make, POINT), "far": partial(make, POINT, limit=7)}
 JOBS = [Job("near", 3), Job("far", 4), Job("near", 5), Job("far", 3), Job("near", 6)]
@@ -72,7 +72,7 @@ def test_a_new_beginning_leaves_nothing_of_the_old():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_failure_is_named(workers: int):
-    team = crew({"bad": partial(make, "tests.robots:sfumato_tests/raises-v0")}, workers)
+    team = crew({"bad": partial(make, "tests.fields.policy.robots:sfumato_tests/raises-v0")}, workers)
     team.begin([Job("bad", 11), Job("bad", 12)])
     try:
         with pytest.raises(DataError, match=r"raises-v0, seed 11, step 3: the simulator failed \(the spring broke\)"):
@@ -82,7 +82,7 @@ def test_a_failure_is_named(workers: int):
 
 
 def test_a_process_that_dies_is_named():
-    team = crew({"bad": partial(make, "tests.robots:sfumato_tests/dies-v0")}, 2)
+    team = crew({"bad": partial(make, "tests.fields.policy.robots:sfumato_tests/dies-v0")}, 2)
     team.begin([Job("bad", 11), Job("bad", 12)])
     try:
         with pytest.raises(DataError, match=r"bad, seed 11 .*ended by itself \(exit code 7\)"):
@@ -96,6 +96,6 @@ def test_what_can_not_be_done_is_said():
         crew(POINTS, 0)
     with pytest.raises(ValueError, match="can be pickled"):
         crew({"local": lambda: make(POINT)}, 2)
-    mixed = {"point": partial(make, POINT), "named": partial(make, "tests.robots:sfumato_tests/Named-v0")}
+    mixed = {"point": partial(make, POINT), "named": partial(make, "tests.fields.policy.robots:sfumato_tests/Named-v0")}
     with pytest.raises(DataError, match=r"named, seed 0: observes .*expected the same"):
         crew(mixed).begin([Job("point", 0), Job("named", 0)])

@@ -16,9 +16,9 @@ from sfumato.fields.policy.simulators.world import META_WORLD, PUSH_T
 
 pytest.importorskip("gymnasium")
 pytest.importorskip("gym_pusht")
-from tests.robots import LIMIT, POINT, SPEED
+from tests.fields.policy.robots import LIMIT, POINT, SPEED
 
-RECORDED = Path(__file__).parents[3] / "shared" / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
+RECORDED = Path(__file__).parents[5] / "shared" / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
 # Not imported here: how MuJoCo draws must be chosen before
 metaworld = pytest.mark.skipif(find_spec("metaworld") is None, reason="metaworld is not installed")
 recorded = pytest.mark.skipif(not RECORDED.exists(), reason=f"{RECORDED} is not here")
@@ -172,7 +172,7 @@ def test_observations_get_names():
     seen = point.reset(4)
     assert {name: x.shape for name, x in seen.items()} == {"state": (4,)}
     assert (point.limit, point.fps, point.low.tolist(), point.high.tolist()) == (LIMIT, 10.0, [-1, -1], [1, 1])
-    named = make("tests.robots:sfumato_tests/Named-v0", picture=12).reset(4)
+    named = make("tests.fields.policy.robots:sfumato_tests/Named-v0", picture=12).reset(4)
     assert {name: (x.shape, x.dtype.kind) for name, x in named.items()} == {
         "arm.place": ((2,), "f"), "goal": ((2,), "f"), "eye": ((48, 48, 3), "u"), "img": ((12, 12, 3), "u"),
     }  # fmt: skip
@@ -186,7 +186,7 @@ def test_the_limit_ends_an_episode():
         steps = [world.step(np.zeros(2)) for _ in range(limit or LIMIT)]
         assert [step.done for step in steps] == [False] * (len(steps) - 1) + [True]
     with pytest.raises(DataError, match="has no limit of steps"):
-        make("tests.robots:sfumato_tests/Endless-v0")
+        make("tests.fields.policy.robots:sfumato_tests/Endless-v0")
     with pytest.raises(ValueError, match="limit = 0"):
         make(POINT, limit=0)
     with pytest.raises(ValueError, match="picture = 5000"):
@@ -210,7 +210,7 @@ def test_what_comes_back_is_not_written_over():
     ],
 )
 def test_a_failing_simulator_is_named(fault: str, words: str):
-    world = make(f"tests.robots:sfumato_tests/{fault}-v0")
+    world = make(f"tests.fields.policy.robots:sfumato_tests/{fault}-v0")
     world.reset(8)
     for _ in range(3):
         world.step(np.ones(2))

@@ -16,7 +16,7 @@ from sfumato.fields.policy.simulators.environments import make  # noqa: E402
 from sfumato.fields.policy.simulators.filming import AMBIGUOUS, BORDER, LOST, RUNNING, WON, fan, film, futures  # noqa: E402
 from sfumato.fields.policy.simulators.rollout import rollout  # noqa: E402
 from sfumato.fields.policy.simulators.world import PUSH_T  # noqa: E402
-from tests.robots import LIMIT, POINT, Walker  # noqa: E402
+from tests.fields.policy.robots import LIMIT, POINT, Walker  # noqa: E402
 
 POINTS = {"point": partial(make, POINT)}
 
@@ -56,7 +56,7 @@ def test_a_video_shows_each_episode_to_its_end(every: int, tmp_path: Path):
 
 
 def test_an_environment_that_does_not_repeat_is_named(tmp_path: Path):
-    makes = {"loose": partial(make, "tests.robots:sfumato_tests/forgets-v0")}
+    makes = {"loose": partial(make, "tests.fields.policy.robots:sfumato_tests/forgets-v0")}
     found = rollout(makes, Walker, [5], rows=1, workers=1, timed=0, silent=True)
     with pytest.raises(DataError, match=r"loose, seed 5, step 0: paid .* does not repeat"):
         film(makes, found.episodes, tmp_path / "film.mp4")

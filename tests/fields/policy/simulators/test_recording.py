@@ -16,11 +16,11 @@ from sfumato.fields.policy.demonstrations.replay import open_replay, save_episod
 from sfumato.fields.policy.simulators.environments import make
 from sfumato.fields.policy.simulators.recording import RecordOptions, record
 from sfumato.fields.policy.simulators.world import META_WORLD, PUSH_T
-from tests import robots
-from tests.robots import POINT
+from tests.fields.policy import robots
+from tests.fields.policy.robots import POINT
 
-RECORDED = Path(__file__).parents[3] / "shared" / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
-WALKING = "tests.robots:walking"
+RECORDED = Path(__file__).parents[5] / "shared" / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
+WALKING = "tests.fields.policy.robots:walking"
 
 
 @pytest.mark.parametrize("name", ["made.npz", "made"])
@@ -111,9 +111,12 @@ def test_an_interrupt_keeps_what_is_finished(tmp_path: Path, monkeypatch: pytest
     [
         ("expert", "has no scripted expert"),
         ("nothing", "no such demonstrations; expected expert"),
-        ("tests.robots:nobody", r"tests.robots:nobody: can't be imported \(module .* has no attribute 'nobody'\)"),
+        (
+            "tests.fields.policy.robots:nobody",
+            r"tests.fields.policy.robots:nobody: can't be imported \(module .* has no attribute 'nobody'\)",
+        ),
         ("no_module:f", "can't be imported"),
-        ("tests.robots:stumbling", r"seed 0, step 0: the policy failed \(out of ideas\)"),
+        ("tests.fields.policy.robots:stumbling", r"seed 0, step 0: the policy failed \(out of ideas\)"),
     ],
 )
 def test_who_can_not_play_is_named(policy: str, words: str, tmp_path: Path):

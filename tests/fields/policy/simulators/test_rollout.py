@@ -20,9 +20,9 @@ from sfumato.fields.policy.simulators.environments import make
 from sfumato.fields.policy.simulators.rollout import Episode, Rollouts, rollout
 from sfumato.fields.policy.simulators.world import PUSH_T
 from sfumato.metrics.intervals import bootstrap, share_bounds
-from tests.robots import LIMIT, POINT, Walker
+from tests.fields.policy.robots import LIMIT, POINT, Walker
 
-RECORDED = Path(__file__).parents[3] / "shared" / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
+RECORDED = Path(__file__).parents[5] / "shared" / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
 POINTS = {"point": partial(make, POINT)}
 SEEDS = range(40, 51)
 
@@ -66,7 +66,7 @@ def test_the_walk_reaches_its_goal_and_ends_there():
 
 @pytest.mark.parametrize(("stop", "length"), [(True, 3), (False, LIMIT)])
 def test_an_episode_that_was_won_once_is_won(stop: bool, length: int):
-    makes = {"fleeting": partial(make, "tests.robots:sfumato_tests/Fleeting-v0")}
+    makes = {"fleeting": partial(make, "tests.fields.policy.robots:sfumato_tests/Fleeting-v0")}
     found = play(seeds=range(3), makes=makes, session=partial(Walker, wild=30.0), stop=stop)
     assert [(e.success, e.length) for e in found.episodes] == [(True, length)] * 3
 
@@ -208,7 +208,7 @@ def test_a_failing_policy_is_named(session: type, words: str):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_failing_environment_is_named(workers: int):
-    makes = {"bad": partial(make, "tests.robots:sfumato_tests/raises-v0")}
+    makes = {"bad": partial(make, "tests.fields.policy.robots:sfumato_tests/raises-v0")}
     with pytest.raises(DataError, match=r"raises-v0, seed 40, step 3: the simulator failed \(the spring broke\)"):
         play(5, workers, makes=makes)
 

@@ -16,9 +16,8 @@ from sfumato.fields.policy.simulators.rollout import rollout
 from sfumato.fields.policy.simulators.trials import TrialOptions, session_of, trial, worlds
 from sfumato.jobs.walk import SampleOptions
 from sfumato.training.run import RunError
-from tests.robots import LIMIT, POINT
-
-from .small import sfumato
+from tests.fields.policy.robots import LIMIT, POINT
+from tests.jobs.small import sfumato
 
 QUICK = ["--network.width", "32", "--network.depth", "1", "--batch", "16", "--steps", "6", "--previews", "1",
          "--snapshots", "2", "--held-out", "0.3", "--threads", "1"]  # fmt: skip
@@ -28,7 +27,7 @@ SAMPLING = SampleOptions(steps=2)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trials")
-    record([POINT], folder / "point.npz", RecordOptions("tests.robots:walking", episodes=8))
+    record([POINT], folder / "point.npz", RecordOptions("tests.fields.policy.robots:walking", episodes=8))
     assert sfumato("train", "policy", folder / "point.npz", *QUICK, "--out", folder / "run") == 0
     return folder / "run"
 
