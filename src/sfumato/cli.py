@@ -233,7 +233,7 @@ def _own_verb(arguments: list[str]) -> Any:
     if arguments[0] in find.names():
         name, word, rest = arguments[0], "".join(arguments[1:2]), arguments[2:]
         if word in ("", "-h", "--help"):
-            print(f"{name}: {find.line(name)}\nverbs: {', '.join(find.verbs(name)) or 'none of its own'}")
+            print(f"usage: sfumato {name} {{{','.join(find.verbs(name))}}} ...\n\n{find.line(name)}")
             raise SystemExit(0 if word else 2)
     else:  # a verb alone, as before fields had verbs of their own
         word, rest = arguments[0], arguments[1:]
