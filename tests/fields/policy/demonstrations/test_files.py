@@ -20,7 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sfumato.data import DataError, lerobot
+from sfumato.data import DataError
+from sfumato.fields.policy.demonstrations import lerobot
 from sfumato.fields.policy.demonstrations.episodes import Demonstrations, Ranges, Windows, split_episodes
 from sfumato.fields.policy.demonstrations.lerobot import open_demonstrations, open_lerobot
 from sfumato.fields.policy.demonstrations.lerobot_writer import save_lerobot

@@ -6,7 +6,7 @@
     data/chunk-000/file-000.parquet            per step: state, action, timestamp; many episodes in a file
     videos/KEY/chunk-000/file-000.mp4          many episodes one after the other
 
-Written by `sfumato.data.lerobot_writer`.
+Written by `lerobot_writer`.
 """
 
 from __future__ import annotations

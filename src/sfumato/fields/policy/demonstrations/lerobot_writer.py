@@ -1,4 +1,4 @@
-"""Writes demonstrations as a LeRobot dataset of format 3.0, which `sfumato.data.lerobot` and LeRobot read."""
+"""Writes demonstrations as a LeRobot dataset of format 3.0, which `lerobot` and LeRobot read."""
 
 from __future__ import annotations
 
