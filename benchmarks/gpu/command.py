@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -31,13 +32,17 @@ def tests(record: Record, limit: float, facts: Facts) -> None:
     command = [sys.executable, "-m", "pytest", "tests/gpu", "-v", "--tb=short", "--override-ini", "addopts=", "-p", "no:cacheprovider"]
     path = os.pathsep.join(filter(None, [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]))
     with (record.out / "tests.txt").open("w+") as file:
+        child = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )  # fmt: skip
         try:
-            done = subprocess.run(
-                command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, stdout=file, stderr=subprocess.STDOUT, timeout=limit
-            )  # fmt: skip
-            facts["exit status"] = done.returncode
+            facts["exit status"] = child.wait(limit)
         except subprocess.TimeoutExpired:
             facts["error"] = f"the tests took more than {limit:.0f} s"
+        finally:
+            if child.poll() is None:  # and what it started: compilers
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
         file.seek(0)
         text = file.read()
     found = re.findall(r"^(tests/gpu/\S.*?) (PASSED|FAILED|ERROR|SKIPPED)", text, re.MULTILINE)

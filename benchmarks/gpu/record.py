@@ -170,7 +170,7 @@ def syncs(device: torch.device, work: Callable[[], Any]) -> Facts:
     places: Counter[str] = Counter()
 
     def note(message: Any, category: Any, filename: str, lineno: int, *rest: Any) -> None:
-        if "synchronizing" not in str(message):
+        if "called a synchronizing" not in str(message):
             return
         stack = traceback.extract_stack()
         ours = [frame for frame in stack if "/src/sfumato/" in frame.filename]
