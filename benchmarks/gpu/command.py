@@ -29,12 +29,22 @@ ORDER = ("machine", "equality", "tests", "overhead", "streams", "step", "trainin
 
 def tests(record: Record, limit: float, facts: Facts) -> None:
     """`pytest tests/gpu` in a process of its own: its last lines, exit status, and each test with its result."""
-    command = [sys.executable, "-m", "pytest", "tests/gpu", "-v", "--tb=short", "--override-ini", "addopts=", "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "tests/gpu",
+        "-v",
+        "--tb=short",
+        "--override-ini",
+        "addopts=",
+        "-p",
+        "no:cacheprovider",
+    ]
     path = os.pathsep.join(filter(None, [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]))
     with (record.out / "tests.txt").open("w+") as file:
-        child = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-        )  # fmt: skip
+        given = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": path}, "start_new_session": True}
+        child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, **given)
         try:
             facts["exit status"] = child.wait(limit)
         except subprocess.TimeoutExpired:
@@ -55,55 +65,66 @@ def tests(record: Record, limit: float, facts: Facts) -> None:
         facts.setdefault("error", f"pytest left with {facts['exit status']}: {facts['summary'][0]}")
 
 
-def worst(tree: Any, names: Sequence[str] = ()) -> float:
+def worst(tree: Any, *names: str) -> float:
     """The largest number below ``tree`` (under one of the names, if given); errors are not numbers."""
     if isinstance(tree, dict):
         parts = [v for n, v in tree.items() if isinstance(v, dict) or not names or n in names]
-        return max((worst(part, names) for part in parts), default=0.0)
+        return max((worst(part, *names) for part in parts), default=0.0)
     return float(tree) if isinstance(tree, float) else 0.0
+
+
+def line(name: str, facts: Any, *texts: str) -> list[str]:
+    """One row of the table: those of the texts whose numbers are there."""
+    found = []
+    for text in texts:
+        try:
+            found.append(text.format(**facts))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+            continue
+    return [f"{name[:42]:<44}" + "  ".join(found)] if found else []
 
 
 def table(facts: Facts) -> list[str]:
     """The short table: a line for each thing one wants to know first."""
-    rows: list[str] = []
-
-    def row(name: str, *parts: Callable[[], str]) -> None:
-        found = []
-        for part in parts:
-            try:
-                found.append(part())
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError):
-                continue
-        if found:
-            rows.append(f"{name:<34}" + "  ".join(found))
-
-    where, equal = facts.get("machine", {}), facts.get("equality", {})
-    row("machine", lambda: f"{where['card']}, torch {where['torch']}, {where['bf16 TFLOP/s']:.0f} TFLOP/s, {where['copy GB/s']:.0f} GB/s")
-    row("one step's coefficients exact", lambda: str(all(equal["one step, exact"].values())))
-    row("solvers' coefficients, apart", lambda: f"{worst(equal['solvers, apart']):.1e}")
-    row("networks in fp32 / bf16", lambda: f"{worst(equal['networks'], ('answer', 'gradient')):.1e} / {worst(equal['networks'], ('bf16',)):.1e}")
-    row("walks", lambda: f"{worst(equal['walks']):.1e}")
-    row("worlds", lambda: f"{worst(equal['worlds'], ('loss', 'gradient', 'walk')):.1e}")
-    row("tests", lambda: str(facts["tests"]["summary"][0]))
+    equal, rows = facts.get("equality", {}), []
+    machine_ = "{card}, torch {torch}", "{bf16 TFLOP/s:.0f} TFLOP/s", "{copy GB/s:.0f} GB/s"
+    rows += line("machine", facts.get("machine"), *machine_)
+    if equal:
+        same = equal.get("one step, exact", {})
+        rows += line(
+            "one step's coefficients",
+            {"n": sum(v is True for v in same.values()), "of": len(same)},
+            "{n} of {of} exact",
+        )
+        cases = (("solvers, apart", ()), ("networks", ("answer", "gradient")), ("networks", ("bf16",)), ("walks", ()))
+        for part, names in (*cases, ("worlds", ("loss", "gradient", "walk"))):
+            rows += line(f"{part} {'/'.join(names)}", {"e": worst(equal.get(part), *names)}, "{e:.1e} apart at worst")
+    rows += line("tests", facts.get("tests"), "{summary[0]}")
+    over = facts.get("overhead", {})
     for size in ("small", "big"):
-        for name, found in facts.get("overhead", {}).get(size, {}).items():
-            row(f"{size}, {name}"[:33], lambda: f"ratio {found['ratio']:.3f}", lambda: f"{found['bare']['median'] / found['calls'] * 1e3:.2f} ms a call")  # noqa: B023
-    for name, found in facts.get("overhead", {}).get("syncs", {}).items():
-        row(name[:33], lambda: f"waits {found['count']}")  # noqa: B023
+        for name, found in over.get(size, {}).items():
+            rows += line(f"{size}, {name}", found, "ratio {ratio:.3f}", "{ms a call:.2f} ms a bare call")
+    for name, found in over.get("syncs", {}).items():
+        rows += line(name, found, "waits {count}")
     for name, found in facts.get("streams", {}).items():
-        row(f"streams, {name}", lambda: ", ".join(f"{k} {v['median'] * 1e3:.2f} ms" for k, v in found.items()))  # noqa: B023
+        parts = found.items() if isinstance(found, dict) and "error" not in found else ()
+        rows += line(f"streams, {name}", {"t": ", ".join(f"{k} {v['median'] * 1e3:.2f} ms" for k, v in parts)}, "{t}")
     for name, found in facts.get("step", {}).items():
-        for which in ("loop", "plain", "plain, average", "all"):
-            row(f"{name}: {which}"[:33], lambda: f"{found[which]['images per second']:.0f} images/s {found[which]['TFLOP/s']:.0f} TFLOP/s", lambda: f"{found[which]['of_peak']:.1%} of peak")  # noqa: B023
-        row(f"{name}: gain"[:33], lambda: f"{found['gain']:.2f}")  # noqa: B023
-        for which in ("forward", "walk"):
-            row(f"{name}: {which}"[:33], lambda: f"CUDA graph gains {found[which]['gain']:.2f}")  # noqa: B023
-    learned = facts.get("training", {})
-    row("training", lambda: f"{learned['steps']} steps, {learned['images per second']:.0f} images/s, loss {learned['loss'][-1][1]}",
-        lambda: f"distance {learned['distance']['distance']:.4f}, floor {learned['distance']['floor']:.4f}")  # fmt: skip
+        if isinstance(found, dict):
+            for which in ("loop", "plain", "plain, average", "all"):
+                rate = "{images per second:.0f} images/s", "{TFLOP/s:.0f} TFLOP/s", "{of_peak:.1%} of peak"
+                rows += line(f"{name}: {which}", found.get(which), *rate)
+            rows += line(f"{name}: gain", found, "{gain:.2f}", "{seconds to compile:.0f} s to compile")
+            for which in ("forward", "walk"):
+                rows += line(f"{name}: {which}", found.get(which), "CUDA graph gains {gain:.2f}")
+    learned = (
+        "{steps} steps, {images per second:.0f} images/s",
+        "distance {distance[distance]:.4f}",
+        "floor {distance[floor]:.4f}",
+    )
+    rows += line("training", facts.get("training"), *learned)
     faults = list(errors(facts))
-    rows.append(f"{len(faults)} error(s)")
-    return rows + [f"  {place}: {text[:200]}" for place, text in faults[:60]]
+    return [*rows, f"{len(faults)} error(s)", *(f"  {place}: {text[:200]}" for place, text in faults[:60])]
 
 
 def kept_for(asked: argparse.Namespace) -> float:
@@ -115,7 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the sections; 0 if none of them met an error."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").strip())
     parser.add_argument("--out", type=Path, required=True, help="folder for gpu.json, sheet.png, log.txt")
-    parser.add_argument("--seconds", type=float, default=420, help="budget of the whole; sections that come late are cut short")
+    parser.add_argument(
+        "--seconds", type=float, default=420, help="budget of the whole; sections that come late are cut short"
+    )
     parser.add_argument("--sections", nargs="+", choices=ORDER, default=ORDER, help="only these")
     parser.add_argument("--small", action="store_true", help="tiny sizes on the CPU, to try the script")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="measure torch.compile")

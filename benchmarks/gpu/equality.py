@@ -133,7 +133,12 @@ def one_step(device: torch.device) -> dict[str, bool]:
             units = Basis(process, 4, place)
             x, z = units.unit(0), units.unit(1)
             ends = process.endpoints(z, x, t)
-            parts = [process.interpolate(x, z, t), *ends, process.noise_given(x, z, t), process.step(Endpoints(x, z), x, t, s)]
+            parts = [
+                process.interpolate(x, z, t),
+                *ends,
+                process.noise_given(x, z, t),
+                process.step(Endpoints(x, z), x, t, s),
+            ]
             parts.append(process.precondition(x, t)[0])
             rows.append(torch.cat([part.cpu() for part in parts]))
         found[name] = bool(torch.equal(*rows))
@@ -171,9 +176,7 @@ def network_case(name: str, device: torch.device) -> dict[str, float]:
         (found * aim.to(device)).mean().backward()
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             coarse = there(x.to(device), level.to(device), **moved(condition, device), **net.given)
-    grads = [
-        {n: p.grad for n, p in network.named_parameters() if p.grad is not None} for network in (there, here)
-    ]
+    grads = [{n: p.grad for n, p in network.named_parameters() if p.grad is not None} for network in (there, here)]
     assert grads[0].keys() == grads[1].keys()
     sides = [torch.cat([grad[n].detach().cpu().double().flatten() for n in grads[1]]) for grad in grads]
     return {
@@ -213,7 +216,11 @@ def walk_case(name: str, device: torch.device) -> float:
             own = Seeing(own) if name == "remembered" else own
             guess: Any = Denoiser(own, Gaussian(schedule, "v"))
             times, condition = cosine(schedule, 8), {}
-            more = {"renoised": Renoised(), "dpmpp_2m, eta 0.5": dpmpp_2m(0.5), "remembered": remember(SOLVERS["euler"])}
+            more = {
+                "renoised": Renoised(),
+                "dpmpp_2m, eta 0.5": dpmpp_2m(0.5),
+                "remembered": remember(SOLVERS["euler"]),
+            }
             solver = more.get(name) or SOLVERS.get(name) or SOLVERS["euler"]
             if name == "guided":
                 guess, condition = guide(guess, 2.0), {"label": torch.tensor([0, 1, 2, 0]).to(place)}
@@ -269,23 +276,27 @@ def world_case(name: str, device: torch.device, part: str) -> dict[str, float]:
         if isinstance(world.process, Equilibrium):
             assert residual(guess, here).device.type == device.type
         if name.startswith("Gaussian"):
-            seeing = SelfConditioned(Denoiser(Seeing(guess.network), world.process), rng=Streams(key("see"), range(ROWS)))  # type: ignore[arg-type]
+            seeing = SelfConditioned(
+                Denoiser(Seeing(guess.network), world.process), rng=Streams(key("see"), range(ROWS))
+            )  # type: ignore[arg-type]
             loss(seeing, here, t.to(device)).mean().backward()  # type: ignore[arg-type]
     return {"ran": 1.0}
 
 
 def equality(record: Record, device: torch.device, facts: Facts) -> None:
     """The section: every case of its own, so that each fault is seen."""
-    record.attempt(facts, "schedules, apart", lambda: schedules(device))
-    record.attempt(facts, "one step, exact", lambda: one_step(device))
-    record.attempt(facts, "solvers, apart", lambda: solver_factors(device))
-    networks_, walks, worlds = {}, {}, {}
+    record.attempt(facts, "schedules, apart", schedules, device)
+    record.attempt(facts, "one step, exact", one_step, device)
+    record.attempt(facts, "solvers, apart", solver_factors, device)
+    networks_: Facts = {}
+    walks: Facts = {}
+    worlds: dict[str, Facts] = {}
     facts.update(networks=networks_, walks=walks, worlds=worlds)
     for name in NETWORKS:
-        record.attempt(networks_, name, lambda: network_case(name, device))  # noqa: B023
+        record.attempt(networks_, name, network_case, name, device)
     for name in WALKS:
-        record.attempt(walks, name, lambda: walk_case(name, device))  # noqa: B023
+        record.attempt(walks, name, walk_case, name, device)
     for name in WORLDS:
         worlds[name] = {}
         for part in ("loss", "walk", "drawn"):
-            record.attempt(worlds[name], part, lambda: world_case(name, device, part))  # noqa: B023
+            record.attempt(worlds[name], part, world_case, name, device, part)

@@ -100,12 +100,15 @@ def training(record: Record, device: torch.device, sizes: Sizes, seconds: float,
     precision = "bf16" if bf16 else "fp32"
     cost = library.cost(task, batch, device, precision)
     steps = max(10, int(seconds / cost))
-    facts.update({"network": networks.describe(network), "batch": batch, "seconds of a step, measured": cost, "steps": steps})
+    facts.update(
+        {"network": networks.describe(network), "batch": batch, "seconds of a step, measured": cost, "steps": steps}
+    )
     record.say(f"  {steps} steps of {cost * 1e3:.1f} ms, {facts['network']}")
     record.save()
     folder = record.out / "run"
     options: dict[str, Any] = {
-        "steps": steps, "batch": batch, "precision": precision, "compile": "off", "previews": 4, "snapshots": 0, "save_seconds": 1e6,
+        "steps": steps, "batch": batch, "precision": precision, "compile": "off", "previews": 4, "snapshots": 0,
+        "save_seconds": 1e6,
     }  # fmt: skip
     begin = time.perf_counter()
     library.fit(task, folder, device, **options)
@@ -130,9 +133,9 @@ def training(record: Record, device: torch.device, sizes: Sizes, seconds: float,
     record.save()
     real = torch.from_numpy(statistics.standardise(pictures[-held:]))
     train = torch.from_numpy(statistics.standardise(pictures[: 2 * min(len(drawn), (len(pictures) - held) // 2)]))
-    record.attempt(facts, "distance", lambda: far(drawn, real, train, device))
+    record.attempt(facts, "distance", far, drawn, real, train, device)
     for workers in (0, 4):
-        record.attempt(facts, f"seconds to read a batch, {workers} workers", lambda: read(pictures, batch, workers))  # noqa: B023
+        record.attempt(facts, f"seconds to read a batch, {workers} workers", read, pictures, batch, workers)
 
 
 def read(pictures: np.ndarray, batch: int, workers: int, count: int = 30) -> float:

@@ -16,7 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sfumato.diffusion import Adaptive, Auto, Denoiser, Gaussian, Linear, LogitNormal, Streams, dpmpp_2m, key, stratified
+from sfumato.diffusion import (
+    Adaptive,
+    Auto,
+    Denoiser,
+    Gaussian,
+    Linear,
+    LogitNormal,
+    Streams,
+    dpmpp_2m,
+    key,
+    stratified,
+)
 
 
 def picture_process() -> Gaussian:
@@ -149,7 +160,9 @@ def cost(task: Any, batch: int, device: torch.device, precision: Any) -> float:
     from sfumato.training.measure import measure
     from sfumato.training.options import TrainOptions
 
-    return measure(task, TrainOptions(steps=10, batch=batch, precision=precision), batch, str(device), repeats=8).seconds
+    return measure(
+        task, TrainOptions(steps=10, batch=batch, precision=precision), batch, str(device), repeats=8
+    ).seconds
 
 
 def records(folder: Path) -> list[dict[str, Any]]:

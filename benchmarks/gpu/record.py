@@ -74,10 +74,10 @@ class Record:
         self.save()
         self.say(f"{name}: {facts['seconds']} s" + (f"\n{facts['error']}" if "error" in facts else ""))
 
-    def attempt(self, facts: Facts, name: str, work: Callable[[], Any]) -> Any:
-        """Put the result of ``work()`` into ``facts[name]``, or its traceback under "error"; returns it, or None."""
+    def attempt(self, facts: Facts, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Put the result of ``work(*arguments)`` into ``facts[name]``, or its traceback under "error"; returns it, or None."""
         try:
-            facts[name] = work()
+            facts[name] = work(*arguments)
         except Exception:
             facts[name] = {"error": traceback.format_exc()}
             self.say(f"  {name}: {facts[name]['error'].strip().splitlines()[-1][:300]}")

@@ -8,6 +8,7 @@ import platform
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def walked(network: nn.Module, z: Tensor, solver: Any, steps: int, rng: Callable
     works = {"walk": lambda: sample(denoiser, z, times, solver, rng()), "bare": bare}
     found: Facts = in_turn(device, works, repeats, warm=1)
     ratio = found["walk"]["median"] / found["bare"]["median"]
-    return {**found, "calls": counted.calls, "ratio": ratio}
+    return {**found, "calls": counted.calls, "ms a call": found["bare"]["median"] / counted.calls * 1e3, "ratio": ratio}
 
 
 def overhead(record: Record, device: torch.device, sizes: Sizes, facts: Facts) -> None:
@@ -192,16 +193,19 @@ def overhead(record: Record, device: torch.device, sizes: Sizes, facts: Facts) -
         z = torch.randn(sizes.few, *shape, device=device)
         part = facts[size] = {"network": networks.describe(network.network), "batch": sizes.few, "steps": 20}
         for name, (solver, rng) in cases.items():
-            record.attempt(part, name, lambda: walked(network, z, solver, 20, rng, max(3, sizes.repeats - 2)))  # noqa: B023
+            record.attempt(part, name, walked, network, z, solver, 20, rng, max(3, sizes.repeats - 2))
     found = facts["syncs"] = {}
     network = Bf16(build(sizes.small, device).eval().requires_grad_(False))
-    z, denoiser = torch.randn(sizes.few, 3, 32, 32, device=device), Denoiser(network, Gaussian(Linear(), "data", "velocity"))
+    z, denoiser = (
+        torch.randn(sizes.few, 3, 32, 32, device=device),
+        Denoiser(network, Gaussian(Linear(), "data", "velocity")),
+    )
     names = ("euler", "ancestral", "heun", "dpmpp_2m", "ab2", "ab3", "ab4", "unipc", "churn", "predictor_corrector")
     for name in names:
-        work = lambda: sample(denoiser, z, cosine(Linear(), 6), SOLVERS[name], streams(device)())  # noqa: B023,E731
-        record.attempt(found, f"walk of 6 steps, {name}", lambda: syncs(device, work))  # noqa: B023
-    record.attempt(found, "adaptive times, one batch", lambda: syncs(device, library.observe_adaptive(device)))
-    record.attempt(found, "loop.train, 3 steps", lambda: train_syncs(record.out / "syncs", device, sizes))
+        work = partial(sample, denoiser, z, cosine(Linear(), 6), SOLVERS[name], streams(device)())
+        record.attempt(found, f"walk of 6 steps, {name}", syncs, device, work)
+    record.attempt(found, "adaptive times, one batch", syncs, device, library.observe_adaptive(device))
+    record.attempt(found, "loop.train, 3 steps", train_syncs, record.out / "syncs", device, sizes)
 
 
 def train_syncs(folder: Path, device: torch.device, sizes: Sizes) -> Facts:
@@ -238,7 +242,7 @@ def streams(record: Record, device: torch.device, sizes: Sizes, facts: Facts) ->
 
     for batch in sizes.streams:
         for name in ("normal", "uniform"):
-            record.attempt(facts, f"{name}, batch {batch}", lambda: case(batch, name))  # noqa: B023
+            record.attempt(facts, f"{name}, batch {batch}", case, batch, name)
 
 
 def twin(network: nn.Module) -> nn.Module:

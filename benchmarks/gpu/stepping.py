@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def step(record: Record, device: torch.device, sizes: Sizes, compile_: bool, fac
             "plain": PlainStep(twin(network)),
             "plain, average": PlainStep(twin(network), average=True),
         }
-        works = {name: (lambda one=one: one(*given)) for name, one in steps.items()}
+        works = {name: partial(one, *given) for name, one in steps.items()}
         times = in_turn(device, works, sizes.repeats, warm=2, times=2)
         found: Facts = {name: rates(each, batch, counted, machine) for name, each in times.items()}
         found["loop / plain"] = times["loop"]["median"] / times["plain"]["median"]
@@ -101,9 +102,10 @@ def step(record: Record, device: torch.device, sizes: Sizes, compile_: bool, fac
         parts: dict[str, list[float]] = {"reading items": [], "drawing and moving": [], "step": [], "all": []}
         for i in range(rounds):
             kept: list[Any] = []
-            seconds = [clock(device, lambda: kept.append(next(batches)))]
-            seconds.append(clock(device, lambda: kept.append(library.drawn(kept[0], i, device))))  # noqa: B023
-            seconds.append(clock(device, lambda: one(*kept[1])))  # noqa: B023
+            keep = kept.append
+            seconds = [clock(device, lambda keep=keep: keep(next(batches)))]
+            seconds.append(clock(device, lambda keep=keep, x=kept[0], i=i: keep(library.drawn(x, i, device))))
+            seconds.append(clock(device, partial(one, *kept[1])))
             if i >= 2:
                 for name, value in zip(parts, [*seconds, sum(seconds)], strict=True):
                     parts[name].append(value)
@@ -112,9 +114,9 @@ def step(record: Record, device: torch.device, sizes: Sizes, compile_: bool, fac
         return found
 
     for batch in sizes.batches:
-        record.attempt(facts, f"eager, batch {batch}", lambda: eager(batch))  # noqa: B023
-    record.attempt(facts, f"loop, drawn, batch {sizes.batches[-1]}", lambda: drawn(sizes.batches[-1]))
-    record.attempt(facts, "sampling", lambda: sampling(device, network, sizes))
+        record.attempt(facts, f"eager, batch {batch}", eager, batch)
+    record.attempt(facts, f"loop, drawn, batch {sizes.batches[-1]}", drawn, sizes.batches[-1])
+    record.attempt(facts, "sampling", sampling, device, network, sizes)
     free(device)
     if not compile_:
         return
@@ -147,11 +149,11 @@ def step(record: Record, device: torch.device, sizes: Sizes, compile_: bool, fac
         rated: Facts = {name: rates(each, batch, counted, machine) for name, each in times.items()}
         return {"seconds to compile": made["seconds"], **rated}
 
-    modes = {"compile": {}, "compile, CUDA graphs": {"mode": "reduce-overhead"}}
+    modes: dict[str, dict[str, Any]] = {"compile": {}, "compile, CUDA graphs": {"mode": "reduce-overhead"}}
     for name, options in modes.items():
-        record.attempt(facts, f"{name}, batch {sizes.batches[0]}", lambda: faster(**options))  # noqa: B023
-        record.say(f"  {name} done")
-    record.attempt(facts, "sampling, compiled", lambda: sampling_compiled(device, network, sizes))
+        record.attempt(facts, f"{name}, batch {sizes.batches[0]}", partial(faster, **options))
+        record.say(f"  {name}: done")
+    record.attempt(facts, "sampling, compiled", sampling_compiled, device, network, sizes)
     torch._dynamo.reset()
 
 
@@ -219,4 +221,9 @@ def sampling_compiled(device: torch.device, network: nn.Module, sizes: Sizes) ->
 
     times = in_turn(device, {"compiled": work, "eager": lambda: bare(z, level)}, sizes.repeats, warm=3)
     gain = times["eager"]["median"] / times["compiled"]["median"]
-    return {"seconds to compile": made["seconds"], **times, "gain": gain, "against eager": relative(work().clone(), wanted)}
+    return {
+        "seconds to compile": made["seconds"],
+        **times,
+        "gain": gain,
+        "against eager": relative(work().clone(), wanted),
+    }

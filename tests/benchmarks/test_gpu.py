@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,22 @@ def test_a_fault_or_a_late_section_costs_itself_alone(tmp_path: Path) -> None:
     record.seconds = 0
     record.section("never", lambda facts: facts.update(ran=True), 10)
     assert "ran" not in record.facts["never"]
+
+
+def test_a_table_is_made_of_whatever_there_is() -> None:
+    broken = {"error": "Traceback\nValueError: no"}
+    step = {"network": "DiT", "eager, batch 8": broken, "sampling": {"batch": 2, "forward": {"gain": 2.0}}}
+    some = {
+        "equality": {"one step, exact": broken, "walks": {"euler": 0.5, "heun": broken}},
+        "step": step,
+        "training": broken,
+    }
+    rows = command.table(some)
+    assert any("walks" in row and "5.0e-01" in row for row in rows)
+    assert any("gains 2.00" in row for row in rows)
+    assert "4 error(s)" in rows
+    assert rows[-1].endswith("ValueError: no")
+    assert command.table({}) == ["0 error(s)"]
 
 
 def test_the_alarm_is_off_afterwards() -> None:
@@ -144,6 +161,6 @@ def test_what_is_timed_in_turn_is_called_equally_often() -> None:
 def test_the_longer_sections_run_without_an_error(tmp_path: Path) -> None:
     record = Record(tmp_path, 300)
     for name, work in (("machine", machine), ("overhead", overhead), ("streams", streams)):
-        record.section(name, lambda facts: work(record, CPU, TINY, facts), 300)  # noqa: B023
+        record.section(name, partial(work, record, CPU, TINY), 300)
     assert not list(errors(record.facts))
     assert record.facts["overhead"]["small"]["heun"]["calls"] == 39

@@ -11,7 +11,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for before it promises the same bits again
+os.environ.setdefault(
+    "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+)  # what torch asks for before it promises the same bits again
 
 import numpy as np
 import pytest
@@ -149,9 +151,7 @@ def test_ten_steps_are_five_and_five_more(tmp_path: Path, times: str) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         library.fit(task(), tmp_path / "straight", DEVICE, **options)
-        shutil.copytree(
-            tmp_path / "straight/checkpoints/step-00000005", tmp_path / "again/checkpoints/step-00000005"
-        )
+        shutil.copytree(tmp_path / "straight/checkpoints/step-00000005", tmp_path / "again/checkpoints/step-00000005")
         library.fit(task(), tmp_path / "again", DEVICE, **options)
     finally:
         torch.use_deterministic_algorithms(before)
@@ -169,9 +169,7 @@ def test_a_sample_is_the_same_alone_and_among_others() -> None:
         for parameter in network.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     network.to(DEVICE)
-    few, more = (
-        library.draw_samples(network, SHAPE, count, DEVICE, bf16=False, steps=5, batch=3) for count in (3, 5)
-    )
+    few, more = (library.draw_samples(network, SHAPE, count, DEVICE, bf16=False, steps=5, batch=3) for count in (3, 5))
     assert equality.relative(more[:3], few) < 1e-5
     assert equality.relative(more[3:4], few[:1]) > 0.1  # other noise
 
@@ -180,6 +178,8 @@ def test_a_compiled_training_is_the_same_training(tmp_path: Path) -> None:
     """Last, because compiling takes longer than all the others together."""
     for mode in ("off", "on"):
         torch.manual_seed(0)
-        task = dataclasses.replace(small_task(), network=networks.DiT(channels=3, width=64, depth=1, patch=8, classes=2))
+        task = dataclasses.replace(
+            small_task(), network=networks.DiT(channels=3, width=64, depth=1, patch=8, classes=2)
+        )
         library.fit(task, tmp_path / mode, DEVICE, steps=20, precision="fp32", compile=mode, **OPTIONS)
     assert losses(tmp_path / "on") == pytest.approx(losses(tmp_path / "off"), rel=0.02)
