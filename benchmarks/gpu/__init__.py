@@ -7,8 +7,10 @@ repository; what trains (`tests`, `step`, `training`) also needs pillow and rich
 progress bar import, and the sections that fail for want of them say so and lose nothing else. `--small` runs all of it on
 the CPU in tiny sizes, to try the script itself; its figures mean nothing.
 
-FOLDER gets `gpu.json` (written after every measurement, so that a killed run keeps what it has), `sheet.png` and `log.txt`.
-Each section has a time limit; whatever raises is kept as a traceback under `error` at its place.
+FOLDER gets `gpu.json` (written after every measurement, so that a killed run keeps what it has), `sheet.png`, `table.txt`,
+`log.txt`, and the output of the two sections in which nothing is timed, equality and tests: they run side by side in processes
+of their own, so that a fault that spoils the device spoils nothing else. Each section has a time limit; whatever raises is
+kept as a traceback under `error` at its place.
 
 How it is timed: by the host's clock between two synchronisations of the device, after a warm-up; what is compared is taken
 in turn in one process; given are the median, the quartiles and the number of repeats, in seconds.

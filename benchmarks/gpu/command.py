@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,41 +22,67 @@ from benchmarks.gpu.record import ROOT, Facts, Record, errors
 from benchmarks.gpu.speed import FULL, TINY, machine, overhead, streams
 from benchmarks.gpu.stepping import step
 
-LIMITS = {"machine": 30, "equality": 60, "overhead": 60, "streams": 25, "step": 150, "training": 200, "tests": 100}
+LIMITS = {"machine": 30, "equality": 90, "overhead": 60, "streams": 25, "step": 150, "training": 200, "tests": 100}
 """Most seconds of each section."""
 KEPT = 0.27
 """Share of the budget that the other sections leave to the training."""
 ORDER = ("machine", "equality", "tests", "overhead", "streams", "step", "training")
 
 
-def tests(record: Record, limit: float, facts: Facts) -> None:
-    """`pytest tests/gpu` in a process of its own: its last lines, exit status, and each test with its result."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "tests/gpu",
-        "-v",
-        "--tb=short",
-        "--override-ini",
-        "addopts=",
-        "-p",
-        "no:cacheprovider",
-    ]
-    path = os.pathsep.join(filter(None, [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    with (record.out / "tests.txt").open("w+") as file:
-        given = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": path}, "start_new_session": True}
-        child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, **given)
+class Child:
+    """A process of its own, so that a fault that spoils the device spoils nothing else; it writes to ``log``."""
+
+    def __init__(self, log: Path, *arguments: str):
+        path = os.pathsep.join(filter(None, [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        self.log, self.began = log, time.monotonic()
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *arguments], cwd=ROOT, env={**os.environ, "PYTHONPATH": path},
+                stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    def finish(self, limit: float, facts: Facts) -> str:
+        """Wait until ``limit`` seconds after its start, at least for one; its exit status goes into the facts, its output
+        comes back."""
         try:
-            facts["exit status"] = child.wait(limit)
+            facts["exit status"] = self.process.wait(max(1.0, limit - (time.monotonic() - self.began)))
         except subprocess.TimeoutExpired:
-            facts["error"] = f"the tests took more than {limit:.0f} s"
+            facts["error"] = f"it took more than {limit:.0f} s"
         finally:
-            if child.poll() is None:  # and what it started: compilers
-                os.killpg(child.pid, signal.SIGKILL)
-                child.wait()
-        file.seek(0)
-        text = file.read()
+            self.stop()
+        facts["process, seconds"] = round(time.monotonic() - self.began, 1)
+        return self.log.read_text(errors="replace")
+
+    def stop(self) -> None:
+        """End it if it still runs, and what it started: compilers."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def checks(record: Record, small: bool, names: Sequence[str]) -> dict[str, Child]:
+    """The processes of the sections that only check, at once: nothing is timed in them."""
+    found = {}
+    if "equality" in names:
+        more = ["--small"] if small else []
+        asked = ["--out", str((record.out / "equality").resolve()), "--sections", "equality", "--seconds", "80", *more]
+        found["equality"] = Child(record.out / "equality.txt", "benchmarks.gpu", *asked)
+    if "tests" in names:
+        plain = ["-v", "--tb=short", "--override-ini", "addopts=", "-p", "no:cacheprovider"]
+        found["tests"] = Child(record.out / "tests.txt", "pytest", "tests/gpu", *plain)
+    return found
+
+
+def equal(record: Record, child: Child, facts: Facts) -> None:
+    """What the process of the section `equality` found."""
+    text = child.finish(LIMITS["equality"], facts)
+    stored = record.out / "equality" / "gpu.json"
+    facts.update(json.loads(stored.read_text())["equality"] if stored.is_file() else {"error": text[-4000:]})
+
+
+def tests(child: Child, facts: Facts) -> None:
+    """`pytest tests/gpu`: its last line, exit status, and what failed."""
+    text = child.finish(LIMITS["tests"], facts)
     found = re.findall(r"^(tests/gpu/\S.*?) (PASSED|FAILED|ERROR|SKIPPED)", text, re.MULTILINE)
     facts["passed"] = sum(result == "PASSED" for _, result in found)
     facts["skipped"] = sum(result == "SKIPPED" for _, result in found)
@@ -78,7 +106,7 @@ def line(name: str, facts: Any, *texts: str) -> list[str]:
     found = []
     for text in texts:
         try:
-            found.append(text.format(**facts))
+            found += [text.format(**facts)] * bool(text.format(**facts))
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             continue
     return [f"{name[:42]:<44}" + "  ".join(found)] if found else []
@@ -149,21 +177,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record = Record(asked.out, asked.seconds)
 
     def learn(facts: Facts) -> None:
-        training(record, device, sizes, 3.0 if asked.small else min(100.0, record.left() - 40), facts)
+        training(record, device, sizes, 1.5 if asked.small else min(100.0, record.left() - 40), facts)
 
+    children: dict[str, Child] = {}
     works: dict[str, Callable[[Facts], None]] = {
         "machine": lambda facts: machine(record, device, sizes, facts),
-        "equality": lambda facts: equality(record, device, facts),
-        "tests": lambda facts: tests(record, min(LIMITS["tests"], record.left() - kept_for(asked)) - 5, facts),
+        "equality": lambda facts: equal(record, children["equality"], facts),
+        "tests": lambda facts: tests(children["tests"], facts),
         "overhead": lambda facts: overhead(record, device, sizes, facts),
         "streams": lambda facts: streams(record, device, sizes, facts),
         "step": lambda facts: step(record, device, sizes, asked.compile, facts),
         "training": learn,
     }
-    for name in ORDER:
-        if name in asked.sections:
+    alone = list(asked.sections) == ["equality"]
+    if alone:
+        works["equality"] = lambda facts: equality(record, device, facts)
+    try:
+        for name in [each for each in ORDER if each in asked.sections]:
+            if name in ("equality", "tests") and not alone and not children:
+                children.update(checks(record, asked.small, asked.sections))
             kept = 0.0 if name == "training" else kept_for(asked)
-            record.section(name, works[name], min(LIMITS[name], record.left() - kept))
+            record.section(name, works[name], min(LIMITS[name] + 5, record.left() - kept))
+    finally:
+        for child in children.values():
+            child.stop()
     lines = table(record.facts)
     (asked.out / "table.txt").write_text("\n".join(lines) + "\n")
     print("\n".join(lines), flush=True)

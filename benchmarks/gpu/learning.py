@@ -134,7 +134,7 @@ def training(record: Record, device: torch.device, sizes: Sizes, seconds: float,
     real = torch.from_numpy(statistics.standardise(pictures[-held:]))
     train = torch.from_numpy(statistics.standardise(pictures[: 2 * min(len(drawn), (len(pictures) - held) // 2)]))
     record.attempt(facts, "distance", far, drawn, real, train, device)
-    for workers in (0, 4):
+    for workers in (0, min(4, (os.cpu_count() or 2) // 2)):
         record.attempt(facts, f"seconds to read a batch, {workers} workers", read, pictures, batch, workers)
 
 
