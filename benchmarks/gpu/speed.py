@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import importlib.util
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -120,6 +123,8 @@ def machine(record: Record, device: torch.device, sizes: Sizes, facts: Facts) ->
         )  # fmt: skip
         record.attempt(facts, "driver", driver)
 
+    record.attempt(facts, "tensorboard", tensorboard)
+
     def product() -> float:
         n = sizes.product
         a, b = (torch.randn(n, n, device=device).to(torch.bfloat16) for _ in range(2))
@@ -134,6 +139,19 @@ def machine(record: Record, device: torch.device, sizes: Sizes, facts: Facts) ->
 
     record.attempt(facts, "bf16 TFLOP/s", product)
     record.attempt(facts, "copy GB/s", copied)
+
+
+def tensorboard() -> str:
+    """Whether it is there. The loop writes events where it is installed; where that cannot be imported it is hidden from it, so
+    that its fault is told here and spoils no training."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return "not installed"
+    try:
+        importlib.import_module("torch.utils.tensorboard")
+        return "there"
+    except Exception:
+        sys.modules["tensorboard"] = None  # type: ignore[assignment]
+        raise
 
 
 def driver() -> str:

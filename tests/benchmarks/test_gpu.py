@@ -146,6 +146,13 @@ def test_pictures_are_a_function_of_the_seed_and_full_of_shapes() -> None:
     assert len(np.unique(some.reshape(600, -1), axis=0)) == 600
 
 
+def test_what_is_not_a_number_is_as_far_as_can_be() -> None:
+    a, b = torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])
+    assert relative({"a": b, "b": a}, {"a": a, "b": a}) == pytest.approx(0.1)
+    assert relative(torch.tensor([1.0, float("nan")]), a) == float("inf")
+    assert relative(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 3, 5])) == 0.25
+
+
 def test_what_is_timed_in_turn_is_called_equally_often() -> None:
     calls = {"a": 0, "b": 0}
 
