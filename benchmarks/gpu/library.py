@@ -44,8 +44,8 @@ def make_task(network: nn.Module, pictures: np.ndarray, held_out: int, process: 
     parts = np.arange(count), np.arange(count, len(pictures))
     statistics = Statistics.of(pictures, parts[0])
     train, rest = (ArrayDataset(pictures, statistics, labels, "pictures", part) for part in parts)
-    preview = (lambda n: {}) if labels is None else (lambda n: {"label": torch.arange(n) % (int(max(labels)) + 1)})
-    return Task(network, process or picture_process(), train, rest, LogitNormal(), preview=preview)
+    hidden = {} if labels is None else {("label",): 0.1}
+    return Task(network, process or picture_process(), train, rest, LogitNormal(), hidden=hidden)
 
 
 def fit(task: Any, folder: Path, device: torch.device, **options: Any) -> None:
@@ -64,7 +64,7 @@ def trained(folder: Path, network: nn.Module) -> Auto | None:
     from safetensors.torch import load_file
 
     network.load_state_dict(load_file(folder / "model.safetensors"))
-    stored = json.loads((folder / "grid.json").read_text()) if (folder / "grid.json").is_file() else {}
+    stored = json.loads((folder / "walk.json").read_text()) if (folder / "walk.json").is_file() else {}
     return Auto(tuple(stored["angles"]), tuple(stored["progress"])) if "angles" in stored else None
 
 
@@ -73,16 +73,16 @@ def draw_samples(
     steps: int = 20, batch: int = 64, condition: Any = None, process: Any = None, solver: Any = None,
 ) -> Tensor:  # fmt: skip
     """Samples (count, *shape) as `sfumato sample` draws them: dpmpp_2m with half of the noise renewed."""
-    from sfumato.diffusion import cosine
-    from sfumato.training.generate import evaluating, generate
-    from sfumato.training.objective import Precise
+    from sfumato.diffusion import Blanks, FromNoise, cosine, generate
+    from sfumato.training.objective import Precise, evaluating
 
     with evaluating(network):
         parts = generate(
-            Denoiser(Precise(network, bf16), process or picture_process()), shape, range(count), steps=steps,
-            solver=solver or dpmpp_2m(0.5), grid=grid or cosine, batch=min(batch, count), device=device, condition=condition,
+            Denoiser(Precise(network, bf16), process or picture_process()),
+            Blanks(torch.zeros(shape), count, condition or {}), range(count), begin=FromNoise(steps, grid or cosine),
+            solver=solver or dpmpp_2m(0.5), batch=min(batch, count), device=device,
         )  # fmt: skip
-        return torch.cat([part.float().cpu() for part in parts])
+        return torch.cat([part.x.float().cpu() for part in parts])
 
 
 class LoopStep:
@@ -110,7 +110,7 @@ class LoopStep:
         torch.manual_seed(key("network", 0, self.step, 0))
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        value, losses = self.objective(x, z, t, {})
+        value, losses, _ = self.objective(x, z, t, {})
         value.backward()
         total += losses.mean()
         norm = self.clip(self.parameters, self.options.optim.clip)
