@@ -170,32 +170,35 @@ def test_an_unfinished_run_can_be_sampled_and_finished(tmp_path: Path, capsys: p
 def test_sample_i_is_the_same_file_alone_and_among_others(kind: str, trained, tmp_path: Path):
     out, _ = trained(kind)
     for n in (1, 8, 20):
-        assert sfumato("sample", out, "-n", n, "--steps", 4, "--out", tmp_path / str(n)) == 0
+        words = ["-n", n, "--steps", 4, "--precision", "fp32", "--out", tmp_path / str(n)]
+        assert sfumato("sample", out, *words) == 0
     for i in range(8):
         name = f"{i:04d}.{'npy' if kind == 'vectors' else 'png'}"
-        files = [(tmp_path / str(n) / name).read_bytes() for n in (1, 8, 20) if i < n]
-        assert len(set(files)) == 1
+        paths = [tmp_path / str(n) / name for n in (1, 8, 20) if i < n]
+        files = [np.load(path) if kind == "vectors" else np.asarray(Image.open(path), float) for path in paths]
+        for other in files[1:]:  # to rounding: a byte may fall to either side
+            np.testing.assert_allclose(other, files[0], rtol=1e-4, atol=1e-4 if kind == "vectors" else 1)
     assert len({path.read_bytes() for path in (tmp_path / "8").glob("0*")}) == 8
 
 
 def samples(model: Model, numbers: range, **options) -> torch.Tensor:
-    return torch.cat(list(model.samples(numbers, SampleOptions(steps=5, **options))))
+    return torch.cat(list(model.samples(numbers, SampleOptions(steps=5, precision="fp32", **options))))
 
 
 def test_sample_i_is_the_same_tensor_in_every_order(trained):
     model = load(trained("classes")[0])
     whole = samples(model, range(8))
-    assert torch.equal(samples(model, range(7, -1, -1)), whole.flip(0))
-    assert torch.equal(samples(model, range(3, 4)), whole[3:4])
-    assert torch.equal(samples(model, range(2, 40))[:6], whole[2:])
-    assert not torch.equal(samples(model, range(8), seed=1), whole)
+    for numbers, wanted in ((range(7, -1, -1), whole.flip(0)), (range(3, 4), whole[3:4]), (range(2, 40), whole[2:])):
+        torch.testing.assert_close(samples(model, numbers)[: len(wanted)], wanted, rtol=1e-4, atol=1e-4)
+    assert (samples(model, range(8), seed=1) - whole).abs().amin(0).max() > 0.01
 
 
 def test_a_class_can_be_asked_for(trained):
     model = load(trained("classes")[0])
     assert model.classes == ("blue", "green", "red")
     green = samples(model, range(6), label="green")
-    assert torch.equal(green[[1, 4]], samples(model, range(6))[[1, 4]])  # in turn: 1 and 4 are green anyway
+    in_turn = samples(model, range(6))[[1, 4]]  # which are green anyway
+    torch.testing.assert_close(green[[1, 4]], in_turn, rtol=1e-4, atol=1e-4)
     assert not torch.equal(green[0], samples(model, range(1))[0])
 
 
