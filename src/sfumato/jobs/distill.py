@@ -128,7 +128,9 @@ def look(run: Run, columns: int = 12, teacher_steps: int = 50) -> None:
 
 def _take_over(source: Run, run: Run) -> None:
     """The data and the weights of the teacher; files are shared where the disk can, copied where it cannot."""
-    for file in sorted(source.cache.iterdir()):
+    for file in sorted(
+        file for file in source.cache.iterdir() if file.is_file()
+    ):  # folders are what evaluate remembers
         target = run.cache / file.name
         target.unlink(missing_ok=True)
         try:
