@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def sample(model: Model, n: int | None, ask: Any, out: Path | None = None, suffi
             raise Wrong(f"out = {str(out)!r}: must be a file that ends with one of {', '.join(recipe.formats)}")
     place, making = Place(out or Path("samples"), recipe.single), model.making(ask, "" if recipe.single else suffix)
     queries = model.recipe.queries(model, ask, n)
-    place.clear()
+    place.check()
     shown: list[tuple[int, Any]] = []
     calls: list[int] = []
     done: list[Path] = []
@@ -53,7 +54,7 @@ def sample(model: Model, n: int | None, ask: Any, out: Path | None = None, suffi
 
         def things() -> Iterator[tuple[int, Any]]:
             count = 0
-            for drawn in recipe.draw(model, queries, range(len(queries))):
+            for drawn in parts:
                 calls.extend(drawn.scores["calls"].tolist() if "calls" in drawn.scores else ())
                 pairs = list(zip(drawn.numbers, recipe.things(model, queries, drawn), strict=True))
                 shown.extend(pairs[: SHOWN - len(shown)])
@@ -61,6 +62,10 @@ def sample(model: Model, n: int | None, ask: Any, out: Path | None = None, suffi
                 count += len(pairs)
                 watch.show(count)
 
+        parts: Iterator[Any] = iter(recipe.draw(model, queries, range(len(queries))))
+        first = list(islice(parts, 1))  # an earlier set goes once there is something to put in its place
+        parts = chain(first, parts)
+        place.clear()
         try:
             for path in recipe.write(model, queries, things(), place.path, making):
                 done.append(path)
