@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfumato.jobs.making import Making
+from sfumato.jobs.making import LIST, Making
 from sfumato.training.run import RunError, write_text
-
-LIST = "samples.json"
-"""What was written into a folder and how it was made; beside a single file NAME it is NAME.json."""
 
 
 @dataclass(frozen=True)
