@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from sfumato.diffusion.tree import Tree
     from sfumato.training.objective import Savable, Task
 
+DESCENT = 250
+"""Calls of the network that a descent makes at most, unless asked otherwise."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -76,7 +79,7 @@ class Model:
 
         own: dict[str, Any] = {}
         if "residual" in self.measured:
-            own["descent"] = d.Descent(tol=walk.tol or self.measured["residual"] or 0.2, most=walk.steps or 250)
+            own["descent"] = d.Descent(tol=walk.tol or self.measured["residual"] or 0.2, most=walk.steps or DESCENT)
         for adaptation in self.adaptations:
             own |= adaptation.solvers(self.process)
         if walk.tol is None or walk.solver == "descent":
@@ -234,7 +237,10 @@ def resolved(asked: Walk, name: str, recipe: Recipe, process: Any, adaptations: 
         walk = walk.over(recipe.walk("few"))
     for adaptation in reversed(adaptations):
         walk = walk.over(adaptation.walk())
-    walk = walk.over(recipe.walk(name)).over(Walk(**process.habits)).over(USUAL)
+    walk = walk.over(recipe.walk(name)).over(Walk(**process.habits))
+    if (walk.solver or "").partition(":")[0] == "descent":  # goes as far as it needs: steps are a bound alone
+        walk = walk.over(Walk(steps=DESCENT))
+    walk = walk.over(USUAL)
     if (
         walk.tol is not None
         and asked.solver is None

@@ -59,14 +59,15 @@ class PictureFacts:
         return is_picture(self.shape)
 
     def words(self) -> list[str]:
-        """The data in a line."""
+        """The data in a line, and the names of its classes."""
         what = f"{self.shape[1]}x{self.shape[2]} pictures" if len(self.shape) == 3 else f"items of shape {self.shape}"
         named = f", {len(self.classes)} classes" if self.classes else ""
         if self.vector_names:
             some, count = ", ".join(self.vector_names[:4]), len(self.vector_names)
             named += f", {count} number{'s' * (count > 1)} beside each ({some}{', ...' * (count > 4)})"
         held = f", {self.held} held out" if self.held else ""
-        return [f"{self.count} {what} to learn from{named}{held}"]
+        names = ", ".join(self.classes[:20]) + (f" and {len(self.classes) - 20} more" if len(self.classes) > 20 else "")
+        return [f"{self.count} {what} to learn from{named}{held}", *([f"classes: {names}"] if names else [])]
 
     def values(self) -> list[str]:
         """The numbers in the data in a line."""
