@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from sfumato.training.generate import evaluating, generate
 from torch import Tensor
 
 from sfumato.diffusion import SOLVERS, Denoiser, guide
 from sfumato.training import loop
 from sfumato.training.ema import PowerEMA
-from sfumato.training.generate import evaluating, generate
 from sfumato.training.objective import Precise
 from sfumato.training.watch import LEVELS, Averaged, held_out_loss, loss_by_level
 
