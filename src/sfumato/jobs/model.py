@@ -15,7 +15,7 @@ from sfumato.jobs.adapt import Adaptation
 from sfumato.jobs.config import Configuration, read_config
 from sfumato.jobs.making import Making
 from sfumato.jobs.recipe import Data, Recipe, say
-from sfumato.jobs.strict import convert, to_plain
+from sfumato.jobs.strict import convert, inner_dataclass, to_plain
 from sfumato.jobs.walk import USUAL, Drawing, Walk, grid_of, solver_of
 from sfumato.training.run import Run, RunError
 
@@ -41,6 +41,7 @@ class Model:
         denoiser: the network and the process.
         walk: how samples are drawn unless told otherwise, resolved.
         measured: what the run measured of itself (walk.json).
+        given, named: what ``walk`` was resolved from.
     """
 
     run: Run
@@ -52,6 +53,8 @@ class Model:
     adaptations: tuple[Adaptation, ...]
     device: Any
     measured: Mapping[str, Any] = field(default_factory=dict)
+    given: Walk = field(default_factory=Walk)
+    named: str = "usual"
 
     @property
     def process(self) -> Any:
@@ -175,7 +178,8 @@ class Model:
         how = options(Walk, {name: value for name, value in asked.items() if name in walks})
         ask = options(self.recipe.Ask, {name: value for name, value in asked.items() if name not in walks}, walks)
         drawing = self.drawing if seed is None else dataclasses.replace(self.drawing, seed=seed)
-        return dataclasses.replace(self, walk=self.walked(how) if how != Walk() else self.walk, drawing=drawing), ask
+        walk = self.walked(how.over(self.given), self.named) if how != Walk() else self.walk
+        return dataclasses.replace(self, walk=walk, drawing=drawing), ask
 
     def making(self, ask: Any, suffix: str = "") -> Making:
         """What samples of this model are made by."""
@@ -223,10 +227,20 @@ def options(kind: type, given: Mapping[str, Any], more: Sequence[str] | set[str]
     hints = typing.get_type_hints(kind)
     values = {}
     for name, value in given.items():
+        inner = inner_dataclass(hints[name])
         try:
-            values[name] = value if isinstance(value, Path) else convert(hints[name], to_plain(value))
+            if isinstance(value, Path) or (inner is not None and isinstance(value, inner)):
+                values[name] = value
+            elif inner is not None and isinstance(value, Mapping):
+                values[name] = options(inner, value)
+            else:
+                values[name] = convert(hints[name], to_plain(value))
         except (TypeError, ValueError) as error:
-            raise Wrong(f"{name} = {value!r}: {error}") from error
+            raise error if isinstance(error, Wrong) else Wrong(f"{name} = {value!r}: {error}") from error
+    required = (dataclasses.MISSING, dataclasses.MISSING)
+    for f in dataclasses.fields(kind):
+        if f.name not in values and (f.default, f.default_factory) == required:
+            raise Wrong(f"{f.name}: is missing")
     return kind(**values)
 
 
@@ -335,9 +349,9 @@ def load(out: Path | str, walk: Walk = Walk(), drawing: Drawing = Drawing(), nam
     process, precise = recipe.process(facts), Precise(network, bf16)
     made = [adaptation.denoiser(precise, process) for adaptation in config.adaptations]
     denoiser = made[-1] if made else Denoiser(precise, process)
-    walk = resolved(walk, name, recipe, process, config.adaptations)
-    model = Model(run, recipe, facts, denoiser, walk, drawing, config.adaptations, device, _measured(run))
-    model.solver(walk), model.grid(walk)  # what cannot be used is said now
+    chosen = resolved(walk, name, recipe, process, config.adaptations)
+    model = Model(run, recipe, facts, denoiser, chosen, drawing, config.adaptations, device, _measured(run), walk, name)
+    model.solver(chosen), model.grid(chosen)  # what cannot be used is said now
     return model
 
 
