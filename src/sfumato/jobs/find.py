@@ -55,14 +55,14 @@ def kind(name: str) -> Any:
 
 def name_of(recipe: Any) -> str:
     """The name of the field that this recipe is of. Raises ConfigError."""
-    module = type(recipe).__module__
+    module, name = type(recipe).__module__, type(recipe).__qualname__
     for known in _folders():
         if module == f"{ROOM}.{known}.recipe":
             return known
     for known, entry in _installed().items():
         if entry.module == module and entry.load() is type(recipe):
             return known
-    raise ConfigError(f"{module}:{type(recipe).__qualname__} is no entry point of the group {ROOM!r}; install the package that offers it")
+    raise ConfigError(f"{module}:{name} is no entry point of the group {ROOM!r}; install the package that offers it")
 
 
 def plain() -> str:
