@@ -59,6 +59,7 @@ def test_a_flow_map_is_a_run_of_its_own(kind: str, made, tmp_path: Path):
 
 def test_guidance_can_be_left_out(made, tmp_path: Path):
     teacher, _ = made("classes")
+    (teacher / "cache" / "reference").mkdir(exist_ok=True)  # as a run has it that was evaluated before
     assert sfumato("distill", teacher, *SHORT, "--w", 1, 1, "--out", tmp_path / "m") == 0
     model = load(tmp_path / "m")
     assert (model.walk.w, model.walk.shift, model.walk.solver, model.walk.steps) == (1.0, 1.0, "leap", 4)

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ class Model:
         denoiser: the network and the process.
         walk: how samples are drawn unless told otherwise, resolved.
         measured: what the run measured of itself (walk.json).
+        bring: gives the companions, the same ones each time.
         given, named: what ``walk`` was resolved from.
     """
 
@@ -53,8 +55,14 @@ class Model:
     adaptations: tuple[Adaptation, ...]
     device: Any
     measured: Mapping[str, Any] = field(default_factory=dict)
+    bring: Callable[[], Any] = field(default=lambda: None, repr=False)
     given: Walk = field(default_factory=Walk)
     named: str = "usual"
+
+    @property
+    def companions(self) -> Any:
+        """What the field wants beside the network, loaded when first asked for. Raises DataError, RunError."""
+        return self.bring()
 
     @property
     def process(self) -> Any:
@@ -286,14 +294,24 @@ def task_of(config: Configuration, run: Run, data: Data | None = None) -> Task:
     for adaptation in config.adaptations:
         task = adaptation.task(task, run, config.training, recipe.kinds())
     if task.preview is None:
-        facts, adaptations = data.facts, config.adaptations
-        task = dataclasses.replace(task, preview=lambda guess: previewed(guess, run, recipe, facts, adaptations, seed))
+        facts, adaptations, bring = data.facts, config.adaptations, companions(recipe, run)
+        task = dataclasses.replace(
+            task, preview=lambda guess: previewed(guess, run, recipe, facts, adaptations, seed, bring)
+        )
     return task
 
 
+def companions(recipe: Recipe, run: Run) -> Callable[[], Any]:
+    """A function that gives the field's companions of a run: loaded when it is first called, and once."""
+    from sfumato.training.parallel import pick_device
+
+    return cache(partial(recipe.companions, run, pick_device()))
+
+
 def previewed(
-    guess: Any, run: Run, recipe: Recipe, facts: Any, adaptations: tuple[Adaptation, ...], seed: int, count: int = 16
-) -> Savable | None:
+    guess: Any, run: Run, recipe: Recipe, facts: Any, adaptations: tuple[Adaptation, ...], seed: int,
+    bring: Callable[[], Any], count: int = 16,
+) -> Savable | None:  # fmt: skip
     """What a person sees of a run on the way: a few of the usual samples, from the same noise every time, unguided."""
     import torch
 
@@ -304,7 +322,7 @@ def previewed(
         usual = dataclasses.replace(Walk(batch=count), steps=4, grid="cosine", shift=1.0)
     walk = resolved(usual, "usual", recipe, guess.process, adaptations)
     device = next(guess.network.parameters()).device
-    model = Model(run, recipe, facts, guess, walk, Drawing(seed), adaptations, device)
+    model = Model(run, recipe, facts, guess, walk, Drawing(seed), adaptations, device, bring=bring)
     with torch.no_grad():
         queries = recipe.queries(model, recipe.Ask(), count)
         things = [
@@ -350,7 +368,10 @@ def load(out: Path | str, walk: Walk = Walk(), drawing: Drawing = Drawing(), nam
     made = [adaptation.denoiser(precise, process) for adaptation in config.adaptations]
     denoiser = made[-1] if made else Denoiser(precise, process)
     chosen = resolved(walk, name, recipe, process, config.adaptations)
-    model = Model(run, recipe, facts, denoiser, chosen, drawing, config.adaptations, device, _measured(run), walk, name)
+    model = Model(
+        run, recipe, facts, denoiser, chosen, drawing, config.adaptations, device, _measured(run), companions(recipe, run),
+        walk, name,
+    )  # fmt: skip
     model.solver(chosen), model.grid(chosen)  # what cannot be used is said now
     return model
 

@@ -193,6 +193,11 @@ class Recipe:
             raise Wrong(f"walk = {name!r}: must be usual; this field names no other")
         return Walk()
 
+    def companions(self, run: Run, device: Any) -> Any:
+        """What samples need besides the network: a decoder, a ranker, the windows held out. Loaded when it is first asked
+        for, as ``model.companions``, and once. Raises DataError, RunError."""
+        return None
+
     def begin(self, process: Process, z: Tree, times: Tree, query: Mapping[str, Tree]) -> tuple[Tree, Tree]:
         """The first state and the times to walk through, from the noise z and the walk's own times (n + 1,)."""
         return process.start(z), times

@@ -25,17 +25,17 @@ _JOBS = {
 }
 _FIELDS = {
     "acting": ("policy.acting",),
-    "chunks": ("policy.chunks",),
+    "chunks": ("policy.data", "policy.fans"),
     "cloning": ("policy.cloning",),
     "demo": ("images.demo",),
     "evaluation": ("images.measure",),
     "filming": ("policy.simulators.filming",),
     "images": ("images.recipe",),
     "openmoji": ("images.openmoji",),
-    "policy": ("policy.recipe", "policy.acting"),
+    "policy": ("policy.recipe", "policy.samples", "policy.acting"),
     "recording": ("policy.simulators.recording",),
     "rollout": ("policy.simulators.rollout",),
-    "trials": ("policy.simulators.trials",),
+    "trials": ("policy.measure",),
 }
 MOVED: dict[str, tuple[str, ...]] = {
     **{old: tuple(f"sfumato.{new}" for new in places) for old, places in _JOBS.items()},

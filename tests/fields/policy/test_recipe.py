@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sfumato.fields.policy.chunks import Facts
 from torch import Tensor
 
 from sfumato.adapting.flow_map import Leap
@@ -18,7 +19,6 @@ from sfumato.data import DataError
 from sfumato.diffusion import Denoiser, Gaussian, Linear, LogitNormal, loss
 from sfumato.fields.images.recipe import Images
 from sfumato.fields.policy.acting import Controller, Policy
-from sfumato.fields.policy.chunks import Facts
 from sfumato.fields.policy.cloning import Covered, Regression, Staggered, ramp
 from sfumato.fields.policy.demonstrations.episodes import Demonstrations, Windows
 from sfumato.fields.policy.demonstrations.replay import open_episodes, save_episodes

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 pytest.importorskip("gymnasium")
+from sfumato.fields.policy.simulators.trials import TrialOptions, session_of, trial, worlds
+
 from sfumato.fields.policy.acting import Policy
 from sfumato.fields.policy.simulators.recording import RecordOptions, record
 from sfumato.fields.policy.simulators.rollout import rollout
-from sfumato.fields.policy.simulators.trials import TrialOptions, session_of, trial, worlds
 from sfumato.jobs.walk import SampleOptions
 from sfumato.training.run import RunError
 from tests.fields.policy.robots import LIMIT, POINT
