@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from sfumato.training.generate import generate
 
 from benchmarks.common import figure, kernel_interval, save_figure, store
 from sfumato import diffusion as d
@@ -26,7 +27,6 @@ from sfumato.jobs.config import read_config
 from sfumato.jobs.evaluate import stacked
 from sfumato.jobs.model import load
 from sfumato.jobs.walk import SampleOptions
-from sfumato.training.generate import generate
 from sfumato.training.progress import Watch
 
 CALLS = (5, 10, 20, 50)

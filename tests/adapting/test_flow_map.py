@@ -279,10 +279,13 @@ def train(kind: str, steps: int = 700, seed: int = 0) -> tuple[FlowMap, Gaussian
     torch.manual_seed(seed)
     network = MLP(dim=2, width=64, depth=2)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0)
-    conversion = Conversion(teacher, kind)  # type: ignore[arg-type]
+    # mean flow makes targets with long tails: weighed by error, as in `sfumato distill`, and at half the rate. Over 10 seeds
+    # its errors are then at most half of the bounds below; with neither they spread from 0.06 to 0.47
+    power, rate = (1.0, 2e-3) if kind == "mean_flow" else (0.0, 4e-3)
+    conversion = Conversion(teacher, kind, power=power)  # type: ignore[arg-type]
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 4e-3 * min(1, 2 * (1 - step / steps))
+            group["lr"] = rate * min(1, 2 * (1 - step / steps))
         x = MEAN.float() + VARIANCE.float().sqrt() * torch.randn(256, 2)
         loss = conversion(FlowMap(network, process), x, torch.rand(256)).mean()
         optimizer.zero_grad()
@@ -317,7 +320,7 @@ def test_a_small_network_reaches_the_true_map(kind: str, converted: Any):
     euler_error = rms(sample(data, z, uniform(Linear(), 1)), true)
     for steps in (1,) if kind == "consistency" else (1, 2, 8):
         error = rms(sample(flow_map, z, uniform(Linear(), steps), Leap()), true)
-        assert error < {"mean_flow": 0.16}.get(kind, 0.08), (steps, error)
+        assert error < {"mean_flow": 0.12}.get(kind, 0.08), (steps, error)
         assert error < 0.3 * euler_error
 
 
@@ -332,9 +335,9 @@ def test_two_steps_are_one_and_no_step_is_the_teacher(kind: str, converted: Any)
     x_t = process.interpolate(x, torch.randn(2000, 2, generator=generator), t)
     at_once = process.step(flow_map(x_t, t, s), x_t, t, s)
     x_r = process.step(flow_map(x_t, t, r), x_t, t, r)
-    assert rms(process.step(flow_map(x_r, r, s), x_r, r, s), at_once) < {"mean_flow": 0.1}.get(kind, 0.04)
+    assert rms(process.step(flow_map(x_r, r, s), x_r, r, s), at_once) < {"mean_flow": 0.05}.get(kind, 0.04)
     plain, taught = flow_map(x_t, t), data(x_t, t)
-    assert rms(plain.z - plain.x, taught.z - taught.x) < 0.12
+    assert rms(plain.z - plain.x, taught.z - taught.x) < 0.08
 
 
 def test_guidance_is_an_input_that_acts_only_between_its_times():

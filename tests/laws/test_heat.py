@@ -109,7 +109,7 @@ def test_scores_are_inverted_on_the_near_branch(name: str, eps: float) -> None:
     e = torch.full_like(a, eps)
     assert (angle_of_score(kernel, -kernel.score(a, e), e) - a).abs().max() < 1e-11
     held = angle_of_score(kernel, torch.full((3,), 1e9, dtype=F64), torch.full((3,), eps, dtype=F64))
-    assert (held == end).all()
+    assert (held / end - 1).abs().max() < 1e-12
     # nowhere is the score longer than at the end of the branch, but for the margin left there
     everywhere = torch.cat([torch.linspace(0, 3.14, 2000, dtype=F64), math.pi - torch.logspace(-9, -2, 500, dtype=F64)])
     longest = float(-kernel.score(everywhere, torch.full_like(everywhere, eps)).min())

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from sfumato.training.generate import evaluating, generate
 from torch import Tensor
 
 from sfumato.diffusion import SOLVERS, Denoiser, guide
 from sfumato.training import loop
 from sfumato.training.ema import PowerEMA
-from sfumato.training.generate import evaluating, generate
 from sfumato.training.objective import Precise
 from sfumato.training.watch import LEVELS, Averaged, held_out_loss, loss_by_level
 
@@ -51,7 +51,10 @@ def test_a_sample_is_the_same_alone_among_others_and_in_any_order(solver: str, t
         found = drawn(task, numbers, solver)
         assert len(found) == len(numbers)
         mine = [place for place, i in enumerate(numbers) if i < 8]
-        assert torch.equal(found[mine], whole[[numbers[place] for place in mine]])
+        wanted = whole[
+            [numbers[place] for place in mine]
+        ]  # in another row of a batch, which a product may round otherwise
+        torch.testing.assert_close(found[mine], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_another_batch_size_changes_rounding_only(task):

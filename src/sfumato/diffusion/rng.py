@@ -90,7 +90,7 @@ def normal_like(x: Tensor, rng: Rng) -> Tensor:
         return torch.randn(x.shape, generator=rng, dtype=dtype, device=rng.device).to(x.device)
     if rng is None:
         return torch.randn(x.shape, dtype=dtype, device=x.device)
-    return rng.normal(x.shape, dtype).to(x.device)
+    return moved(rng.normal(x.shape, dtype), x.device)
 
 
 def uniform_like(x: Tensor, rng: Rng, shape: Sequence[int] | None = None) -> Tensor:
@@ -100,4 +100,11 @@ def uniform_like(x: Tensor, rng: Rng, shape: Sequence[int] | None = None) -> Ten
         return torch.rand(shape, generator=rng, dtype=torch.float64, device=rng.device).to(x.device)
     if rng is None:
         return torch.rand(shape, dtype=torch.float64, device=x.device)
-    return rng.uniform(shape, torch.float64).to(x.device)
+    return moved(rng.uniform(shape, torch.float64), x.device)
+
+
+def moved(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; from the CPU to a GPU through pinned memory, so that nothing waits for the copy."""
+    if device.type == "cuda" and value.device.type == "cpu":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)

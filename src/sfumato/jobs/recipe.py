@@ -166,14 +166,18 @@ class Recipe:
 
     def task(self, data: Data, network: nn.Module) -> Task:
         """What to train."""
+        import numpy as np
+
         from sfumato.training.objective import Task
 
         method = self.learning()
         share = float(getattr(self, "drop", 0.1))
+        there = data.train.batch(np.arange(1)) if self.guided else {}  # classes may not have been asked for
+        guided = tuple(name for name in self.guided if name in there)
         return Task(
             network, self.process(data.facts), data.train, data.held_out, times=method.distribution(),
             coupling=method.dealt(), uncertainty=method.learns_weights(),
-            hidden={self.guided: share} if self.guided and share > 0 else {},
+            hidden={guided: share} if guided and share > 0 else {},
         )  # fmt: skip
 
     def walk(self, name: str = "usual") -> Walk:

@@ -118,6 +118,11 @@ def _dataclass_in(hint: Any) -> Any:
 def convert(kind: Any, value: Any) -> Any:
     """A plain value as an instance of a type hint. Raises ValueError that says what was expected."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin is dict:
+        pairs = _expect(value, dict, "names and values").items()
+        return {convert(arguments[0], key): convert(arguments[1], item) for key, item in pairs}
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None

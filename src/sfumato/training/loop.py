@@ -7,6 +7,7 @@ so continuing needs nothing else and is exact.
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 import sys
 import time
@@ -106,7 +107,8 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
             total, norm = runtime.mean(total), optim.clip(parameters, options.optim.clip)
 
             # one wait for the device a step, so that a bad number stops before it reaches the weights
-            if not bool(torch.isfinite(total + norm)):
+            loss, size = torch.stack([total.detach().double(), norm.detach().double()]).tolist()
+            if not math.isfinite(loss + size):
                 raise NonFinite(_explain(task, objective, options, step, here, runtime))
             if isinstance(task.times, Adaptive) and seen:
                 levels, wrong = (runtime.gather(torch.cat(parts)) for parts in zip(*seen, strict=True))
@@ -119,12 +121,11 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
             ema.update(dict(network.named_parameters()), step, step - 1)
 
             # people and files
-            loss = float(total)
             last = step == options.steps
             ending = runtime.agree(stop.signal is not None) or last
             if runtime.first:
                 watch.show(step, f"loss {loss:.4f}  {memory(here):.1f} GB")
-                record = {"step": step, "loss": loss, "norm": float(norm), "lr": lr, "memory": memory(here)}
+                record = {"step": step, "loss": loss, "norm": size, "lr": lr, "memory": memory(here)}
                 if step % 10 == 0 or last:
                     record |= {name: float(mean) for name, mean in terms.items()}
                     run.log(record)

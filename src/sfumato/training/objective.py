@@ -15,7 +15,7 @@ from sfumato.data import Dataset
 from sfumato.diffusion import Adaptive, Denoiser, Guess, LearnedUncertainty, LogitNormal, hide, independent, loss, tree
 from sfumato.diffusion.couplings import Coupling
 from sfumato.diffusion.process import Process
-from sfumato.diffusion.rng import Rng, Streams, key
+from sfumato.diffusion.rng import Rng, Streams, key, moved
 from sfumato.diffusion.times import Times, stratified
 from sfumato.diffusion.tree import Tree
 from sfumato.training.loader import Batch
@@ -153,7 +153,7 @@ def noised(task: Task, batch: Batch, base: int, first: int, total: int, device: 
     whole = {"x": batch.x, "weight": batch.weight, **batch.condition}
     u = stratified(rng, places, total * k)
     drawn = task.times.draw(u, rng, task.process, repeated(whole, k))
-    t = tree.each(lambda value: value.to(device, torch.float32), drawn)
+    t = tree.each(lambda value: moved(value.to(torch.float32), device), drawn)
     condition = batch.condition
     for names, share in (task.hidden or {(): 0.0}).items():
         gone = rng.uniform((len(places),))[::k] < share
