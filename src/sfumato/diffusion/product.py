@@ -197,11 +197,13 @@ class Product:
         leaves out counts in full, or one tensor for all parts, (B,)."""
         answer, t = self._same_parts("the network's answer", answer, optional=True), self._times(t)
         x, z = self._same_parts("x", x), self._same_parts("z", z)
-        counts = self._weights(weight)
-        return {
-            name: process.loss(answer.get(name), x[name], z[name], t[name], counts.get(name))
-            for name, process in self.parts
-        }
+        counts, losses = self._weights(weight), {}
+        for name, process in self.parts:
+            try:
+                losses[name] = process.loss(answer.get(name), x[name], z[name], t[name], counts.get(name))
+            except ValueError as wrong:
+                raise ValueError(f"part {name!r}: {wrong}") from wrong
+        return losses
 
     def _weights(self, weight: Any) -> Mapping[str, Any]:
         if weight is None or isinstance(weight, Tensor):
