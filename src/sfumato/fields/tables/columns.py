@@ -338,7 +338,8 @@ def encode(column: Column, states: States, knots: Knots | None, chance: np.ndarr
         inside = np.flatnonzero(of_word >= states.first_bin)
         low, high = np.zeros(len(of_word)), np.zeros(len(of_word))
         low[inside], high[inside] = knots.place(values[inside], of_word[inside] - states.first_bin)
-        place = low[column.codes] + chance * (high - low)[column.codes]
+        margin = np.minimum(ROUNDING, (high - low) / 4)
+        place = (low + margin)[column.codes] + chance * (high - low - 2 * margin)[column.codes]
         value = np.where(state >= states.first_bin, _normal(place), 0.0).astype(np.float32)
     return state, value
 
@@ -351,7 +352,8 @@ def _value(kind: Kind, word: str, column: Column, i: int) -> float:
         raise DataError(f"column {shown(kind.name)!r}, row {row}: {shown(word)[:40]!r} is no {kind.kind}") from None
 
 
-SINGLE = 5e-8  # float32 places a normal number to 0.5 ulp, which is at most 1.5e-8 of its distribution
+ROUNDING = 2e-8  # of the distribution of a normal number in float32: half an ulp is at most 1.5e-8
+SINGLE = 3 * ROUNDING
 NORMAL_END = 4.0  # the first and last of a bin's rows lie at most this far out
 
 

@@ -9,11 +9,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.networks.mlp import Residual
-from sfumato.networks.parts import LevelEmbedding, no_autocast, zero_
+from sfumato.networks.parts import LevelEmbedding, no_autocast, standard, waves, zero_
 
+FREQUENCIES = 16
 BARRED = -1e30
 """Logit of a state that a column does not have: finite, as :data:`sfumato.diffusion.tokens.NEVER` is."""
+
+
+class Block(nn.Module):
+    """h + outer(silu(inner(standard(h)))); starts as the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, width)
+        self.outer = nn.Linear(width, width)
+        zero_(self.outer)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.outer(F.silu(self.inner(standard(h))))
 
 
 class TableMLP(nn.Module):
@@ -21,8 +34,8 @@ class TableMLP(nn.Module):
 
     The level of the states is not looked at: which of them are masked is all that it could tell (the law of what stands
     under the masks is the same at every time). Values are shown times alpha / hypot, so that one that is all noise is
-    silent, and not at all where their state is known to be no bin; the level that modulates the blocks is that of the
-    noisiest value, and each value has its own alpha / hypot beside it, so any columns can be known.
+    silent, and not at all where their state is known to be no bin. Each value has its own alpha / hypot beside it, so any
+    columns can be known; the level in waves is that of the noisiest.
 
     Args:
         sizes: number of states of each column, (C,).
@@ -66,9 +79,8 @@ class TableMLP(nn.Module):
         self.register_buffer("bins", torch.tensor(first_bins), persistent=False)
         self.register_buffer("owner", torch.tensor(valued, dtype=torch.int64), persistent=False)
         self.states = nn.Embedding(int(offsets[-1]), embedding)
-        self.enter = nn.Linear(columns * embedding + 2 * len(valued), width)
-        self.level = LevelEmbedding(width) if valued else None
-        self.blocks = nn.ModuleList(Residual(width) for _ in range(depth))
+        self.enter = nn.Linear(columns * embedding + (2 * len(valued) + 2 * FREQUENCIES if valued else 0), width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.logits = nn.Linear(width, sum(sizes))
         self.values = nn.Linear(width, len(valued)) if valued else None
         nn.init.normal_(self.states.weight, std=0.5)
@@ -88,19 +100,16 @@ class TableMLP(nn.Module):
             raise ValueError(f"states have shape {tuple(x.shape)}, expected (batch, {self.columns})")
         columns = torch.arange(self.columns, device=x.device)
         parts = [self.states(self.row[columns, x]).flatten(1)]
-        condition = torch.zeros((), device=x.device)
-        if self.level is not None:
+        if self.values is not None:
             values, noise = self._values(shown["values"], level["values"])
             masked = x[:, self.owner] == self.most
             live = masked | (x[:, self.owner] >= self.bins[self.owner])
             share = torch.rsqrt(1 + torch.exp(2 * noise.float())) * live  # alpha / hypot
-            parts += [(values * share).to(parts[0].dtype), share.expand(values.shape).to(parts[0].dtype)]
-            condition = F.silu(self.level(noise.amax(1)))
-        else:
-            condition = x.new_zeros((len(x), self.logits.in_features), dtype=torch.float32)
+            clock = waves(noise.float().amax(1), LevelEmbedding.LONGEST, LevelEmbedding.SHORTEST, FREQUENCIES)
+            parts += [each.to(parts[0].dtype) for each in (values * share, share.expand(values.shape), clock)]
         h = self.enter(torch.cat(parts, 1))
         for block in self.blocks:
-            h = block(h, condition)
+            h = block(h)
         with no_autocast(h):
             h = h.to(self.logits.weight.dtype)
             flat = self.logits(h)
