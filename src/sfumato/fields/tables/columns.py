@@ -26,7 +26,25 @@ from sfumato.fields.tables.reading import Column, Say
 from sfumato.fields.tables.spelling import Dates, Numbers, Spelling
 
 KINDS = ("number", "category", "date", "key", "constant")
-GAPS = ("", "NA", "N/A", "n/a", "NaN", "nan", "NAN", "NaT", "null", "NULL", "None", "none", "?", "-", ".", "#N/A", "missing")
+GAPS = (
+    "",
+    "NA",
+    "N/A",
+    "n/a",
+    "NaN",
+    "nan",
+    "NAN",
+    "NaT",
+    "null",
+    "NULL",
+    "None",
+    "none",
+    "?",
+    "-",
+    ".",
+    "#N/A",
+    "missing",
+)
 FEW = 5  # categories with fewer training rows are rare
 MOST_WORDS = 256  # categories of a column
 LEVELS, LEVEL_ROWS = 32, 20  # so few different numbers, with so many rows each, are states one and all
@@ -91,7 +109,9 @@ def find_kind(column: Column, asked: str | None, tell: Say) -> Kind:
             tell(f"column {name!r} is a key: it is made anew for samples, and not learned")
         return key
     if asked == "key":
-        raise DataError(f"column {name!r} is no key: its cells must all differ, and be whole numbers or digits in one pattern")
+        raise DataError(
+            f"column {name!r} is no key: its cells must all differ, and be whole numbers or digits in one pattern"
+        )
     if asked != "category" and numbers:
         return replace(known, kind="number", numbers=numbers)
     if asked != "category" and dates:
@@ -124,7 +144,12 @@ def _key(column: Column, words: Sequence[str], known: Kind, numbers: Numbers | N
     if all(parts) and len({(part[1], len(part[2])) for part in parts if part}) == 1:
         first = parts[0]
         assert first is not None
-        return replace(known, kind="key", word=f"{first[1]}{'0' * len(first[2])}", next=1 + max(int(part[2]) for part in parts if part))
+        return replace(
+            known,
+            kind="key",
+            word=f"{first[1]}{'0' * len(first[2])}",
+            next=1 + max(int(part[2]) for part in parts if part),
+        )
     return None
 
 

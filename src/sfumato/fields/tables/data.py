@@ -1,7 +1,7 @@
 """A table as data: its facts, fitted on training rows, and its rows as x = {"states", "values"}.
 
-    states  int64 (C,)     the state of each learned column, counted from 0 within the column
-    values  float32 (N,)   the value of each column that has bins; its weight is 0 where the state is no bin
+states  int64 (C,)     the state of each learned column, counted from 0 within the column
+values  float32 (N,)   the value of each column that has bins; its weight is 0 where the state is no bin
 """
 
 from __future__ import annotations
@@ -19,7 +19,18 @@ from safetensors.numpy import load_file, save_file
 from sfumato.data.dataset import split
 from sfumato.data.errors import DataError, shown
 from sfumato.diffusion.rng import Streams, key
-from sfumato.fields.tables.columns import BINS, Kind, Knots, States, decode, encode, find_kind, fit, key_word, kinds_asked
+from sfumato.fields.tables.columns import (
+    BINS,
+    Kind,
+    Knots,
+    States,
+    decode,
+    encode,
+    find_kind,
+    fit,
+    key_word,
+    kinds_asked,
+)
 from sfumato.fields.tables.reading import Column, Format, Say, Table
 from sfumato.fields.tables.spelling import Dates, Numbers
 
@@ -66,7 +77,12 @@ class Facts:
 
     @classmethod
     def of(
-        cls, table: Table, train: np.ndarray, kinds: Mapping[str, str] | None = None, bins: int = BINS, tell: Say = lambda line: None
+        cls,
+        table: Table,
+        train: np.ndarray,
+        kinds: Mapping[str, str] | None = None,
+        bins: int = BINS,
+        tell: Say = lambda line: None,
     ) -> Facts:
         """The facts of a table of which the rows ``train`` are trained on.
 
@@ -98,12 +114,20 @@ class Facts:
 
     def save(self, folder: Path) -> None:
         """Into data.json and data.safetensors."""
-        plain = {"columns": [asdict(c) for c in self.columns], "format": asdict(self.format), "rows": self.rows, "source": self.source}
+        plain = {
+            "columns": [asdict(c) for c in self.columns],
+            "format": asdict(self.format),
+            "rows": self.rows,
+            "source": self.source,
+        }
         (folder / "data.json").write_text(json.dumps(plain, indent=1, ensure_ascii=False), encoding="utf-8")
         arrays = {}
         for i, column in enumerate(self.columns):
             if (found := self.knots.get(column.kind.name)) is not None:
-                arrays |= {f"{i}.{name}": np.ascontiguousarray(getattr(found, name)) for name in ("value", "low", "high", "bin")}
+                arrays |= {
+                    f"{i}.{name}": np.ascontiguousarray(getattr(found, name))
+                    for name in ("value", "low", "high", "bin")
+                }
         save_file(arrays, folder / "data.safetensors")
 
     @classmethod
@@ -201,7 +225,9 @@ def table_of(states: np.ndarray, values: np.ndarray, facts: Facts, numbers: Sequ
         numbers: of the samples: they count keys, and choose among rare categories together with ``seed``.
     """
     counted = np.asarray(numbers, dtype=np.int64)
-    chance = Streams(key("tables", "rare", seed), counted.tolist()).uniform((len(counted), len(facts.columns)), torch.float64)
+    chance = Streams(key("tables", "rare", seed), counted.tolist()).uniform(
+        (len(counted), len(facts.columns)), torch.float64
+    )
     place = {i: j for j, i in enumerate(facts.valued)}
     columns, i = [], 0
     for each, drawn in zip(facts.columns, chance.T.numpy()):
@@ -233,7 +259,9 @@ def load_table(folder: Path) -> Table:
     """As it was saved; the codes stay on disk until they are asked for."""
     plain = json.loads((folder / "words.json").read_text(encoding="utf-8"))
     codes = np.load(folder / "codes.npy", mmap_mode="r", allow_pickle=False)
-    columns = (Column(c["name"], tuple(c["words"]), own, c["type"]) for c, own in zip(plain["columns"], codes, strict=True))
+    columns = (
+        Column(c["name"], tuple(c["words"]), own, c["type"]) for c, own in zip(plain["columns"], codes, strict=True)
+    )
     return Table(tuple(columns), Format(**plain["format"]))
 
 

@@ -231,7 +231,12 @@ def _histogram(x: np.ndarray, y: np.ndarray, fold: np.ndarray, words: np.ndarray
     for k in range(FOLDS):
         train, test = fold != k, fold == k
         trees = HistGradientBoostingClassifier(
-            max_depth=5, max_leaf_nodes=31, max_iter=ROUNDS, early_stopping=False, categorical_features=few, random_state=seed
+            max_depth=5,
+            max_leaf_nodes=31,
+            max_iter=ROUNDS,
+            early_stopping=False,
+            categorical_features=few,
+            random_state=seed,
         ).fit(x[train], y[train])
         curves.append([_auc(odds[:, 1], y[test]) for odds in trees.staged_predict_proba(x[test])])
     mean = np.mean(curves, 0)
@@ -246,7 +251,7 @@ def _histogram(x: np.ndarray, y: np.ndarray, fold: np.ndarray, words: np.ndarray
 
 def _auc(odds: np.ndarray, y: np.ndarray) -> float:
     """Share of pairs (made, real) of which the made one has the greater odds, half of the ties."""
-    values, place, counts = np.unique(odds, return_inverse=True, return_counts=True)
+    _, place, counts = np.unique(odds, return_inverse=True, return_counts=True)
     rank = (np.cumsum(counts) - (counts - 1) / 2)[place]
     ones = int(y.sum())
     return float((rank[y == 1].sum() - ones * (ones + 1) / 2) / (ones * (len(y) - ones)))
@@ -273,7 +278,9 @@ def nearest_share(made: Frame, train: Frame, held_out: Frame, seed: int = 0) -> 
     made = made.take(rng.permutation(len(made))[:NEAREST])
     both = np.concatenate([train.cells, held_out.cells])
     with np.errstate(invalid="ignore"):
-        spread = np.nanmax(both, 0, initial=-np.inf, where=~np.isnan(both)) - np.nanmin(both, 0, initial=np.inf, where=~np.isnan(both))
+        spread = np.nanmax(both, 0, initial=-np.inf, where=~np.isnan(both)) - np.nanmin(
+            both, 0, initial=np.inf, where=~np.isnan(both)
+        )
     spread = np.where(np.isfinite(spread) & (spread > 0), spread, 1.0)
     here, there = (_nearest(made, frame, spread) for frame in (train, held_out))
     return float(((here < there) + 0.5 * (here == there)).mean()), len(made)
@@ -297,7 +304,9 @@ def _nearest(a: Frame, b: Frame, spread: np.ndarray) -> np.ndarray:
 # ---- all of it -------------------------------------------------------------------------------------------------------
 
 
-def scores(made: Table, train: Table, real: Table, facts: Facts, tell: Callable[[str], Any] = lambda line: None, seed: int = 0) -> list[Score]:
+def scores(
+    made: Table, train: Table, real: Table, facts: Facts, tell: Callable[[str], Any] = lambda line: None, seed: int = 0
+) -> list[Score]:
     """Every score of ``made`` against the rows ``real`` that nothing was trained on, with floor and shuffled columns.
 
     Args:
@@ -335,7 +344,9 @@ def _some(table: Table, n: int, rng: np.random.Generator) -> Table:
     return table.take(np.sort(rng.permutation(len(table))[:n]))
 
 
-def _spread(score: Callable[[np.ndarray], float], n: int, value: float, rng: np.random.Generator, draws: int = 20) -> tuple[float, float]:
+def _spread(
+    score: Callable[[np.ndarray], float], n: int, value: float, rng: np.random.Generator, draws: int = 20
+) -> tuple[float, float]:
     """90 % interval by halves of the rows: a half's deviation from the whole is that of the whole from the truth."""
     parts = np.array([score(rng.permutation(n)[: n // 2]) for _ in range(draws)])
     half = 1.645 * float(np.std(parts, ddof=1))

@@ -192,7 +192,9 @@ def _read_csv(path: Path, tell: Say, like: Format | None) -> Table:
                 if not names:
                     if len(row) > MOST_COLUMNS:
                         raise DataError(f"{shown(path)}: {len(row)} columns, at most {MOST_COLUMNS} are read")
-                    names = [cell.strip() for cell in row] if found.header else [f"column_{i + 1}" for i in range(len(row))]
+                    names = (
+                        [cell.strip() for cell in row] if found.header else [f"column_{i + 1}" for i in range(len(row))]
+                    )
                     codes, known = [array("i") for _ in row], [{} for _ in row]
                     if found.header:
                         continue
@@ -248,11 +250,20 @@ def _sniff(path: Path, tell: Say) -> Format:
     )
     space = space and any(separator in line for line in head)
     found = Format(encoding=encoding, separator=separator, quote=quote, space=space, newline=newline)
-    rows = [row for row in _reader(iter(head[:-1] if len(head) == LOOKED_AT else head), found) if row]
-    header = not rows or not any(NUMBER.fullmatch(cell.strip().replace(",", ".", 1)) for cell in rows[0])
+    first = _first_row(head, found)
+    header = not any(NUMBER.fullmatch(cell.strip().replace(",", ".", 1)) for cell in first)
     if not header:
-        tell(f"{shown(path)}: the first row holds numbers, so the columns have no names: column_1 to column_{len(rows[0])}")
+        tell(
+            f"{shown(path)}: the first row holds numbers, so the columns have no names: column_1 to column_{len(first)}"
+        )
     return replace(found, header=header, quoting=_quoting(head, found))
+
+
+def _first_row(head: Sequence[str], found: Format) -> list[str]:
+    try:
+        return next((row for row in _reader(iter(head), found) if row), [])
+    except csv.Error:  # the reading itself will say where
+        return []
 
 
 def _bounded(file: io.TextIOWrapper, path: Path, most: int = 1 << 24) -> Iterator[str]:
@@ -436,7 +447,7 @@ def _object(path: Path, line: int, raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{shown(path)}, line {line}: not JSON ({one_line(error)})") from None
     if not isinstance(row, dict):
-        raise DataError(f"{shown(path)}, line {line}: must be an object, as in {{\"age\": 31}}")
+        raise DataError(f'{shown(path)}, line {line}: must be an object, as in {{"age": 31}}')
     return row
 
 

@@ -20,7 +20,14 @@ EXACT = 2**53  # whole numbers beyond it are not all floats
 GREATEST = 1e300
 NEVER_ROUND = 330  # decimals, more than any float64 has
 DAY = 86_400_000_000
-UNITS = {"day": DAY, "hour": DAY // 24, "minute": 60_000_000, "second": 1_000_000, "millisecond": 1000, "microsecond": 1}
+UNITS = {
+    "day": DAY,
+    "hour": DAY // 24,
+    "minute": 60_000_000,
+    "second": 1_000_000,
+    "millisecond": 1000,
+    "microsecond": 1,
+}
 EPOCH = datetime(1970, 1, 1)
 _DAYS = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y%m%d")
 _HOURS = ("%H:%M:%S", "%H:%M", "%H:%M:%S.%f")
