@@ -331,6 +331,11 @@ class Windows:
     def __len__(self) -> int:
         return self._table.shape[1]
 
+    @property
+    def buckets(self) -> None:
+        """All windows can stand in one batch."""
+        return None
+
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """One window, as described above. Raises IndexError when there is no such window."""
         if not 0 <= index < len(self):

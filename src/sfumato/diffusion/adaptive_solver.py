@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from sfumato.diffusion.coefficients import along
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.process import Endpoints
 from sfumato.diffusion.rng import Rng
+from sfumato.diffusion.sample import Solver
 
 
 class NotMet(RuntimeError):
@@ -18,7 +20,7 @@ class NotMet(RuntimeError):
 
 
 @dataclass(frozen=True)
-class AdaptiveSolver:
+class AdaptiveSolver(Solver):
     """Error-controlled steps, each sample at its own pace (Bogacki & Shampine 1989, orders 3 and 2, in the angle).
 
     Between two times of the grid it takes as many steps as the tolerance asks; ``times = [1, 0]`` leaves all to it. Its
@@ -41,6 +43,7 @@ class AdaptiveSolver:
     finest: float = 1e-3
     most: int = 3000
     order: int = 3
+    counts: ClassVar[bool] = True
 
     def prepare(self, times: Tensor) -> None:
         return None

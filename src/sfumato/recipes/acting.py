@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +155,7 @@ class Session:
         import torch
 
         from sfumato.diffusion import Streams, key
-        from sfumato.diffusion.sample import Bound
+        from sfumato.diffusion.sample import walk
 
         model, options = self.policy.model, self.options
         count = options.steps or 1 if steps is None else steps
@@ -164,19 +163,17 @@ class Session:
             raise ValueError(f"steps = {count}: must be at least 1")
         task = None if self.tasks is None else np.asarray(self.tasks)
         shown = self.policy.facts.shown(self.history, task)
-        guess = Bound(model.guess(options), {name: value.to(model.device) for name, value in shown.items()})
+        condition = {name: value.to(model.device) for name, value in shown.items()}
         numbers = [key(seed, number) for seed, number in zip(self.seeds, self.chunks, strict=True)]
         rng = Streams(key("act"), numbers, model.device)
-        z = rng.normal((self.rows, *model.shape))
+        z = model.process.prior(torch.zeros(self.rows, *model.shape, device=model.device), rng)
         solver, times = model.solver(options), model.stops(options)(model.process.schedule, count)
         x_t = model.process.start(z)
         if self.warm is not None and self.last is not None:
             x_t, times = self._carried_on(z, times)
         with torch.no_grad():
-            memory = solver.prepare(times)
-            for t, s in pairwise(times):
-                x_t, memory = solver.step(guess, x_t, t, s, memory, rng)
-        return x_t
+            *_, (end, _) = walk(model.guess(options), z, times, solver, rng, x_t=x_t, **condition)
+        return end
 
     def _carried_on(self, z: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
         """The state to start from and the times (n + 1, rows, horizon) to walk through, given the chunks before.
@@ -187,7 +184,7 @@ class Session:
         """
         import torch
 
-        from sfumato.recipes.cloning import ramp
+        from sfumato.diffusion.times import ramp
 
         facts, last, warm = self.policy.facts, self.last, self.warm
         assert last is not None

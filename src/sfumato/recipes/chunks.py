@@ -207,6 +207,11 @@ class Chunks:
         parts = [cut.batch(np.arange(i, min(i + 4096, len(windows)))) for i in range(0, len(windows), 4096)]
         return cls(windows, facts, order, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
+    @property
+    def buckets(self) -> None:
+        """All items can stand in one batch."""
+        return None
+
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Items `indices` (B,) at once."""
         if self.kept is not None:

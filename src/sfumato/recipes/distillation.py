@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,15 +186,16 @@ def converted(task: Task, run: Run, options: DistillOptions, training: TrainOpti
         finest=finest_share(task.process),
         **HABITS[options.kind],
     )
-    middle = torch.tensor([min(max(1.5, options.w[0]), options.w[1]), 0.0, 1.0])
-
-    def preview(count: int) -> dict[str, Any]:
-        guidance = {"guidance": middle.expand(count, -1)} if guided else {}
-        return {**task.preview(count), **guidance}
-
+    middle = torch.tensor([[min(max(1.5, options.w[0]), options.w[1]), 0.0, 1.0]])
+    beside = {"guidance": middle} if guided else {}
+    preview: Any = task.preview
+    if preview is not None:
+        asked = preview.keywords["queries"]
+        queries = dataclasses.replace(asked, condition={**asked.condition, **beside})
+        preview = partial(preview.func, **{**preview.keywords, "queries": queries, "steps": 4, "solver": Leap()})
     return dataclasses.replace(
-        task, network=student, criterion=criterion, denoiser=FlowMap, times=Uniform(), uncertainty=False, drop=0.0,
-        preview=preview, preview_steps=4, preview_solver=Leap(),
+        task, network=student, criterion=criterion, denoiser=FlowMap, times=Uniform(), uncertainty=False, hidden={},
+        beside=beside, preview=preview,
     )  # fmt: skip
 
 

@@ -86,11 +86,12 @@ def refuse(given: Any, what: str) -> None:
 
 def spread_out(dataset: Dataset, most: int | None = None) -> dict[str, Tensor]:
     """Items of a dataset as tensors (N, ...), "x" and its condition: at most ``most``, evenly spread."""
-    from sfumato.training.loader import stack
+    from sfumato.training.loader import fetch
 
     count = len(dataset)
     chosen = range(count) if most is None or count <= most else [i * count // most for i in range(most)]
-    return stack([dataset[i] for i in chosen])
+    rows = fetch(dataset, chosen)
+    return {"x": rows.x, **rows.condition}
 
 
 def stacked(dataset: Dataset, most: int | None = None) -> Tensor:

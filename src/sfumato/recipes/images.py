@@ -198,7 +198,8 @@ class Images:
         import torch
 
         from sfumato import networks
-        from sfumato.diffusion import independent, key, optimal_transport
+        from sfumato.diffusion import Blanks, independent, key, optimal_transport
+        from sfumato.recipes.model import previewed
         from sfumato.training.objective import Task
         from sfumato.training.parallel import pick_device
 
@@ -219,9 +220,13 @@ class Images:
             times=self.method.distribution(),
             coupling=independent if self.method.coupling == "independent" else optimal_transport,
             uncertainty=self.method.uncertainty,
-            drop=self.drop,
-            draw=partial(grid, statistics=prepared.statistics) if is_picture(prepared.statistics.shape) else None,
-            preview=partial(every_class, classes=len(prepared.classes)),
+            hidden={("label",): self.drop} if prepared.classes else {},
+            preview=partial(
+                previewed,
+                draw=partial(grid, statistics=prepared.statistics) if is_picture(prepared.statistics.shape) else None,
+                queries=Blanks(torch.zeros(prepared.statistics.shape), 16, every_class(16, len(prepared.classes))),
+                seed=seed,
+            ),
         )
 
     def process(self) -> Gaussian | Equilibrium:

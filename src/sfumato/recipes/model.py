@@ -151,16 +151,18 @@ class Model:
         self, numbers: range, options: SampleOptions = SampleOptions(), calls: Callable[[Tensor], None] | None = None
     ) -> Iterator[Tensor]:
         """Yield samples of the given numbers in batches, standardised, (b, *shape); ``calls`` as in ``generate``."""
-        from sfumato.training.generate import generate
+        from sfumato.diffusion import FromNoise, generate
 
         options = self.chosen(options)
         solver = self.solver(options)
-        alone = options.tol is not None or options.solver == "descent"  # it chooses its own steps
-        yield from generate(
-            self.guess(options), self.shape, numbers, seed=options.seed, steps=1 if alone else options.steps or 1, solver=solver,
-            grid=self.stops(options), batch=options.batch, device=self.device, condition=self.condition(options),
-            calls=calls if alone else None,
-        )  # fmt: skip
+        begin = FromNoise(1 if solver.counts else options.steps or 1, self.stops(options))
+        for drawn in generate(
+            self.guess(options), Asked(self.shape, self.condition(options)), numbers, seed=options.seed, begin=begin,
+            solver=solver, batch=options.batch, device=self.device,
+        ):  # fmt: skip
+            if calls is not None and "calls" in drawn.scores:
+                calls(drawn.scores["calls"])
+            yield drawn.x
 
     def stops(self, options: SampleOptions) -> Any:
         """The grid that the options ask for. Raises ValueError for one that is not known."""
@@ -204,6 +206,44 @@ class Model:
             return {**found(own), "guidance": inputs.expand(len(own), -1)}
 
         return guided
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The samples asked for, as queries: blanks of one shape, each with the condition of its number."""
+
+    shape: tuple[int, ...]
+    condition: Callable[[range], Any] | None
+    buckets: None = None
+
+    def __len__(self) -> int:
+        return 2**31
+
+    def name(self, number: int) -> tuple[str, int]:
+        return "", number
+
+    def batch(self, numbers: Any) -> dict[str, Tensor]:
+        import torch
+
+        given = {} if self.condition is None else dict(self.condition(numbers))
+        return {"x": torch.zeros(len(numbers), *self.shape), **given}
+
+
+def previewed(guess: Any, draw: Any, queries: Any, seed: int, steps: int = 12, solver: Any = None) -> Any:
+    """What a person sees of a run on the way: a few samples, drawn from the same noise every time."""
+    import torch
+
+    from sfumato.diffusion import FromNoise, ab, generate
+    from sfumato.diffusion.tree import first
+
+    if draw is None:
+        return None
+    device = next(guess.network.parameters()).device
+    begin = FromNoise(steps)
+    parts = generate(
+        guess, queries, range(len(queries)), seed=seed, begin=begin, solver=solver or ab(2), batch=len(queries), device=device
+    )  # fmt: skip
+    return draw(torch.cat([first(part.x).cpu() for part in parts]))
 
 
 def task_of(config: Configuration, run: Run) -> Task:
@@ -261,9 +301,12 @@ def load(out: Path | str, options: SampleOptions = SampleOptions()) -> Model:
         options.precision == "auto" and bf16_pays(device) and config.training.precision != "fp32"
     )
     grid, left = None, None
-    if (out / "grid.json").is_file():
-        stored = json.loads((out / "grid.json").read_text())
-        grid = Auto(tuple(stored["angles"]), tuple(stored["progress"]))
+    measured = next(
+        (path for path in (run.walk, out / "grid.json") if path.is_file()), None
+    )  # the second of older runs
+    if measured is not None:
+        stored = json.loads(measured.read_text())
+        grid = Auto(tuple(stored["angles"]), tuple(stored["progress"])) if "angles" in stored else None
         left = stored.get("residual")
     process = config.recipe.process()
     denoiser = (Denoiser if config.distill is None else FlowMap)(Precise(built, bf16), process)

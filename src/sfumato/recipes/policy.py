@@ -252,8 +252,8 @@ class PolicyRecipe:
         import torch
 
         from sfumato import networks
-        from sfumato.diffusion import independent, key, loss, optimal_transport
-        from sfumato.recipes.cloning import Covered, Staggered
+        from sfumato.diffusion import Blanks, Covered, Ramp, independent, key, optimal_transport
+        from sfumato.recipes.model import previewed
         from sfumato.training.objective import Task
         from sfumato.training.parallel import pick_device
 
@@ -261,6 +261,7 @@ class PolicyRecipe:
         held: Any = prepared.held_out
         facts: Facts = train.facts
         times = self.method.distribution()
+        own = times if self.method.times == "adaptive" else Covered(times)  # adaptive ones learn where to look
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key("weights", seed))
             network = networks.choose_policy(
@@ -273,13 +274,15 @@ class PolicyRecipe:
             process=self.process(),
             train=train,
             held_out=held,
-            times=times if self.method.times == "adaptive" else Covered(times),  # which learns where to look
+            times=Ramp(own) if self.levels == "each" else own,
             coupling=independent if self.method.coupling == "independent" else optimal_transport,
             uncertainty=self.method.uncertainty,
-            drop=0.0,
-            draw=partial(drawn, held=held),
-            preview=lambda count: conditions(held, range(count)),
-            criterion=Staggered() if self.levels == "each" else loss,
+            preview=partial(
+                previewed,
+                draw=partial(drawn, held=held),
+                queries=Blanks(torch.zeros(facts.horizon, facts.dim), 16, conditions(held, range(16))),
+                seed=seed,
+            ),
         )
 
     def usage(self) -> Iterable[str]:

@@ -46,6 +46,11 @@ class Run:
         return self.path / "samples"
 
     @property
+    def walk(self) -> Path:
+        """What the run measured of itself for sampling: its grid, a residual."""
+        return self.path / "walk.json"
+
+    @property
     def cache(self) -> Path:
         return self.path / "cache"
 
