@@ -120,10 +120,10 @@ class TableMLP(nn.Module):
         return answer
 
     def _values(self, values: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Values and their levels, both checked: (B, N) and (B, N) or (B, 1)."""
+        """Values and their levels, both checked: (B, N), and (B, N) or (B, 1)."""
         if values.ndim != 2 or values.shape[1] != len(self.owner):
             raise ValueError(f"values have shape {tuple(values.shape)}, expected (batch, {len(self.owner)})")
         level = level[:, None] if level.ndim == 1 else level
-        if level.shape[1] not in (1, values.shape[1]):
+        if level.shape[0] not in (1, len(values)) or level.shape[1] not in (1, values.shape[1]):
             raise ValueError(f"the level of the values has shape {tuple(level.shape)}, expected {tuple(values.shape)}")
-        return values, level
+        return values, level.expand(len(values), -1)

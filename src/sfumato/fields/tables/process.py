@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfumato.diffusion.loss import LogitNormal, stratified
 from sfumato.diffusion.masked import Masked
 from sfumato.diffusion.process import Gaussian
 from sfumato.diffusion.product import Product
-from sfumato.diffusion.rng import Streams
-from sfumato.diffusion.schedule import Linear
+from sfumato.diffusion.rng import Rng, uniform_like
+from sfumato.diffusion.schedule import Linear, Schedule
+from sfumato.diffusion.times import LogitNormal, Times
+from sfumato.diffusion.tree import Tree
 
-F64 = torch.float64
+EARLIEST = 1e-3  # time of states: the bound weighs what is hidden by 1 / t
 
 
 def process_of(sizes: Sequence[int], values: int) -> Product:
@@ -33,37 +35,38 @@ def process_of(sizes: Sequence[int], values: int) -> Product:
 
 
 @dataclass(frozen=True)
-class RowTimes:
-    """Times of training: (B, C) for states and (B, N) for values, of three kinds of rows.
+class RowTimes(Times):
+    """Times of training, (B, C) for states and (B, N) for values, of two kinds of rows.
+
+    Some rows train states: all values are noise. The others train values; a share of their states is hidden, too, for all
+    states together name the row, and its values would be learned by heart. In a part of both a random set of columns is
+    given, states and values, so that the rest can be drawn for them.
 
     Args:
-        values: share of the rows that train values: these have a time, and a share of the states is hidden beside them
-            (all states together name the row, so that values would be learned by heart). The others train states: all
-            values are noise.
-        known: share of the rows of which a random part of the columns is given, states and values.
-        open: share of the rows that train values in which no state is hidden.
+        owner: (N,) the column of each value.
+        values: share of the rows that train values.
+        known: share of the rows in which columns are given.
     """
 
+    owner: tuple[int, ...]
     values: float = 0.5
     known: float = 0.25
-    open: float = 0.0
 
-    def draw(self, rng: Streams, places: Tensor, total: int, owner: Sequence[int], columns: int) -> dict[str, Tensor]:
-        """Times of rows at ``places`` in a batch of ``total``; ``owner`` (N,) are the columns of the values."""
-        u = stratified(rng, places, total)
-        rows = len(u)
-        chance = rng.uniform((rows, 4), F64)
-        given = rng.uniform((rows, columns), F64) < rng.uniform((rows, 1), F64)
-        given &= (chance[:, 0] < self.known)[:, None]
-        valued = (chance[:, 1] < self.values)[:, None] if len(owner) else torch.zeros(rows, 1, dtype=torch.bool)
-        hidden = torch.where(chance[:, 3] < self.open, 0.0, chance[:, 2])[:, None]
-        states = torch.where(valued, hidden, u[:, None]).clamp_min(1e-3).expand(rows, columns)
-        states = torch.where(given, 0.0, states)
-        if not len(owner):
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return LogitNormal()(u, schedule)
+
+    def draw(self, u: Tensor, rng: Rng, process: Any, batch: Mapping[str, Tree]) -> Tree:
+        rows, columns = batch["x"]["states"].shape
+        kind, known, share, hidden, *each = uniform_like(u, rng, (rows, 4 + columns)).unbind(1)
+        given = (torch.stack(each, 1) < share[:, None]) & (known < self.known)[:, None]
+        owner = torch.tensor(self.owner, dtype=torch.int64, device=u.device)
+        valued = (kind < self.values) & bool(self.owner)
+        states = torch.where(valued, hidden, u).clamp_min(EARLIEST)
+        states = torch.where(given, 0.0, states[:, None])
+        if not self.owner:
             return {"states": states}
-        place = LogitNormal()(u, Linear())[:, None]
-        values = torch.where(valued, place, 1.0).expand(rows, len(owner))
-        return {"states": states, "values": torch.where(given[:, list(owner)], 0.0, values)}
+        values = torch.where(valued, self(u, process.processes["values"].schedule), 1.0)
+        return {"states": states, "values": torch.where(given[:, owner], 0.0, values[:, None])}
 
 
 def cascade(states: Tensor, values: Tensor) -> list[dict[str, Tensor]]:
