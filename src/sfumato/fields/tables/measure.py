@@ -319,7 +319,7 @@ def scores(
     loose = Table(tuple(column.take(rng.permutation(len(train))[:n]) for column in train.columns), train.format)
     a, b, c, d, whole = frames([made, real, other, loose, train], facts)
     rows = []
-    for name, score in (("shape", shape), ("trend", trend)):
+    for name, score in (("shape", shape), ("trend", trend))[: len(facts.learned)]:  # one column has no trend
         value = score(b, a)
         ends = _spread(lambda part, score=score: score(b, a.take(part)), n, value, rng)  # type: ignore[misc]
         rows.append(Score(name, value, *ends, score(b, c), score(b, d), "higher", n))
