@@ -11,7 +11,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_ROOMS = ("data", "diffusion", "metrics", "networks", "recipes", "training")
+_ROOMS = ("adapting", "data", "diffusion", "errors", "fields", "jobs", "metrics", "networks", "recipes", "training")
 
 
 def __getattr__(name: str) -> Any:

@@ -13,9 +13,10 @@ from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.process import Endpoints
 from sfumato.diffusion.rng import Rng
 from sfumato.diffusion.sample import Solver
+from sfumato.errors import Mendable
 
 
-class NotMet(RuntimeError):
+class NotMet(Mendable, RuntimeError):
     """A tolerance that could not be kept within the calls allowed."""
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.diffusion import Adaptive, key, tree
+from sfumato.errors import Mendable
 from sfumato.training import checkpoint, optim
 from sfumato.training.ema import PowerEMA, write_snapshot
 from sfumato.training.loader import Batch, batches
@@ -30,11 +31,11 @@ from sfumato.training.run import Run
 from sfumato.training.watch import Averaged, blame, tensorboard
 
 
-class NonFinite(RuntimeError):
+class NonFinite(Mendable, RuntimeError):
     """The loss or its gradient is not a number. Raised before the weights are touched."""
 
 
-class Stopped(Exception):
+class Stopped(Mendable):
     """A signal asked to stop; the state is saved. ``code`` is the exit status to leave with."""
 
     def __init__(self, code: int):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sfumato.errors import check
 from sfumato.training.optim import OptimOptions
 
 
@@ -44,7 +45,8 @@ class TrainOptions:
     """Grids of samples and held-out losses over the run."""
 
     def __post_init__(self) -> None:
-        for good, name, right in (
+        check(
+            self,
             (self.steps is None or self.steps >= 1, "steps", "at least 1"),
             (self.minutes is None or self.minutes > 0, "minutes", "above 0"),
             (self.batch is None or self.batch >= 1, "batch", "at least 1"),
@@ -66,6 +68,4 @@ class TrainOptions:
             (self.save_seconds > 0, "save_seconds", "above 0"),
             (self.keep >= 1, "keep", "at least 1"),
             (self.previews >= 0, "previews", "0 or more"),
-        ):
-            if not good:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be {right}")
+        )

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfumato.errors import Mendable
 
-class RunError(Exception):
+
+class RunError(Mendable):
     """One line: which run, what is wrong, what to do."""
 
 
