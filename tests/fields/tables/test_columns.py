@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfumato.data.errors import DataError
+from sfumato.errors import DataError
 from sfumato.fields.tables.columns import find_kind, key_word
 from sfumato.fields.tables.data import Facts, rows_of, table_of
 from sfumato.fields.tables.reading import Column, Table
@@ -152,7 +152,9 @@ def test_a_table_comes_back(data: st.DataObject) -> None:
     """Every training cell, to the letter, but for rare words, which come back as another rare word."""
     rows = data.draw(st.integers(50, 120))
     columns = {}
-    for i, cell in enumerate(data.draw(st.lists(st.sampled_from([word, whole, cents, float_, day]), min_size=1, max_size=3))):
+    for i, cell in enumerate(
+        data.draw(st.lists(st.sampled_from([word, whole, cents, float_, day]), min_size=1, max_size=3))
+    ):
         pool = data.draw(st.lists(cell | st.just("NA"), min_size=2, max_size=rows))
         picks = data.draw(st.lists(st.sampled_from(pool), min_size=rows, max_size=rows))
         columns[f"c{i}"] = picks

@@ -58,7 +58,9 @@ def test_real_rows_cannot_be_told_from_real_rows_but_shuffled_ones_can(pair: tup
     assert told < 0.6
 
 
-def test_both_kinds_of_trees_say_about_the_same(pair: tuple[Table, Table, Facts], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_kinds_of_trees_say_about_the_same(
+    pair: tuple[Table, Table, Facts], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("sklearn")
     a, _, facts = pair
     one, shuffled = frames([a, loose(a)], facts)
@@ -100,7 +102,9 @@ def test_every_score_lies_between_its_floor_and_shuffled_columns(pair: tuple[Tab
         assert score.shuffled < score.low
         assert score.value == pytest.approx(score.floor, abs=0.15)
     assert found["shape"].value > 0.95
-    assert found["copied"].value == pytest.approx(found["copied"].floor, abs=0.05)  # few different rows: a quarter repeats
+    assert found["copied"].value == pytest.approx(
+        found["copied"].floor, abs=0.05
+    )  # few different rows: a quarter repeats
     assert all(score.n == 1500 for score in found.values() if score.name != "nearer_to_training")
 
 

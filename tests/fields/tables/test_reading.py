@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sfumato.data.errors import DataError
+from sfumato.errors import DataError
 from sfumato.fields.tables.reading import read_table
 
 pa = pytest.importorskip("pyarrow")
@@ -30,7 +30,9 @@ def written(folder: Path, text: str | bytes, name: str = "a.csv") -> Path:
         ("a;b\n1;'x;y'\n2;'z'\n", ";", [("1", "x;y"), ("2", "z")]),
     ],
 )
-def test_separators_and_quotes_are_found(tmp_path: Path, text: str, separator: str, rows: list[tuple[str, str]]) -> None:
+def test_separators_and_quotes_are_found(
+    tmp_path: Path, text: str, separator: str, rows: list[tuple[str, str]]
+) -> None:
     found = read_table(written(tmp_path, text))
     assert (found.format.separator, found.names, found.rows()) == (separator, ["a", "b"], rows)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sfumato.data.errors import DataError
+from sfumato.errors import DataError
 from sfumato.fields.tables.reading import read_table
 from sfumato.fields.tables.writing import write_table
 from tests.fields.tables.tables import table

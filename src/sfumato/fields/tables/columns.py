@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from sfumato.data.errors import DataError, shown
+from sfumato.data.errors import shown
+from sfumato.errors import DataError
 from sfumato.fields.tables.reading import Column, Say
 from sfumato.fields.tables.spelling import Dates, Numbers, Spelling
 

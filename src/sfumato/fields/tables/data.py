@@ -17,7 +17,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from sfumato.data.dataset import split
-from sfumato.data.errors import DataError, shown
+from sfumato.data.errors import shown
+from sfumato.errors import DataError
 from sfumato.diffusion.rng import Streams, key
 from sfumato.fields.tables.columns import (
     BINS,

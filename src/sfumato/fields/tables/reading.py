@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from sfumato.data.errors import DataError, one_line, shown
+from sfumato.data.errors import one_line, shown
+from sfumato.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 MOST_BYTES = 4 << 30  # of a file

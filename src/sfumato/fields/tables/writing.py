@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sfumato.data.errors import DataError, one_line, shown
+from sfumato.data.errors import one_line, shown
+from sfumato.errors import DataError
 from sfumato.fields.tables.reading import NUMBER, SUFFIXES, Column, Format, Table, arrow
 
 Row = tuple[str | None, ...]
@@ -32,7 +33,9 @@ def write_rows(rows: Iterable[Row], path: Path, names: Sequence[str], types: Seq
     """
     path, suffix = Path(path), Path(path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise DataError(f"{shown(path)}: rows are written to files that end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+        raise DataError(
+            f"{shown(path)}: rows are written to files that end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        )
     writers = {".parquet": _write_parquet, ".jsonl": _write_lines}
     try:
         writers.get(suffix, _write_csv)(rows, path, names, types, _spelt(format, suffix))
@@ -58,7 +61,9 @@ def _write_csv(rows: Iterable[Row], path: Path, names: Sequence[str], types: Seq
         plain = format.quoting == "words"
         for row in rows:
             cells = ["" if cell is None else cell for cell in row]
-            writer.writerow([_Bare(cell) if plain and NUMBER.fullmatch(cell.replace(",", ".", 1)) else cell for cell in cells])
+            writer.writerow(
+                [_Bare(cell) if plain and NUMBER.fullmatch(cell.replace(",", ".", 1)) else cell for cell in cells]
+            )
 
 
 class _Bare(float):
@@ -96,7 +101,10 @@ class _Spaced:
 def _write_lines(rows: Iterable[Row], path: Path, names: Sequence[str], types: Sequence[str], format: Format) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
-            cells = (f"{json.dumps(name, ensure_ascii=False)}: {_json(cell, type)}" for name, cell, type in zip(names, row, types))
+            cells = (
+                f"{json.dumps(name, ensure_ascii=False)}: {_json(cell, type)}"
+                for name, cell, type in zip(names, row, types)
+            )
             file.write("{" + ", ".join(cells) + "}\n")
 
 

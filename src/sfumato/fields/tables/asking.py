@@ -1,0 +1,261 @@
+"""What rows are asked for: columns that are known, and conditions that every row must meet.
+
+    age >= 40 and sex = 'woman' and city in ('Rome', 'Paris')
+
+An equality is a known column: it stands from the start, and the others are drawn for it. Any other comparison is met by
+drawing again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from sfumato.data.errors import shown
+from sfumato.errors import DataError
+from sfumato.fields.tables.columns import States
+from sfumato.fields.tables.data import Facts, rows_of
+from sfumato.fields.tables.reading import Column, Table
+
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")|(?P<sign><=|>=|!=|==|[=<>(),])|(?P<word>[^\s=<>!(),'"]+))"""
+)
+_ORDERED = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
+
+
+@dataclass(frozen=True)
+class Clause:
+    """One comparison of a column with one word, or with several ("in")."""
+
+    column: str
+    sign: str
+    words: tuple[str, ...]
+
+
+def parse(where: str) -> list[Clause]:
+    """The clauses of a condition, all of which must hold.
+
+    Raises:
+        DataError: what is not understood, quoted.
+    """
+    tokens = _tokens(where)
+    clauses: list[Clause] = []
+    while True:
+        if len(tokens) < 3:
+            raise DataError(f"--where {where!r}: ends in the middle; it should be like  age >= 40 and sex = 'woman'")
+        (_, column), (kind, sign) = tokens[:2]
+        sign = sign.lower() if kind == "word" else {"==": "="}.get(sign, sign)
+        if sign == "in":
+            words, tokens = _listed(where, tokens[2:])
+        elif kind == "sign" and sign in ("=", "!=", *_ORDERED):
+            words, tokens = (tokens[2][1],), tokens[3:]
+        else:
+            raise DataError(f"--where {where!r}: {sign!r} is no comparison; use =, !=, <, <=, >, >= or in ('a', 'b')")
+        clauses.append(Clause(column, sign, words))
+        if not tokens:
+            return clauses
+        if tokens[0][1].lower() != "and":
+            raise DataError(
+                f"--where {where!r}: {tokens[0][1]!r} where 'and' should stand; put words with blanks in quotes"
+            )
+        tokens = tokens[1:]
+
+
+def _tokens(where: str) -> list[tuple[str, str]]:
+    found, at = [], 0
+    while where[at:].strip():
+        match = _TOKEN.match(where, at)
+        if match is None:
+            raise DataError(f"--where {where!r}: cannot read {where[at:]!r}")
+        kind = match.lastgroup or ""
+        text = match[kind]
+        found.append((kind, text[1:-1].replace(text[0] * 2, text[0]) if kind == "text" else text))
+        at = match.end()
+    return found
+
+
+def _listed(where: str, tokens: list[tuple[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
+    if not tokens or tokens[0] != ("sign", "(") or ("sign", ")") not in tokens:
+        raise DataError(f"--where {where!r}: after 'in' comes a list in brackets, as in ('a', 'b')")
+    end = tokens.index(("sign", ")"))
+    return tuple(text for kind, text in tokens[1:end] if kind != "sign"), tokens[end + 1 :]
+
+
+def checked(clauses: Sequence[Clause], facts: Facts) -> list[Clause]:
+    """The clauses, found to be about columns of the table and values that they can have.
+
+    Raises:
+        DataError: an unknown column with the nearest name, or a word that is no value of its column.
+    """
+    names = {states.kind.name: states for states in facts.learned}
+    for clause in clauses:
+        if clause.column not in names:
+            near = difflib.get_close_matches(clause.column, names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; they are {', '.join(map(shown, names))}"
+            raise DataError(f"--where names {shown(clause.column)!r}, which is no learned column{hint}")
+        states = names[clause.column]
+        if states.kind.kind == "category":
+            if clause.sign in _ORDERED:
+                raise DataError(f"--where: {clause.column!r} holds words, which have no order: use =, != or in")
+            known = [*states.words, *(word for word, _ in states.rare), *(gap or "" for gap in states.kind.gaps)]
+            for word in clause.words:
+                if word not in known:
+                    raise DataError(f"--where: {clause.column!r} is never {word!r}; it is {', '.join(known[:12])}")
+        else:
+            for word in clause.words:
+                _value(states, word)
+    return list(clauses)
+
+
+def _value(states: States, word: str) -> float:
+    kind = states.kind
+    if word in kind.gaps:
+        return float("nan")
+    try:
+        return kind.spelling.value(word)
+    except ValueError:
+        raise DataError(f"--where: {kind.name!r} is a {kind.kind}, and {word!r} is none") from None
+
+
+def meets(table: Table, clauses: Sequence[Clause], facts: Facts) -> np.ndarray:
+    """Which rows meet all clauses: bool (n,). A gap meets only = and in that name it, and != that does not."""
+    names = {states.kind.name: states for states in facts.learned}
+    good = np.ones(len(table), dtype=bool)
+    for clause in clauses:
+        column, states = table[clause.column], names[clause.column]
+        good &= np.array([_holds(word, clause, states) for word in column.words])[column.codes]
+    return good
+
+
+def _holds(word: str | None, clause: Clause, states: States) -> bool:
+    kind = states.kind
+    if kind.kind == "category" or word in kind.gaps or word is None:
+        here = (word or "") in clause.words
+        return here if clause.sign in ("=", "in") else clause.sign == "!=" and not here
+    value = kind.spelling.value(word)
+    wanted = [_value(states, each) for each in clause.words]
+    if clause.sign in _ORDERED:
+        return bool(_ORDERED[clause.sign](value, wanted[0]))
+    return (value in wanted) == (clause.sign != "!=")
+
+
+def given_by(clauses: Sequence[Clause], facts: Facts) -> Table | None:
+    """The columns that equalities fix, as a table of one row; None where there is none."""
+    fixed = {clause.column: clause.words[0] for clause in clauses if clause.sign == "="}
+    types = {states.kind.name: states.kind.type for states in facts.learned}
+    columns = tuple(Column.of(name, [word], types[name]) for name, word in fixed.items())
+    return Table(columns, facts.format) if columns else None
+
+
+# ---- queries ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Rows to draw, ``each`` for every row of ``known``, or ``each`` in all where nothing is known. Queries of the core.
+
+    Args:
+        known: rows of which cells that are not empty are known; missing columns are not.
+        clauses: what every row must meet besides.
+    """
+
+    facts: Facts
+    each: int
+    known: Table | None = None
+    clauses: tuple[Clause, ...] = ()
+    named: bool = False
+    buckets: None = None
+    _rows: dict[str, torch.Tensor] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.known is not None:
+            self._rows.update(_encoded(self.known, self.facts))
+
+    def __len__(self) -> int:
+        return self.each * (len(self.known) if self.known is not None and self.named else 1)
+
+    def row(self, number: int) -> int:
+        """The known row that sample ``number`` is drawn for."""
+        return number // self.each if self.named else 0
+
+    def name(self, number: int) -> tuple[str, int]:
+        return (f"row {self.row(number) + 1}", number % self.each) if self.named else ("", number)
+
+    def batch(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """x, blank; where anything is known, aside: states (B, C), values (B, N), known: bool (B, C)."""
+        facts = self.facts
+        x = {"states": torch.zeros(len(numbers), len(facts.sizes), dtype=torch.int64)}
+        if facts.valued:
+            x["values"] = torch.zeros(len(numbers), len(facts.valued))
+        if self.known is None:
+            return {"x": x}
+        rows = torch.tensor([self.row(number) for number in numbers])
+        return {"x": x, "aside": {name: value[rows] for name, value in self._rows.items()}}
+
+
+def _encoded(table: Table, facts: Facts) -> dict[str, torch.Tensor]:
+    """The known cells of a table as states and values, and which are known."""
+    names = table.names
+    if unknown := [name for name in names if name not in [states.kind.name for states in facts.columns]]:
+        raise DataError(f"column {shown(unknown[0])!r} is not in the table that was learned")
+    known = np.zeros((len(table), len(facts.learned)), dtype=bool)
+    columns = []
+    for i, states in enumerate(facts.learned):
+        filler = _any_word(states)
+        cells = table[states.kind.name].cells() if states.kind.name in names else [None] * len(table)
+        known[:, i] = [cell not in ("", None) for cell in cells]
+        columns.append(
+            Column.of(states.kind.name, [cell if here else filler for cell, here in zip(cells, known[:, i])])
+        )
+    rows = rows_of(Table(tuple(columns), facts.format), facts)
+    return {
+        "states": torch.from_numpy(rows.states),
+        "values": torch.from_numpy(rows.values),
+        "known": torch.from_numpy(known),
+    }
+
+
+def _any_word(states: States) -> str | None:
+    """A cell that the column can have."""
+    found = [*states.words, *states.kind.gaps, *(word for word, _ in states.rare)]
+    return found[0] if found else states.kind.spelling.word(states.edges[0] if states.edges else 0.0)
+
+
+def restored(table: Table, asked: Asked, numbers: Sequence[int]) -> Table:
+    """Drawn rows with the known cells as they were given, to the letter."""
+    if asked.known is None:
+        return table
+    rows = [asked.row(number) for number in numbers]
+    columns = []
+    for column in table.columns:
+        if column.name in asked.known.names:
+            given = asked.known[column.name].cells()
+            cells = [
+                column.words[code] if given[row] in ("", None) else given[row] for code, row in zip(column.codes, rows)
+            ]
+            column = Column.of(column.name, cells, column.type)
+        columns.append(column)
+    return Table(tuple(columns), table.format)
+
+
+def begin(
+    process: Any, z: Mapping[str, torch.Tensor], query: Mapping[str, Any], owner: Sequence[int], times: list[Any]
+) -> Any:
+    """The first state and the times of a walk in which what is known stands still.
+
+    Args:
+        owner: (N,) the column of each value.
+        times: of columns that are not known, as :func:`~process.cascade` makes them.
+    """
+    start, aside = process.start(z), query.get("aside")
+    if aside is None:
+        return start, times
+    known = {"states": aside["known"], "values": aside["known"][:, list(owner)]}
+    x_t = {part: torch.where(known[part], aside[part], state) for part, state in start.items()}
+    return x_t, [{part: torch.where(known[part], 0.0, t[part].to(known[part].device)) for part in start} for t in times]
