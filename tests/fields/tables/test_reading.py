@@ -104,8 +104,8 @@ def test_parquet_keeps_types_and_nulls(tmp_path: Path) -> None:
     assert found["yes"].cells() == ["true", "false", None]
     assert found["n"].type == "int32"
     assert found["when"].words == ("2020-01-02 03:00:00.000000",)
+    pq.write_table(pa.table({"l": [[1], [2]]}), tmp_path / "b.parquet")
     with pytest.raises(DataError, match="column 'l' holds list"):
-        pq.write_table(pa.table({"l": [[1], [2]]}), tmp_path / "b.parquet")
         read_table(tmp_path / "b.parquet")
 
 

@@ -120,7 +120,7 @@ def find_kind(column: Column, asked: str | None, tell: Say) -> Kind:
         return replace(known, kind="date", dates=dates)
     # a gap in a column of words that is not empty is a word like any other
     gaps = tuple(gap for gap in used if gap in ("", None))
-    words = [word for word in used if word not in gaps]
+    words = [word for word in used if word not in gaps and word is not None]
     if len(words) > MOST_WORDS:
         raise DataError(_too_many(column, words, name))
     return replace(known, kind="category", gaps=gaps)

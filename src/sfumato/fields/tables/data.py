@@ -18,8 +18,8 @@ from safetensors.numpy import load_file, save_file
 
 from sfumato.data.dataset import split
 from sfumato.data.errors import shown
-from sfumato.errors import DataError
 from sfumato.diffusion.rng import Streams, key
+from sfumato.errors import DataError
 from sfumato.fields.tables.columns import (
     BINS,
     Kind,
@@ -122,7 +122,7 @@ class Facts:
             "source": self.source,
         }
         (folder / "data.json").write_text(json.dumps(plain, indent=1, ensure_ascii=False), encoding="utf-8")
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for i, column in enumerate(self.columns):
             if (found := self.knots.get(column.kind.name)) is not None:
                 arrays |= {

@@ -7,6 +7,7 @@ loses everything between them. A score that does not lie between the two tells n
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import torch
 
+from sfumato.errors import DataError
 from sfumato.fields.tables.columns import States
 from sfumato.fields.tables.data import Facts
 from sfumato.fields.tables.reading import Column, Table
@@ -176,13 +179,13 @@ def shares(real: Table, made: Table, facts: Facts) -> np.ndarray:
 
 def detector() -> str:
     """The boosted trees at hand: "lightgbm", or "scikit-learn"."""
-    try:
-        import lightgbm  # noqa: F401
-    except (ImportError, OSError):  # OSError: without the system's libgomp
-        import sklearn  # noqa: F401
-
-        return "scikit-learn"
-    return "lightgbm"
+    for name, module in (("lightgbm", "lightgbm"), ("scikit-learn", "sklearn.ensemble")):
+        try:
+            importlib.import_module(module)
+        except (ImportError, OSError):  # OSError: LightGBM without the system's libgomp
+            continue
+        return name
+    raise DataError("the detector needs lightgbm: pip install 'sfumato[tables]'")
 
 
 def detection(real: Frame, made: Frame, seed: int = 42) -> tuple[float, float, float]:
@@ -205,9 +208,7 @@ def detection(real: Frame, made: Frame, seed: int = 42) -> tuple[float, float, f
 
 
 def _lightgbm(x: np.ndarray, y: np.ndarray, fold: np.ndarray, words: np.ndarray, seed: int) -> list[float]:
-    import lightgbm as lgb
-    import torch
-
+    lgb: Any = importlib.import_module("lightgbm")
     settings = {
         "objective": "binary", "metric": "auc", "max_depth": 5, "num_leaves": 31, "seed": seed, "deterministic": True,
         "force_row_wise": True, "verbosity": -1, "num_threads": torch.get_num_threads(),
@@ -224,13 +225,12 @@ def _lightgbm(x: np.ndarray, y: np.ndarray, fold: np.ndarray, words: np.ndarray,
 
 
 def _histogram(x: np.ndarray, y: np.ndarray, fold: np.ndarray, words: np.ndarray, seed: int) -> list[float]:
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
+    ensemble: Any = importlib.import_module("sklearn.ensemble")
     few = words & (np.nanmax(np.where(np.isnan(x), -1, x), 0) < 255)  # more categories than it takes are numbers to it
     curves = []
     for k in range(FOLDS):
         train, test = fold != k, fold == k
-        trees = HistGradientBoostingClassifier(
+        trees = ensemble.HistGradientBoostingClassifier(
             max_depth=5,
             max_leaf_nodes=31,
             max_iter=ROUNDS,

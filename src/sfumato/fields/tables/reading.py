@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib
 import io
 import json
 import re
@@ -346,19 +347,16 @@ def _quoting(head: Sequence[str], found: Format) -> str:
 # ---- parquet, JSON lines ---------------------------------------------------------------------------------------------
 
 
-def arrow() -> Any:
-    """pyarrow, or one line that says how to get it."""
+def arrow(module: str = "pyarrow") -> Any:
+    """pyarrow or one of its parts. Raises DataError that says how to get it."""
     try:
-        import pyarrow
+        return importlib.import_module(module)
     except ImportError:
         raise DataError("parquet files need pyarrow: pip install 'sfumato[tables]'") from None
-    return pyarrow
 
 
 def _read_parquet(path: Path) -> Table:
-    pa = arrow()
-    import pyarrow.parquet as pq
-
+    pa, pq = arrow(), arrow("pyarrow.parquet")
     try:
         file = pq.ParquetFile(path)
         schema, rows = file.schema_arrow, file.metadata.num_rows
@@ -371,8 +369,6 @@ def _read_parquet(path: Path) -> Table:
 
 
 def _arrow_column(pa: Any, path: Path, field: Any, values: Any) -> Column:
-    import pyarrow.compute as pc
-
     types, kind = pa.types, field.type
     if types.is_dictionary(kind):
         kind = kind.value_type
@@ -387,7 +383,7 @@ def _arrow_column(pa: Any, path: Path, field: Any, values: Any) -> Column:
         )
     if types.is_timestamp(kind):
         values = values.cast(pa.timestamp("us"))  # wall clock of UTC where there is a zone
-    coded = pc.dictionary_encode(values.combine_chunks())
+    coded = values.combine_chunks().dictionary_encode()
     coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
     words = coded.dictionary.cast(pa.string()).to_pylist()
     codes = np.asarray(coded.indices.fill_null(len(words)), dtype=np.int32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,7 +51,7 @@ def _spelt(format: Format, suffix: str) -> Format:
 
 
 def _write_csv(rows: Iterable[Row], path: Path, names: Sequence[str], types: Sequence[str], format: Format) -> None:
-    quoting = {"need": csv.QUOTE_MINIMAL, "all": csv.QUOTE_ALL, "words": csv.QUOTE_NONNUMERIC}[format.quoting]
+    quoting: Any = {"need": csv.QUOTE_MINIMAL, "all": csv.QUOTE_ALL, "words": csv.QUOTE_NONNUMERIC}[format.quoting]
     with path.open("w", encoding=format.encoding, newline="") as file:
         lines = _Spaced(file, format.separator) if format.space else file
         writer = csv.writer(
@@ -119,9 +120,7 @@ def _json(cell: str | None, type: str) -> str:
 
 
 def _write_parquet(rows: Iterable[Row], path: Path, names: Sequence[str], types: Sequence[str], format: Format) -> None:
-    pa = arrow()
-    import pyarrow.parquet as pq
-
+    pa, pq = arrow(), arrow("pyarrow.parquet")
     schema = pa.schema([pa.field(name, arrow_type(type)) for name, type in zip(names, types)])
     with pq.ParquetWriter(path, schema) as writer:
         for block in _blocks(rows):
@@ -143,12 +142,10 @@ def _blocks(rows: Iterable[Row]) -> Iterable[list[Row]]:
 def arrow_type(type: str) -> Any:
     """The arrow type that a column's type names; of CSV and JSON what fits their words."""
     pa = arrow()
-    import re
-
     if match := re.fullmatch(r"timestamp\[(\w+)(?:, tz=(.+))?\]", type):
         return pa.timestamp(match[1], tz=match[2])
     if match := re.fullmatch(r"(decimal\d+)\((\d+), (-?\d+)\)", type):
-        return getattr(pa, match[1].replace("decimal", "decimal"))(int(match[2]), int(match[3]))
+        return getattr(pa, match[1])(int(match[2]), int(match[3]))
     if match := re.fullmatch(r"dictionary<values=([^,]+), indices=(\w+), ordered=(\d)>", type):
         return pa.dictionary(arrow_type(match[2]), arrow_type(match[1]), match[3] == "1")
     known = {"text": "string", "number": "double", "boolean": "bool"}
