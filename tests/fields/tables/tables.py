@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sfumato.fields.tables.reading import Column, Table
+from sfumato.fields.tables.table import Column, Table
 
 
 def table(**columns: Sequence[str | None]) -> Table:

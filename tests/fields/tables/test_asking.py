@@ -9,7 +9,7 @@ from sfumato.errors import DataError
 from sfumato.fields.tables.asking import Asked, Clause, begin, checked, given_by, meets, parse, restored
 from sfumato.fields.tables.data import Facts, table_of
 from sfumato.fields.tables.process import cascade
-from sfumato.fields.tables.reading import Table
+from sfumato.fields.tables.table import Table
 from tests.fields.tables.tables import mixed, table
 from tests.fields.tables.test_process import ready
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfumato.errors import DataError
-from sfumato.fields.tables.columns import find_kind, key_word
 from sfumato.fields.tables.data import Facts, rows_of, table_of
-from sfumato.fields.tables.reading import Column, Table
+from sfumato.fields.tables.kinds import find_kind, key_word
 from sfumato.fields.tables.spelling import Dates, Numbers
+from sfumato.fields.tables.table import Column, Table
 from tests.fields.tables.tables import mixed, table
 
 

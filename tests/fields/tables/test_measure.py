@@ -6,7 +6,7 @@ import pytest
 from sfumato.fields.tables import measure
 from sfumato.fields.tables.data import Facts
 from sfumato.fields.tables.measure import Frame, detection, frames, nearest_share, scores, shape, shares, trend
-from sfumato.fields.tables.reading import Table
+from sfumato.fields.tables.table import Table
 from tests.fields.tables.tables import mixed, table
 
 lightgbm = pytest.importorskip("lightgbm")

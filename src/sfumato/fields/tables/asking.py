@@ -21,7 +21,7 @@ from sfumato.data.errors import shown
 from sfumato.errors import DataError
 from sfumato.fields.tables.columns import States
 from sfumato.fields.tables.data import Facts, rows_of
-from sfumato.fields.tables.reading import Column, Table
+from sfumato.fields.tables.table import Column, Table
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")|(?P<sign><=|>=|!=|==|[=<>(),])|(?P<word>[^\s=<>!(),'"]+))"""

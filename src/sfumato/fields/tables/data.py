@@ -20,20 +20,10 @@ from sfumato.data.dataset import split
 from sfumato.data.errors import shown
 from sfumato.diffusion.rng import Streams, key
 from sfumato.errors import DataError
-from sfumato.fields.tables.columns import (
-    BINS,
-    Kind,
-    Knots,
-    States,
-    decode,
-    encode,
-    find_kind,
-    fit,
-    key_word,
-    kinds_asked,
-)
-from sfumato.fields.tables.reading import Column, Format, Say, Table
+from sfumato.fields.tables.columns import BINS, Knots, States, decode, encode, fit
+from sfumato.fields.tables.kinds import Kind, find_kind, key_word, kinds_asked
 from sfumato.fields.tables.spelling import Dates, Numbers
+from sfumato.fields.tables.table import Column, Format, Say, Table
 
 FEWEST_ROWS = 50
 

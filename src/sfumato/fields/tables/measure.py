@@ -20,7 +20,7 @@ import torch
 from sfumato.errors import DataError
 from sfumato.fields.tables.columns import States
 from sfumato.fields.tables.data import Facts
-from sfumato.fields.tables.reading import Column, Table
+from sfumato.fields.tables.table import Column, Table
 
 MOST = 5000  # rows that the detector is shown of each table, and that distances are measured from
 NEAREST = 2000  # rows of each table between which distances are measured

@@ -1,23 +1,14 @@
-"""Reading tables: a file becomes columns of distinct words and a code for each row, and how it was spelt is kept.
-
-    "city,age\\nRome,31\\nRome,\\n"   ->   city: words ("Rome",), codes [0, 0]      age: words ("31", ""), codes [0, 1]
-
-So nothing is decided about a cell here: numbers, dates and gaps are found among the distinct words (``columns.py``), each
-looked at once however many rows repeat it. A word of None is a null that the file itself knows (parquet, JSON).
-"""
+"""Reading tables: what a file is and how it is spelt is found by looking, and said where a person might mean something else."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import importlib
 import io
-import json
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,128 +17,12 @@ import numpy as np
 
 from sfumato.data.errors import one_line, shown
 from sfumato.errors import DataError
+from sfumato.fields.tables.table import MOST_COLUMNS, NUMBER, Column, Format, Say, Table
+from sfumato.fields.tables.typed import read_lines, read_parquet
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 MOST_BYTES = 4 << 30  # of a file
-MOST_CELLS = 500_000_000  # of a parquet file, from its header
-MOST_COLUMNS = 5000
 LOOKED_AT = 200  # lines from which the spelling of a CSV file is found
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-Say = Callable[[str], Any]
-
-
-@dataclass(frozen=True)
-class Format:
-    """How a file spells a table; samples are spelt alike.
-
-    Args:
-        encoding: of the text, as Python names it ("utf-8-sig" has a byte-order mark).
-        separator, quote: one character each.
-        quoting: which cells are quoted: those that "need" it, "all", or all "words", which is all but the numbers.
-        space: a blank follows each separator.
-        header: the first row holds the names.
-        newline: how a line ends.
-    """
-
-    suffix: str = ".csv"
-    encoding: str = "utf-8"
-    separator: str = ","
-    quote: str = '"'
-    quoting: str = "need"
-    space: bool = False
-    header: bool = True
-    newline: str = "\n"
-
-    def words(self) -> str:
-        """The format in words, for `inspect`."""
-        if self.suffix not in (".csv", ".tsv"):
-            return self.suffix[1:]
-        names = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-        head = "a header" if self.header else "no header"
-        return f"{self.suffix[1:]} with {names[self.separator]}, {head}, {self.encoding}"
-
-
-@dataclass(frozen=True, eq=False)
-class Column:
-    """One column: ``words[codes[i]]`` is the cell of row i.
-
-    Args:
-        words: the distinct cells; None is the file's own null.
-        codes: int32 (rows,).
-        type: what the file says of it: "text" (CSV), the arrow type (parquet), "number", "boolean" or "string" (JSON).
-    """
-
-    name: str
-    words: tuple[str | None, ...]
-    codes: np.ndarray
-    type: str = "text"
-
-    def counts(self) -> np.ndarray:
-        """Rows of each word: int64 (words,)."""
-        return np.bincount(self.codes, minlength=len(self.words))
-
-    def cells(self) -> list[str | None]:
-        """The cell of each row."""
-        return [self.words[code] for code in self.codes.tolist()]
-
-    def take(self, rows: np.ndarray) -> Column:
-        return replace(self, codes=self.codes[rows])
-
-    @classmethod
-    def of(cls, name: str, cells: Iterable[str | None], type: str = "text") -> Column:
-        """From cells, row by row; words are numbered as they first appear."""
-        known: dict[str | None, int] = {}
-        codes = array("i", (known.setdefault(cell, len(known)) for cell in cells))
-        return cls(name, tuple(known), np.frombuffer(codes, dtype=np.int32) if codes else np.zeros(0, np.int32), type)
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """Columns of equal length and the spelling of the file they come from."""
-
-    columns: tuple[Column, ...]
-    format: Format = Format()
-
-    def __len__(self) -> int:
-        return len(self.columns[0].codes)
-
-    def __getitem__(self, name: str) -> Column:
-        for column in self.columns:
-            if column.name == name:
-                return column
-        raise KeyError(name)
-
-    @property
-    def names(self) -> list[str]:
-        return [column.name for column in self.columns]
-
-    def take(self, rows: np.ndarray) -> Table:
-        return replace(self, columns=tuple(column.take(rows) for column in self.columns))
-
-    def rows(self) -> list[tuple[str | None, ...]]:
-        return list(zip(*(column.cells() for column in self.columns), strict=True))
-
-    def keys(self) -> list[bytes]:
-        """A key of each row by its content alone, equal for equal rows, whatever the order of the columns."""
-        return [key.tobytes() for key in self.hashes()]
-
-    def hashes(self) -> np.ndarray:
-        """The same as numbers: uint64 (rows,)."""
-        total = np.zeros(len(self), dtype=np.uint64)
-        for column in self.columns:
-            words = np.array([_hash(column.name, word) for word in column.words], dtype=np.uint64)
-            total += words[column.codes]  # a sum of independent hashes: wraps around, does not mind the order
-        return total
-
-    def source(self) -> str:
-        """Hash of the whole content, row by row: to find that a file changed under a run."""
-        names = "\0".join(f"{column.name}\0{column.type}" for column in self.columns)
-        return hashlib.blake2b(names.encode() + self.hashes().tobytes(), digest_size=16).hexdigest()
-
-
-def _hash(name: str, word: str | None) -> int:
-    data = f"{len(name)}:{name}".encode() + (b"\0" if word is None else b"\1" + word.encode("utf-8", "surrogatepass"))
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def read_table(path: Path, tell: Say = lambda line: None, like: Format | None = None) -> Table:
@@ -169,7 +44,7 @@ def read_table(path: Path, tell: Say = lambda line: None, like: Format | None = 
         raise DataError(f"{shown(path)}: there is no such file")
     if path.stat().st_size > MOST_BYTES:
         raise DataError(f"{shown(path)}: {path.stat().st_size >> 30} GiB, at most {MOST_BYTES >> 30} are read")
-    reader = {".parquet": _read_parquet, ".jsonl": _read_lines}.get(suffix)
+    reader = {".parquet": read_parquet, ".jsonl": read_lines}.get(suffix)
     table = reader(path) if reader else _read_csv(path, tell, like)
     twice = [name for name, count in Counter(table.names).items() if count > 1]
     if twice:
@@ -342,117 +217,3 @@ def _quoting(head: Sequence[str], found: Format) -> str:
     if bare == 0 and numbers + words > 0:
         return "all"
     return "words" if words > 0 and numbers == 0 else "need"
-
-
-# ---- parquet, JSON lines ---------------------------------------------------------------------------------------------
-
-
-def arrow(module: str = "pyarrow") -> Any:
-    """pyarrow or one of its parts. Raises DataError that says how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise DataError("parquet files need pyarrow: pip install 'sfumato[tables]'") from None
-
-
-def _read_parquet(path: Path) -> Table:
-    pa, pq = arrow(), arrow("pyarrow.parquet")
-    try:
-        file = pq.ParquetFile(path)
-        schema, rows = file.schema_arrow, file.metadata.num_rows
-        if len(schema) > MOST_COLUMNS or rows * len(schema) > MOST_CELLS:
-            raise DataError(f"{shown(path)}: {rows} rows of {len(schema)} columns, at most {MOST_CELLS} cells are read")
-        columns = [_arrow_column(pa, path, field, file.read([field.name])[field.name]) for field in schema]
-    except pa.ArrowException as error:
-        raise DataError(f"{shown(path)}: cannot be read as parquet ({one_line(error)})") from error
-    return Table(tuple(columns), Format(suffix=".parquet"))
-
-
-def _arrow_column(pa: Any, path: Path, field: Any, values: Any) -> Column:
-    types, kind = pa.types, field.type
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-        values = values.cast(kind)
-    allowed = (
-        types.is_boolean, types.is_integer, types.is_floating, types.is_decimal, types.is_date, types.is_timestamp,
-        types.is_string, types.is_large_string, types.is_null,
-    )  # fmt: skip
-    if not any(allows(kind) for allows in allowed):
-        raise DataError(
-            f"{shown(path)}: column {shown(field.name)!r} holds {kind}; a table holds numbers, words, booleans and dates"
-        )
-    if types.is_timestamp(kind):
-        values = values.cast(pa.timestamp("us"))  # wall clock of UTC where there is a zone
-    coded = values.combine_chunks().dictionary_encode()
-    coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
-    words = coded.dictionary.cast(pa.string()).to_pylist()
-    codes = np.asarray(coded.indices.fill_null(len(words)), dtype=np.int32)
-    if coded.null_count:
-        words = [*words, None]
-    return Column(field.name, tuple(words), codes, str(field.type if types.is_dictionary(field.type) else kind))
-
-
-class _Number(str):
-    """A JSON number, as it is spelt."""
-
-
-def _read_lines(path: Path) -> Table:
-    known: dict[str, dict[Any, int]] = {}
-    codes: dict[str, array[int]] = {}
-    types: dict[str, str] = {}
-    rows = 0
-    with path.open("rb") as file:
-        for line, raw in enumerate(iter(lambda: file.readline(1 << 24), b""), 1):
-            if not raw.strip():
-                continue
-            for name, value in _object(path, line, raw).items():
-                if name not in codes:
-                    if len(codes) == MOST_COLUMNS:
-                        raise DataError(f"{shown(path)}, line {line}: more than {MOST_COLUMNS} names")
-                    known[name], codes[name] = {None: 0}, array("i", bytes(4 * rows))
-                if value is not None:
-                    word, kind = _spelt(path, line, name, value)
-                    if types.setdefault(name, kind) != kind:
-                        raise DataError(
-                            f"{shown(path)}, line {line}: {shown(name)!r} is a {kind} here and a {types[name]} above"
-                        )
-                    value = word
-                codes[name].append(known[name].setdefault(value, len(known[name])))
-            rows += 1
-            for column in codes.values():
-                if len(column) < rows:
-                    column.append(0)
-    columns = (
-        _used(Column(name, tuple(known[name]), np.array(column, dtype=np.int32), types.get(name, "string")))
-        for name, column in codes.items()
-    )
-    if not codes:
-        raise DataError(f"{shown(path)}: has no rows")
-    return Table(tuple(columns), Format(suffix=".jsonl"))
-
-
-def _used(column: Column) -> Column:
-    """Without the null if no row has it."""
-    if column.counts()[0]:
-        return column
-    return replace(column, words=column.words[1:], codes=column.codes - 1)
-
-
-def _object(path: Path, line: int, raw: bytes) -> dict[str, Any]:
-    try:
-        row = json.loads(raw, parse_float=_Number, parse_int=_Number, parse_constant=_Number)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{shown(path)}, line {line}: not JSON ({one_line(error)})") from None
-    if not isinstance(row, dict):
-        raise DataError(f'{shown(path)}, line {line}: must be an object, as in {{"age": 31}}')
-    return row
-
-
-def _spelt(path: Path, line: int, name: str, value: Any) -> tuple[str, str]:
-    if isinstance(value, bool):
-        return ("true" if value else "false"), "boolean"
-    if isinstance(value, _Number):
-        return str(value), "number"
-    if isinstance(value, str):
-        return value, "string"
-    raise DataError(f"{shown(path)}, line {line}: {shown(name)!r} is nested; a table has one value in a cell")

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from sfumato.fields.tables.reading import NUMBER
+from sfumato.fields.tables.table import NUMBER
 
 EXACT = 2**53  # whole numbers beyond it are not all floats
 GREATEST = 1e300
@@ -125,7 +125,7 @@ class Dates:
     def of(cls, words: Sequence[str]) -> Dates | None:
         """The first format that reads all words and writes them back as they were; None where there is none."""
         for format in FORMATS:
-            if _reads(words[:1], format) and _reads(words, format):
+            if reads(words[:1], format) and reads(words, format):
                 moments = [_microseconds(word, format) for word in words]
                 first = min(moments)
                 step = math.gcd(*(moment - first for moment in moments))
@@ -134,7 +134,7 @@ class Dates:
         return None
 
 
-def _reads(words: Iterable[str], format: str) -> bool:
+def reads(words: Iterable[str], format: str) -> bool:
     try:
         return all(datetime.strptime(word, format).strftime(format) == word for word in words)
     except ValueError:

@@ -12,7 +12,9 @@ from typing import Any
 
 from sfumato.data.errors import one_line, shown
 from sfumato.errors import DataError
-from sfumato.fields.tables.reading import NUMBER, SUFFIXES, Column, Format, Table, arrow
+from sfumato.fields.tables.reading import SUFFIXES
+from sfumato.fields.tables.table import NUMBER, Column, Format, Table
+from sfumato.fields.tables.typed import arrow
 
 Row = tuple[str | None, ...]
 BLOCK = 10_000  # rows that are written at a time
