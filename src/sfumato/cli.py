@@ -15,11 +15,12 @@ from sfumato.errors import Mendable, Wrong
 from sfumato.jobs import find
 from sfumato.jobs.adapt import DistillOptions
 from sfumato.jobs.config import Configuration, field_of
-from sfumato.jobs.walk import SampleOptions
+from sfumato.jobs.walk import Drawing, Walk
 from sfumato.training.options import TrainOptions
 
 R = TypeVar("R")
 M = TypeVar("M")
+A = TypeVar("A")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Train(Generic[R]):
         from sfumato.jobs import train
 
         recipe: Any = self.recipe
-        out = self.out or Path("runs") / recipe.data.resolve().stem
+        out = self.out or Path("runs") / recipe.title()
         run = train.train(recipe, self.training, out)
         print(f"trained: {run.path}\nsamples: sfumato sample {run.path} -n 64 --out samples")
         return 0
@@ -81,26 +82,41 @@ class Distill:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Draw samples from a run: 0000.png ... and grid.png."""
+class Sample(Generic[A]):
+    """Draw samples from a run: files in the units of the data, and a sheet of them.
+
+    What a sample can be asked for depends on the field of the run: `sfumato sample RUN --help`.
+    """
 
     run: Positional[Path]
     """Run directory."""
-    n: Annotated[int, arg(aliases=["-n"])] = 16
-    """How many."""
-    out: Path = Path("samples")
-    """Folder for the samples."""
-    options: Annotated[SampleOptions, arg(name="")] = field(default_factory=SampleOptions)
+    ask: Annotated[A, arg(name="")]
+    n: Annotated[int | None, arg(aliases=["-n"])] = None
+    """How many (of each query that has a name)."""
+    out: Path | None = None
+    """Folder for the samples (default: samples), or file of a field whose samples go into one."""
+    format: str | None = None
+    """Suffix of the files, one of the field's (default: its first)."""
+    like: Path | None = None
+    """Draw the sample in this file again: same number, seed, walk and query; what is given here besides comes first."""
+    named: Annotated[str, arg(name="walk")] = "usual"
+    """A walk that the field knows by name."""
+    walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
+    drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
 
     def __call__(self) -> int:
-        from sfumato.jobs import sample
+        from sfumato.jobs import model, sample
 
-        print(sample.sample(self.run, self.n, self.options, self.out)[-1])
+        if self.like is not None:
+            print(sample.again(self.run, self.like, self.walk, self.out)[-1])
+            return 0
+        loaded = model.load(self.run, self.walk, self.drawing, self.named)
+        print(sample.sample(loaded, self.n, self.ask, self.out, self.format or "")[-1])
         return 0
 
 
 @dataclass(frozen=True)
-class Evaluate(Generic[M]):
+class Evaluate(Generic[M, A]):
     """Measure a run: samples against real data, beside the floor that real held-out data sets; a policy in a simulator.
 
     What can be asked for depends on the field of the run: `sfumato evaluate RUN --help`.
@@ -108,14 +124,18 @@ class Evaluate(Generic[M]):
 
     run: Positional[Path]
     """Run directory."""
-    asked: Annotated[M, arg(name="")]
-    options: Annotated[SampleOptions, arg(name="")] = field(default_factory=SampleOptions)
+    measure: Annotated[M, arg(name="")]
+    ask: Annotated[A, arg(name="")]
+    named: Annotated[str, arg(name="walk")] = "usual"
+    """A walk that the field knows by name."""
+    walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
+    drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
 
     def __call__(self) -> int:
-        from sfumato.jobs.config import read_config
-        from sfumato.training.run import Run
+        from sfumato.jobs import evaluate, model
 
-        print(read_config(Run(self.run)).recipe.evaluate(self.run, self.asked, self.options))
+        loaded = model.load(self.run, self.walk, self.drawing, self.named)
+        print(evaluate.evaluate(loaded, self.measure, self.ask))
         return 0
 
 
@@ -160,9 +180,11 @@ DESCRIPTION = "Diffusion and flow-matching models on your data: train, watch, sa
 
 def _command(run: str | None) -> Any:
     """What can be asked for where no field is named; of `evaluate` what fits the field of the run, if there is one."""
-    plain, inspect, train, evaluate = find.kind(find.plain()), *_generic(Inspect, Train, Evaluate)
-    measure = find.measure(run or find.plain())
-    verbs = (Demo, inspect[plain], train[plain], Resume, Distill, Sample, evaluate[measure])
+    plain, of = find.kind(find.plain()), find.kind(run or find.plain())
+    inspect, train, sample, evaluate = _generic(Inspect, Train, Sample, Evaluate)
+    verbs = (
+        Demo, inspect[plain], train[plain], Resume, Distill, sample[of.Ask], evaluate[of.Measure, of.Ask],
+    )  # fmt: skip
     return Union[tuple(Annotated[verb, subcommand(name)] for name, verb in zip(VERBS, verbs, strict=True))]  # noqa: UP007
 
 
@@ -201,8 +223,8 @@ def _field(arguments: list[str]) -> str | None:
 
 
 def _field_of_run(arguments: list[str]) -> str | None:
-    """The field of the run that `evaluate` is given: of the first word that is a run and not the value of an option."""
-    if arguments[:1] != ["evaluate"]:
+    """The field of the run that a verb is given: of the first word that is a run and not the value of an option."""
+    if arguments[:1] not in (["evaluate"], ["sample"]):
         return None
     runs = [i for i, word in enumerate(arguments) if i and (Path(word) / "config.yaml").is_file()]
     runs.sort(key=lambda i: arguments[i - 1].startswith("-"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
-    from torch import Tensor
 
 
 def is_picture(shape: tuple[int, ...]) -> bool:
@@ -24,28 +24,27 @@ def pixels(pictures: np.ndarray) -> np.ndarray:
     return pictures.astype(np.float32) / np.float32(127.5) - np.float32(1)
 
 
-def to_bytes(samples: Tensor, statistics: Any) -> np.ndarray:
-    """Standardised samples (N, C, H, W) -> picture bytes (N, H, W, 3) or (N, H, W)."""
+def to_bytes(pictures: np.ndarray) -> np.ndarray:
+    """Numbers from -1 (black) to 1 (white), (N, C, H, W) -> picture bytes (N, H, W, 3) or (N, H, W)."""
     import numpy as np
 
-    pixels = (statistics.restore(samples.float().cpu().numpy()) + 1) * 127.5
-    picture = np.clip(np.rint(pixels), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    picture = np.clip(np.rint((pictures + 1) * 127.5), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
     return picture if picture.shape[-1] == 3 else picture[..., 0]
 
 
-def grid(samples: Tensor, statistics: Any, columns: int | None = None, gap: int = 2, least: int = 512) -> Image:
-    """Samples (N, C, H, W) side by side on white, enlarged by a whole factor until about ``least`` pixels wide."""
+def sheet(pictures: Sequence[np.ndarray], columns: int | None = None, gap: int = 2, least: int = 512) -> Image:
+    """Pictures of one size, bytes (H, W, 3) or (H, W), side by side on white, enlarged by a whole factor until about
+    ``least`` pixels wide."""
     import numpy as np
     from PIL import Image as pil
 
-    pictures = to_bytes(samples, statistics)
-    count, height, width = pictures.shape[:3]
+    count, (height, width) = len(pictures), pictures[0].shape[:2]
     columns = columns or max(1, round(count**0.5))
     rows = -(-count // columns)
-    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, *pictures.shape[3:]), 255, np.uint8)
+    white = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, *pictures[0].shape[2:]), 255, np.uint8)
     for i, picture in enumerate(pictures):
         top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        sheet[top : top + height, left : left + width] = picture
-    image = pil.fromarray(sheet)
+        white[top : top + height, left : left + width] = picture
+    image = pil.fromarray(white)
     factor = max(1, round(least / image.width))
     return image.resize((image.width * factor, image.height * factor), pil.Resampling.NEAREST)

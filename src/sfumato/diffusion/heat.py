@@ -81,7 +81,7 @@ class Heat:
         r = self.manifold.length(z.double())
         held = r.clamp_min(_SMALLEST)
         rounds = 100 if x.dtype == torch.float64 else 2  # two leave 6e-6 of the angle at worst
-        stretch = angle_of(self.kernel, held, deviation.expand(r.shape), rounds) / held
+        stretch = angle_of(self.kernel, held, deviation.to(r.device).expand(r.shape), rounds) / held
         return self.manifold.exp(x, (stretch * z).to(x.dtype))
 
     def prior(self, x: Tensor, rng: Rng = None) -> Tensor:

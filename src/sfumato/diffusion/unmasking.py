@@ -253,6 +253,14 @@ class Remask(Solver):
         return draw(law, uniform_like(x_t, rng)), None
 
 
+TOKEN_SOLVERS: dict[str, Solver] = {
+    "confidence": Confidence(),
+    "entropy_bound": EntropyBound(),
+    "remask": Remask(),
+}
+"""Solvers of tokens by the name a command line gives them; Euler walks tokens, too."""
+
+
 # ---- times -----------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,5 @@
-"""Adaptations: what makes of a trained run another one. So far one, the flow map."""
+"""Adaptations: what makes of a trained run another one. Each is a frozen dataclass of options, kept in the new run's
+config.yaml, that says what is trained, which denoiser comes of it, and how that is walked."""
 
 from __future__ import annotations
 
@@ -6,21 +7,50 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from sfumato.errors import check
+from sfumato.errors import Wrong, check
+from sfumato.jobs.walk import Walk
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from sfumato.diffusion import Denoiser
+    from sfumato.diffusion.process import Process
     from sfumato.training.objective import Task
 
 TEACHER = "teacher.safetensors"
 """The teacher's averaged weights, in the new run: it needs nothing of the old one."""
+
+Kinds = Mapping[str, "type[nn.Module]"]
+
+
+class Adaptation(Protocol):
+    """What a run that was made of another one adds to the field's own ways."""
+
+    def task(self, task: Task, run: Run, training: TrainOptions, kinds: Kinds) -> Task:
+        """What is trained, from the field's own task; what it needs of the first run lies in ``run``."""
+
+    def denoiser(self, network: Any, process: Process) -> Denoiser:
+        """What the network is, once trained."""
+
+    def walk(self) -> Walk:
+        """How samples are drawn of it unless asked or said otherwise."""
+
+    def solvers(self, process: Any) -> Mapping[str, Any]:
+        """Solvers that only it can use, by name."""
+
+    def within(self, tol: float, process: Any) -> Any:
+        """The solver that keeps the error below ``tol``."""
+
+    def told(self, settings: Mapping[str, Any], walk: Walk) -> dict[str, Tensor]:
+        """What the network is told besides the query, (1, ...) each; ``settings`` are those of the network. Raises Wrong."""
+
+    def guides(self) -> bool:
+        """Whether the denoiser is guided from outside, as a plain one is."""
 
 
 @dataclass(frozen=True)
@@ -47,56 +77,86 @@ class DistillOptions:
         """Whether the strength is an input at all."""
         return self.w != (1.0, 1.0)
 
+    def nearest(self, w: float) -> float:
+        """The strength nearest to w that was learned."""
+        return min(max(w, self.w[0]), self.w[1])
 
-def converted(
-    task: Task, run: Run, options: DistillOptions, training: TrainOptions, kinds: Mapping[str, type[nn.Module]]
-) -> Task:
-    """The task of converting the teacher that lies in ``run``; its data and condition are those of ``task``;
-    ``kinds`` as of :func:`sfumato.networks.build`."""
-    import torch
+    def task(self, task: Task, run: Run, training: TrainOptions, kinds: Kinds) -> Task:
+        """The task of converting the teacher that lies in ``run``; its data and conditions are those of ``task``."""
+        import torch
 
-    from sfumato import networks
-    from sfumato.adapting.flow_map import Conversion, FlowMap, Guided, Leap
-    from sfumato.adapting.habits import HABITS, finest_share
-    from sfumato.diffusion import Denoiser, Uniform, key
-    from sfumato.training.objective import Precise, bf16_pays
-    from sfumato.training.parallel import pick_device
+        from sfumato import networks
+        from sfumato.adapting.flow_map import Conversion, FlowMap, Guided
+        from sfumato.adapting.habits import HABITS, finest_share
+        from sfumato.diffusion import Denoiser, Uniform, key
+        from sfumato.training.objective import Precise, bf16_pays
+        from sfumato.training.parallel import pick_device
 
-    device = pick_device()
-    teacher, weights, settings = read_teacher(run.path / TEACHER, kinds)
-    guided = settings.get("classes", 0) > 0 and options.guided
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key("weights", training.seed))
-        student = networks.build({**settings, "guided": True} if guided else settings, kinds)
-    student.load_state_dict({**student.state_dict(), **weights})
-    teacher.to(device).eval().requires_grad_(False)
-    bf16 = training.precision == "bf16" or (training.precision == "auto" and bf16_pays(device))
-    criterion = Conversion(
-        Denoiser(Precise(teacher, bf16), task.process),
-        options.kind,
-        Guided(*options.w) if guided else None,
-        finest=finest_share(task.process),
-        **HABITS[options.kind],
-    )
-    middle = torch.tensor([[min(max(1.5, options.w[0]), options.w[1]), 0.0, 1.0]])
-    beside = {"guidance": middle} if guided else {}
-    preview: Any = task.preview
-    if preview is not None:
-        asked = preview.keywords["queries"]
-        queries = dataclasses.replace(asked, condition={**asked.condition, **beside})
-        preview = partial(preview.func, **{**preview.keywords, "queries": queries, "steps": 4, "solver": Leap()})
-    return dataclasses.replace(
-        task, network=student, criterion=criterion, denoiser=FlowMap, times=Uniform(), uncertainty=False, hidden={},
-        beside=beside, preview=preview,
-    )  # fmt: skip
+        device = pick_device()
+        teacher, weights, settings = read_teacher(run.path / TEACHER, kinds)
+        guided = settings.get("classes", 0) > 0 and self.guided
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key("weights", training.seed))
+            student = networks.build({**settings, "guided": True} if guided else settings, kinds)
+        student.load_state_dict({**student.state_dict(), **weights})
+        teacher.to(device).eval().requires_grad_(False)
+        bf16 = training.precision == "bf16" or (training.precision == "auto" and bf16_pays(device))
+        criterion = Conversion(
+            Denoiser(Precise(teacher, bf16), task.process),
+            self.kind,
+            Guided(*self.w) if guided else None,
+            finest=finest_share(task.process),
+            **HABITS[self.kind],
+        )
+        return dataclasses.replace(
+            task, network=student, criterion=criterion, denoiser=FlowMap, times=Uniform(), uncertainty=False, hidden={},
+            beside=self.told(getattr(student, "options", {}), Walk(w=1.5, guide_from=0.0, guide_to=1.0), bend=True),
+        )  # fmt: skip
+
+    def denoiser(self, network: Any, process: Process) -> Denoiser:
+        """A flow map."""
+        from sfumato.adapting.flow_map import FlowMap
+
+        return FlowMap(network, process)
+
+    def walk(self) -> Walk:
+        """Four leaps, at the usual strength or the nearest that was learned."""
+        return Walk(steps=4, solver="leap", w=self.nearest(1.5))
+
+    def solvers(self, process: Any) -> Mapping[str, Any]:
+        """leap."""
+        from sfumato.adapting.flow_map import Leap
+
+        return {"leap": Leap()}
+
+    def within(self, tol: float, process: Any) -> Any:
+        """Leaps that are shortened until a long one and two short ones agree."""
+        from sfumato.adapting.habits import finest_share
+        from sfumato.adapting.tolerance import LeapWithin
+
+        return LeapWithin(tol, finest=finest_share(process))
+
+    def told(self, settings: Mapping[str, Any], walk: Walk, bend: bool = False) -> dict[str, Tensor]:
+        """Strength and interval of guidance, for a network that takes them. With ``bend`` a strength that was not learned
+        becomes the nearest one, else it raises Wrong."""
+        import torch
+
+        if not settings.get("guided"):
+            return {}
+        w, (low, high) = walk.w if walk.w is not None else 1.5, self.w
+        if bend:
+            w = self.nearest(w)
+        if not low <= w <= high:
+            raise Wrong(f"w = {w:g}: this flow map learned strengths from {low:g} to {high:g}")
+        end = 1.0 if walk.guide_to is None else walk.guide_to
+        return {"guidance": torch.tensor([[w, walk.guide_from or 0.0, end]])}
+
+    def guides(self) -> bool:
+        """No: a flow map takes the strength as an input."""
+        return False
 
 
-def guidance_in(task: Task) -> bool:
-    """Whether the network takes the strength of guidance as an input."""
-    return bool(getattr(task.network, "options", {}).get("guided", False))
-
-
-def read_teacher(file: Path, kinds: Mapping[str, type[nn.Module]]) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+def read_teacher(file: Path, kinds: Kinds) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     """The teacher's network, its weights, and the settings it was built with. Raises CheckpointError."""
     from safetensors import safe_open
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from sfumato.jobs.config import read_config
-from sfumato.jobs.facts import read_facts
 from sfumato.training.run import Run, write_text
 
 
 def card(run: Run, metrics: str | None = None) -> None:
     """README.md of a run: what was trained, how, with which result, and how to use it."""
     config = read_config(run)
-    facts = read_facts(run)
+    facts = config.recipe.facts(run)
     records = run.records()
     held_out = [r for r in records if "held_out" in r]
     lines = [
         f"# {run.path.name}", "",
-        f"A diffusion model of {facts['count']} training items of shape {tuple(facts['shape'])}, trained with sfumato.", "",
+        "A diffusion model trained with sfumato.", "",
+        *(f"- {line}" for line in facts.words()),
         f"- steps: {records[-1]['step'] if records else 0} of {config.training.steps}, batch {config.training.batch}",
     ]  # fmt: skip
     if held_out:
         lines.append(f"- held-out loss: {held_out[-1]['held_out']:.4f}")
-    if facts["classes"]:
-        lines.append(f"- classes: {', '.join(facts['classes'])}")
     if metrics:
         lines += ["", "```", metrics, "```"]
     lines += ["", *config.recipe.usage()]

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sfumato.jobs.adapt import DistillOptions
+from sfumato.jobs.adapt import Adaptation, DistillOptions
 from sfumato.jobs.find import kind, name_of, names, plain
 from sfumato.jobs.strict import from_yaml, to_yaml
 from sfumato.training.options import TrainOptions
@@ -37,6 +37,11 @@ class Configuration:
     """A :class:`~sfumato.jobs.recipe.Recipe`."""
     training: TrainOptions = field(default_factory=TrainOptions)
     distill: DistillOptions | None = None
+
+    @property
+    def adaptations(self) -> tuple[Adaptation, ...]:
+        """What was made of the field's own run, in order."""
+        return () if self.distill is None else (self.distill,)
 
     def to_yaml(self) -> str:
         """The text of config.yaml."""

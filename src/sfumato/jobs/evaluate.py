@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from sfumato.jobs.facts import read_facts
 from sfumato.jobs.model import Model
-from sfumato.jobs.walk import SampleOptions
+from sfumato.jobs.report import render
+from sfumato.jobs.walk import Walk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +25,14 @@ LEVEL_ITEMS = 64
 FLOW_STEPS = 8  # of Runge-Kutta in the likelihood: from 5 to 40 the demo's 6.53 bits moved by 0.015
 
 
+def evaluate(model: Model, measure: Any = None, ask: Any = None) -> str:
+    """The model measured as its field judges it; writes metrics.json, README.md and pictures into the run, and returns the
+    report as text. Raises RunError, DataError, MetricError."""
+    recipe = model.recipe
+    measure, ask = recipe.Measure() if measure is None else measure, recipe.Ask() if ask is None else ask
+    return render(model, recipe.evaluate(model, measure, ask), ask)
+
+
 def spread_out(dataset: Dataset, most: int | None = None) -> dict[str, Tensor]:
     """Items of a dataset as tensors (N, ...), "x" and its condition: at most ``most``, evenly spread."""
     from sfumato.training.loader import fetch
@@ -40,47 +48,55 @@ def stacked(dataset: Dataset, most: int | None = None) -> Tensor:
     return spread_out(dataset, most)["x"]
 
 
-def draw_samples(model: Model, count: int, options: SampleOptions, name: str = "sample") -> Tensor:
-    """``count`` samples on the CPU, with a progress bar."""
+def draw_samples(model: Model, count: int, walk: Walk | None = None, ask: Any = None, name: str = "sample") -> Tensor:
+    """``count`` samples in standard units on the CPU, in the order of their numbers, with a progress bar. Of vectors."""
     import torch
 
     from sfumato.training.progress import Watch
 
-    parts = []
+    queries = model.recipe.queries(model, model.recipe.Ask() if ask is None else ask, count)
+    parts: list[Tensor] = []
+    numbers: list[int] = []
     with Watch(name, count, unit="samples") as watch:
-        for part in model.samples(range(count), options):
-            parts.append(part.cpu())
-            watch.show(sum(map(len, parts)))
-    return torch.cat(parts)
+        for drawn in model.draw(queries, range(len(queries)), walk=walk):
+            parts.append(drawn.x.cpu())
+            numbers.extend(drawn.numbers)
+            watch.show(len(numbers))
+    return torch.cat(parts)[torch.tensor(numbers).argsort()]
 
 
-def quality(model: Model, space: Space, known: Tensor, options: SampleOptions, count: int) -> list[dict[str, float]]:
-    """Kernel distance of ``count`` samples at several numbers of steps, with 90% intervals; the same noise for all."""
+def quality(model: Model, space: Space, known: Tensor, ask: Any, count: int) -> list[dict[str, float]]:
+    """Kernel distance of ``count`` samples at several numbers of steps, with 90% intervals; the same noise for all.
+    Nothing where the solver chooses its own steps."""
     from sfumato.metrics.table import interval, kernel_distances
 
-    if options.steps is None or options.solver == "descent":  # it chooses its own steps
+    if model.solver(model.walk).counts:
         return []
-    numbers = MAP_CURVE if model.map else CURVE
+    numbers = MAP_CURVE if model.adaptations else CURVE
     drawn = [
-        space(draw_samples(model, count, dataclasses.replace(options, steps=n), f"{n} steps")).double() for n in numbers
+        space(draw_samples(model, count, dataclasses.replace(model.walk, steps=n), ask, f"{n} steps")).double()
+        for n in numbers
     ]
     whole, parts = kernel_distances(drawn, known[:MOST].double())
-    found = []
+    curve = []
     for i, steps in enumerate(numbers):
         low, high = interval(float(whole[i]), parts[:, i], count)
-        found.append({"steps": steps, "kernel_distance": float(whole[i]), "low": low, "high": high, "n": count})
-    return found
+        curve.append({"steps": steps, "kernel_distance": float(whole[i]), "low": low, "high": high, "n": count})
+    return curve
 
 
 def likelihood(
-    model: Model, train: Dataset, held_out: dict[str, Tensor], count: int
+    model: Model, train: Dataset, held_out: dict[str, Tensor], count: int, bin_width: float | None, unit: float
 ) -> tuple[tuple[Row, ...], dict[str, Levels]]:
     """Bits per dimension of held-out items, by the noise levels and by the probability flow; and the errors by level.
 
     Nothing for a flow map, whose steps have no density of their own, or a process that is not Gaussian.
-    """
-    import math
 
+    Args:
+        held_out: "x" and conditions, name -> (N, ...).
+        bin_width: of data that are whole numbers (bytes), in standard units; None: they are a density.
+        unit: bits to add, log2 of the data's own unit in standard units.
+    """
     import torch
 
     from sfumato.diffusion import Gaussian
@@ -89,13 +105,9 @@ def likelihood(
     from sfumato.metrics.table import Row
     from sfumato.training.progress import Watch
 
-    if model.map or not isinstance(model.process, Gaussian):
+    if model.adaptations or not isinstance(model.process, Gaussian):
         return (), {}
-    spread = float(getattr(model.recipe.reload(model.run).statistics, "spread", 1.0))
-    binned = bool(read_facts(model.run).get("bytes"))
-    bin_width = 2 / 255 / spread if binned else None
-    unit = 0.0 if binned else math.log2(spread)  # a density is per unit of the data's own numbers
-    name = "bits_per_dim" if binned else "density_bits"
+    name = "bits_per_dim" if bin_width is not None else "density_bits"
     some = {key: value[: max(LEVEL_ITEMS, count)] for key, value in shuffled(held_out).items()}
     given = {"held out": some, "training": spread_out(train, LEVEL_ITEMS)}
     levels = {}
@@ -130,11 +142,16 @@ def shuffled(items: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def split_condition(items: dict[str, Tensor], most: int, model: Model) -> tuple[Tensor, dict[str, Any]]:
-    """At most so many items and their condition, on the model's device; a class that is not known is hidden (-1)."""
+    """At most so many items and their conditions, on the model's device; of items without conditions (somebody's own) they
+    are hidden, as of nothing known."""
     import torch
+
+    from sfumato.diffusion import hide
 
     items = {name: value[:most].to(model.device) for name, value in items.items()}
     x = items.pop("x")
-    if model.classes and "label" not in items:
-        items["label"] = torch.full((len(x),), -1, device=x.device)
+    if missing := [name for name in model.recipe.guided if name not in items]:
+        usual = model.recipe.queries(model, model.recipe.Ask(), len(x)).batch(range(len(x)))
+        known = {name: usual[name].to(x.device) for name in missing if name in usual}
+        items |= hide(known, list(known), torch.ones(len(x), dtype=torch.bool))
     return x, items

@@ -14,7 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.jobs.recipe import Nothing
 from sfumato.jobs.strict import ConfigError
 
 if TYPE_CHECKING:
@@ -98,11 +97,6 @@ def missing(name: str) -> tuple[str, ...]:
         except PackageNotFoundError:
             wanting.append(requirement)
     return tuple(wanting)
-
-
-def measure(name: str) -> type:
-    """What `sfumato evaluate` may be told in a field; an older recipe of a third party says nothing of it."""
-    return getattr(kind(name), "Measure", Nothing)
 
 
 def verbs(name: str) -> dict[str, str]:

@@ -16,9 +16,9 @@ def inspect(recipe: Recipe, training: TrainOptions) -> tuple[str, bool]:
 
     Raises DataError if nothing can be read at all.
     """
-    lines, recipe, sound = recipe.examine()
+    look = recipe.examine()
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder))
         run.create()
-        made = plan(recipe, training, run, lambda text: None)
-        return "\n".join([*lines, *made.recipe.values(made.prepared), *made.lines()]), sound
+        made = plan(look.recipe, training, run, lambda text: None)
+        return "\n".join([*look.lines, *made.data.facts.values(), *made.lines()]), look.sound

@@ -12,7 +12,7 @@ from sfumato.errors import options_meet_the_core
 from sfumato.jobs.card import card
 from sfumato.jobs.config import Configuration, read_config
 from sfumato.jobs.model import task_of
-from sfumato.jobs.recipe import Prepared, Recipe, Say, say
+from sfumato.jobs.recipe import Data, Recipe, Say, say
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run, RunError, write_text
 
@@ -27,7 +27,7 @@ class Plan:
 
     recipe: Recipe
     training: TrainOptions
-    prepared: Prepared
+    data: Data
     task: Task
     cost: Cost
 
@@ -36,13 +36,15 @@ class Plan:
         from sfumato import networks
         from sfumato.training.progress import clock
 
-        train = self.training
-        yield f"data      {self.recipe.learned_from(self.prepared)}"
+        train, first = self.training, True
+        for line in self.data.facts.words():
+            yield f"{'data' if first else '':<10}{line}"
+            first = False
         yield f"network   {networks.describe(self.task.network)}"
-        yield f"method    {self.recipe.learned_how()}"
+        yield f"method    {self.recipe.learning().words()}"
         assert train.steps is not None
         assert train.batch is not None
-        epochs = train.steps * train.batch / len(self.prepared.train)
+        epochs = train.steps * train.batch / len(self.data.train)
         yield f"training  {train.steps} steps of batch {train.batch} ({epochs:.1f} epochs), {train.optim.kind}"
         yield (
             f"cost      {self.cost.seconds:.3g} s a step, about {clock(self.cost.seconds * train.steps)} in all on this machine, "
@@ -61,25 +63,22 @@ def plan(recipe: Recipe, training: TrainOptions, run: Run, tell: Say = say) -> P
     from sfumato.training.measure import measure_threads
     from sfumato.training.parallel import pick_device
 
-    recipe, prepared = recipe.prepare(run, tell)
-    batch = training.batch or recipe.batch(len(prepared.train), pick_device().type)
+    recipe = recipe.prepare(run, tell)
+    data = recipe.open(run)
+    asked, training = training, training.over(recipe.training(data, pick_device().type))
+    batch = training.batch or 1
     batch += -batch % training.accumulate
-    with (
-        options_meet_the_core()
-    ):  # a network that takes no such shape says so when it is made, or when it is first called
-        task = recipe.task(prepared, training.seed)
+    with options_meet_the_core():  # a network that takes no such shape says so when it is made, or first called
+        task = task_of(Configuration(recipe, training), run, data)
         cost = measure_threads(task, training, batch)
     steps = training.steps
-    if steps is None:
+    if asked.minutes is not None or steps is None:
         minutes = training.minutes
         steps = (
-            choose_steps(len(prepared.train), batch, cost.seconds)
-            if minutes is None
-            else int(minutes * 60 / cost.seconds)
+            choose_steps(len(data.train), batch, cost.seconds) if minutes is None else int(minutes * 60 / cost.seconds)
         )
-    steps = max(1, steps)
-    training = dataclasses.replace(training, batch=batch, steps=steps, threads=cost.threads)
-    return Plan(recipe.settled(task.network), training, prepared, task, cost)
+    training = dataclasses.replace(training, batch=batch, steps=max(1, steps), threads=cost.threads)
+    return Plan(recipe.settled(task.network), training, data, task, cost)
 
 
 def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) -> Run:
@@ -124,7 +123,6 @@ def resume(out: Path) -> Run:
 
     run = Run(out)
     config = read_config(run)
-    training = config.training
-    loop.train(task_of(config, run), run, training)
+    loop.train(task_of(config, run), run, config.training)
     card(run)
     return run

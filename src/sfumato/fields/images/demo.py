@@ -7,18 +7,17 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.data.sheet import grid
-from sfumato.fields.images.measure import MeasureOptions, evaluate, features_for
+from sfumato.data.sheet import sheet, to_bytes
+from sfumato.fields.images.measure import Measure, MeasureOptions, features_for
 from sfumato.fields.images.openmoji import draw
 from sfumato.fields.images.recipe import Images
 from sfumato.jobs import plots
-from sfumato.jobs.config import read_config
-from sfumato.jobs.evaluate import draw_samples, stacked
+from sfumato.jobs.evaluate import draw_samples, evaluate, stacked
 from sfumato.jobs.model import Model, load
 from sfumato.jobs.recipe import say
 from sfumato.jobs.sample import sample
 from sfumato.jobs.train import train
-from sfumato.jobs.walk import SampleOptions
+from sfumato.jobs.walk import Drawing
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import RunError
 
@@ -46,12 +45,12 @@ def demo(out: Path, minutes: float, seed: int, side: int = 32, curve: tuple[int,
     recipe = Images(pictures, side=side, labels=True, held_out=0.2)
     train(recipe, TrainOptions(minutes=minutes, seed=seed, previews=6), out)
 
-    options = SampleOptions(seed=seed)
-    sample(out, 64, options, out / "samples" / "final")
+    model = load(out, drawing=Drawing(seed=seed))
+    sample(model, 64, model.recipe.Ask(), out / "samples" / "final")
     shutil.copyfile(out / "samples" / "final" / "grid.png", out / "samples.png")
-    process_picture(load(out, options), out / "process.png", seed)
-    text = evaluate(out, None, None, options, measure=MeasureOptions(quick=True))
-    quality(out, options, curve)
+    process_picture(model, out / "process.png", seed)
+    text = evaluate(model, Measure(measure=MeasureOptions(quick=True)))
+    quality(model, curve)
     look = {
         "samples.png": "64 samples, a class a column", "process.png": "a picture dissolving, and samples forming",
         "report.png": "samples, their nearest training pictures, real held-out pictures",
@@ -72,15 +71,12 @@ def process_picture(model: Model, path: Path, seed: int, columns: int = 9, rows:
     import torch
 
     from sfumato.diffusion import Streams, cosine, guide, key, trajectory
-    from sfumato.fields.images.recipe import read_statistics
+    from sfumato.training.loader import fetch
 
-    process = model.process
-    prepared = read_config(model.run).recipe.reload(model.run)
-    count = len(prepared.train)
-    x = torch.stack(
-        [torch.from_numpy(prepared.train[i * count // rows + count // (2 * rows)]["x"]) for i in range(rows)]
-    )
-    z = Streams(key("sample", seed), range(rows)).normal(x.shape)
+    process, facts = model.process, model.facts
+    train = model.recipe.open(model.run).train
+    x = fetch(train, [i * len(train) // rows + len(train) // (2 * rows) for i in range(rows)]).x
+    z = process.prior(x, Streams(key("sample", seed), range(rows)))
     times = cosine(process.schedule, columns - 1)
 
     def shown(state: Tensor, t: Tensor) -> Tensor:  # at unit variance, else noise outshines all
@@ -88,34 +84,32 @@ def process_picture(model: Model, path: Path, seed: int, columns: int = 9, rows:
 
     forward = [shown(process.interpolate(x, z, t), t) for t in times.flip(0)]
     fine = cosine(process.schedule, 4 * (columns - 1))
-    condition: dict[str, Any] = {"label": torch.arange(rows) % len(model.classes)} if model.classes else {}
-    denoiser: Any = guide(model.denoiser, 1.5) if model.classes else model.denoiser
+    condition: dict[str, Any] = {"label": torch.arange(rows) % len(facts.classes)} if facts.classes else {}
+    denoiser: Any = guide(model.denoiser, 1.5) if facts.classes else model.denoiser
     with torch.no_grad():
         states = list(trajectory(denoiser, z, fine, **condition))
     backward = [shown(state, t) for state, t in zip(states[::4], fine[::4], strict=True)]
     strip = torch.cat([torch.stack(column, 1).flatten(0, 1) for column in (forward, backward)])
-    grid(strip, read_statistics(model.run), columns=columns, least=900).save(path)
+    pictures = to_bytes(facts.statistics.restore(strip.float().numpy()))
+    sheet(list(pictures), columns=columns, least=900).save(path)
 
 
-def quality(out: Path, options: SampleOptions, curve: tuple[int, ...]) -> None:
+def quality(model: Model, curve: tuple[int, ...]) -> None:
     """Kernel distance to the training pictures against the number of steps, for Euler and the default solver."""
     from sfumato.metrics.distances import kernel_distance
 
     if not plots.available():
         return
-    model = load(out, options)
-    options = model.chosen(options)
-    assert options.solver is not None
-    prepared = read_config(model.run).recipe.reload(model.run)
-    real, held_out = stacked(prepared.train), stacked(prepared.held_out)
+    data, usual = model.recipe.open(model.run), model.walk
+    real, held_out = stacked(data.train), stacked(data.held_out)
     features = features_for(real)
     known = features(real)
     curves: dict[str, dict[int, float]] = {}
-    for solver, eta, grid_name in (("euler", 0.0, "uniform"), (options.solver, options.eta, options.grid)):
-        curve_here = curves.setdefault(f"{solver}, eta {eta:g}, {grid_name} grid", {})
+    for solver, eta, grid in (("euler", 0.0, "uniform"), (usual.solver, usual.eta, usual.grid)):
+        curve_here = curves.setdefault(f"{solver}, eta {eta:g}, {grid} grid", {})
         for steps in curve:
-            chosen = dataclasses.replace(options, steps=steps, solver=solver, eta=eta, grid=grid_name, w=1.0)
-            fake = draw_samples(model, min(96, len(held_out)), chosen, f"{solver}, {steps} steps")
+            walk = dataclasses.replace(usual, steps=steps, solver=solver, eta=eta, grid=grid, w=1.0)
+            fake = draw_samples(model, min(96, len(held_out)), walk, name=f"{solver}, {steps} steps")
             curve_here[steps] = kernel_distance(features(fake), known)
     floor = kernel_distance(features(held_out), known)
-    plots.against_steps(curves, floor, "kernel distance to training pictures", out / "steps.png")
+    plots.against_steps(curves, floor, "kernel distance to training pictures", model.run.path / "steps.png")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,12 +14,10 @@ from tyro.conf import arg
 
 from sfumato.errors import check
 from sfumato.jobs import plots
-from sfumato.jobs.card import card
-from sfumato.jobs.config import read_config
 from sfumato.jobs.evaluate import CURVE_SAMPLES, MOST, draw_samples, likelihood, quality, spread_out, stacked
-from sfumato.jobs.model import Model, load
-from sfumato.jobs.walk import SampleOptions
-from sfumato.training.run import RunError, write_text
+from sfumato.jobs.model import Model
+from sfumato.jobs.report import Report, Saves
+from sfumato.training.run import RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,87 +102,66 @@ def features_for(train: Tensor) -> Any:
     return PCA.fit(train, min(64, len(train) - 1, train[0].numel()))
 
 
-def evaluate(
-    out: Path,
-    data: Path | None,
-    count: int | None,
-    options: SampleOptions,
-    samples: Path | None = None,
-    measure: MeasureOptions = MeasureOptions(),
-) -> str:
-    """The table of metrics of a run, as text; also written to metrics.json, README.md and report.png in the run.
-
-    Args:
-        data: real pictures not trained on; None takes those the run held out.
-        count: how many samples to draw.
-        samples: a folder of pictures to measure instead of fresh samples; the model itself is then not measured.
+def evaluate(model: Model, asked: Measure, ask: Any) -> Report:
+    """Samples against training data, beside the floor that real held-out data set.
 
     What depends on real data alone is kept in the run under a hash of it, and not worked out again.
     Raises RunError, DataError, MetricError.
     """
-    from sfumato.data.sheet import is_picture
     from sfumato.metrics import spaces
     from sfumato.metrics.cache import cached
-    from sfumato.metrics.table import as_dict, compare, format_table
+    from sfumato.metrics.table import compare
 
-    model = load(out, options)
-    options = model.chosen(options)
-    recipe = read_config(model.run).recipe
-    prepared = recipe.reload(model.run)
-    statistics = prepared.statistics
-    train = stacked(prepared.train)
-    own = statistics, recipe.broken_budget, recipe.data.name
-    held_out = spread_out(prepared.held_out, MOST) if data is None else {"x": read_pictures(data, *own)}
+    recipe: Any = model.recipe
+    facts, data, measure = model.facts, recipe.open(model.run), asked.measure
+    train = stacked(data.train)
+    own = facts.statistics, recipe.broken_budget, recipe.data.name
+    held_out = spread_out(data.held_out, MOST) if asked.data is None else {"x": read_pictures(asked.data, *own)}
     real = held_out["x"]
     if len(real) < LEAST:
         raise RunError(f"{len(real)} held-out items are too few to measure with: give at least {LEAST} with --data")
-    if samples is None:
-        fake = draw_samples(model, count or min(len(real), MOST), options)
+    fresh = asked.samples is None
+    if asked.samples is None:
+        fake = draw_samples(model, asked.n or min(len(real), MOST), ask=ask)
     else:
-        fake = read_pictures(samples, *own)
+        fake = read_pictures(asked.samples, *own)
     if len(fake) < LEAST:
         raise RunError(f"{len(fake)} samples are too few to be measured: at least {LEAST} are needed")
 
     remember: Remember = partial(cached, model.run.cache / "reference")
-
-    def restore(x: Tensor) -> Tensor:
-        return x * statistics.spread + statistics.mean
-
+    restore = partial(restored, facts)
     space = spaces.choose(measure.features, train, restore, remember)
     known, held = (space.remembered(x, remember) for x in (train, real))
     rows = compare(space(fake), known, held, remember=remember)
-    about: dict[str, Any] = {"features": space.name, "data": str(data or "held out")}
+    about: dict[str, Any] = {"features": space.name, "data": str(asked.data or "held out")}
+    if not fresh:
+        about["samples"] = str(asked.samples)
     if measure.inception:
         more, checksum = fid(measure.inception, measure.inception_sha, fake, train, real, restore, remember)
         rows, about = rows + more, {**about, "inception_sha256": checksum}
     curve: list[dict[str, float]] = []
     levels: dict[str, Levels] = {}
-    if samples is None and not measure.quick:
-        curve = quality(model, space, known, options, min(CURVE_SAMPLES, len(fake)))
-        more, levels = likelihood(model, prepared.train, held_out, measure.bits)
+    if fresh and not measure.quick:
+        curve = quality(model, space, known, ask, min(CURVE_SAMPLES, len(fake)))
+        bin_width = 2 / 255 / facts.spread if facts.bytes else None
+        unit = 0.0 if facts.bytes else math.log2(facts.spread)  # a density is per unit of the data's own numbers
+        more, levels = likelihood(model, data.train, held_out, measure.bits, bin_width, unit)
         rows += more
-    notes = remarks(rows, samples is None, model, measure)
-    text = "\n".join([format_table(rows), f"features: {space.name}", *notes])
-    settings = str(samples) if samples else {name: getattr(options, name) for name in SETTINGS}
-    found = {**as_dict(rows), "samples": settings, **about, "remarks": notes, "quality_against_steps": curve}
-    found["loss_by_level"] = {name: plots.level_curve(of) for name, of in levels.items()}
-    write_text(out / "metrics.json", json.dumps(found, indent=1))
-    card(model.run, text)
-    if is_picture(model.shape):
+    about["quality_against_steps"] = curve
+    about["loss_by_level"] = {name: plots.level_curve(of) for name, of in levels.items()}
+    pictures: dict[str, Any] = {}
+    if facts.pictures:
         floor = next(row.floor for row in rows if row.metric == "kernel_distance")
-        report(fake, train, real, statistics, curve, floor, found["loss_by_level"], out / "report.png")
-        text += f"\nsamples, their nearest training pictures, real held-out ones, and curves: {out / 'report.png'}"
-    if plots.available():
-        records = model.run.records()
-        if by_level := [r for r in records if "by_level" in r]:
-            plots.by_level(by_level, out / "loss_by_level.png")
-            plots.training(records, out / "loss.png")
-    return text
+        drawn = partial(report, fake, train, real, restore, curve, floor, about["loss_by_level"])
+        pictures = {"report.png": Saves(drawn)}
+    notes = [f"features: {space.name}", *remarks(rows, fresh, model, measure)]
+    return Report(tuple(rows), tuple(notes), pictures, about)
 
 
-SETTINGS = (
-    "steps", "tol", "solver", "eta", "gamma", "last", "grid", "shift", "seed", "w", "guide_from", "guide_to", "loops",
-)  # fmt: skip
+def restored(facts: Any, x: Tensor) -> Tensor:
+    """Items in the numbers of the data."""
+    raw: Tensor = x * facts.spread + facts.mean
+    return raw
 
 
 def fid(
@@ -228,13 +205,13 @@ def remarks(rows: Sequence[Row], fresh: bool, model: Model, measure: MeasureOpti
             "(elbo, from the loss by noise level) and of the probability flow; their floor, the data's entropy, is unknown"
         )
     elif fresh:
-        reason = "--quick" if measure.quick else "a flow map has none" if model.map else "its process has none"
+        reason = "--quick" if measure.quick else "a flow map has none" if model.adaptations else "its process has none"
         found.append(f"likelihood: not measured ({reason})")
     return found
 
 
 def report(
-    fake: Tensor, train: Tensor, real: Tensor, statistics: Any, curve: Sequence[dict[str, float]], floor: float | None,
+    fake: Tensor, train: Tensor, real: Tensor, restore: Any, curve: Sequence[dict[str, float]], floor: float | None,
     levels: dict[str, Any], path: Path, shown: int = 12,
 ) -> None:  # fmt: skip
     """report.png: samples, the training picture nearest to each, real held-out pictures; and the curves there are.
@@ -243,14 +220,15 @@ def report(
     """
     import torch
 
-    from sfumato.data.sheet import grid, to_bytes
+    from sfumato.data.sheet import sheet, to_bytes
     from sfumato.metrics.coverage import nearest
 
     some = fake[torch.arange(min(shown, len(fake))) * len(fake) // min(shown, len(fake))]
     _, which = nearest(some.flatten(1).double(), train.flatten(1).double())
     chosen = real[torch.arange(len(some)) * len(real) // len(some)]
     strips = {"samples": some, "nearest in training": train[which], "real, held out": chosen}
+    pictures = {name: to_bytes(restore(x).float().cpu().numpy()) for name, x in strips.items()}
     if plots.available():
-        plots.report({name: to_bytes(x, statistics) for name, x in strips.items()}, curve, floor, levels, path)
+        plots.report(pictures, curve, floor, levels, path)
     else:
-        grid(torch.cat(list(strips.values())), statistics, columns=len(some), least=900).save(path)
+        sheet([each for strip in pictures.values() for each in strip], columns=len(some), least=900).save(path)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,34 +12,44 @@ from tyro.conf import Positional
 
 from sfumato.errors import Wrong, check
 from sfumato.fields.images import measure
-from sfumato.jobs.facts import read_facts
+from sfumato.fields.images.data import ARRAYS, PictureFacts, opened, prepared
+from sfumato.jobs.making import Making
 from sfumato.jobs.methods import MethodOptions
-from sfumato.jobs.recipe import Prepared, Say
-from sfumato.jobs.walk import Habits
-from sfumato.networks.options import NetworkOptions, settle
+from sfumato.jobs.recipe import Data, Look, Recipe, Say
+from sfumato.networks.options import NetworkOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Sequence
 
     import numpy as np
     from PIL.Image import Image
-    from torch import Tensor, nn
+    from torch import nn
 
     from sfumato.data import Scan
-    from sfumato.diffusion import Equilibrium, Gaussian
-    from sfumato.jobs.walk import SampleOptions
-    from sfumato.training.objective import Task
+    from sfumato.diffusion import Blanks, Drawn, Equilibrium, Gaussian
+    from sfumato.diffusion.generate import Queries
+    from sfumato.jobs.model import Model
+    from sfumato.jobs.report import Report
     from sfumato.training.run import Run
-
-ARRAYS = (".npy", ".npz")
 
 
 @dataclass(frozen=True)
-class Images:
+class PictureAsk:
+    """What pictures are asked for."""
+
+    label: str | None = None
+    """Class to draw from (default: all in turn)."""
+
+
+@dataclass(frozen=True)
+class Images(Recipe):
     """Pictures from a folder, or an array of pictures or vectors in a .npy or .npz file."""
 
+    Facts: ClassVar[type] = PictureFacts
+    Ask: ClassVar[type] = PictureAsk
     Measure: ClassVar[type] = measure.Measure
-    verbs: ClassVar[Mapping[str, str]] = {}
+    guided: ClassVar[tuple[str, ...]] = ("label",)
+    formats: ClassVar[tuple[str, ...]] = (".png", ".npy")
     demo: ClassVar[str] = "sfumato.fields.images.demo:demo"
 
     data: Positional[Path]
@@ -105,214 +111,96 @@ class Images:
         smallest = max(8, scan.median_side)
         return min(wanted, smallest - smallest % 4)
 
-    def prepare(self, run: Run, say: Say) -> tuple[Images, Prepared]:
-        import numpy as np
-
-        from sfumato.data import DataError, gather, open_array, shown
-        from sfumato.training.run import write_text
-
+    def prepare(self, run: Run, tell: Say, base: Any = None) -> Images:
         if self.data.suffix.lower() in ARRAYS:
-            found = open_array(self.data)
-            array, labels = found.x, found.labels if self.labels else None
-            classes = tuple(str(c) for c in range(int(labels.max()) + 1)) if labels is not None else ()
-            keys = [np.ascontiguousarray(item).tobytes() for item in array] if array.nbytes < 2**30 else None
-            names: Any = self.data.name
-            recipe = self
-        else:
-            scan = self.scan(say)
-            recipe = dataclasses.replace(self, side=self.chosen_side(scan))
-            assert recipe.side is not None
-            array = gather(scan, recipe.side, run.cache / "pictures.npy")
-            labels, classes, keys = scan.label_numbers, scan.classes if self.labels else (), list(scan.digests)
-            names = [shown(os.path.relpath(path, self.data)) for path in scan.files]
-        train, held_out = self._split(keys, len(array))
-        if not len(held_out):
-            raise DataError(
-                f"{shown(self.data)}: {len(array)} item(s), all the same; at least two different ones are needed"
-            )
-        chosen: dict[str, Any] = {} if labels is None else {"labels": labels}
-        np.savez(run.cache / "split.npz", train=train, held_out=held_out, **chosen)
-        write_text(run.cache / "names.json", json.dumps(names))
-        prepared = self._assemble(array, labels, names, train, held_out, classes, None)
-        statistics = prepared.statistics
-        facts = {
-            "mean": statistics.mean, "spread": statistics.spread, "count": statistics.count,
-            "shape": list(statistics.shape), "classes": list(classes), "bytes": bool(array.dtype == np.uint8),
-        }  # fmt: skip
-        write_text(run.path / "data.json", json.dumps(facts, indent=1))
-        return recipe, prepared
+            prepared(run, self.data, None, self.labels, self.held_out)
+            return self
+        scan = self.scan(tell)
+        recipe = dataclasses.replace(self, side=self.chosen_side(scan))
+        assert recipe.side is not None
+        prepared(run, self.data, (scan, recipe.side), self.labels, self.held_out)
+        return recipe
 
-    def reload(self, run: Run) -> Prepared:
-        import numpy as np
+    def open(self, run: Run) -> Data:
+        facts = self.facts(run)
+        return Data(facts, *opened(run, self.data, facts))
 
-        from sfumato.data import DataError, Statistics, open_array
-
-        facts = read_facts(run)
-        statistics = Statistics(facts["mean"], facts["spread"], facts["count"], tuple(facts["shape"]))
-        try:
-            stored = np.load(run.cache / "split.npz", allow_pickle=False)
-            names = json.loads((run.cache / "names.json").read_text())
-            if self.data.suffix.lower() in ARRAYS:
-                array = open_array(self.data).x
-            else:
-                array = np.load(run.cache / "pictures.npy", mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(
-                f"{run.cache}: the prepared data cannot be read ({error}); train again from {self.data}"
-            ) from error
-        labels = stored.get("labels")
-        return self._assemble(
-            array, labels, names, stored["train"], stored["held_out"], tuple(facts["classes"]), statistics
-        )
-
-    def _split(self, keys: list[bytes] | None, count: int) -> tuple[np.ndarray, np.ndarray]:
-        from sfumato.data import split
-
-        return split(keys if keys is not None else [i.to_bytes(8, "little") for i in range(count)], self.held_out)
-
-    def _assemble(
-        self,
-        array: np.ndarray,
-        labels: Any,
-        names: Any,
-        train: np.ndarray,
-        held_out: np.ndarray,
-        classes: tuple[str, ...],
-        statistics: Any,
-    ) -> Prepared:
-        from sfumato.data import ArrayDataset, Statistics
-
-        if statistics is None:
-            statistics = Statistics.of(array, train, str(self.data))
-        parts = [ArrayDataset(array, statistics, labels, names, part) for part in (train, held_out)]
-        return Prepared(array, parts[0], parts[1], statistics, classes)
-
-    def examine(self) -> tuple[list[str], Images, bool]:
+    def examine(self) -> Look:
         from sfumato.data import DataError, check_budget
 
         bold = dataclasses.replace(self, broken_budget=0.999999)
         if self.data.suffix.lower() in ARRAYS:
-            return [], bold, True
+            return Look((), bold)
         scan = bold.scan(lambda text: None)
         lines = scan_lines(scan, self.data) + (["classes   " + ", ".join(scan.classes)] if self.labels else [])
         try:
             check_budget(scan, self.broken_budget)
         except DataError as error:
-            return [*lines, f"training would stop: {error}"], bold, False
-        return lines, bold, True
+            return Look((*lines, f"training would stop: {error}"), bold, False)
+        return Look(tuple(lines), bold)
 
     # ---- network -----------------------------------------------------------------------------------------------------
 
-    def kinds(self) -> Mapping[str, type[nn.Module]]:
-        return {}
-
-    def task(self, prepared: Prepared, seed: int) -> Task:
-        import torch
-
-        from sfumato import networks
-        from sfumato.data.sheet import grid, is_picture
-        from sfumato.diffusion import Blanks, independent, key, optimal_transport
-        from sfumato.jobs.model import previewed
-        from sfumato.training.objective import Task
-        from sfumato.training.parallel import pick_device
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key("weights", seed))
-            network = networks.choose(
-                prepared.statistics.shape,
-                count=len(prepared.train),
-                classes=len(prepared.classes),
-                device=pick_device().type,
-                **dataclasses.asdict(self.network),
-            )
-        return Task(
-            network=network,
-            process=self.process(),
-            train=prepared.train,
-            held_out=prepared.held_out,
-            times=self.method.distribution(),
-            coupling=independent if self.method.coupling == "independent" else optimal_transport,
-            uncertainty=self.method.uncertainty,
-            hidden={("label",): self.drop} if prepared.classes else {},
-            preview=partial(
-                previewed,
-                draw=partial(grid, statistics=prepared.statistics) if is_picture(prepared.statistics.shape) else None,
-                queries=Blanks(torch.zeros(prepared.statistics.shape), 16, every_class(16, len(prepared.classes))),
-                seed=seed,
-            ),
-        )
-
-    def process(self) -> Gaussian | Equilibrium:
+    def process(self, facts: PictureFacts) -> Gaussian | Equilibrium:
         return self.method.build()
 
-    def batch(self, count: int, device: str) -> int:
-        return choose_batch(count, device)
+    def build(self, facts: PictureFacts, device: str) -> nn.Module:
+        from sfumato import networks
 
-    def settled(self, network: nn.Module) -> Images:
-        return dataclasses.replace(self, network=settle(self.network, network))
-
-    def learned_from(self, prepared: Prepared) -> str:
-        shape, classes = prepared.statistics.shape, len(prepared.classes)
-        what = f"{shape[1]}x{shape[2]} pictures" if len(shape) == 3 else f"items of shape {shape}"
-        named = f", {classes} classes" if classes else ""
-        return f"{len(prepared.train)} {what} to learn from{named}, {len(prepared.held_out)} held out"
-
-    def values(self, prepared: Prepared) -> list[str]:
-        statistics = prepared.statistics
-        return [f"values    mean {statistics.mean:.3f}, spread {statistics.spread:.3f} (black -1, white 1)"]
-
-    def learned_how(self) -> str:
-        return self.method.words()
-
-    def usage(self) -> Iterable[str]:
-        return ("Samples: `sfumato sample RUN -n 64 --seed 0 --steps 20 --out samples`.",)
-
-    def evaluate(self, out: Path, asked: measure.Measure, options: SampleOptions) -> str:
-        return measure.evaluate(out, asked.data, asked.n, options, asked.samples, asked.measure)
+        return networks.choose(
+            facts.shape,
+            count=facts.count,
+            classes=len(facts.classes),
+            device=device,
+            **dataclasses.asdict(self.network),
+        )
 
     # ---- samples -----------------------------------------------------------------------------------------------------
 
-    def habits(self) -> Habits:
-        return Habits()
-
-    def condition(self, run: Run, options: SampleOptions) -> Callable[[range], dict[str, Tensor]] | None:
+    def queries(self, model: Model, ask: PictureAsk, n: int | None) -> Blanks:
         import torch
 
-        classes, label = read_facts(run)["classes"], options.label
-        if not classes:
-            if label is not None:
-                raise Wrong(f"label = {label!r}: {run.path} was trained without classes (use --labels)")
-            return None
+        from sfumato.diffusion import Blanks
+
+        classes, label = model.facts.classes, ask.label
         if label is not None and label not in classes:
-            raise Wrong(f"label = {label!r}: must be one of {', '.join(classes)}")
+            known = (
+                f"must be one of {', '.join(classes)}" if classes else f"{model.run.path} was trained without classes"
+            )
+            raise Wrong(f"label = {label!r}: {known}" + ("" if classes else " (use --labels)"))
+        turns = torch.arange(len(classes)) if label is None else torch.tensor([classes.index(label)])
+        return Blanks(torch.zeros(model.facts.shape), 16 if n is None else n, {"label": turns} if classes else {})
 
-        def condition(own: range) -> dict[str, Tensor]:
-            numbers = own if label is None else [classes.index(label)] * len(own)
-            return {"label": torch.tensor([number % len(classes) for number in numbers])}
+    def things(self, model: Model, queries: Queries, drawn: Drawn) -> list[np.ndarray]:
+        """Picture bytes (H, W, 3) or (H, W), or other items as they are in the data, float32."""
+        from sfumato.data.sheet import to_bytes
 
-        return condition
+        raw = model.facts.statistics.restore(drawn.x.float().cpu().numpy())
+        return list(to_bytes(raw) if model.facts.pictures else raw)
 
-    def draw(self, samples: Tensor, run: Run, columns: int | None = None) -> Image | None:
-        from sfumato.data.sheet import grid, is_picture
-
-        statistics = read_statistics(run)
-        if not is_picture(statistics.shape):
-            return None
-        return grid(samples, statistics, columns, least=512 if columns is None else 900)
-
-    def write(self, samples: Tensor, numbers: range, folder: Path, run: Run) -> None:
-        """0000.png, 0001.png, ...; what is not a picture becomes 0000.npy, ..."""
+    def save(self, thing: np.ndarray, path: Path, making: Making) -> Path:
         import numpy as np
+
+        if thing.dtype != np.uint8 or path.suffix.lower() == ".npy":
+            path = path.with_suffix(".npy")
+            np.save(path, thing)
+            return path
         from PIL import Image as pil
 
-        from sfumato.data.sheet import is_picture, to_bytes
+        pil.fromarray(thing).save(path, pnginfo=making.png())
+        return path
 
-        statistics = read_statistics(run)
-        for number, item in zip(numbers, samples, strict=True):
-            if is_picture(statistics.shape):
-                pil.fromarray(to_bytes(item[None], statistics)[0]).save(folder / f"{number:04d}.png")
-            else:
-                np.save(folder / f"{number:04d}.npy", statistics.restore(item.cpu().numpy()))
+    def picture(self, model: Model, things: Sequence[np.ndarray], columns: int | None = None) -> Image | None:
+        from sfumato.data.sheet import sheet
+
+        if not model.facts.pictures:
+            return None
+        return sheet(things, columns, least=512 if columns is None else 900)
+
+    def evaluate(self, model: Model, measure: measure.Measure, ask: PictureAsk) -> Report:
+        from sfumato.fields.images.measure import evaluate
+
+        return evaluate(model, measure, ask)
 
 
 def scan_lines(scan: Scan, data: Path) -> list[str]:
@@ -331,30 +219,6 @@ def scan_lines(scan: Scan, data: Path) -> list[str]:
         lines += [f"duplicates {sum(map(len, scan.duplicates)) - len(scan.duplicates)} pictures appear more than once"]
         lines += ["  same: " + ", ".join(str(path) for path in group[:4]) for group in scan.duplicates[:5]]
     return lines
-
-
-def read_statistics(run: Run) -> Any:
-    """Statistics of a run's data."""
-    from sfumato.data import Statistics
-
-    facts = read_facts(run)
-    return Statistics(facts["mean"], facts["spread"], facts["count"], tuple(facts["shape"]))
-
-
-def choose_batch(count: int, device: str) -> int:
-    """A batch that suits the number of items: 16 on a CPU, where more steps are worth more than larger ones, up to 256 on
-    a GPU, less for few items."""
-    most = 16 if device == "cpu" else 256
-    while most > 8 and most * 4 > count:
-        most //= 2
-    return max(1, min(most, count))
-
-
-def every_class(count: int, classes: int) -> dict[str, Tensor]:
-    """Labels that go through the classes in turn, for previews."""
-    import torch
-
-    return {"label": torch.arange(count) % classes} if classes else {}
 
 
 RECIPE = Images
