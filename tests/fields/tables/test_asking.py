@@ -80,9 +80,7 @@ def test_known_cells_stand_and_the_rest_is_drawn_for_each_row(known: tuple[Table
     assert asked.name(5) == ("row 2", 1)
     denoiser = ready(facts)
     times = cascade(torch.linspace(1, 0, 5), torch.linspace(1, 0, 3))
-    found = list(
-        generate(denoiser, asked, range(12), batch=8, begin=lambda p, z, query: begin(p, z, query, facts.valued, times))
-    )
+    found = list(generate(denoiser, asked, range(12), batch=8, begin=lambda p, z, query: begin(p, z, times, query)))
     states, values = (np.concatenate([each.x[part].numpy() for each in found]) for part in ("states", "values"))
     drawn = restored(table_of(states, values, facts, range(12)), asked, range(12))
     cells = list(zip(drawn["sex"].cells(), drawn["income"].cells()))
@@ -90,7 +88,7 @@ def test_known_cells_stand_and_the_rest_is_drawn_for_each_row(known: tuple[Table
     assert all(income == "123.45" for _, income in cells[4:8])  # a number that the table never had, to the letter
     assert all(sex == "woman" for sex, _ in cells[8:])
     assert len({income for _, income in cells[8:]}) > 1
-    alone = next(generate(denoiser, asked, [6], batch=8, begin=lambda p, z, q: begin(p, z, q, facts.valued, times)))
+    alone = next(generate(denoiser, asked, [6], batch=8, begin=lambda p, z, query: begin(p, z, times, query)))
     assert torch.equal(alone.x["states"][0], torch.from_numpy(states[6]))  # a draw of a row is the same alone
 
 

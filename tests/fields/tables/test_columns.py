@@ -13,6 +13,7 @@ from sfumato.fields.tables.data import Facts, rows_of, table_of
 from sfumato.fields.tables.kinds import find_kind, key_word
 from sfumato.fields.tables.spelling import Dates, Numbers
 from sfumato.fields.tables.table import Column, Table
+from sfumato.training.run import Run, RunError
 from tests.fields.tables.tables import mixed, table
 
 
@@ -73,7 +74,7 @@ def test_gaps_are_gaps_among_numbers_and_words_among_words() -> None:
         (("a", "b", "a"), "key", "is no key"),
         (("a", "b", "a"), "float", "the kinds are number, category"),
         (("a", "b", "a"), "constant", "2 different cells"),
-        (tuple(f"some text {i}!" for i in range(300)), None, "300 different words.*--drop c"),
+        (tuple(f"some text {i}!" for i in range(300)), None, "300 different words.*--leave-out c"),
         ((*map(str, range(0, 900, 3)), "x", "x"), None, "mixes numbers and words: row 301 holds 'x'"),
     ],
 )
@@ -231,12 +232,15 @@ def test_rows_and_columns_in_another_order_are_the_same_states_and_values() -> N
 def test_facts_are_kept_and_read_as_they_are(tmp_path) -> None:  # type: ignore[no-untyped-def]
     made = mixed(600)
     facts = facts_of(made)
-    facts.save(tmp_path)
-    again = Facts.load(tmp_path)
+    facts.save(Run(tmp_path))
+    again = Facts.read(Run(tmp_path))
     assert again.columns == facts.columns
     assert again.format == facts.format
     assert again.source == made.source()
     assert back_and_forth(made, again).rows() == made.rows()
+    (tmp_path / "data.safetensors").write_bytes(b"x")
+    with pytest.raises(RunError, match="damaged"):
+        Facts.read(Run(tmp_path))
 
 
 def test_cells_that_never_occurred_and_missing_columns_are_named() -> None:
@@ -249,5 +253,5 @@ def test_cells_that_never_occurred_and_missing_columns_are_named() -> None:
         rows_of(Table(made.columns[1:]), facts)
     with pytest.raises(DataError, match="49 rows to train on, at least 50"):
         Facts.of(made, np.arange(49))
-    with pytest.raises(DataError, match="--kinds names 'sexx'"):
+    with pytest.raises(DataError, match="--kind names 'sexx'"):
         facts_of(made, sexx="category")

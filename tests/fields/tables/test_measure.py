@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sfumato.fields.tables import measure
+from sfumato.fields.tables import detector
 from sfumato.fields.tables.data import Facts
 from sfumato.fields.tables.measure import Frame, detection, frames, nearest_share, scores, shape, shares, trend
 from sfumato.fields.tables.table import Table
@@ -65,7 +65,7 @@ def test_both_kinds_of_trees_say_about_the_same(
     a, _, facts = pair
     one, shuffled = frames([a, loose(a)], facts)
     first = detection(one, shuffled)[0]
-    monkeypatch.setattr(measure, "detector", lambda: "scikit-learn")
+    monkeypatch.setattr(detector, "detector", lambda: "scikit-learn")
     assert detection(one, shuffled)[0] == pytest.approx(first, abs=0.1)
 
 

@@ -10,22 +10,28 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from sfumato.data.errors import shown
+from sfumato.diffusion import tree
+from sfumato.diffusion.generate import Drawn
 from sfumato.errors import DataError
 from sfumato.fields.tables.columns import States
 from sfumato.fields.tables.data import Facts, rows_of
+from sfumato.fields.tables.reading import read_table
 from sfumato.fields.tables.table import Column, Table
 
 _TOKEN = re.compile(
     r"""\s*(?:(?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")|(?P<sign><=|>=|!=|==|[=<>(),])|(?P<word>[^\s=<>!(),'"]+))"""
 )
+MOST_DRAWS = 200
+"""Times that a row which does not meet a condition is drawn."""
 _ORDERED = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
 
 
@@ -171,7 +177,7 @@ class Asked:
     clauses: tuple[Clause, ...] = ()
     named: bool = False
     buckets: None = None
-    _rows: dict[str, torch.Tensor] = field(init=False, repr=False, default_factory=dict)
+    _rows: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.known is not None:
@@ -188,7 +194,7 @@ class Asked:
         return (f"row {self.row(number) + 1}", number % self.each) if self.named else ("", number)
 
     def batch(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """x, blank; where anything is known, aside: states (B, C), values (B, N), known: bool (B, C)."""
+        """x, blank; where anything is known, aside: x and known, bool, of each part."""
         facts = self.facts
         x = {"states": torch.zeros(len(numbers), len(facts.sizes), dtype=torch.int64)}
         if facts.valued:
@@ -196,11 +202,11 @@ class Asked:
         if self.known is None:
             return {"x": x}
         rows = torch.tensor([self.row(number) for number in numbers])
-        return {"x": x, "aside": {name: value[rows] for name, value in self._rows.items()}}
+        return {"x": x, "aside": tree.take(self._rows, rows)}
 
 
-def _encoded(table: Table, facts: Facts) -> dict[str, torch.Tensor]:
-    """The known cells of a table as states and values, and which are known."""
+def _encoded(table: Table, facts: Facts) -> dict[str, Any]:
+    """The known cells of a table as x, and which are known."""
     names = table.names
     if unknown := [name for name in names if name not in [states.kind.name for states in facts.columns]]:
         raise DataError(f"column {shown(unknown[0])!r} is not in the table that was learned")
@@ -214,11 +220,9 @@ def _encoded(table: Table, facts: Facts) -> dict[str, torch.Tensor]:
             Column.of(states.kind.name, [cell if here else filler for cell, here in zip(cells, known[:, i])])
         )
     rows = rows_of(Table(tuple(columns), facts.format), facts)
-    return {
-        "states": torch.from_numpy(rows.states),
-        "values": torch.from_numpy(rows.values),
-        "known": torch.from_numpy(known),
-    }
+    x = rows.batch(np.arange(len(rows)))["x"]
+    which = {"states": torch.from_numpy(known), "values": torch.from_numpy(known[:, facts.valued])}
+    return {"x": x, "known": {part: which[part] for part in x}}
 
 
 def _any_word(states: States) -> str | None:
@@ -245,17 +249,73 @@ def restored(table: Table, asked: Asked, numbers: Sequence[int]) -> Table:
 
 
 def begin(
-    process: Any, z: Mapping[str, torch.Tensor], query: Mapping[str, Any], owner: Sequence[int], times: list[Any]
-) -> Any:
-    """The first state and the times of a walk in which what is known stands still.
-
-    Args:
-        owner: (N,) the column of each value.
-        times: of columns that are not known, as :func:`~process.cascade` makes them.
-    """
+    process: Any, z: Mapping[str, torch.Tensor], times: Any, query: Mapping[str, Any]
+) -> tuple[dict[str, torch.Tensor], Any]:
+    """The first state of a walk along ``times`` (n + 1 of them) in which what is known stands, and its times."""
     start, aside = process.start(z), query.get("aside")
     if aside is None:
         return start, times
-    known = {"states": aside["known"], "values": aside["known"][:, list(owner)]}
-    x_t = {part: torch.where(known[part], aside[part], state) for part, state in start.items()}
-    return x_t, [{part: torch.where(known[part], 0.0, t[part].to(known[part].device)) for part in start} for t in times]
+    x, known = aside["x"], aside["known"]
+    x_t = {part: torch.where(known[part], x[part], state) for part, state in start.items()}
+    return x_t, [
+        {part: torch.where(known[part], 0.0, _of(t, part).to(z[part].device)) for part in start} for t in times
+    ]
+
+
+def _of(t: Any, part: str) -> torch.Tensor:
+    """The time of a part, where all have the same or each its own."""
+    found: torch.Tensor = t if isinstance(t, torch.Tensor) else t[part]
+    return found
+
+
+# ---- for the recipe --------------------------------------------------------------------------------------------------
+
+
+def asked(facts: Facts, where: str | None, known: Path | None, rows: int, each: int) -> Asked:
+    """The rows that are asked for: so many in all, or ``each`` for every row of the file ``known``.
+
+    Raises:
+        DataError: what :func:`checked` refuses; a file of other columns; both kinds of known cells.
+    """
+    clauses = tuple(checked(parse(where), facts)) if where else ()
+    given = given_by(clauses, facts)
+    if known is None:
+        return Asked(facts, rows, given, clauses)
+    if given is not None:
+        raise DataError("--where with = and --known both say what is known: write the value into the file")
+    return Asked(facts, each, read_table(known), clauses, named=True)
+
+
+def drawn_to_meet(
+    model: Any, queries: Asked, numbers: Sequence[int], rows: Callable[[Any, Asked, Drawn], Table]
+) -> Iterator[Drawn]:
+    """Samples that meet the conditions, drawn again until they do: draw k of a sample has the stream ("again", k).
+
+    Args:
+        rows: model, queries, samples -> their table.
+
+    Raises:
+        DataError: a row that has not met them after 200 draws, with the share that did.
+    """
+    if not queries.clauses:
+        yield from model.draw(queries, numbers)
+        return
+    batch, tried, met = model.walk.batch or 16, 0, 0
+    for start in range(0, len(numbers), batch):
+        wanted = list(numbers[start : start + batch])
+        good: dict[int, dict[str, torch.Tensor]] = {}
+        for k in range(MOST_DRAWS):
+            left = [number for number in wanted if number not in good]
+            if not left:
+                break
+            for drawn in model.draw(queries, left, stream=("again", k) if k else ("sample",)):
+                fits = meets(rows(model, queries, drawn), queries.clauses, queries.facts)
+                tried, met = tried + len(fits), met + int(fits.sum())
+                places = np.flatnonzero(fits).tolist()
+                good |= {drawn.numbers[i]: {part: value[i] for part, value in drawn.x.items()} for i in places}
+        else:
+            raise DataError(
+                f"--where: {met} of {tried} rows drawn met the condition, too few to go on; ask for what is less rare"
+            )
+        x = {part: torch.stack([good[number][part] for number in wanted]) for part in good[wanted[0]]}
+        yield Drawn(x, queries.batch(wanted), wanted, {})

@@ -21,7 +21,8 @@ import torch
 
 from sfumato.data.errors import shown
 from sfumato.errors import DataError
-from sfumato.fields.tables.kinds import Kind
+from sfumato.fields.tables.kinds import Kind, key_word
+from sfumato.fields.tables.spelling import NEVER_ROUND
 from sfumato.fields.tables.table import Column
 
 FEW = 5  # categories with fewer training rows are rare
@@ -58,6 +59,27 @@ class States:
     @property
     def count(self) -> int:
         return self.first_bin + self.bins
+
+    def words_of(self) -> str:
+        """What the column is and how it is learned, in words."""
+        kind = self.kind
+        if kind.kind == "constant":
+            return f"constant   always {kind.word!r}"
+        if kind.kind == "key":
+            return f"key        made anew: {key_word(kind, 0)}, {key_word(kind, 1)}, ..."
+        parts = [f"{len(self.words)} words" if kind.kind == "category" else f"{len(self.words)} single values"] * bool(
+            self.words
+        )
+        parts += [f"{len(self.rare)} rare ones as one"] * bool(self.rare)
+        parts += [f"{self.bins} bins"] * bool(self.bins)
+        parts += ["gaps " + ", ".join("empty" if gap in ("", None) else str(gap) for gap in kind.gaps)] * bool(
+            kind.gaps
+        )
+        if kind.dates is not None:
+            parts.append(f"like {kind.spelling.word(0)}")
+        elif kind.numbers is not None and kind.numbers.style != "whole" and kind.numbers.decimals < NEVER_ROUND:
+            parts.append(f"{kind.numbers.decimals} decimals")
+        return f"{kind.kind:<10} {', '.join(parts)}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ values  float32 (N,)   the value of each column that has bins; its weight is 0 w
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,18 +15,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from sfumato.data.dataset import split
-from sfumato.data.errors import shown
+from sfumato.data.errors import one_line, shown
 from sfumato.diffusion.rng import Streams, key
 from sfumato.errors import DataError
 from sfumato.fields.tables.columns import BINS, Knots, States, decode, encode, fit
 from sfumato.fields.tables.kinds import Kind, find_kind, key_word, kinds_asked
 from sfumato.fields.tables.spelling import Dates, Numbers
 from sfumato.fields.tables.table import Column, Format, Say, Table
+from sfumato.jobs.facts import read_facts
+from sfumato.training.run import Run, RunError, write_text
 
 FEWEST_ROWS = 50
+KNOTS = ("value", "low", "high", "bin")
+NAMES = (
+    ("number", "number", "numbers"), ("category", "category", "categories"), ("date", "date", "dates"),
+    ("key", "key", "keys"), ("constant", "constant", "constants"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +44,7 @@ class Facts:
     Args:
         columns: every column, in the order of the file; constants and keys have no states.
         format: how the file spells it.
-        rows: training rows.
+        rows, held: rows that are trained on, and rows that are not.
         source: hash of the table.
         knots: column -> the distribution of its values.
     """
@@ -43,6 +52,7 @@ class Facts:
     columns: tuple[States, ...]
     format: Format
     rows: int
+    held: int
     source: str
     knots: Mapping[str, Knots]
 
@@ -98,41 +108,61 @@ class Facts:
             columns.append(states)
             if found is not None:
                 knots[column.name] = found
-        facts = cls(tuple(columns), table.format, len(train), table.source(), knots)
+        facts = cls(tuple(columns), table.format, len(train), len(table) - len(train), table.source(), knots)
         if not facts.learned:
             raise DataError("every column is a key or always the same: there is nothing to learn")
         return facts
 
-    def save(self, folder: Path) -> None:
+    def words(self) -> list[str]:
+        """The table in a line, for people."""
+        kinds = Counter(column.kind.kind for column in self.columns)
+        named = ", ".join(
+            f"{kinds[kind]} {many if kinds[kind] > 1 else one}" for kind, one, many in NAMES if kinds[kind]
+        )
+        gaps = sum(bool(column.kind.gaps) for column in self.learned)
+        holes = f"; gaps in {gaps}" if gaps else ""
+        return [f"{self.rows} rows to learn from, {self.held} held out: {named}{holes}"]
+
+    def values(self) -> list[str]:
+        """The columns, a line each."""
+        return [f"{shown(column.kind.name):<20} {column.words_of()}" for column in self.columns]
+
+    def again(self, table: Table, train: np.ndarray) -> Facts:
+        """These facts for another table of the same columns, whose states and values stay."""
+        return replace(self, rows=len(train), held=len(table) - len(train), source=table.source(), format=table.format)
+
+    def save(self, run: Run) -> None:
         """Into data.json and data.safetensors."""
+        columns = [asdict(column) for column in self.columns]
         plain = {
-            "columns": [asdict(c) for c in self.columns],
+            "columns": columns,
             "format": asdict(self.format),
             "rows": self.rows,
+            "held": self.held,
             "source": self.source,
         }
-        (folder / "data.json").write_text(json.dumps(plain, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_text(run.path / "data.json", json.dumps(plain, indent=1, ensure_ascii=False))
         arrays: dict[str, np.ndarray] = {}
         for i, column in enumerate(self.columns):
             if (found := self.knots.get(column.kind.name)) is not None:
-                arrays |= {
-                    f"{i}.{name}": np.ascontiguousarray(getattr(found, name))
-                    for name in ("value", "low", "high", "bin")
-                }
-        save_file(arrays, folder / "data.safetensors")
+                arrays |= {f"{i}.{part}": np.ascontiguousarray(getattr(found, part)) for part in KNOTS}
+        save_file(arrays, run.path / "data.safetensors")
 
     @classmethod
-    def load(cls, folder: Path) -> Facts:
-        """As they were saved."""
-        plain = json.loads((folder / "data.json").read_text(encoding="utf-8"))
-        arrays = load_file(folder / "data.safetensors")
-        columns = tuple(_states(each) for each in plain["columns"])
-        knots = {
-            column.kind.name: Knots(*(arrays[f"{i}.{name}"] for name in ("value", "low", "high", "bin")))
-            for i, column in enumerate(columns)
-            if f"{i}.value" in arrays
-        }
-        return cls(columns, Format(**plain["format"]), plain["rows"], plain["source"], knots)
+    def read(cls, run: Run) -> Facts:
+        """As they were saved. Raises RunError."""
+        plain = read_facts(run)
+        try:
+            arrays = load_file(run.path / "data.safetensors")
+            columns = tuple(_states(each) for each in plain["columns"])
+            knots = {
+                column.kind.name: Knots(*(arrays[f"{i}.{part}"] for part in KNOTS))
+                for i, column in enumerate(columns)
+                if column.bins
+            }
+            return cls(columns, Format(**plain["format"]), plain["rows"], plain["held"], plain["source"], knots)
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise RunError(f"{run.path / 'data.json'}: is damaged ({one_line(error)}); train again") from error
 
 
 def _states(plain: dict[str, Any]) -> States:
@@ -242,18 +272,24 @@ def save_table(table: Table, folder: Path) -> None:
     """The table in a folder, as words and codes."""
     folder.mkdir(parents=True, exist_ok=True)
     plain = [{"name": c.name, "type": c.type, "words": list(c.words)} for c in table.columns]
-    (folder / "words.json").write_text(json.dumps({"format": asdict(table.format), "columns": plain}), encoding="utf-8")
+    write_text(folder / "words.json", json.dumps({"format": asdict(table.format), "columns": plain}))
     np.save(folder / "codes.npy", np.stack([column.codes for column in table.columns]))
 
 
-def load_table(folder: Path) -> Table:
-    """As it was saved; the codes stay on disk until they are asked for."""
-    plain = json.loads((folder / "words.json").read_text(encoding="utf-8"))
-    codes = np.load(folder / "codes.npy", mmap_mode="r", allow_pickle=False)
-    columns = (
-        Column(c["name"], tuple(c["words"]), own, c["type"]) for c, own in zip(plain["columns"], codes, strict=True)
-    )
-    return Table(tuple(columns), Format(**plain["format"]))
+def load_table(folder: Path, facts: Facts) -> Table:
+    """As it was saved. Raises RunError where it is damaged or another one."""
+    try:
+        plain = json.loads((folder / "words.json").read_text(encoding="utf-8"))
+        codes = np.load(folder / "codes.npy", allow_pickle=False)
+        columns = zip(plain["columns"], codes, strict=True)
+        found = Table(
+            tuple(Column(c["name"], tuple(c["words"]), own, c["type"]) for c, own in columns), Format(**plain["format"])
+        )
+        if found.source() != facts.source:
+            raise ValueError("it is not the table that the run began with")
+    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise RunError(f"{folder}: cannot be read ({one_line(error)}); train again") from error
+    return found
 
 
 def without(table: Table, names: Sequence[str]) -> Table:
@@ -264,10 +300,12 @@ def without(table: Table, names: Sequence[str]) -> Table:
     """
     for name in names:
         if name not in table.names:
-            raise DataError(f"--drop names {shown(name)!r}, but the columns are {', '.join(map(shown, table.names))}")
+            raise DataError(
+                f"--leave-out names {shown(name)!r}, but the columns are {', '.join(map(shown, table.names))}"
+            )
     kept = tuple(column for column in table.columns if column.name not in names)
     if not kept:
-        raise DataError("--drop leaves no column")
+        raise DataError("--leave-out leaves no column")
     return replace(table, columns=kept)
 
 

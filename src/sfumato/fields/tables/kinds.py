@@ -157,10 +157,12 @@ def _odd(column: Column, words: Sequence[str], asked: str) -> str:
 def _too_many(column: Column, words: Sequence[str], name: str) -> str:
     numbers = sum(Numbers.of([word]) is not None for word in words)
     if numbers > 0.5 * len(words):
-        return f"column {name!r} mixes numbers and words: {_odd(column, words, 'number')}; mend it or drop the column"
+        return (
+            f"column {name!r} mixes numbers and words: {_odd(column, words, 'number')}; mend it, or --leave-out {name}"
+        )
     return (
         f"column {name!r} has {len(words)} different words, at most {MOST_WORDS} are learned: it looks like text or a key; "
-        f"leave it out with --drop {name}"
+        f"leave it out with --leave-out {name}"
     )
 
 
@@ -174,4 +176,4 @@ def kinds_asked(asked: Mapping[str, str], names: Sequence[str]) -> None:
     """Complain about a kind for a column that is not there."""
     for name in asked:
         if name not in names:
-            raise DataError(f"--kinds names {shown(name)!r}, but the columns are {', '.join(map(shown, names))}")
+            raise DataError(f"--kind names {shown(name)!r}, but the columns are {', '.join(map(shown, names))}")

@@ -7,24 +7,30 @@ loses everything between them. A score that does not lie between the two tells n
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
+from sfumato.data.errors import shown
 from sfumato.errors import DataError
 from sfumato.fields.tables.columns import States
 from sfumato.fields.tables.data import Facts
+from sfumato.fields.tables.detector import MOST, detector, told_apart
 from sfumato.fields.tables.table import Column, Table
 
-MOST = 5000  # rows that the detector is shown of each table, and that distances are measured from
+if TYPE_CHECKING:
+    from sfumato.fields.tables.recipe import RowAsk, TableMeasure
+    from sfumato.jobs.model import Model
+    from sfumato.jobs.report import Report
+
 NEAREST = 2000  # rows of each table between which distances are measured
-FOLDS, ROUNDS, PATIENCE = 5, 200, 10
+FEWEST = 50  # real rows without which nothing is compared
+NEAR = 0.55  # share of rows nearer to training from which it is called learned by heart
 DECIMALS = 14  # to which numbers are rounded before they are compared, as SDMetrics does
 
 
@@ -174,87 +180,9 @@ def shares(real: Table, made: Table, facts: Facts) -> np.ndarray:
     return np.array(found)
 
 
-# ---- the detector ----------------------------------------------------------------------------------------------------
-
-
-def detector() -> str:
-    """The boosted trees at hand: "lightgbm", or "scikit-learn"."""
-    for name, module in (("lightgbm", "lightgbm"), ("scikit-learn", "sklearn.ensemble")):
-        try:
-            importlib.import_module(module)
-        except (ImportError, OSError):  # OSError: LightGBM without the system's libgomp
-            continue
-        return name
-    raise DataError("the detector needs lightgbm: pip install 'sfumato[tables]'")
-
-
-def detection(real: Frame, made: Frame, seed: int = 42) -> tuple[float, float, float]:
-    """How far boosted trees fail to tell made rows from real ones: 1 - (2 max(AUC, 1/2) - 1), and its 90 % interval.
-
-    Equal numbers of rows, five stratified folds, LightGBM of depth 5 with 31 leaves and up to 200 rounds, stopped when the
-    mean AUC of the folds has not risen for 10 (the detector of TabCascade's and CDTD's tables). 1: cannot be told apart.
-    The interval is Student's, over the folds. Where LightGBM is not installed, scikit-learn's histogram trees with the
-    same settings.
-    """
-    rng = np.random.default_rng(seed)
-    n = min(len(real), len(made), MOST)
-    rows = [frame.cells[np.sort(rng.permutation(len(frame))[:n])] for frame in (real, made)]
-    x, y = np.concatenate(rows), np.repeat([0, 1], n)
-    fold = np.concatenate([rng.permutation(np.arange(n) % FOLDS) for _ in rows])
-    aucs = {"lightgbm": _lightgbm, "scikit-learn": _histogram}[detector()](x, y, fold, real.words, seed)
-    mean, half = float(np.mean(aucs)), 2.1318 * float(np.std(aucs, ddof=1)) / math.sqrt(FOLDS)  # t of 4 degrees, 95 %
-    value, low, high = (1 - (2 * max(auc, 0.5) - 1) for auc in (mean, mean + half, mean - half))
-    return value, low, high
-
-
-def _lightgbm(x: np.ndarray, y: np.ndarray, fold: np.ndarray, words: np.ndarray, seed: int) -> list[float]:
-    lgb: Any = importlib.import_module("lightgbm")
-    settings = {
-        "objective": "binary", "metric": "auc", "max_depth": 5, "num_leaves": 31, "seed": seed, "deterministic": True,
-        "force_row_wise": True, "verbosity": -1, "num_threads": torch.get_num_threads(),
-    }  # fmt: skip
-    data = lgb.Dataset(x, y, categorical_feature=np.flatnonzero(words).tolist(), free_raw_data=False)
-    folds = [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(FOLDS)]
-    stop = lgb.early_stopping(PATIENCE, verbose=False)
-    found: Any = lgb.cv(settings, data, ROUNDS, folds=folds, callbacks=[stop], return_cvbooster=True)
-    best = found["cvbooster"].best_iteration
-    return [
-        _auc(booster.predict(x[test], num_iteration=best), y[test])
-        for booster, (_, test) in zip(found["cvbooster"].boosters, folds)
-    ]
-
-
-def _histogram(x: np.ndarray, y: np.ndarray, fold: np.ndarray, words: np.ndarray, seed: int) -> list[float]:
-    ensemble: Any = importlib.import_module("sklearn.ensemble")
-    few = words & (np.nanmax(np.where(np.isnan(x), -1, x), 0) < 255)  # more categories than it takes are numbers to it
-    curves = []
-    for k in range(FOLDS):
-        train, test = fold != k, fold == k
-        trees = ensemble.HistGradientBoostingClassifier(
-            max_depth=5,
-            max_leaf_nodes=31,
-            max_iter=ROUNDS,
-            early_stopping=False,
-            categorical_features=few,
-            random_state=seed,
-        ).fit(x[train], y[train])
-        curves.append([_auc(odds[:, 1], y[test]) for odds in trees.staged_predict_proba(x[test])])
-    mean = np.mean(curves, 0)
-    best = 0
-    for i, auc in enumerate(mean):  # stopped as LightGBM is
-        if auc > mean[best]:
-            best = i
-        elif i - best >= PATIENCE:
-            break
-    return [curve[best] for curve in curves]
-
-
-def _auc(odds: np.ndarray, y: np.ndarray) -> float:
-    """Share of pairs (made, real) of which the made one has the greater odds, half of the ties."""
-    _, place, counts = np.unique(odds, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    ones = int(y.sum())
-    return float((rank[y == 1].sum() - ones * (ones + 1) / 2) / (ones * (len(y) - ones)))
+def detection(real: Frame, made: Frame) -> tuple[float, float, float]:
+    """How far boosted trees fail to tell made rows from real ones, and its interval: :func:`~detector.told_apart`."""
+    return told_apart(real.cells, made.cells, real.words)
 
 
 # ---- copies ----------------------------------------------------------------------------------------------------------
@@ -358,3 +286,81 @@ def _wilson(share: float, n: int) -> tuple[float, float]:
     z = 1.6449
     middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def evaluate(model: Model, asked: TableMeasure, ask: RowAsk) -> Report:
+    """As many rows drawn as there are real ones, and all their scores; what `sfumato evaluate` shows of a table."""
+    from sfumato.fields.tables import asking, data
+    from sfumato.fields.tables.reading import read_table
+    from sfumato.jobs.report import Report
+    from sfumato.training.progress import Watch
+
+    if ask.known is not None:
+        raise DataError("--known cannot be evaluated: completed rows are not drawn like the table")
+    recipe: Any = model.recipe
+    whole = recipe.table(model.run)
+    train, held = (whole.take(part) for part in data.parts(whole, recipe.held_out))
+    real = held if asked.real is None else data.without(read_table(asked.real), recipe.leave_out)
+    if missing := [name for name in whole.names if name not in real.names]:
+        raise DataError(f"{shown(str(asked.real))}: lacks column {shown(missing[0])!r}")
+    real = Table(tuple(real[name] for name in whole.names), whole.format)
+    if ask.where:
+        clauses = asking.checked(asking.parse(ask.where), model.facts)
+        train, real = (part.take(np.flatnonzero(asking.meets(part, clauses, model.facts))) for part in (train, real))
+    n = min(len(real), len(train), asked.rows or MOST)
+    if n < FEWEST:
+        raise DataError(f"{n} real rows to compare with, at least {FEWEST} are needed: give more with --real FILE")
+    queries, parts = recipe.queries(model, ask, n), []
+    with Watch("sample", n, unit="rows") as watch:
+        for drawn in recipe.draw(model, queries, range(n)):
+            parts += recipe.rows(model, queries, drawn).rows()
+            watch.show(len(parts))
+    made = Table(tuple(Column.of(c.name, cells, c.type) for c, cells in zip(whole.columns, zip(*parts))), whole.format)
+    found = scores(made, train, real, model.facts)
+    about = {"n": n, "reference": len(train), "metrics": {row.name: _plain(row, len(train)) for row in found}}
+    return Report(notes=remarks(found), about=about, table=as_text(found, len(train), asked.real))
+
+
+def _plain(row: Score, reference: int) -> dict[str, Any]:
+    return {**{key: value for key, value in asdict(row).items() if key != "name"}, "reference": reference}
+
+
+def as_text(rows: Sequence[Score], reference: int, real: Path | None) -> str:
+    """The scores as aligned plain text, each beside its floor and beside shuffled columns."""
+    lines = [("metric", "value", "90% interval", "floor", "shuffled", "better", "n")]
+    for row in rows:
+        ends = "" if row.low is None or row.high is None else f"[{row.low:.3f}, {row.high:.3f}]"
+        others = ("" if value is None else f"{value:.3f}" for value in (row.floor, row.shuffled))
+        floor, shuffled = others
+        lines.append((row.name, f"{row.value:.3f}", ends, floor, shuffled, row.better, str(row.n)))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    who = "held-out rows" if real is None else f"rows of {real}"
+    head = f"made rows against {who}; {reference} training rows; floor = other real rows, shuffled = columns drawn independently"
+    body = ("  ".join((line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:]))).rstrip() for line in lines)
+    return "\n".join((head, *body))
+
+
+def remarks(rows: Sequence[Score]) -> tuple[str, ...]:
+    """What the scores say in words, and the alarm where rows are copies."""
+    found = {row.name: row for row in rows}
+    told = found["detection"]
+    notes = [
+        f"Boosted trees ({detector()}) tell made rows from real ones with a score of {told.value:.2f} for {told.n} rows; real "
+        f"rows from real ones {told.floor:.2f}, independent columns {told.shuffled:.2f} (1: not at all)."
+    ]
+    copies, near = found["copied"], found["nearer_to_training"]
+    if copies.low is not None and copies.floor is not None and copies.low > copies.floor:
+        notes.append(
+            f"ALARM: {copies.value:.1%} of the made rows are training rows to the letter, where {copies.floor:.1%} of the "
+            "training rows repeat another: the model knows rows by heart. Train it for fewer steps."
+        )
+    if near.low is not None and near.low > NEAR:
+        notes.append(
+            f"ALARM: {near.value:.1%} of the made rows lie nearer to a training row than to an equally large set of others "
+            "(50% would be right): the model knows rows by heart. Train it for fewer steps."
+        )
+    notes.append("Neither number is a promise of privacy: nothing here was attacked.")
+    return tuple(notes)

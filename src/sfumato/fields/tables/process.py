@@ -69,6 +69,24 @@ class RowTimes(Times):
         return {"states": states, "values": torch.where(given[:, owner], 0.0, values[:, None])}
 
 
+def walked(times: Tensor, calls: tuple[int, int]) -> list[dict[str, Tensor]] | Tensor:
+    """The times of a cascade with as many steps as ``times`` (n + 1,) has: those of values fall like it.
+
+    Args:
+        calls: steps of states and of values that are usual; of other numbers each gets its share, at least one. A single
+            step is taken by both together.
+    """
+    steps, (states, values) = len(times) - 1, calls
+    if not values or steps < 2:
+        return times if values else [{"states": t} for t in torch.linspace(1, 0, steps + 1, dtype=times.dtype)]
+    own = min(max(1, round(steps * values / (states + values))), steps - 1)
+    place = torch.linspace(0, steps, own + 1, dtype=torch.float64)
+    low = place.floor().long().clamp_max(steps - 1)
+    return cascade(
+        torch.linspace(1, 0, steps - own + 1, dtype=times.dtype), torch.lerp(times[low], times[low + 1], place - low)
+    )
+
+
 def cascade(states: Tensor, values: Tensor) -> list[dict[str, Tensor]]:
     """Times to walk along: states first, while the values are noise, then values, while the states stand.
 

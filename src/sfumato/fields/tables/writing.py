@@ -13,7 +13,7 @@ from typing import Any
 from sfumato.data.errors import one_line, shown
 from sfumato.errors import DataError
 from sfumato.fields.tables.reading import SUFFIXES
-from sfumato.fields.tables.table import NUMBER, Column, Format, Table
+from sfumato.fields.tables.table import NUMBER, Format, Table
 from sfumato.fields.tables.typed import arrow
 
 Row = tuple[str | None, ...]
@@ -26,7 +26,9 @@ def write_table(table: Table, path: Path) -> Path:
     return write_rows(table.rows(), path, table.names, types, table.format)
 
 
-def write_rows(rows: Iterable[Row], path: Path, names: Sequence[str], types: Sequence[str], format: Format) -> Path:
+def write_rows(
+    rows: Iterable[Row], path: Path, names: Sequence[str], types: Sequence[str], format: Format = Format()
+) -> Path:
     """Rows into a file whose suffix says how, a block at a time; ``types`` are those of :class:`~reading.Column`.
 
     A CSV is spelt as ``format`` says if that is a CSV's, and plainly otherwise.
@@ -172,5 +174,13 @@ def _arrow_column(pa: Any, cells: Sequence[str | None], type: Any) -> Any:
     return words.dictionary_encode().cast(type) if pa.types.is_dictionary(type) else words
 
 
-def types_of(columns: Sequence[Column]) -> list[str]:
-    return [column.type for column in columns]
+@dataclass(frozen=True)
+class Sheet:
+    """A few rows to look at: a CSV file."""
+
+    rows: tuple[dict[str, str | None], ...]
+    suffix: str = ".csv"
+
+    def save(self, path: Path, /) -> None:
+        names = list(self.rows[0]) if self.rows else []
+        write_rows((tuple(row.values()) for row in self.rows), path, names, ["text"] * len(names))
