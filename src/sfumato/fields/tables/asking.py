@@ -30,7 +30,7 @@ from sfumato.fields.tables.table import Column, Table
 _TOKEN = re.compile(
     r"""\s*(?:(?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")|(?P<sign><=|>=|!=|==|[=<>(),])|(?P<word>[^\s=<>!(),'"]+))"""
 )
-MOST_DRAWS = 200
+MOST_DRAWS = 1000
 """Times that a row which does not meet a condition is drawn."""
 _ORDERED = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
 
@@ -286,36 +286,58 @@ def asked(facts: Facts, where: str | None, known: Path | None, rows: int, each: 
     return Asked(facts, each, read_table(known), clauses, named=True)
 
 
+@dataclass(frozen=True)
+class Tries:
+    """More draws of samples: try k of a sample has randomness of its own, the same in whatever company."""
+
+    asked: Asked
+    tries: Sequence[tuple[int, int]]
+    buckets: None = None
+
+    def __len__(self) -> int:
+        return len(self.tries)
+
+    def name(self, number: int) -> tuple[str, int]:
+        sample, k = self.tries[number]
+        name, place = self.asked.name(sample)
+        return f"{name} again {k}", place
+
+    def batch(self, numbers: Sequence[int]) -> dict[str, Any]:
+        return self.asked.batch([self.tries[number][0] for number in numbers])
+
+
 def drawn_to_meet(
     model: Any, queries: Asked, numbers: Sequence[int], rows: Callable[[Any, Asked, Drawn], Table]
 ) -> Iterator[Drawn]:
-    """Samples that meet the conditions, drawn again until they do: draw k of a sample has the stream ("again", k).
+    """Samples that meet the conditions: each is drawn again until it does.
 
     Args:
         rows: model, queries, samples -> their table.
 
     Raises:
-        DataError: a row that has not met them after 200 draws, with the share that did.
+        DataError: a row that has not met them after :data:`MOST_DRAWS` draws, with the share that did.
     """
     if not queries.clauses:
         yield from model.draw(queries, numbers)
         return
     batch, tried, met = model.walk.batch or 16, 0, 0
     for start in range(0, len(numbers), batch):
-        wanted = list(numbers[start : start + batch])
+        wanted, k = list(numbers[start : start + batch]), 0
         good: dict[int, dict[str, torch.Tensor]] = {}
-        for k in range(MOST_DRAWS):
-            left = [number for number in wanted if number not in good]
-            if not left:
-                break
-            for drawn in model.draw(queries, left, stream=("again", k) if k else ("sample",)):
-                fits = meets(rows(model, queries, drawn), queries.clauses, queries.facts)
+        while left := [number for number in wanted if number not in good]:
+            if k >= MOST_DRAWS:
+                raise DataError(
+                    f"--where: {met} of {tried} rows drawn met the condition, too few to go on; ask for what is less rare"
+                )
+            more = 1 if k == 0 else min(batch // len(left), MOST_DRAWS - k)
+            tries = [(number, k + i) for number in left for i in range(more)]
+            source = Tries(queries, tries) if k else queries
+            for drawn in model.draw(source, range(len(tries)) if k else left):
+                mine = drawn._replace(numbers=[tries[i][0] for i in drawn.numbers] if k else drawn.numbers)
+                fits = meets(rows(model, queries, mine), queries.clauses, queries.facts)
                 tried, met = tried + len(fits), met + int(fits.sum())
-                places = np.flatnonzero(fits).tolist()
-                good |= {drawn.numbers[i]: {part: value[i] for part, value in drawn.x.items()} for i in places}
-        else:
-            raise DataError(
-                f"--where: {met} of {tried} rows drawn met the condition, too few to go on; ask for what is less rare"
-            )
+                for i in np.flatnonzero(fits).tolist():  # the first try that meets them counts
+                    good.setdefault(mine.numbers[i], {part: value[i] for part, value in drawn.x.items()})
+            k += more
         x = {part: torch.stack([good[number][part] for number in wanted]) for part in good[wanted[0]]}
         yield Drawn(x, queries.batch(wanted), wanted, {})

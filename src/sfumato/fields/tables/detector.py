@@ -44,7 +44,7 @@ def told_apart(real: np.ndarray, made: np.ndarray, words: np.ndarray, seed: int 
     fold = np.concatenate([rng.permutation(np.arange(n) % FOLDS) for _ in rows])
     aucs = {"lightgbm": _lightgbm, "scikit-learn": _histogram}[detector()](x, y, fold, words, seed)
     mean, half = float(np.mean(aucs)), 2.1318 * float(np.std(aucs, ddof=1)) / math.sqrt(FOLDS)  # t of 4 degrees, 95 %
-    value, low, high = (1 - (2 * max(auc, 0.5) - 1) for auc in (mean, mean + half, mean - half))
+    value, low, high = (2 - 2 * min(max(auc, 0.5), 1.0) for auc in (mean, mean + half, mean - half))
     return value, low, high
 
 

@@ -99,7 +99,7 @@ class Tables(Recipe):
     leave_out: tuple[str, ...] = ()
     """Columns that are not learned, nor written."""
     kind: tuple[str, ...] = ()
-    """What columns are, where looking at them is not enough: AGE=category, or number, date, key, constant."""
+    """What columns are, where looking at them is not enough: AGE:category, or number, date, key, constant."""
     held_out: float = 0.1
     """Share of the rows kept out of training, to measure with (at most 2000)."""
     bins: int = 8
@@ -117,7 +117,7 @@ class Tables(Recipe):
         check(
             self,
             (0 < self.held_out < 1, "held_out", "a share between 0 and 1"),
-            (all(name and kind for name, kind in self._kinds()), "kind", "like AGE=category"),
+            (all(name and kind for name, kind in self._kinds()), "kind", "like AGE:category"),
             (self.bins >= 1, "bins", "at least 1"),
             (self.width is None or self.width >= 8, "width", "at least 8"),
             (self.depth >= 1, "depth", "at least 1"),
@@ -130,7 +130,7 @@ class Tables(Recipe):
         )
 
     def _kinds(self) -> list[tuple[str, str]]:
-        pairs = (each.rpartition("=") for each in self.kind)
+        pairs = (each.rpartition(":") for each in self.kind)
         return [(name, kind) for name, _, kind in pairs]
 
     # ---- data --------------------------------------------------------------------------------------------------------
