@@ -77,7 +77,9 @@ class Column:
         return [self.words[code] for code in self.codes.tolist()]
 
     def take(self, rows: np.ndarray) -> Column:
-        return replace(self, codes=self.codes[rows])
+        """Of these rows, with the words that they have."""
+        used, codes = np.unique(self.codes[rows], return_inverse=True)
+        return replace(self, words=tuple(self.words[code] for code in used.tolist()), codes=codes.astype(np.int32))
 
     @classmethod
     def of(cls, name: str, cells: Iterable[str | None], type: str = "text") -> Column:
