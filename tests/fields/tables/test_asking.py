@@ -82,6 +82,10 @@ def test_known_cells_stand_and_the_rest_is_drawn_for_each_row(known: tuple[Table
     times = cascade(torch.linspace(1, 0, 5), torch.linspace(1, 0, 3))
     found = list(generate(denoiser, asked, range(12), batch=8, begin=lambda p, z, query: begin(p, z, times, query)))
     states, values = (np.concatenate([each.x[part].numpy() for each in found]) for part in ("states", "values"))
+    sex = [states.kind.name for states in facts.learned].index("sex")
+    man = facts.learned[sex].words.index("man")
+    assert (states[:4, sex] == man).all()  # the network saw it, too
+    assert (states[8:, sex] == 1 - man).all()
     drawn = restored(table_of(states, values, facts, range(12)), asked, range(12))
     cells = list(zip(drawn["sex"].cells(), drawn["income"].cells()))
     assert all(sex == "man" and income == "0.00" for sex, income in cells[:4])

@@ -156,7 +156,7 @@ def test_a_table_comes_back(data: st.DataObject) -> None:
     for i, cell in enumerate(
         data.draw(st.lists(st.sampled_from([word, whole, cents, float_, day]), min_size=1, max_size=3))
     ):
-        pool = data.draw(st.lists(cell | st.just("NA"), min_size=2, max_size=rows))
+        pool = data.draw(st.lists(cell | st.sampled_from(["NA", "", "?"]), min_size=2, max_size=rows))
         picks = data.draw(st.lists(st.sampled_from(pool), min_size=rows, max_size=rows))
         columns[f"c{i}"] = picks
     made = table(**columns)
