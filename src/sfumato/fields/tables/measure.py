@@ -24,7 +24,7 @@ from sfumato.fields.tables.detector import MOST, detector, told_apart
 from sfumato.fields.tables.table import Column, Table
 
 if TYPE_CHECKING:
-    from sfumato.fields.tables.recipe import RowAsk, TableMeasure
+    from sfumato.fields.tables.options import RowAsk, TableMeasure
     from sfumato.jobs.model import Model
     from sfumato.jobs.report import Report
 
