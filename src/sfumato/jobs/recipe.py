@@ -70,7 +70,8 @@ class Recipe:
     and none of ``Measure`` one of `sfumato evaluate`; all is checked when the class is made."""
 
     Facts: ClassVar[Any] = None
-    """What is known of the data: a class with ``read(run)``; instances have ``words()``, lines for people."""
+    """What is known of the data: a class with ``read(run)``, whose instances have ``words()`` and ``values()``, lines for
+    people: one that inherits from :class:`~sfumato.jobs.facts.Facts` has all three."""
     Ask: ClassVar[type] = Nothing
     """What a sample may be asked for: a dataclass whose fields are options. ``Ask()`` is the usual, as in previews."""
     Measure: ClassVar[type] = Nothing
