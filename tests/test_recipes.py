@@ -18,8 +18,8 @@ NAMES = [
     ("images.Images", "sfumato.fields.images.recipe"), ("images.grid", "sfumato.data.sheet"),
     ("openmoji.draw", "sfumato.fields.images.openmoji"), ("demo.demo", "sfumato.fields.images.demo"),
     ("policy.PolicyRecipe", "sfumato.fields.policy.recipe"), ("policy.Policy", "sfumato.fields.policy.acting"),
-    ("acting.Controller", "sfumato.fields.policy.acting"), ("chunks.Facts", "sfumato.fields.policy.chunks"),
-    ("cloning.Regression", "sfumato.fields.policy.cloning"), ("trials.trial", "sfumato.fields.policy.simulators.trials"),
+    ("acting.Controller", "sfumato.fields.policy.acting"), ("chunks.Chunks", "sfumato.fields.policy.data"),
+    ("cloning.Regression", "sfumato.fields.policy.cloning"), ("trials.TrialOptions", "sfumato.fields.policy.measure"),
     ("rollout.share_bounds", "sfumato.metrics.intervals"), ("recording.record", "sfumato.fields.policy.simulators.recording"),
     ("filming.film", "sfumato.fields.policy.simulators.filming"),
 ]  # fmt: skip
