@@ -38,8 +38,10 @@ class Process(Protocol):
     states: ClassVar[States]
     """What its states are: vectors, that may be added and scaled; tokens; points of a manifold; parts, a dict of others.
     Solvers name the worlds that they walk by it."""
-    habits: ClassVar[Mapping[str, Any]]
-    """Solver, grid and eta that suit it, by the names of the command line."""
+
+    @property
+    def habits(self) -> Mapping[str, Any]:
+        """Solver, grid and eta that suit it, by the names of the command line."""
 
     @property
     def schedule(self) -> Schedule:
