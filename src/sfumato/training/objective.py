@@ -148,7 +148,7 @@ def noised(task: Task, batch: Batch, base: int, first: int, total: int, device: 
     """
     k = task.copies
     places = (batch.places[:, None] * k + torch.arange(k)).flatten() if k > 1 else batch.places
-    rng = Streams(base, [first * k + int(place) for place in places])
+    rng = Streams(base, [first * k + int(place) for place in places], device)
     batch = batch.to(device)
     whole = {"x": batch.x, "weight": batch.weight, **batch.condition}
     u = stratified(rng, places, total * k)
