@@ -192,8 +192,8 @@ class Model:
     def making(self, ask: Any, suffix: str = "") -> Making:
         """What samples of this model are made by."""
         return Making(
-            str(self.run.path), fingerprint(self.run), self.drawing.seed, to_plain(ask), to_plain(self.walk), to_plain(self.drawing),
-            suffix=suffix,
+            str(self.run.path), fingerprint(self.run), self.drawing.seed, to_plain(ask), to_plain(self.walk),
+            to_plain(self.drawing), suffix=suffix,
         )  # fmt: skip
 
 
