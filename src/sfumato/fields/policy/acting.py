@@ -152,7 +152,8 @@ class Session:
     def act(self, observations: Any, steps: int | None = None) -> np.ndarray:
         """The actions to carry out from now on, (rows, acted, dim), in the units of the demonstrations.
 
-        ``steps`` of the sampler, if other than the session's. Raises ValueError for observations that do not fit.
+        ``steps`` of the sampler, if other than the session's. Raises ValueError for observations that do not fit, and where
+        the policy has no finite answer to them: it never acts NaN.
         """
         import numpy as np
 
@@ -209,11 +210,13 @@ class Session:
             x_t, times = self._carried_on(z, times)
         with torch.no_grad():
             *_, (end, _) = walk(guess, z, times, self.solver, rng, x_t=x_t, **condition)
-        if not bool(torch.isfinite(end).all()):
+        finite = torch.isfinite(end).flatten(1).all(1).tolist()
+        if not all(finite):
+            who = f"row {finite.index(False)}: " if self.rows > 1 else ""
             known = "; ".join(line.removeprefix("range     ") for line in self.policy.facts.values())
             raise Wrong(
-                "the policy answers NaN or infinity to what it sees, so there is no action; give observations in the units of "
-                f"the demonstrations ({known}), or train it again"
+                f"{who}the policy answers NaN or infinity to what it sees, so there is no action; give observations in the "
+                f"units of the demonstrations ({known}), or train it again"
             )
         return end
 
