@@ -23,16 +23,8 @@ from PIL import Image
 from . import adapters
 
 HERE = Path(__file__).parent
-KEPT = {
-    "config.yaml",
-    "data.json",
-    "model.safetensors",
-    "grid.json",
-    "walk.json",
-    "log.jsonl",
-    "README.md",
-    "teacher.safetensors",
-}
+KEPT = {"config.yaml", "data.json", "model.safetensors", "grid.json", "walk.json", "log.jsonl", "README.md",
+        "teacher.safetensors"}  # fmt: skip
 POINT = "tests.fields.policy.robots:sfumato_tests/Point-v0"
 
 COMMON = ["--batch", "8", "--precision", "fp32", "--threads", "1", "--compile", "off", "--previews", "1", "--keep", "1"]

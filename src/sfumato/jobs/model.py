@@ -16,7 +16,7 @@ from sfumato.jobs.adapt import Adaptation
 from sfumato.jobs.config import Configuration, read_config
 from sfumato.jobs.making import Making
 from sfumato.jobs.recipe import Data, Recipe, say
-from sfumato.jobs.strict import convert, to_plain
+from sfumato.jobs.strict import convert, inner_dataclass, to_plain
 from sfumato.jobs.walk import USUAL, Drawing, Walk, grid_of, solver_of
 from sfumato.training.run import Run, RunError
 
@@ -43,6 +43,7 @@ class Model:
         walk: how samples are drawn unless told otherwise, resolved.
         measured: what the run measured of itself (walk.json).
         bring: gives the companions, the same ones each time.
+        given, named: what ``walk`` was resolved from.
     """
 
     run: Run
@@ -55,6 +56,8 @@ class Model:
     device: Any
     measured: Mapping[str, Any] = field(default_factory=dict)
     bring: Callable[[], Any] = field(default=lambda: None, repr=False)
+    given: Walk = field(default_factory=Walk)
+    named: str = "usual"
 
     @property
     def companions(self) -> Any:
@@ -183,7 +186,8 @@ class Model:
         how = options(Walk, {name: value for name, value in asked.items() if name in walks})
         ask = options(self.recipe.Ask, {name: value for name, value in asked.items() if name not in walks}, walks)
         drawing = self.drawing if seed is None else dataclasses.replace(self.drawing, seed=seed)
-        return dataclasses.replace(self, walk=self.walked(how) if how != Walk() else self.walk, drawing=drawing), ask
+        walk = self.walked(how.over(self.given), self.named) if how != Walk() else self.walk
+        return dataclasses.replace(self, walk=walk, drawing=drawing), ask
 
     def making(self, ask: Any, suffix: str = "") -> Making:
         """What samples of this model are made by."""
@@ -231,10 +235,20 @@ def options(kind: type, given: Mapping[str, Any], more: Sequence[str] | set[str]
     hints = typing.get_type_hints(kind)
     values = {}
     for name, value in given.items():
+        inner = inner_dataclass(hints[name])
         try:
-            values[name] = value if isinstance(value, Path) else convert(hints[name], to_plain(value))
+            if isinstance(value, Path) or (inner is not None and isinstance(value, inner)):
+                values[name] = value
+            elif inner is not None and isinstance(value, Mapping):
+                values[name] = options(inner, value)
+            else:
+                values[name] = convert(hints[name], to_plain(value))
         except (TypeError, ValueError) as error:
-            raise Wrong(f"{name} = {value!r}: {error}") from error
+            raise error if isinstance(error, Wrong) else Wrong(f"{name} = {value!r}: {error}") from error
+    required = (dataclasses.MISSING, dataclasses.MISSING)
+    for f in dataclasses.fields(kind):
+        if f.name not in values and (f.default, f.default_factory) == required:
+            raise Wrong(f"{f.name}: is missing")
     return kind(**values)
 
 
@@ -353,11 +367,12 @@ def load(out: Path | str, walk: Walk = Walk(), drawing: Drawing = Drawing(), nam
     process, precise = recipe.process(facts), Precise(network, bf16)
     made = [adaptation.denoiser(precise, process) for adaptation in config.adaptations]
     denoiser = made[-1] if made else Denoiser(precise, process)
-    walk = resolved(walk, name, recipe, process, config.adaptations)
+    chosen = resolved(walk, name, recipe, process, config.adaptations)
     model = Model(
-        run, recipe, facts, denoiser, walk, drawing, config.adaptations, device, _measured(run), companions(recipe, run)
-    )
-    model.solver(walk), model.grid(walk)  # what cannot be used is said now
+        run, recipe, facts, denoiser, chosen, drawing, config.adaptations, device, _measured(run), companions(recipe, run),
+        walk, name,
+    )  # fmt: skip
+    model.solver(chosen), model.grid(chosen)  # what cannot be used is said now
     return model
 
 

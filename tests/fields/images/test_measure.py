@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.fields.images.measure import Measure, MeasureOptions
+from sfumato.fields.images.measure import Measure
 from sfumato.jobs import plots
 from sfumato.jobs.evaluate import evaluate, shuffled
 from sfumato.jobs.model import load
@@ -22,12 +22,11 @@ from sfumato.metrics.inception import InceptionV3
 from tests.jobs.small import SMALL, sfumato, write_data
 
 CLOTHES = Path(__file__).parents[4] / "shared" / "data" / "clothing64"
-QUICK = MeasureOptions(quick=True)
 
 
-def report(run: Path, data: Path | None = None, samples: Path | None = None, measure=MeasureOptions()) -> str:
+def report(run: Path, data: Path | None = None, samples: Path | None = None, **more) -> str:
     """What `sfumato evaluate --steps 2` prints."""
-    return evaluate(load(run, Walk(steps=2)), Measure(data, samples=samples, measure=measure))
+    return evaluate(load(run, Walk(steps=2)), Measure(data, samples=samples, **more))
 
 
 @pytest.fixture(scope="module")
@@ -212,8 +211,7 @@ def test_fid_by_the_letter_names_its_weights(trained, tmp_path: Path, monkeypatc
     out = trained("classes")
     network = InceptionV3().eval()
     monkeypatch.setattr(inception, "load", lambda path, checksum: inception.Inception(network, "ab" * 32))
-    measure = MeasureOptions(quick=True, inception=tmp_path / "w.pth")
-    text = report(out, measure=measure)
+    text = report(out, quick=True, inception=tmp_path / "w.pth")
     found = measured(out)
     assert found["inception_sha256"] == "ab" * 32
     for name in ("fid", "kid"):
@@ -227,7 +225,7 @@ def test_without_matplotlib_the_report_is_the_pictures(trained, monkeypatch: pyt
     out = trained("classes")
     monkeypatch.setattr(plots, "available", lambda: False)
     (out / "report.png").unlink(missing_ok=True)
-    report(out, measure=QUICK)
+    report(out, quick=True)
     assert Image.open(out / "report.png").size[0] >= 300
 
 
