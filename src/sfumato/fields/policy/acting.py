@@ -72,7 +72,7 @@ class Policy:
 
         Args:
             seeds: one per row; what a row does depends on its seed and what it sees alone.
-            walk: steps, solver and grid, as in `sfumato sample`; those that the policy was loaded with unless given.
+            walk: steps, solver and grid, as in `sfumato sample`; what it leaves open is as the policy was loaded with.
             warm: start each chunk from what is left of the one before, noised to this time (0 to 1), instead of from
                 noise; fewer steps then do, and chunks follow on smoothly.
             tasks: the number of each row's task, where the policy knows several.
@@ -124,7 +124,7 @@ class Session:
                 f"tasks = {tasks}: this policy knows several, give the number of one for each row ({named})"
             )
         model = policy.model
-        self.walk = model.walk if walk is None else model.walked(walk)
+        self.walk = model.walk if walk is None else model.walked(walk.over(model.given), model.named)
         self.solver, self.grid = model.solver(self.walk), model.grid(self.walk)
         self.policy, self.rows, self.warm, self.tasks = policy, rows, warm, tasks
         self.seeds = list(seeds)
