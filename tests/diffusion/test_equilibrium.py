@@ -350,8 +350,8 @@ def test_descend_keeps_no_graph_and_descent_does() -> None:
 
 
 def labelled(shown: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
-    """A field that vanishes at the label's place, at 0 without one."""
-    return 4 * (shown - (0 if label is None else label[:, None].to(shown.dtype)))
+    """A field that vanishes at the label's place, at 0 without one (-1, a whole number hidden)."""
+    return 4 * (shown - (0 if label is None else label[:, None].clamp_min(0).to(shown.dtype)))
 
 
 def test_guidance_extrapolates_the_field() -> None:

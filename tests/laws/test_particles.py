@@ -31,7 +31,7 @@ from sfumato.diffusion.schedule import VP, Linear
 from sfumato.diffusion.solvers import Heun, Renoised, ab
 from tests.laws.orders import MEANS, VARIANCES, Impulses, gaussian, moment_error, moments, slope
 from tests.laws.product_tables import joint_normal
-from tests.laws.worlds import F64, normal, scalar
+from tests.laws.worlds import F64, Told, normal, scalar
 
 # ---- drawing in proportion to weights --------------------------------------------------------------------------------
 
@@ -181,10 +181,10 @@ def test_steering_costs_no_further_call(solver: Any, calls: int) -> None:
     """Heun's last step, to pure data, takes one call; Renoised walks there in its first step too."""
     asked = []
 
-    class Counting:
+    class Counting(Told):
         process = gaussian(SCHEDULE).process
 
-        def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Any:
+        def guess(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Any:
             asked.append(float(t))
             return gaussian(SCHEDULE)(x_t, t, s)
 
@@ -377,7 +377,7 @@ def test_what_cannot_be_steered_is_said(says: str, options: dict[str, Any]) -> N
 
 def test_parts_have_the_same_number_of_particles() -> None:
     world = joint_normal(a=Gaussian(Linear(), "data"), b=Gaussian(Linear(), "data"))
-    with pytest.raises(ValueError, match=r"same number of particles, got \[3, 4\]"):
+    with pytest.raises(ValueError, match=r"same number of rows, got \[3, 4\]"):
         steer(world, {"a": normal(3, 2), "b": normal(4, 3)}, STEPS, linear)
 
 

@@ -104,7 +104,7 @@ def write_data(folder: Path) -> None:
 
 
 def _walks(rng: np.random.Generator, episodes: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Straight walks of a point to its goal as in `tests.fields.policy.robots`: states (N, 4), place and goal, and ends (episodes,)."""
+    """Straight walks of a point to its goal, as in `tests.fields.policy.robots`: states (N, 4), place and goal, and ends."""
     states, ends = [], []
     for _ in range(episodes):
         place, goal = np.zeros(2), rng.uniform(-1, 1, 2)

@@ -191,12 +191,25 @@ class Model:
 
     def making(self, ask: Any, suffix: str = "") -> Making:
         """What samples of this model are made by."""
-        weights = self.run.model
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else ""
         return Making(
-            str(self.run.path), digest, self.drawing.seed, to_plain(ask), to_plain(self.walk), to_plain(self.drawing),
-            suffix=suffix,
+            str(self.run.path), fingerprint(self.run), self.drawing.seed, to_plain(ask), to_plain(self.walk),
+            to_plain(self.drawing), suffix=suffix,
         )  # fmt: skip
+
+
+def fingerprint(run: Run) -> str:
+    """16 digits that tell a run's weights from others, whatever the order in which its file names them; "" without any."""
+    import torch
+
+    from sfumato.training import checkpoint
+
+    if not run.model.is_file():
+        return ""
+    digest = hashlib.sha256()
+    for name, value in sorted(checkpoint.read_tensors(run.model).items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

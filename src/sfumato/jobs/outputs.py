@@ -20,7 +20,7 @@ class Place:
     single: bool
 
     @property
-    def list(self) -> Path:
+    def manifest(self) -> Path:
         """The file that says what else is ours."""
         return self.path.with_name(self.path.name + ".json") if self.single else self.path / LIST
 
@@ -43,8 +43,8 @@ class Place:
         strange = sorted(
             path for path in self._there() if (state := _state(path)) is None or ours.get(path.name) != state
         )
-        if (self.list.exists() or self.list.is_symlink()) and (_state(self.list) is None or not ours):
-            strange.append(self.list)
+        if (self.manifest.exists() or self.manifest.is_symlink()) and (_state(self.manifest) is None or not ours):
+            strange.append(self.manifest)
         if strange:
             more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
             raise RunError(
@@ -61,12 +61,12 @@ class Place:
     def _there(self) -> list[Path]:
         """What stands where samples go, links that lead nowhere too; the list aside."""
         paths = [self.path] if self.single else sorted(self.folder.iterdir())
-        return [path for path in paths if path != self.list and (path.exists() or path.is_symlink())]
+        return [path for path in paths if path != self.manifest and (path.exists() or path.is_symlink())]
 
     def _ours(self) -> dict[str, Any]:
         """What we wrote, name -> its state then; nothing where there is no list of ours."""
         try:
-            stored = json.loads(self.list.read_text(encoding="utf-8"))
+            stored = json.loads(self.manifest.read_text(encoding="utf-8"))
             return {"": None, **stored["files"]} if "making" in stored else {}
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
@@ -74,7 +74,7 @@ class Place:
     def note(self, files: Iterable[Path], making: Making) -> None:
         """Write down what was written, and how it was made."""
         states = {path.name: _state(path) for path in files if path.is_file()}
-        write_text(self.list, json.dumps({"making": json.loads(making.text()), "files": states}, indent=1))
+        write_text(self.manifest, json.dumps({"making": json.loads(making.text()), "files": states}, indent=1))
 
 
 def _state(path: Path) -> Any:

@@ -148,7 +148,7 @@ def noised(task: Task, batch: Batch, base: int, first: int, total: int, device: 
     """
     k = task.copies
     places = (batch.places[:, None] * k + torch.arange(k)).flatten() if k > 1 else batch.places
-    rng = Streams(base, [first * k + int(place) for place in places])
+    rng = Streams(base, [first * k + int(place) for place in places], device)
     batch = batch.to(device)
     whole = {"x": batch.x, "weight": batch.weight, **batch.condition}
     u = stratified(rng, places, total * k)
@@ -230,14 +230,20 @@ def observe(times: Adaptive, process: Any, t: Tensor, losses: Tensor) -> None:
 
 
 def parted(task: Task) -> tuple[Dataset, Dataset]:
-    """The data to learn from and the data held out: the task's own, or every tenth item of the first."""
+    """The data to learn from and the data held out: the task's own, or a tenth of the first, at random but ever the same.
+
+    Raises:
+        DataError: no second item to hold out.
+    """
     import numpy as np
 
-    from sfumato.data import Part
+    from sfumato.data import DataError, Part
 
     if task.held_out is not None:
         return task.train, task.held_out
     numbers = np.arange(len(task.train))
+    if len(numbers) < 2:
+        raise DataError(f"{len(numbers)} item(s) to learn from: two at least, for one is held out, or give held_out")
     order = numbers[
         np.argsort(np.random.Philox(key=np.array([key("held out"), 0], dtype=np.uint64)).random_raw(len(numbers)))
     ]

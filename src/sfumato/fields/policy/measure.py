@@ -127,15 +127,16 @@ def evaluate(policy: Policy, options: TrialOptions, label: str | None = None) ->
 
 def rows(played: Rollouts) -> tuple[Row, ...]:
     """Success, greatest reward and return of all episodes, with 90% intervals, as metrics.json has them."""
-    from sfumato.metrics.intervals import bootstrap, share_bounds
+    from sfumato.metrics.intervals import bootstrap, share_interval
     from sfumato.metrics.table import Row
 
-    level, every = 0.9, played.episodes
+    every = played.episodes
     told = [episode.success for episode in every if episode.success is not None]
     means = {"mean_maximum": [e.maximum for e in every], "mean_return": [e.total for e in every]}
-    metrics = {name: (sum(values) / len(values), *bootstrap(values, level)) for name, values in means.items()}
+    metrics = {name: (sum(values) / len(values), *bootstrap(values, 0.9)) for name, values in means.items()}
     if told:
-        metrics = {"success": (sum(told) / len(told), *share_bounds(sum(told), len(told), level)), **metrics}
+        share = sum(told) / len(told)
+        metrics = {"success": (share, *share_interval(share, len(told))), **metrics}
     return tuple(Row(name, *known, None, "higher", len(every), 0) for name, known in metrics.items())
 
 
