@@ -93,7 +93,7 @@ def are_tokens(x: Tensor) -> bool:
 
 
 def are_vectors(x: Tensor) -> bool:
-    return x.dtype == F64 and bool(x.isfinite().all()) and bool(x.abs().max() < 50)
+    return x.is_floating_point() and bool(x.isfinite().all()) and bool(x.abs().max() < 50)
 
 
 def product() -> World:

@@ -149,7 +149,9 @@ class During(Wrapped):
 
 
 def _pick(inside: Tree, yes: Tree, no: Tree) -> Tree:
-    """``yes`` where inside, else ``no``: by row, by frame or token, or by part (a part without a time stays clean)."""
+    """``yes`` where inside, else ``no``: by row, by frame or token, or by part (a part that stays clean has one guess)."""
+    if yes is no:
+        return yes
     if isinstance(yes, Mapping):
         return {
             name: value if (here := own(inside, name)) is None else _pick(here, value, no[name])

@@ -94,7 +94,7 @@ def _velocity(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _score(schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.zeros_like(t), -1 / schedule.sigma(t)
+    return torch.zeros_like(t), -1 / schedule.sigma(t).clamp_min(1e-12)  # at t = 0 x_t is the data, whatever the score
 
 
 # name -> (row, smallest alpha in det). The noise and score answers say nothing about the data where alpha = 0: there

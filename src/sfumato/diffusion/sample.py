@@ -128,6 +128,8 @@ def still(x_t: Tree, x_s: Tree, t: Tree, s: Tree) -> Tree:
         times = {name: (own(t, name), own(s, name)) for name in x_s}
         clean = {name for name, pair in times.items() if any(u is None for u in pair)}
         return {name: x if name in clean else still(x_t[name], x, *times[name]) for name, x in x_s.items()}
+    if x_s is x_t:  # a clean part, whose shape has nothing to do with the times
+        return x_s
     if plain(t) and plain(s):
         return x_t if t.item() == s.item() else x_s
     same = t == s

@@ -60,7 +60,7 @@ class Schedule:
         alpha, sigma = self.alpha(t), self.sigma(t)
         alpha_rate, sigma_rate = self.rates(t)
         slope = (alpha * sigma_rate - sigma * alpha_rate) / (alpha**2 + sigma**2)
-        return torch.where(slope.isfinite() & (slope > 0), t - (self.angle(t) - angle) / slope, t)
+        return torch.where(slope.isfinite() & (slope > 0), t - (self.angle(t) - angle) / slope, t).clamp(0, 1)
 
     def time(self, logsnr: Tensor) -> Tensor:
         """Inverse of :meth:`logsnr`."""
@@ -95,7 +95,7 @@ class Cosine(Schedule):
         return math.cos(self.offset / (1 + self.offset) * math.pi / 2)
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self._phase(t).cos() / self._at_zero
+        return self._phase(t).cos().clamp_min(0) / self._at_zero  # in float32 pi / 2 lies beyond the quarter circle
 
     def sigma(self, t: Tensor) -> Tensor:
         if self.offset == 0:
@@ -271,10 +271,10 @@ class Shifted(Schedule):
         return self.schedule.at_angle(torch.atan2(self.k * sigma, alpha))
 
     def alpha(self, t: Tensor) -> Tensor:
-        return self.schedule.alpha(self._time(t))
+        return self.schedule.alpha(self._time(t)).clamp_min(0)  # rounding may lead beyond pure noise
 
     def sigma(self, t: Tensor) -> Tensor:
-        return self.schedule.sigma(self._time(t))
+        return self.schedule.sigma(self._time(t)).clamp_min(0)
 
     def at_angle(self, angle: Tensor) -> Tensor:
         return self.schedule.at_angle(torch.atan2(angle.sin() / self.k, angle.cos()))

@@ -67,7 +67,8 @@ class EulerMaruyama(Solver):
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         if bool(((alpha < 1e-6) & (s < t)).any()):
             raise ValueError(
-                "EulerMaruyama cannot start at pure noise (alpha = 0): use a VP or VE schedule, or Euler(eta=1)"
+                f"EulerMaruyama cannot start at pure noise (alpha = 0), as on {schedule}: use a VP or VE schedule, or "
+                "Euler(eta=1)"
             )
         alpha_rate, sigma_rate = schedule.rates(t)
         drift = alpha_rate / alpha
@@ -104,7 +105,7 @@ class PredictorCorrector(Solver):
         if bool(settled.all()):
             return x_t, None
         walked = (schedule.logsnr(s) - schedule.logsnr(t)).clamp_max(1e30)  # infinite from pure noise
-        share = -torch.expm1(-self.strength * torch.where(settled, 0.0, walked) / self.corrections).clamp_max(0)
+        share = -torch.expm1(-self.strength * walked / self.corrections).clamp_max(0)
         for _ in range(self.corrections):
             x, z = guess(x_t, s)
             moved = process.interpolate(x, blend((1 - share).sqrt(), z, share.sqrt(), process.prior(z, rng)), s)
