@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from sfumato.diffusion import Adaptive, optimal_transport
+from sfumato.adapting.flow_map import Guided
+from sfumato.diffusion import Adaptive, LogitNormal, PerPart, optimal_transport
 from sfumato.training import checkpoint, loop
 from sfumato.training.objective import Task
 from sfumato.training.optim import OptimOptions
@@ -35,6 +36,8 @@ from .small import (
     trace,
     train_in_child,
 )
+from .test_processes import conversion
+from .worlds import WORLDS
 
 
 def learned() -> Task:
@@ -53,6 +56,9 @@ KINDS = {
     LEARNED: (learned, options(accumulate=2)),
     "muon": (small_task, options(optim=OptimOptions(kind="muon", weight_decay=0.1))),
     "transport": (lambda: small_task(coupling=optimal_transport), options()),
+    "masked": (lambda: WORLDS["Masked"].task(), options()),
+    "product": (lambda: WORLDS["Product with tokens"].task(times=PerPart(LogitNormal(), 0.5), copies=2), options()),
+    "conversion": (lambda: conversion("lagrangian", guided=Guided()), options()),
 }
 
 
@@ -82,7 +88,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory):
 # ---- killed --------------------------------------------------------------------------------------------------------------
 
 
-RARE = ("accumulate", "transport")
+RARE = ("accumulate", "transport", "conversion")
 
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=slow if kind in RARE else ()) for kind in KINDS])

@@ -96,11 +96,12 @@ def answers_of(process: Any, x: Tree) -> Tree:
     return torch.zeros_like(x)
 
 
-def small(process: Any, x: Tree, seed: int = 0) -> Small:
-    """A small network for a process and data like x (B, ...)."""
+def small(process: Any, x: Tree, seed: int = 0, frames: int | None = None) -> Small:
+    """A small network for a process and data like x (B, ...); ``frames``: how many times an item has, if more than one."""
     torch.manual_seed(key("weights", seed))
     z = process.prior(x, torch.Generator().manual_seed(0))
-    shown, levels = process.precondition(process.start(z), torch.ones(tree.rows(x)))
+    t = torch.ones(tree.rows(x)) if frames is None else torch.ones(tree.rows(x), frames)
+    shown, levels = process.precondition(process.start(z), t)
     return Small(shown, levels, answers_of(process, x))
 
 
@@ -217,13 +218,12 @@ def chances(process: Any, x: Tree) -> dict[str, float]:
     (w - sin w) / pi, and the height of an even direction is even. Masked tokens are all masked, clean parts anything.
     """
     if isinstance(process, Product):
-        found = {
+        return {
             f"{name} {inner}": p
             for name, part in process.processes.items()
             if not isinstance(part, Clean)
             for inner, p in chances(part, x[name]).items()
         }
-        return found
     if isinstance(process, Masked):
         return {"masks": float((x == process.mask_id).all())}
     if isinstance(process, UniformTokens):

@@ -65,7 +65,8 @@ class Task:
         criterion: what is minimised; the plain loss unless given.
         judged: the held-out loss; the criterion unless given.
         denoiser: what the network and the process make; a FlowMap has two times.
-        beside: what the network is told besides the items' conditions where its walk is measured, (1, ...) each.
+        beside: what the network is told besides the items' conditions where its walk and its loss by level are measured,
+            (1, ...) each.
         preview: the averaged denoiser -> something to look at, or None.
     """
 

@@ -93,13 +93,19 @@ class Averaged:
         vectors = self.task.process.states == "vectors" and isinstance(x, Tensor) and x.is_floating_point()
         return x if vectors else None
 
+    def told(self, count: int | None = None) -> dict[str, Tree]:
+        """What the network is told about the first ``count`` of these items (all): their conditions and what is beside."""
+        found = tree.take(self.batches[0].condition, slice(count))
+        rows = len(self.batches[0].indices[:count])
+        beside = self.task.beside.items()
+        return {**found, **{name: value.to(self.device).expand(rows, *value.shape[1:]) for name, value in beside}}
+
     def look(self, ema: PowerEMA, step: int) -> dict[str, float]:
         """Held-out loss, by noise level too where there is one for all, and what a person wants to see."""
         self.take(ema)
         record: dict[str, Any] = {"step": step, "held_out": held_out_loss(self.task, self.denoiser, self.batches)}
         if self.items is not None:
-            first = self.batches[0]
-            by_level = loss_by_level(self.denoiser, self.items, first.condition, weight=first.weight)
+            by_level = loss_by_level(self.denoiser, self.items, self.told(), weight=self.batches[0].weight)
             record |= {"by_level": [round(v, 6) for v in by_level.tolist()], "levels": LEVELS.tolist()}
         self.run.log(record)
         seen = None if self.task.preview is None else self.task.preview(self.denoiser)
@@ -111,14 +117,11 @@ class Averaged:
         """The sampling grid with equal local error, measured on ``count`` noises; None where states are no vectors."""
         if self.items is None:
             return None
-        some = slice(min(count, len(self.items)))
-        z = self.task.process.prior(self.items[some], Streams(key("grid"), range(len(self.items[some])), self.device))
-        beside = {
-            name: value.to(self.device).expand(len(z), *value.shape[1:]) for name, value in self.task.beside.items()
-        }
-        condition = {**tree.take(self.batches[0].condition, some), **beside}
+        some = self.items[:count]
+        z = self.task.process.prior(some, Streams(key("grid"), range(len(some)), self.device))
         finest: float = getattr(self.task.process, "finest", 0.0)
-        return auto(Bound.of(self.denoiser, condition), z, finest=finest)  # a condition may be called "points", too
+        told = Bound.of(self.denoiser, self.told(len(some)))  # bound here: a condition may be called "points", too
+        return auto(told, z, finest=finest)
 
     def finish(self, ema: PowerEMA) -> None:
         """Write what a user takes away: the averaged weights, and what the run measured of itself for its walks."""
