@@ -105,8 +105,8 @@ def test_a_single_file_of_somebody_elses_is_theirs_too(tmp_path: Path):
     place.note([place.path], making)
     place.clear()
     assert not place.path.exists()
-    for theirs in (place.path, place.list):
-        place.list.unlink(missing_ok=True)
+    for theirs in (place.path, place.manifest):
+        place.manifest.unlink(missing_ok=True)
         theirs.write_text("theirs")
         with pytest.raises(RunError, match=rf"{theirs}: was not written by"):
             place.clear()
