@@ -26,12 +26,11 @@ from sfumato.adapting.flow_map import Conversion, FlowMap, Leap
 from sfumato.adapting.tolerance import LeapWithin
 from sfumato.diffusion import AdaptiveSolver, Denoiser, Gaussian, Linear, euler, loss, uniform
 from sfumato.diffusion.sample import sample, trajectory, walk
-from sfumato.jobs.adapt import converted
 from sfumato.jobs.config import read_config
 from sfumato.jobs.distill import distill
-from sfumato.jobs.model import load
+from sfumato.jobs.model import load, task_of
 from sfumato.jobs.train import resume, train
-from sfumato.jobs.walk import SampleOptions
+from sfumato.jobs.walk import Drawing, Walk
 from sfumato.networks import MLP
 
 STEPS = (1, 2, 4, 8, 16, 64, 256, 1000)
@@ -169,6 +168,7 @@ def pictures(
     from sfumato.jobs.evaluate import stacked
     from sfumato.metrics.table import interval, kernel_distances
     from sfumato.training.options import TrainOptions
+    from sfumato.training.run import Run
 
     data = folder / "pictures"
     if not data.is_dir():
@@ -203,27 +203,28 @@ def pictures(
         found["seconds"][kind] = finished(out, lambda c=chosen, o=out, n=new: distill(teacher, c, n, o))
 
     found["cost"] = {kind: step_cost(folder / f"{kind}-{seed}", teacher_steps) for kind in kinds}
-    prepared = read_config(load(teacher).run).recipe.reload(load(teacher).run)
-    real = stacked(prepared.train)
+    run = Run(teacher)
+    data_of = read_config(run).recipe.open(run)
+    real = stacked(data_of.train)
     features = features_for(real)
     known = features(real)
-    held_out = stacked(prepared.held_out)
+    held_out = stacked(data_of.held_out)
     found["floor"] = float(kernel_distances([features(held_out)], known)[0])
 
     def drawn(out: Path, n: int, **asked: Any) -> tuple[Tensor, float, list[int]]:
         """Features of n samples, CPU seconds a sample, and the calls of each where they are counted."""
-        calls: list[int] = []
         begin = time.process_time()
-        chosen = SampleOptions(seed=7, w=1.0, batch=min(52, n), **asked)
-        parts = list(load(out).samples(range(n), chosen, lambda counted: calls.extend(counted.tolist())))
-        return features(torch.cat(parts)), (time.process_time() - begin) / n, calls
+        model = load(out, Walk(w=1.0, batch=min(52, n), **asked), Drawing(seed=7))
+        parts = list(model.draw(model.recipe.queries(model, model.recipe.Ask(), n), range(n)))
+        calls = [count for part in parts if "calls" in part.scores for count in part.scores["calls"].tolist()]
+        return features(torch.cat([part.x for part in parts])), (time.process_time() - begin) / n, calls
 
     plain = {"solver": "euler", "eta": 0.0}
     curves: dict[str, tuple[Path, dict[str, Any]]] = {"base, Euler": (teacher, plain)} if old is None else {}
     for kind in kinds:
-        curves[kind] = (folder / f"{kind}-{seed}", {"gamma": 1.0 if kind == "consistency" else 0.0})
+        curves[kind] = (folder / f"{kind}-{seed}", {"solver": "leap:gamma=1" if kind == "consistency" else "leap"})
     if "lagrangian" in kinds:
-        curves["lagrangian, gamma 1"] = (folder / f"lagrangian-{seed}", {"gamma": 1.0})
+        curves["lagrangian, gamma 1"] = (folder / f"lagrangian-{seed}", {"solver": "leap:gamma=1"})
     for name, (out, how) in curves.items():
         most = walked(name)
         made = [drawn(out, count if n <= 64 else few, steps=n, **how) for n in most]
@@ -289,8 +290,7 @@ def step_cost(out: Path, teacher_steps: int, rounds: int = 5) -> float:
 
     config = read_config(Run(out))
     assert config.distill is not None
-    plain = config.recipe.task(config.recipe.reload(Run(out)), config.training.seed)
-    conversion = converted(plain, Run(out), config.distill, config.training, config.recipe.kinds())
+    plain, conversion = (task_of(each, Run(out)) for each in (dataclasses.replace(config, distill=None), config))
     batch, ratios = config.training.batch or 1, []
     for _ in range(rounds):
         seconds = []

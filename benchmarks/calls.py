@@ -18,22 +18,21 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from sfumato.training.generate import generate
 
 from benchmarks.common import figure, kernel_interval, save_figure, store
-from sfumato import diffusion as d
 from sfumato.fields.images.measure import features_for
 from sfumato.jobs.config import read_config
 from sfumato.jobs.evaluate import stacked
 from sfumato.jobs.model import load
-from sfumato.jobs.walk import SampleOptions
+from sfumato.jobs.walk import Drawing, Walk
 from sfumato.training.progress import Watch
 
 CALLS = (5, 10, 20, 50)
-SOLVERS: dict[str, Any] = {
-    "euler": d.euler(), "heun": d.heun(), "dpmpp_2m": d.dpmpp_2m(), "dpmpp_2m, eta 0.5": d.dpmpp_2m(0.5),
-    "ab2": d.ab(2), "ab3": d.ab(3), "unipc3": d.unipc(3), "ancestral": d.ancestral(),
+SOLVERS = {
+    "euler": "euler:eta=0", "heun": "heun", "dpmpp_2m": "dpmpp_2m:eta=0", "dpmpp_2m, eta 0.5": "dpmpp_2m:eta=0.5",
+    "ab2": "ab2", "ab3": "ab3", "unipc3": "unipc", "ancestral": "ancestral",
 }  # fmt: skip
+"""Solvers by the name of their curve, as `--solver` spells them."""
 GRIDS = ("auto", "cosine", "uniform", "karras", "logsnr")
 
 
@@ -45,24 +44,19 @@ def steps_for(solver: str, calls: int) -> int:
 def measure(run: Path, count: int, solvers: list[str], grids: list[str], seed: int, batch: int) -> dict[str, Any]:
     """{"solver, grid": {calls: interval}}, and the floor."""
     torch.set_num_threads(1)
-    options = SampleOptions(w=1.0)  # conditional on the class, not guided: one call is one call
-    model = load(run, options)
-    prepared = read_config(model.run).recipe.reload(model.run)
-    real, held_out = stacked(prepared.train, 2000), stacked(prepared.held_out, 2000)
+    model = load(run, drawing=Drawing(seed))
+    data = model.recipe.open(model.run)
+    real, held_out = stacked(data.train, 2000), stacked(data.held_out, 2000)
     features = features_for(real)
     known = features(real)
-    grid_of: dict[str, Any] = {
-        "auto": model.grid or d.cosine, "cosine": d.cosine, "uniform": d.uniform, "karras": d.karras, "logsnr": d.logsnr,
-    }  # fmt: skip
+    queries = model.recipe.queries(model, model.recipe.Ask(), count)
     found: dict[str, Any] = {}
     work = [(solver, grid, calls) for solver in solvers for grid in grids for calls in CALLS]
     total, done = sum(calls for *_, calls in work), 0
     with Watch("sampling", total * count, unit="calls") as watch:
         for solver, grid, calls in work:
-            parts = d.generate(
-                model.denoiser, Asked(model.shape, model.condition(options)), range(count), seed=seed, batch=batch,
-                begin=d.FromNoise(steps_for(solver, calls), grid_of[grid]), solver=SOLVERS[solver],
-            )  # fmt: skip
+            asked = Walk(steps=steps_for(solver, calls), solver=SOLVERS[solver], grid=grid, batch=batch, w=1.0)
+            parts = model.draw(queries, range(count), walk=model.walked(asked))  # w of 1: one call is one call
             samples = torch.cat([part.x.cpu() for part in parts])
             done += calls
             watch.show(done * count, f"{solver}, {grid}, {calls}")
@@ -70,7 +64,7 @@ def measure(run: Path, count: int, solvers: list[str], grids: list[str], seed: i
             interval = kernel_interval(features(samples), known) if finite else None
             found.setdefault(f"{solver}, {grid}", {})[str(calls)] = interval
     return {
-        "run": {"name": run.name, "steps": read_config(model.run).training.steps, "shape": list(model.shape)},
+        "run": {"name": run.name, "steps": read_config(model.run).training.steps, "shape": list(model.facts.shape)},
         "count": count, "seed": seed, "curves": found, "floor": kernel_interval(features(held_out), known),
     }  # fmt: skip
 

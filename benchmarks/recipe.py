@@ -30,11 +30,11 @@ from sfumato.fields.images import openmoji
 from sfumato.fields.images.measure import features_for
 from sfumato.fields.images.recipe import Images
 from sfumato.jobs import train as jobs_train
-from sfumato.jobs.config import read_config
+from sfumato.jobs.config import Configuration
 from sfumato.jobs.evaluate import draw_samples, stacked
 from sfumato.jobs.methods import MethodOptions
-from sfumato.jobs.model import Model, load
-from sfumato.jobs.walk import SampleOptions
+from sfumato.jobs.model import Model, load, task_of
+from sfumato.jobs.walk import Drawing, Walk
 from sfumato.metrics.distances import kernel_distance, sliced_wasserstein
 from sfumato.training import checkpoint, loop
 from sfumato.training.ema import PowerEMA
@@ -86,9 +86,9 @@ def clipped(model: Model, lowest: float, highest: float) -> Model:
 
 def score(out: Path, seed: int, samples: int, bounded: bool) -> dict[str, dict[str, dict[int, tuple[float, float]]]]:
     """sampler -> steps -> (kernel distance, sliced Wasserstein), and the floor under "floor"."""
-    model = load(out)
-    prepared = read_config(model.run).recipe.reload(model.run)
-    real, held_out = stacked(prepared.train), stacked(prepared.held_out)
+    model = load(out, drawing=Drawing(seed))
+    data = model.recipe.open(model.run)
+    real, held_out = stacked(data.train), stacked(data.held_out)
     features = features_for(real)
     known = features(real)
     if bounded:
@@ -98,8 +98,9 @@ def score(out: Path, seed: int, samples: int, bounded: bool) -> dict[str, dict[s
     }
     for name, (solver, eta, grid) in SAMPLERS.items():
         for steps in STEPS:
-            options = SampleOptions(steps=steps, solver=solver, eta=eta, grid=grid, seed=seed, batch=32, w=1.0)
-            fake = features(draw_samples(model, min(samples, len(held_out)), options, f"{out.name} {name} {steps}"))
+            walk = model.walked(Walk(steps=steps, solver=solver, eta=eta, grid=grid, batch=32, w=1.0))
+            drawn = draw_samples(model, min(samples, len(held_out)), walk, name=f"{out.name} {name} {steps}")
+            fake = features(drawn)
             found.setdefault(name, {})[steps] = (kernel_distance(fake, known), sliced_wasserstein(fake, known))
     return found
 
@@ -132,10 +133,8 @@ def main() -> None:
                 if not steps:  # the network is the same and so is the loop: equal steps are equal seconds
                     run = Run(folder / "probe")
                     run.create()
-                    recipe, prepared = Images(pictures, side=32, labels=True, held_out=0.2).prepare(
-                        run, lambda text: None
-                    )
-                    cost = measure(recipe.task(prepared, 0), TrainOptions(), BATCH, repeats=8)
+                    recipe = Images(pictures, side=32, labels=True, held_out=0.2).prepare(run, lambda text: None)
+                    cost = measure(task_of(Configuration(recipe), run), TrainOptions(), BATCH, repeats=8)
                     steps = int(asked.seconds / cost.seconds)
                 out = train(folder, pictures, method, seed, steps)
                 results.setdefault(name, []).append(score(out, seed, asked.samples, bounded=name == "ddpm"))

@@ -33,9 +33,9 @@ from sfumato.fields.images import openmoji
 from sfumato.fields.images.measure import features_for
 from sfumato.fields.images.recipe import Images
 from sfumato.jobs.evaluate import draw_samples, stacked
-from sfumato.jobs.model import load
+from sfumato.jobs.model import built, load
 from sfumato.jobs.train import train
-from sfumato.jobs.walk import SampleOptions
+from sfumato.jobs.walk import Drawing, Walk
 from sfumato.metrics.coverage import precision_recall
 from sfumato.metrics.distances import sliced_wasserstein
 from sfumato.training.options import TrainOptions
@@ -50,7 +50,7 @@ OURS: dict[str, dict[str, Any]] = {
     "ancestral, uniform": {"solver": "ancestral", "eta": 1.0, "grid": "uniform"},
     "dpmpp_2m eta 1, auto": {"solver": "dpmpp_2m", "eta": 1.0},
 }
-"""Samplers tried, as SampleOptions."""
+"""Samplers tried, as walks."""
 
 
 # ---- data --------------------------------------------------------------------------------------------------------------
@@ -69,8 +69,7 @@ def prepare(data: Path | None, side: int, folder: Path) -> tuple[Images, Path, P
     if not array.is_file():
         run = Run(folder / "prepared")
         run.create()
-        _, prepared = recipe.prepare(run, lambda text: None)
-        train: Any = prepared.train
+        train: Any = recipe.prepare(run, lambda text: None).open(run).train
         pictures = np.asarray(train.x[train.indices])
         pngs.mkdir(exist_ok=True)
         for i, picture in enumerate(pictures):
@@ -92,20 +91,19 @@ def ours(
     begin = time.process_time()
     run = train(recipe, options, out / "run")
     taken = time.process_time() - begin
-    model = load(run.path)
+    model = load(run.path, drawing=Drawing(seed))
     network: Any = model.denoiser.network.network
     facts: dict[str, Any] = {
         "steps": options.steps, "cpu_seconds": taken, "network": type(network).__name__,
         "parameters": sum(p.numel() for p in network.parameters()), "samples": {},
     }  # fmt: skip
-    statistics_ = recipe.reload(run).statistics
     for name, named in OURS.items():
         for calls in given.calls:
             if only and name not in ("defaults", only[str(calls)]):
                 continue
-            drawing = SampleOptions(steps=calls, seed=seed, batch=min(32, given.samples), **named)
-            x = draw_samples(model, given.samples, drawing, f"{name}, {calls} calls")
-            pixels = (statistics_.restore(x.numpy()) + 1) * 127.5
+            walk = model.walked(Walk(steps=calls, batch=min(32, given.samples), **named))
+            x = draw_samples(model, given.samples, walk, name=f"{name}, {calls} calls")
+            pixels = (model.facts.statistics.restore(x.numpy()) + 1) * 127.5
             path = out / f"{len(facts['samples'])}_{calls}_{name.split(',')[0].replace(' ', '_')}.npy"
             np.save(path, np.clip(np.rint(np.nan_to_num(pixels)), 0, 255).astype(np.uint8))
             facts["samples"].setdefault(name, {})[str(calls)] = str(path)
@@ -147,12 +145,12 @@ def one(
         }  # fmt: skip
         facts = peers.run("peer_seconds", asked, given.threads)
     facts["wall_seconds"] = time.perf_counter() - begin
-    data = recipe.reload(Run(given.folder / "prepared"))
+    data = recipe.open(Run(given.folder / "prepared"))
     real = stacked(data.train, 2000)
     features = features_for(real)
     known = features(real)
     facts["scores"] = {
-        name: {calls: score(Path(path), data.statistics, known, features) for calls, path in files.items()}
+        name: {calls: score(Path(path), data.facts.statistics, known, features) for calls, path in files.items()}
         for name, files in facts.pop("samples").items()
     }
     facts["floor"] = kernel_interval(features(stacked(data.held_out, 2000)), known)
@@ -251,7 +249,7 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     asked.folder.mkdir(parents=True, exist_ok=True)
     prepared = prepare(asked.data, asked.side, asked.folder)
-    network = prepared[0].task(prepared[0].reload(Run(asked.folder / "prepared")), 0).network
+    network = built(prepared[0], prepared[0].facts(Run(asked.folder / "prepared")), 0)
     parameters = sum(p.numel() for p in network.parameters())
     runs: dict[str, list[dict[str, Any]]] = {library: [] for library in asked.libraries}
     for seed in asked.seeds:

