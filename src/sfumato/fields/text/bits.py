@@ -1,0 +1,215 @@
+r"""Bits per byte of documents under a masked model: a bound on -log p, block after block, the same number every time.
+
+A document x is written in blocks b of `block` tokens, each with up to `context` tokens before it in sight. By the chain
+rule -log p(x) = sum_b -log p(x_b | x_<b), and each term is bounded as in training, by the cross-entropy under masks that
+fall on the block alone (Sahoo 2024, arXiv 2406.07524; blocks: Arriola 2025, arXiv 2503.09573). Small blocks give a tighter
+bound and take longer. Divided by the bytes of the document, the vocabulary no longer matters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato.diffusion import Denoiser, Streams, key
+from sfumato.metrics.distances import MetricError
+
+
+class Span(NamedTuple):
+    """What one call sees: the tokens (n,), of which those from `first` on are scored, and the document they are of."""
+
+    tokens: np.ndarray
+    first: int
+    document: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Bits and bytes of each document, (D,) float64 and int64."""
+
+    bits: np.ndarray
+    bytes: np.ndarray
+
+    @property
+    def per_byte(self) -> float:
+        """Bits per byte of all of them together."""
+        return float(self.bits.sum() / self.bytes.sum())
+
+    def interval(self) -> tuple[float, float, float]:
+        """(value, low, high) of bits per byte, 90 %: a ratio of sums over documents, by its linearisation (Cochran 1977, 6.4).
+
+        MetricError for fewer than two documents.
+        """
+        count = len(self.bits)
+        if count < 2:
+            raise MetricError(f"an interval over documents needs at least 2 of them, not {count}")
+        value = self.per_byte
+        rest = self.bits - value * self.bytes
+        error = math.sqrt(count / (count - 1) * float((rest**2).sum())) / float(self.bytes.sum())
+        t = 1.6449 + 1.524 / (count - 1) + 1.42 / (count - 1) ** 2 + 1.75 / (count - 1) ** 3  # within 2 % from 3 on
+        return value, value - t * error, value + t * error
+
+
+def spans(documents: Sequence[np.ndarray], end: int, context: int, block: int) -> Iterator[Span]:
+    """Every token of every document, and the end of each, scored exactly once; `end` stands before each document.
+
+    Spans have context + block tokens where the document is long enough, so that they fit into few batches: its last block,
+    if it is short, sees more of what is before it. ValueError for a block below 1 or a context below 1.
+    """
+    if block < 1 or context < 1:
+        raise ValueError(f"block and context must be at least 1 token, got {block} and {context}")
+    for number, ids in enumerate(documents):
+        tokens = np.concatenate([[end], ids, [end]]).astype(np.int64)
+        for first in range(1, len(tokens), block):
+            last = min(first + block, len(tokens))
+            start = max(0, last - context - block)
+            yield Span(tokens[start:last], first - start, number)
+
+
+@torch.no_grad()
+def score(
+    denoiser: Denoiser,
+    documents: Sequence[np.ndarray],
+    lengths: np.ndarray,
+    end: int,
+    *,
+    context: int,
+    block: int,
+    draws: int = 4,
+    batch: int = 64,
+    device: torch.device | str = "cpu",
+    look: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Bits and bytes of `documents`, lists of tokens (n,).
+
+    Args:
+        lengths: bytes of each token, (V + 2,).
+        draws: noise levels per block, one in each of as many equal strata of time. Levels and masks are functions of the
+            document's, the block's and the draw's number.
+        look: told after each batch how many of how many spans are done.
+
+    Raises:
+        ValueError: draws below 1; see also `spans`. MetricError: the model's bound is not finite.
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    everything = list(spans(documents, end, context, block))
+    groups: dict[int, list[int]] = defaultdict(list)
+    for number, span in enumerate(everything):
+        groups[len(span.tokens)].append(number)
+    nats = np.zeros(len(documents))
+    done = 0
+    for _, members in sorted(groups.items()):
+        for start in range(0, len(members), batch):
+            numbers = members[start : start + batch]
+            part = [everything[number] for number in numbers]
+            x = torch.from_numpy(np.stack([span.tokens for span in part])).to(device)
+            first = torch.tensor([span.first for span in part], device=device)
+            bound = sum(_bound(denoiser, x, first, draw, draws, numbers) for draw in range(draws)) / draws
+            for span, value in zip(part, bound.tolist()):
+                nats[span.document] += value
+            done += len(part)
+            if look is not None:
+                look(done, len(everything))
+    if not np.isfinite(nats).all():
+        raise MetricError("the bound on the probability of a document is not finite: the network answers NaN or infinity")
+    size = np.array([int(lengths[ids].sum()) for ids in documents], dtype=np.int64)
+    return Scores(nats / math.log(2), size)
+
+
+def _bound(denoiser: Denoiser, x: Tensor, first: Tensor, draw: int, draws: int, numbers: Sequence[int]) -> Tensor:
+    """One draw of the bound of the tokens from `first` on, in nats, (B,) float64."""
+    process: Any = denoiser.process
+    rng = Streams(key("bits", draw), numbers, x.device)
+    level = ((draw + rng.uniform((len(x),), torch.float64)) / draws).clamp_min(1e-9)
+    scored = torch.arange(x.shape[1], device=x.device) >= first[:, None]
+    t = torch.where(scored, level[:, None], 0.0)
+    z = process.prior(x, rng)
+    answer = denoiser.answer(process.interpolate(x, z, t), t)
+    return process.loss(answer, x, z, t).double() * x.shape[1]
+
+
+# ---- the rulers beside it --------------------------------------------------------------------------------------------
+
+
+def compressed(train: Sequence[bytes], held_out: Sequence[bytes]) -> Mapping[str, Scores]:
+    """Bits of the held-out documents under compressors that everybody has.
+
+    gzip and xz take each document by itself, as the model does; "xz, all at once" the held-out documents joined, and
+    "xz after the training text" what they add to it (for which xz's window, 64 MB, is long enough or not). The last two
+    share their bits out by the documents' bytes: an interval of theirs would mean nothing.
+    """
+    import lzma
+    import zlib
+
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 64 << 20}]
+
+    def xz(text: bytes) -> int:
+        return len(lzma.compress(text, lzma.FORMAT_XZ, filters=filters))
+
+    size = np.array([len(text) for text in held_out], dtype=np.int64)
+
+    def each(bytes_of: Callable[[bytes], int]) -> Scores:
+        return Scores(8.0 * np.array([bytes_of(text) for text in held_out]), size)
+
+    def shared(total: int) -> Scores:
+        return Scores(8.0 * total * size / size.sum(), size)
+
+    joined, before = b"".join(held_out), b"".join(train)
+    return {
+        "gzip": each(lambda text: len(zlib.compress(text, 9, wbits=31))),
+        "xz": each(xz),
+        "xz, all at once": shared(xz(joined)),
+        "xz after the training text": shared(xz(before + joined) - xz(before)),
+    }
+
+
+def ngram(
+    train: np.ndarray, documents: Sequence[np.ndarray], lengths: np.ndarray, end: int, vocab: int, order: int
+) -> Scores:
+    """Bits of documents under token n-grams with Witten-Bell back-off (Witten and Bell 1991), counted in `train` (n,).
+
+    p_k(w | h) = (c(h w) + T(h) p_(k-1)(w | h')) / (c(h) + T(h)), where T(h) is the number of different tokens seen after h
+    and h' is h without its first token; p_0 is even over the V + 1 tokens that can be written. Order 1 is the unigram.
+    ValueError for an order below 1, or so high that a run of tokens has no number of 64 bits.
+    """
+    base = vocab + 2
+    if order < 1 or base**order >= 2**63:
+        raise ValueError(f"order must be from 1 to {int(63 / math.log2(base))} for {vocab} tokens, got {order}")
+    whole = [np.concatenate([[end], ids, [end]]).astype(np.int64) for ids in documents]
+    asked = np.concatenate(whole)
+    scored = np.concatenate([np.arange(len(tokens)) > 0 for tokens in whole])
+    p = np.full(len(asked), 1.0 / (vocab + 1))
+    for k in range(1, order + 1):
+        runs, counts = np.unique(_runs(train.astype(np.int64), k, base), return_counts=True)
+        heads, first, kinds = np.unique(runs // base, return_index=True, return_counts=True)
+        totals = np.add.reduceat(counts, first)
+        here = _runs(asked, k, base)
+        c, total, kind = _find(runs, counts, here), _find(heads, totals, here // base), _find(heads, kinds, here // base)
+        lower = p[k - 1 :]
+        p = p.copy()
+        p[k - 1 :] = np.where(total > 0, (c + kind * lower) / np.maximum(total + kind, 1), lower)
+    bits = -np.log2(p) * scored
+    starts = np.cumsum([0, *map(len, whole)])[:-1]
+    return Scores(np.add.reduceat(bits, starts), np.array([int(lengths[ids].sum()) for ids in documents], dtype=np.int64))
+
+
+def _runs(tokens: np.ndarray, length: int, base: int) -> np.ndarray:
+    """The number of each run of `length` tokens, (n - length + 1,) int64."""
+    number = np.zeros(max(0, len(tokens) - length + 1), dtype=np.int64)
+    for offset in range(length):
+        number = number * base + tokens[offset : offset + len(number)]
+    return number
+
+
+def _find(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The value of each wanted key among the sorted ones, 0 for those that are not there."""
+    place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+    return np.where(keys[place] == wanted, values[place], 0)
