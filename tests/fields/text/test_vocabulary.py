@@ -16,7 +16,9 @@ from sfumato.data.errors import DataError
 from sfumato.fields.text.vocabulary import Vocabulary
 
 TEXTS = [Path(__file__).read_bytes(), "Übergrößen, naïve façade — 日本語 😀\r\n\tx\n".encode() * 5]
-AWKWARD = st.sampled_from([b"\r\n", b"\t", b"\xef\xbb\xbf", "😀".encode(), b"\0", b"[end]", b"<|endoftext|>", b"  ", b"\xff"])
+AWKWARD = st.sampled_from(
+    [b"\r\n", b"\t", b"\xef\xbb\xbf", "😀".encode(), b"\0", b"[end]", b"<|endoftext|>", b"  ", b"\xff"]
+)
 
 
 @cache
@@ -76,7 +78,10 @@ def test_a_size_out_of_range(size: int) -> None:
         (b"{}", "no vocabulary that can be read"),
         (b"\xff\xfe", "no vocabulary that can be read"),
         (b'{"version":"1.0","model":{"type":"BPE","vocab":{"a":0,"b":1},"merges":[]}}', "lacks 254 of the 256"),
-        (b'{"version":"1.0","model":{"type":"BPE","vocab":{"\\u4e00":0},"merges":[]}}', "characters that stand for bytes"),
+        (
+            b'{"version":"1.0","model":{"type":"BPE","vocab":{"\\u4e00":0},"merges":[]}}',
+            "characters that stand for bytes",
+        ),
     ],
 )
 def test_a_file_that_is_no_vocabulary(tmp_path: Path, content: bytes, said: str) -> None:

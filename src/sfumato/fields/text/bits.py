@@ -111,14 +111,16 @@ def score(
             part = [everything[number] for number in numbers]
             x = torch.from_numpy(np.stack([span.tokens for span in part])).to(device)
             first = torch.tensor([span.first for span in part], device=device)
-            bound = sum(_bound(denoiser, x, first, draw, draws, numbers) for draw in range(draws)) / draws
-            for span, value in zip(part, bound.tolist()):
+            bounds = [_bound(denoiser, x, first, draw, draws, numbers) for draw in range(draws)]
+            for span, value in zip(part, torch.stack(bounds).mean(0).tolist()):
                 nats[span.document] += value
             done += len(part)
             if look is not None:
                 look(done, len(everything))
     if not np.isfinite(nats).all():
-        raise MetricError("the bound on the probability of a document is not finite: the network answers NaN or infinity")
+        raise MetricError(
+            "the bound on the probability of a document is not finite: the network answers NaN or infinity"
+        )
     size = np.array([int(lengths[ids].sum()) for ids in documents], dtype=np.int64)
     return Scores(nats / math.log(2), size)
 
@@ -200,13 +202,19 @@ def ngram(
         heads, first, kinds = np.unique(runs // base, return_index=True, return_counts=True)
         totals = np.add.reduceat(counts, first)
         here = _runs(asked, k, base)
-        c, total, kind = _find(runs, counts, here), _find(heads, totals, here // base), _find(heads, kinds, here // base)
+        c, total, kind = (
+            _find(runs, counts, here),
+            _find(heads, totals, here // base),
+            _find(heads, kinds, here // base),
+        )
         lower = p[k - 1 :]
         p = p.copy()
         p[k - 1 :] = np.where(total > 0, (c + kind * lower) / np.maximum(total + kind, 1), lower)
     bits = -np.log2(p) * scored
     starts = np.cumsum([0, *map(len, whole)])[:-1]
-    return Scores(np.add.reduceat(bits, starts), np.array([int(lengths[ids].sum()) for ids in documents], dtype=np.int64))
+    return Scores(
+        np.add.reduceat(bits, starts), np.array([int(lengths[ids].sum()) for ids in documents], dtype=np.int64)
+    )
 
 
 def _runs(tokens: np.ndarray, length: int, base: int) -> np.ndarray:

@@ -29,7 +29,9 @@ class Contexts:
 
     def __post_init__(self) -> None:
         if min(self.prefix, self.hole) < 0 or self.prefix + self.hole > 1:
-            raise ValueError(f"shares prefix = {self.prefix:g} and hole = {self.hole:g}: must be 0 or more, at most 1 in all")
+            raise ValueError(
+                f"shares prefix = {self.prefix:g} and hole = {self.hole:g}: must be 0 or more, at most 1 in all"
+            )
         if not 0 < self.low < 1:
             raise ValueError(f"low = {self.low:g}: must be above 0 and below 1")
 

@@ -20,7 +20,7 @@ import numpy as np
 from sfumato.data.dataset import split
 from sfumato.data.errors import DataError
 from sfumato.fields.text.files import Document, Say
-from sfumato.fields.text.vocabulary import LEAST, Vocabulary
+from sfumato.fields.text.vocabulary import Vocabulary
 
 TRAIN, HELD_OUT, NAMES, TOKENIZER = "train.npy", "held_out.npy", "names.json", "tokenizer.json"
 FITTED_ON = 256 << 20  # bytes of training text, at most, from which the vocabulary is fitted
@@ -33,6 +33,11 @@ class Part:
     documents: int
     bytes: int
     tokens: int
+
+    @classmethod
+    def of(cls, documents: Sequence[Document], tokens: np.ndarray) -> Part:
+        """Of the documents that stand in the stream `tokens` (n,), between one end and the next."""
+        return cls(len(documents), sum(len(d.text) for d in documents), len(tokens) - len(documents) - 1)
 
 
 @dataclass(frozen=True)
@@ -99,27 +104,28 @@ class Corpus:
         """
         if window < 8:
             raise DataError(f"window = {window}: must be at least 8 tokens")
-        parts = [[documents[i] for i in part] for part in split([d.key for d in documents], held_out)]
-        if not parts[1] and held_out:
-            tell("there is one document, and no end of line to cut it at: nothing is held out, so nothing can be measured")
+        learned, kept = ([documents[i] for i in part] for part in split([d.key for d in documents], held_out))
+        if not kept and held_out:
+            tell(
+                "there is one document, and no end of line to cut it at: nothing is held out, so nothing can be measured"
+            )
         if vocabulary is None:
-            vocabulary = Vocabulary.fit(_sample(parts[0]), vocab)
-            if len(vocabulary) < vocab and len(vocabulary) > LEAST:
-                tell(f"the texts hold {len(vocabulary):,} pieces that occur twice, not {vocab:,}: so many are used")
-        streams = [stream(part, vocabulary) for part in parts]
-        shortest = len(streams[0])
-        if shortest < window:
-            tell(f"the training text is {shortest} tokens long: windows have {shortest} tokens, not {window}")
-        source = sha256(b"".join(sorted(d.key for d in documents))).hexdigest()[:16]
+            vocabulary = Vocabulary.fit(_sample(learned), vocab)
+            if len(vocabulary) < vocab:
+                tell(f"the texts hold {len(vocabulary):,} pieces, not {vocab:,}: so many are used")
+        train, rest = stream(learned, vocabulary), stream(kept, vocabulary)
+        if len(train) < window:
+            tell(f"the training text is {len(train)} tokens long: windows have {len(train)} tokens, not {window}")
         facts = Facts(
-            len(vocabulary),
-            min(window, shortest),
-            most_common_suffix(documents),
-            *(Part(len(p), sum(len(d.text) for d in p), len(s) - len(p) - 1) for p, s in zip(parts, streams)),
-            source,
+            vocab=len(vocabulary),
+            window=min(window, len(train)),
+            suffix=most_common_suffix(documents),
+            train=Part.of(learned, train),
+            held_out=Part.of(kept, rest),
+            source=sha256(b"".join(sorted(d.key for d in documents))).hexdigest()[:16],
         )
-        names = {"train": [d.name for d in parts[0]], "held_out": [d.name for d in parts[1]]}
-        return cls(facts, vocabulary, *streams, names)
+        names = {"train": [d.name for d in learned], "held_out": [d.name for d in kept]}
+        return cls(facts, vocabulary, train, rest, names)
 
     def save(self, cache: Path, run: Path) -> None:
         """Tokens and names into `cache`, the vocabulary into `run`; the facts are the run's own."""

@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
@@ -17,11 +17,12 @@ from typing import NamedTuple
 
 from sfumato.data.errors import DataError, one_line, shown
 
-SUFFIXES = frozenset(
-    ".py .pyi .js .mjs .ts .tsx .jsx .c .h .cc .cpp .cxx .hpp .rs .go .java .kt .scala .swift .rb .php .pl .lua .r .jl .sh "
-    ".bash .sql .cs .m .mm .f90 .f .hs .ml .ex .erl .clj .lisp .el .vim .tex .bib .md .rst .txt .html .css .scss .xml .svg "
-    ".json .yaml .yml .toml .ini .cfg .csv .tsv .fasta .fa".split()
-)
+_KNOWN = """
+.py .pyi .js .mjs .ts .tsx .jsx .c .h .cc .cpp .cxx .hpp .rs .go .java .kt .scala .swift .rb .php .pl .lua .r .jl .sh .bash
+.sql .cs .m .mm .f90 .f .hs .ml .ex .erl .clj .lisp .el .vim .tex .bib .md .rst .txt .html .css .scss .xml .svg .json .yaml
+.yml .toml .ini .cfg .csv .tsv .fasta .fa
+"""
+SUFFIXES = frozenset(_KNOWN.split())
 TABLES = (".jsonl", ".parquet")
 SKIPPED = ("__pycache__", "node_modules", "site-packages", "dist-packages")
 """Folders of other people's or of generated files, left out unless the data are inside one; hidden ones always are."""
@@ -57,20 +58,19 @@ class Skipped:
 
     tell: Say
     first: int = 5
-    reasons: Counter[str] | None = None
+    reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, name: str, reason: str, detail: str) -> None:
         """One line about `name`, unless that reason was given often enough."""
-        self.reasons = Counter() if self.reasons is None else self.reasons
         self.reasons[reason] += 1
         if self.reasons[reason] <= self.first:
             self.tell(f"{shown(name)}: {detail}")
 
     def close(self) -> None:
         """How many more there were of each."""
-        for reason, count in sorted((self.reasons or {}).items()):
-            if count > self.first:
-                self.tell(f"and {count - self.first} more were {reason}")
+        for reason, times in sorted(self.reasons.items()):
+            if times > self.first:
+                self.tell(f"and {times - self.first} more were {reason}")
 
 
 def read(
@@ -120,16 +120,18 @@ def _documents(
         yield from _of_file(path, path.name, skipped, column, limits)
         return
     if not path.is_dir():
-        raise DataError(f"{shown(path)}: there is no such file or folder; expected a folder of text or code, or one file")
+        raise DataError(
+            f"{shown(path)}: there is no such file or folder; expected a folder of text or code, or one file"
+        )
     wanted = {suffix if suffix.startswith(".") else f".{suffix}" for suffix in suffixes} or {*SUFFIXES, *TABLES}
     seen: Counter[str] = Counter()
-    count = 0
+    taken = 0
     for file in _walk(path, frozenset({*SKIPPED, *skip})):
         seen[file.suffix.lower() or "(none)"] += 1
         if file.suffix.lower() in wanted:
-            count += 1
+            taken += 1
             yield from _of_file(file, file.relative_to(path).as_posix(), skipped, column, limits)
-    if not count:
+    if not taken:
         there = ", ".join(f"{shown(suffix)} ({number})" for suffix, number in seen.most_common(6)) or "no files"
         raise DataError(
             f"{shown(path)}: no file has one of the suffixes {' '.join(sorted(wanted)[:12])}{' ...' * (len(wanted) > 12)}; "
@@ -209,8 +211,8 @@ def _json_lines(file: Path, name: str, column: str, limits: Limits) -> Iterator[
 
 def _parquet(file: Path, name: str, column: str, limits: Limits) -> Iterator[tuple[str, bytes]]:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow  # type: ignore[import-untyped]
+        import pyarrow.parquet  # type: ignore[import-untyped]
     except ImportError:
         raise DataError(f"{shown(name)}: .parquet needs pyarrow: pip install pyarrow") from None
     try:
@@ -222,12 +224,20 @@ def _parquet(file: Path, name: str, column: str, limits: Limits) -> Iterator[tup
     kinds = (pyarrow.types.is_string, pyarrow.types.is_large_string)
     if index < 0 or not any(kind(schema.field(index).type) for kind in kinds):
         columns = ", ".join(f"{shown(field.name)} ({field.type})" for field in list(schema)[:8])
-        raise DataError(f"{shown(name)}: has no column of text named {column!r} (it holds {columns}); choose with --column")
+        raise DataError(
+            f"{shown(name)}: has no column of text named {column!r} (it holds {columns}); choose with --column"
+        )
     groups = [table.metadata.row_group(i) for i in range(table.metadata.num_row_groups)]
-    leaf = [path.split(".")[0] for path in (groups[0].column(i).path_in_schema for i in range(groups[0].num_columns))] if groups else []
-    size = sum(group.column(leaf.index(column)).total_uncompressed_size for group in groups)
+    size = sum(
+        chunk.total_uncompressed_size
+        for group in groups
+        for chunk in map(group.column, range(group.num_columns))
+        if chunk.path_in_schema.split(".")[0] == column
+    )
     if size > 2 * limits.total:
-        raise DataError(f"{shown(name)}: unpacks to {size / 1e6:,.0f} MB, more than --limit-mb {limits.total / 1e6:,.0f}")
+        raise DataError(
+            f"{shown(name)}: unpacks to {size / 1e6:,.0f} MB, more than --limit-mb {limits.total / 1e6:,.0f}"
+        )
     number = 0
     try:
         for batch in table.iter_batches(batch_size=64, columns=[column]):

@@ -73,8 +73,8 @@ def _closings(source: str) -> list[str]:
     for string in ("", '"""', "'''"):
         for word in ("", " _", ": _"):
             out += [string + word + brackets, string + word + brackets + ":\n pass"]
-    tries = "\nexcept Exception:\n pass\n"
-    return [*out, tries, *(closing + tries for closing in out[:2])]
+    tries, decorated = "\nexcept Exception:\n pass\n", "\ndef _():\n pass\n"
+    return [*out, tries, *(closing + decorated for closing in out[::2]), *(closing + tries for closing in out[:2])]
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,10 @@ def _hashes(tokens: np.ndarray, length: int) -> np.ndarray:
     number = np.zeros(count, dtype=np.uint64)
     with np.errstate(over="ignore"):
         for offset in range(length):
-            number = number * np.uint64(0x9E3779B97F4A7C15) + tokens[offset : offset + count].astype(np.uint64) + np.uint64(1)
+            number = (
+                number * np.uint64(0x9E3779B97F4A7C15)
+                + tokens[offset : offset + count].astype(np.uint64)
+                + np.uint64(1)
+            )
             number ^= number >> np.uint64(29)
     return number
