@@ -88,7 +88,8 @@ def test_every_token_and_every_end_is_scored_once_in_its_place(sizes: list[int],
     for span in spans(documents, END, context, block):
         whole = [END, *documents[span.document], END]
         scored[span.document] += span.tokens[span.first :].tolist()
-        assert len(span.tokens) <= context + block
+        assert len(span.tokens) <= context + block  # and no shorter where there is that much before its end
+        assert len(span.tokens) in (context + block, 1 + len(scored[span.document]))
         assert 1 <= span.first < len(span.tokens)  # something is always in sight, were it only the end before
         place = 1 + len(scored[span.document])
         assert span.tokens.tolist() == whole[place - len(span.tokens) : place]

@@ -40,6 +40,12 @@ def test_adding_documents_moves_none_to_the_other_side() -> None:
     assert set(before.names["train"]) <= set(after.names["train"])
 
 
+def test_a_file_s_name_does_not_choose_its_side() -> None:
+    """The split is by content, so a copied or renamed file cannot cross over."""
+    renamed = corpus([document._replace(name=f"other/{document.name}") for document in DOCUMENTS])
+    assert renamed.names["held_out"] == [f"other/{name}" for name in corpus().names["held_out"]]
+
+
 def test_the_vocabulary_knows_nothing_of_what_is_held_out() -> None:
     """It is the same when those documents do not exist, and another when they are learned from."""
     of = corpus()
