@@ -26,6 +26,12 @@ from sfumato.adapting.flow_map import Conversion, FlowMap, Leap
 from sfumato.adapting.tolerance import LeapWithin
 from sfumato.diffusion import AdaptiveSolver, Denoiser, Gaussian, Linear, euler, loss, uniform
 from sfumato.diffusion.sample import sample, trajectory, walk
+from sfumato.jobs.adapt import converted
+from sfumato.jobs.config import read_config
+from sfumato.jobs.distill import distill
+from sfumato.jobs.model import load
+from sfumato.jobs.train import resume, train
+from sfumato.jobs.walk import SampleOptions
 from sfumato.networks import MLP
 
 STEPS = (1, 2, 4, 8, 16, 64, 256, 1000)
@@ -156,12 +162,12 @@ def pictures(
 ) -> dict[str, Any]:
     """The same for the demo's pictures: kernel distance to the training pictures at w = 1. Of kinds not asked for, and of
     the base model where not all are, the figures are those of ``old``, an earlier result."""
+    from sfumato.fields.images.measure import features_for
+    from sfumato.fields.images.openmoji import draw
+    from sfumato.fields.images.recipe import Images
+    from sfumato.jobs.adapt import DistillOptions
+    from sfumato.jobs.evaluate import stacked
     from sfumato.metrics.table import interval, kernel_distances
-    from sfumato.recipes import distillation, job
-    from sfumato.recipes.base import DistillOptions
-    from sfumato.recipes.evaluation import features_for, stacked
-    from sfumato.recipes.images import Images
-    from sfumato.recipes.openmoji import draw
     from sfumato.training.options import TrainOptions
 
     data = folder / "pictures"
@@ -176,7 +182,7 @@ def pictures(
         if not (out / "model.safetensors").is_file():
             begin = time.process_time()
             if (out / "config.yaml").is_file():
-                job.resume(out)
+                resume(out)
             else:
                 start()
             with (out / "cpu_seconds").open("a") as file:
@@ -187,17 +193,17 @@ def pictures(
     teacher = folder / f"teacher-{seed}"
     found: dict[str, Any] = {"curves": {}, "intervals": {}, "sampling": {}, "worse": {}, "tolerance": {}}
     found["seconds"] = {
-        "base": finished(teacher, lambda: job.train(Images(data, side=32, labels=True, held_out=0.2), options, teacher))
+        "base": finished(teacher, lambda: train(Images(data, side=32, labels=True, held_out=0.2), options, teacher))
     }
     for kind in kinds:
         out = folder / f"{kind}-{seed}"
         chosen = DistillOptions(kind=kind, cost=cost, w=(1.0, 1.0))  # type: ignore[arg-type]
         steps = int(teacher_steps * cost * 3 / PASSES[kind]) // 10 * 10
         new = dataclasses.replace(options, steps=steps, batch=None)
-        found["seconds"][kind] = finished(out, lambda c=chosen, o=out, n=new: distillation.distill(teacher, c, n, o))
+        found["seconds"][kind] = finished(out, lambda c=chosen, o=out, n=new: distill(teacher, c, n, o))
 
     found["cost"] = {kind: step_cost(folder / f"{kind}-{seed}", teacher_steps) for kind in kinds}
-    prepared = job.read_config(job.load(teacher).run).recipe.reload(job.load(teacher).run)
+    prepared = read_config(load(teacher).run).recipe.reload(load(teacher).run)
     real = stacked(prepared.train)
     features = features_for(real)
     known = features(real)
@@ -208,8 +214,8 @@ def pictures(
         """Features of n samples, CPU seconds a sample, and the calls of each where they are counted."""
         calls: list[int] = []
         begin = time.process_time()
-        chosen = job.SampleOptions(seed=7, w=1.0, batch=min(52, n), **asked)
-        parts = list(job.load(out).samples(range(n), chosen, lambda counted: calls.extend(counted.tolist())))
+        chosen = SampleOptions(seed=7, w=1.0, batch=min(52, n), **asked)
+        parts = list(load(out).samples(range(n), chosen, lambda counted: calls.extend(counted.tolist())))
         return features(torch.cat(parts)), (time.process_time() - begin) / n, calls
 
     plain = {"solver": "euler", "eta": 0.0}
@@ -278,18 +284,17 @@ def pictures(
 def step_cost(out: Path, teacher_steps: int, rounds: int = 5) -> float:
     """CPU seconds of a conversion over those of its teacher's training: their steps taken in turn, times their numbers. The
     seconds of two trainings hours apart tell more of what else the machine did."""
-    from sfumato.recipes import distillation, job
     from sfumato.training.measure import measure
     from sfumato.training.run import Run
 
-    config = job.read_config(Run(out))
+    config = read_config(Run(out))
     assert config.distill is not None
     plain = config.recipe.task(config.recipe.reload(Run(out)), config.training.seed)
-    converted = distillation.converted(plain, Run(out), config.distill, config.training)
+    conversion = converted(plain, Run(out), config.distill, config.training, config.recipe.kinds())
     batch, ratios = config.training.batch or 1, []
     for _ in range(rounds):
         seconds = []
-        for task in (converted, plain):
+        for task in (conversion, plain):
             begin = time.process_time()
             measure(task, config.training, batch, repeats=7)
             seconds.append(time.process_time() - begin)

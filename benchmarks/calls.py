@@ -21,8 +21,11 @@ from rich.table import Table
 
 from benchmarks.common import figure, kernel_interval, save_figure, store
 from sfumato import diffusion as d
-from sfumato.recipes import job
-from sfumato.recipes.evaluation import features_for, stacked
+from sfumato.fields.images.measure import features_for
+from sfumato.jobs.config import read_config
+from sfumato.jobs.evaluate import stacked
+from sfumato.jobs.model import load
+from sfumato.jobs.walk import SampleOptions
 from sfumato.training.generate import generate
 from sfumato.training.progress import Watch
 
@@ -42,9 +45,9 @@ def steps_for(solver: str, calls: int) -> int:
 def measure(run: Path, count: int, solvers: list[str], grids: list[str], seed: int, batch: int) -> dict[str, Any]:
     """{"solver, grid": {calls: interval}}, and the floor."""
     torch.set_num_threads(1)
-    options = job.SampleOptions(w=1.0)  # conditional on the class, not guided: one call is one call
-    model = job.load(run, options)
-    prepared = job.read_config(model.run).recipe.reload(model.run)
+    options = SampleOptions(w=1.0)  # conditional on the class, not guided: one call is one call
+    model = load(run, options)
+    prepared = read_config(model.run).recipe.reload(model.run)
     real, held_out = stacked(prepared.train, 2000), stacked(prepared.held_out, 2000)
     features = features_for(real)
     known = features(real)
@@ -67,7 +70,7 @@ def measure(run: Path, count: int, solvers: list[str], grids: list[str], seed: i
             interval = kernel_interval(features(samples), known) if finite else None
             found.setdefault(f"{solver}, {grid}", {})[str(calls)] = interval
     return {
-        "run": {"name": run.name, "steps": job.read_config(model.run).training.steps, "shape": list(model.shape)},
+        "run": {"name": run.name, "steps": read_config(model.run).training.steps, "shape": list(model.shape)},
         "count": count, "seed": seed, "curves": found, "floor": kernel_interval(features(held_out), known),
     }  # fmt: skip
 

@@ -28,15 +28,19 @@ import torch
 
 from benchmarks.common import store, within_seconds
 from benchmarks.policy_report import FIELD, draw_fan, report_meta_world, report_push_t
-from sfumato.data.environments import META_WORLD, PUSH_T, make
-from sfumato.recipes import distillation, job
-from sfumato.recipes.acting import Policy
-from sfumato.recipes.base import DistillOptions
-from sfumato.recipes.model import SampleOptions
-from sfumato.recipes.policy import PolicyRecipe
-from sfumato.recipes.recording import RecordOptions, record
-from sfumato.recipes.rollout import FIELD_SEEDS, Rollouts, rollout
-from sfumato.recipes.trials import session_of
+from sfumato.fields.policy.acting import Policy
+from sfumato.fields.policy.recipe import PolicyRecipe
+from sfumato.fields.policy.simulators.environments import make
+from sfumato.fields.policy.simulators.recording import RecordOptions, record
+from sfumato.fields.policy.simulators.rollout import FIELD_SEEDS, Rollouts, rollout
+from sfumato.fields.policy.simulators.trials import session_of
+from sfumato.fields.policy.simulators.world import META_WORLD, PUSH_T
+from sfumato.jobs.adapt import DistillOptions
+from sfumato.jobs.config import read_config
+from sfumato.jobs.distill import distill
+from sfumato.jobs.model import load
+from sfumato.jobs.train import resume, train
+from sfumato.jobs.walk import SampleOptions
 from sfumato.training.ema import Snapshot, read_snapshots
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import write_text
@@ -65,15 +69,13 @@ def learn(
     begin = time.process_time()
     options = TrainOptions(seed=seed, previews=1, snapshots=6, threads=1)
     if (out / "config.yaml").is_file():
-        job.resume(out)
+        resume(out)
     elif kind == "map":
-        distillation.distill(
-            folder / f"policy-{seed}", DistillOptions(), dataclasses.replace(options, snapshots=0), out
-        )
+        distill(folder / f"policy-{seed}", DistillOptions(), dataclasses.replace(options, snapshots=0), out)
     else:
         recipe = PolicyRecipe(data, observations, cloning=kind == "cloning")
         options = within_seconds(recipe, options, seconds, folder / f"{kind}-{seed}-probe")
-        job.train(recipe, options, out)
+        train(recipe, options, out)
     with (out / "cpu_seconds").open("a") as file:
         file.write(f"{time.process_time() - begin}\n")
     return out
@@ -128,7 +130,7 @@ def push_t_latency(out: Path, steps: int) -> dict[str, float]:
 
 def past(out: Path) -> list[Snapshot]:
     """The averages kept while a run was trained, of the width that is sampled, in order."""
-    width = job.read_config(job.load(out).run).training.ema[0]
+    width = read_config(load(out).run).training.ema[0]
     return [each for each in read_snapshots(out / "snapshots") if each.width == width]
 
 
@@ -182,7 +184,7 @@ def push_t(given: argparse.Namespace) -> dict[str, Any]:
     for (kind, seed), trials in tried.items():
         out = folder / f"{kind}-{seed}"
         found: dict[str, Any] = {
-            "seed": seed, "training_steps": job.read_config(job.load(out).run).training.steps,
+            "seed": seed, "training_steps": read_config(load(out).run).training.steps,
             "cpu_seconds": cpu_seconds(out), "trials": {name: trial.result() for name, trial in trials.items()},
             "latency_ms": {str(steps): push_t_latency(out, steps) for steps in STEPS[kind]},
         }  # fmt: skip
@@ -256,7 +258,7 @@ def meta_world(given: argparse.Namespace) -> dict[str, Any]:
     facts = {
         f"{kind}-{seed}": {
             "cpu_seconds": cpu_seconds(given.folder / f"{kind}-{seed}"),
-            "training_steps": job.read_config(job.load(given.folder / f"{kind}-{seed}").run).training.steps,
+            "training_steps": read_config(load(given.folder / f"{kind}-{seed}").run).training.steps,
         }
         for kind, seed in runs
     }

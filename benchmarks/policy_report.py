@@ -11,12 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import DOCS, figure, save_figure
-from sfumato.data.environments import PUSH_T, make
-from sfumato.recipes.acting import Policy
-from sfumato.recipes.filming import AMBIGUOUS, fan, futures
-from sfumato.recipes.model import SampleOptions
-from sfumato.recipes.rollout import FIELD_SEEDS, share_bounds
-from sfumato.recipes.trials import session_of
+from sfumato.fields.policy.acting import Policy
+from sfumato.fields.policy.simulators.environments import make
+from sfumato.fields.policy.simulators.filming import AMBIGUOUS, fan, futures
+from sfumato.fields.policy.simulators.rollout import FIELD_SEEDS
+from sfumato.fields.policy.simulators.trials import session_of
+from sfumato.fields.policy.simulators.world import PUSH_T
+from sfumato.jobs.walk import SampleOptions
+from sfumato.metrics.intervals import share_bounds
 
 FIELD = len(FIELD_SEEDS)
 

@@ -26,11 +26,16 @@ from rich.table import Table
 from torch import Tensor
 
 from sfumato.diffusion import clip
+from sfumato.fields.images import openmoji
+from sfumato.fields.images.measure import features_for
+from sfumato.fields.images.recipe import Images
+from sfumato.jobs import train as jobs_train
+from sfumato.jobs.config import read_config
+from sfumato.jobs.evaluate import draw_samples, stacked
+from sfumato.jobs.methods import MethodOptions
+from sfumato.jobs.model import Model, load
+from sfumato.jobs.walk import SampleOptions
 from sfumato.metrics.distances import kernel_distance, sliced_wasserstein
-from sfumato.recipes import job, openmoji
-from sfumato.recipes.base import MethodOptions
-from sfumato.recipes.evaluation import draw_samples, features_for, stacked
-from sfumato.recipes.images import Images
 from sfumato.training import checkpoint, loop
 from sfumato.training.ema import PowerEMA
 from sfumato.training.measure import measure
@@ -68,21 +73,21 @@ def train(folder: Path, pictures: Path, method: MethodOptions, seed: int, steps:
     loop.PowerEMA = AlsoConstant  # type: ignore[misc]
     try:
         options = TrainOptions(steps=steps, batch=BATCH, seed=seed, previews=0, snapshots=0, save_seconds=1e6)
-        job.train(recipe, options, out, lambda text: None)
+        jobs_train.train(recipe, options, out, lambda text: None)
     finally:
         loop.PowerEMA = PowerEMA  # type: ignore[misc]
     return out
 
 
-def clipped(model: job.Model, lowest: float, highest: float) -> job.Model:
+def clipped(model: Model, lowest: float, highest: float) -> Model:
     """The model with its guessed data held within the range of the training data."""
     return dataclasses.replace(model, denoiser=clip(model.denoiser, lowest, highest))  # type: ignore[arg-type]
 
 
 def score(out: Path, seed: int, samples: int, bounded: bool) -> dict[str, dict[str, dict[int, tuple[float, float]]]]:
     """sampler -> steps -> (kernel distance, sliced Wasserstein), and the floor under "floor"."""
-    model = job.load(out)
-    prepared = job.read_config(model.run).recipe.reload(model.run)
+    model = load(out)
+    prepared = read_config(model.run).recipe.reload(model.run)
     real, held_out = stacked(prepared.train), stacked(prepared.held_out)
     features = features_for(real)
     known = features(real)
@@ -93,7 +98,7 @@ def score(out: Path, seed: int, samples: int, bounded: bool) -> dict[str, dict[s
     }
     for name, (solver, eta, grid) in SAMPLERS.items():
         for steps in STEPS:
-            options = job.SampleOptions(steps=steps, solver=solver, eta=eta, grid=grid, seed=seed, batch=32, w=1.0)
+            options = SampleOptions(steps=steps, solver=solver, eta=eta, grid=grid, seed=seed, batch=32, w=1.0)
             fake = features(draw_samples(model, min(samples, len(held_out)), options, f"{out.name} {name} {steps}"))
             found.setdefault(name, {})[steps] = (kernel_distance(fake, known), sliced_wasserstein(fake, known))
     return found

@@ -29,11 +29,15 @@ from rich.table import Table
 from benchmarks import peers
 from benchmarks.common import COLOURS, figure, kernel_interval, save_figure, store, within_seconds
 from sfumato.data import ArrayDataset
+from sfumato.fields.images import openmoji
+from sfumato.fields.images.measure import features_for
+from sfumato.fields.images.recipe import Images
+from sfumato.jobs.evaluate import draw_samples, stacked
+from sfumato.jobs.model import load
+from sfumato.jobs.train import train
+from sfumato.jobs.walk import SampleOptions
 from sfumato.metrics.coverage import precision_recall
 from sfumato.metrics.distances import sliced_wasserstein
-from sfumato.recipes import job, openmoji
-from sfumato.recipes.evaluation import draw_samples, features_for, stacked
-from sfumato.recipes.images import Images
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run
 
@@ -86,9 +90,9 @@ def ours(
     options = TrainOptions(seed=seed, previews=0, snapshots=0, threads=given.threads)
     options = within_seconds(recipe, options, given.seconds, out / "probe")
     begin = time.process_time()
-    run = job.train(recipe, options, out / "run")
+    run = train(recipe, options, out / "run")
     taken = time.process_time() - begin
-    model = job.load(run.path)
+    model = load(run.path)
     network: Any = model.denoiser.network.network
     facts: dict[str, Any] = {
         "steps": options.steps, "cpu_seconds": taken, "network": type(network).__name__,
@@ -99,7 +103,7 @@ def ours(
         for calls in given.calls:
             if only and name not in ("defaults", only[str(calls)]):
                 continue
-            drawing = job.SampleOptions(steps=calls, seed=seed, batch=min(32, given.samples), **named)
+            drawing = SampleOptions(steps=calls, seed=seed, batch=min(32, given.samples), **named)
             x = draw_samples(model, given.samples, drawing, f"{name}, {calls} calls")
             pixels = (statistics_.restore(x.numpy()) + 1) * 127.5
             path = out / f"{len(facts['samples'])}_{calls}_{name.split(',')[0].replace(' ', '_')}.npy"

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfumato.recipes import job
-from sfumato.recipes.job import read_config
+from sfumato.jobs import train as job
+from sfumato.jobs.config import read_config
 from sfumato.training.run import Run
-from tests.recipes.small import SMALL, sfumato, write_data, write_pictures
+from tests.jobs.small import SMALL, sfumato, write_data, write_pictures
 
 VERBS = ("demo", "inspect", "train", "resume", "sample", "evaluate")
 
@@ -279,8 +279,8 @@ def test_it_runs_as_a_module(world: Path):
 
 
 def test_every_option_of_a_run_is_an_option_of_the_command(capsys: pytest.CaptureFixture[str]):
-    from sfumato.recipes.images import Images
-    from sfumato.training.config import to_plain
+    from sfumato.fields.images.recipe import Images
+    from sfumato.jobs.strict import to_plain
     from sfumato.training.options import TrainOptions
 
     def names(tree: dict, path: str = "") -> list[str]:

@@ -92,8 +92,8 @@ def test_there_are_sources():
 
 @pytest.mark.parametrize(("module", "absent"), [
     ("sfumato.cli", "torch numpy PIL matplotlib safetensors scipy"), ("sfumato.training.options", "torch numpy"),
-    ("sfumato.training.config", "torch numpy"), ("sfumato.data", "torch matplotlib scipy"),
-    ("sfumato.recipes.job", "torch matplotlib"), ("sfumato.diffusion", "yaml tyro rich PIL matplotlib scipy safetensors"),
+    ("sfumato.jobs.strict", "torch numpy"), ("sfumato.data", "torch matplotlib scipy"),
+    ("sfumato.jobs.train", "torch matplotlib"), ("sfumato.diffusion", "yaml tyro rich PIL matplotlib scipy safetensors"),
 ])  # fmt: skip
 def test_a_module_brings_only_what_it_needs(module: str, absent: str):
     code = f"import sys, {module}; print(*sorted(set({absent.split()!r}) & set(sys.modules)))"
@@ -162,7 +162,7 @@ print("SEEN", seen)
 
 @pytest.mark.slow
 def test_a_local_run_opens_no_socket_and_starts_no_process(tmp_path: Path):
-    from tests.recipes.small import write_pictures
+    from tests.jobs.small import write_pictures
 
     data = write_pictures(tmp_path / "photos", 40)
     done = subprocess.run(

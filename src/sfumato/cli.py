@@ -11,22 +11,23 @@ from typing import Annotated, Any, Generic, TypeVar, Union
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from sfumato.recipes.base import DistillOptions
-from sfumato.recipes.configuration import Configuration, kind, name_of, names
-from sfumato.recipes.evaluation import Evaluation
-from sfumato.recipes.images import Images
-from sfumato.recipes.model import SampleOptions
-from sfumato.recipes.recording import RecordOptions
+from sfumato.errors import Mendable, Wrong
+from sfumato.jobs import find
+from sfumato.jobs.adapt import DistillOptions
+from sfumato.jobs.config import Configuration, field_of
+from sfumato.jobs.walk import Drawing, Walk
 from sfumato.training.options import TrainOptions
 
 R = TypeVar("R")
+M = TypeVar("M")
+A = TypeVar("A")
 
 
 @dataclass(frozen=True)
 class Train(Generic[R]):
     """Learn from data: inspects, chooses, says what it chose and how long it will take, and goes.
 
-    The data is pictures, unless the name of another recipe comes first: `sfumato train policy DEMONSTRATIONS`.
+    The data is pictures, unless the name of another field comes first: `sfumato train FIELD DATA`.
     """
 
     recipe: Annotated[R, arg(name="")]
@@ -37,11 +38,11 @@ class Train(Generic[R]):
     """YAML file with the same options, as in a run's config.yaml; options given here come first."""
 
     def __call__(self) -> int:
-        from sfumato.recipes import job
+        from sfumato.jobs import train
 
         recipe: Any = self.recipe
-        out = self.out or Path("runs") / recipe.data.resolve().stem
-        run = job.train(recipe, self.training, out)
+        out = self.out or Path("runs") / recipe.title()
+        run = train.train(recipe, self.training, out)
         print(f"trained: {run.path}\nsamples: sfumato sample {run.path} -n 64 --out samples")
         return 0
 
@@ -54,9 +55,9 @@ class Resume:
     """Run directory."""
 
     def __call__(self) -> int:
-        from sfumato.recipes import job
+        from sfumato.jobs import train
 
-        print(f"trained: {job.resume(self.run).path}")
+        print(f"trained: {train.resume(self.run).path}")
         return 0
 
 
@@ -72,64 +73,69 @@ class Distill:
     """Run directory of the flow map (default: RUN-map)."""
 
     def __call__(self) -> int:
-        from sfumato.recipes import distillation
+        from sfumato.jobs import distill
 
         out = self.out or self.run.resolve().with_name(self.run.resolve().name + "-map")
-        run = distillation.distill(self.run, self.options, self.training, out)
+        run = distill.distill(self.run, self.options, self.training, out)
         print(f"converted: {run.path}\nsamples: sfumato sample {run.path} -n 64 --steps 4 --out samples")
         return 0
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Draw samples from a run: 0000.png ... and grid.png."""
+class Sample(Generic[A]):
+    """Draw samples from a run: files in the units of the data, and a sheet of them.
+
+    What a sample can be asked for depends on the field of the run: `sfumato sample RUN --help`.
+    """
 
     run: Positional[Path]
     """Run directory."""
-    n: Annotated[int, arg(aliases=["-n"])] = 16
-    """How many."""
-    out: Path = Path("samples")
-    """Folder for the samples."""
-    options: Annotated[SampleOptions, arg(name="")] = field(default_factory=SampleOptions)
+    ask: Annotated[A, arg(name="")]
+    n: Annotated[int | None, arg(aliases=["-n"])] = None
+    """How many (of each query that has a name)."""
+    out: Path | None = None
+    """Folder for the samples (default: samples), or file of a field whose samples go into one."""
+    format: str | None = None
+    """Suffix of the files, one of the field's (default: its first)."""
+    like: Path | None = None
+    """Draw the sample in this file again: same number, seed, walk and query; what is given here besides comes first."""
+    named: Annotated[str, arg(name="walk")] = "usual"
+    """A walk that the field knows by name."""
+    walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
+    drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
 
     def __call__(self) -> int:
-        from sfumato.recipes import job
+        from sfumato.jobs import model, sample
 
-        print(job.sample(self.run, self.n, self.options, self.out)[-1])
+        if self.like is not None:
+            print(sample.again(self.run, self.like, self.walk, self.out)[-1])
+            return 0
+        loaded = model.load(self.run, self.walk, self.drawing, self.named)
+        print(sample.sample(loaded, self.n, self.ask, self.out, self.format or "")[-1])
         return 0
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """Measure a run: samples against real data, beside the floor that real held-out data sets; a policy in a simulator."""
+class Evaluate(Generic[M, A]):
+    """Measure a run: samples against real data, beside the floor that real held-out data sets; a policy in a simulator.
+
+    What can be asked for depends on the field of the run: `sfumato evaluate RUN --help`.
+    """
 
     run: Positional[Path]
     """Run directory."""
-    asked: Annotated[Evaluation, arg(name="")] = field(default_factory=Evaluation)
-    options: Annotated[SampleOptions, arg(name="")] = field(default_factory=SampleOptions)
+    measure: Annotated[M, arg(name="")]
+    ask: Annotated[A, arg(name="")]
+    named: Annotated[str, arg(name="walk")] = "usual"
+    """A walk that the field knows by name."""
+    walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
+    drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
 
     def __call__(self) -> int:
-        from sfumato.recipes.configuration import read_config
-        from sfumato.training.run import Run
+        from sfumato.jobs import evaluate, model
 
-        print(read_config(Run(self.run)).recipe.evaluate(self.run, self.asked, self.options))
-        return 0
-
-
-@dataclass(frozen=True)
-class Record:
-    """Play in simulators and keep what was seen and done, as demonstrations to learn a policy from."""
-
-    environments: Positional[tuple[str, ...]]
-    """Environments: gym_pusht/PushT-v0, metaworld/TASK, or any id that gymnasium knows."""
-    out: Path
-    """Where to write: a .npz file, or a folder for a LeRobot dataset."""
-    options: Annotated[RecordOptions, arg(name="")] = field(default_factory=RecordOptions)
-
-    def __call__(self) -> int:
-        from sfumato.recipes import recording
-
-        print(recording.record(self.environments, self.out, self.options))
+        loaded = model.load(self.run, self.walk, self.drawing, self.named)
+        print(evaluate.evaluate(loaded, self.measure, self.ask))
         return 0
 
 
@@ -137,17 +143,17 @@ class Record:
 class Inspect(Generic[R]):
     """Say what would be learned from data, what is broken in it, and what training would cost here.
 
-    The data is pictures, unless the name of another recipe comes first: `sfumato inspect policy DEMONSTRATIONS`.
+    The data is pictures, unless the name of another field comes first: `sfumato inspect FIELD DATA`.
     """
 
     recipe: Annotated[R, arg(name="")]
     training: Annotated[TrainOptions, arg(name="")] = field(default_factory=TrainOptions)
 
     def __call__(self) -> int:
-        from sfumato.recipes import inspection
+        from sfumato.jobs import inspect
 
         recipe: Any = self.recipe
-        report, sound = inspection.inspect(recipe, self.training)
+        report, sound = inspect.inspect(recipe, self.training)
         print(report)
         return 0 if sound else 1
 
@@ -164,24 +170,33 @@ class Demo:
     """Seed of everything."""
 
     def __call__(self) -> int:
-        from sfumato.recipes import demo
-
-        print(demo.demo(self.out, self.minutes, self.seed))
+        print(find.demo()(self.out, self.minutes, self.seed))
         return 0
 
 
+VERBS = ("demo", "inspect", "train", "resume", "distill", "sample", "evaluate")
 DESCRIPTION = "Diffusion and flow-matching models on your data: train, watch, sample, measure."
 
-Command = Union[  # noqa: UP007
-    Annotated[Demo, subcommand("demo")],
-    Annotated[Inspect[Images], subcommand("inspect")],
-    Annotated[Train[Images], subcommand("train")],
-    Annotated[Resume, subcommand("resume")],
-    Annotated[Distill, subcommand("distill")],
-    Annotated[Sample, subcommand("sample")],
-    Annotated[Evaluate, subcommand("evaluate")],
-    Annotated[Record, subcommand("record")],
-]
+
+def _command(run: str | None) -> Any:
+    """What can be asked for where no field is named; of `evaluate` what fits the field of the run, if there is one."""
+    plain, of = find.kind(find.plain()), find.kind(run or find.plain())
+    inspect, train, sample, evaluate = _generic(Inspect, Train, Sample, Evaluate)
+    verbs = (
+        Demo, inspect[plain], train[plain], Resume, Distill, sample[of.Ask], evaluate[of.Measure, of.Ask],
+    )  # fmt: skip
+    return Union[tuple(Annotated[verb, subcommand(name)] for name, verb in zip(VERBS, verbs, strict=True))]  # noqa: UP007
+
+
+def _generic(*verbs: Any) -> tuple[Any, ...]:
+    """The same, of which a checker of types asks nothing: their options are found while running."""
+    return verbs
+
+
+def _fields() -> str:
+    """The fields and their own verbs, for the end of the help."""
+    lines = [f"  {name:<10} {find.line(name)}" for name in find.names()]
+    return "\n".join([DESCRIPTION, "", "fields:", *lines, "", "A field's own verbs: sfumato FIELD --help"])
 
 
 def _flags(arguments: Sequence[str]) -> list[str]:
@@ -199,15 +214,24 @@ def _flags(arguments: Sequence[str]) -> list[str]:
     return out
 
 
-def _recipe(arguments: list[str]) -> str | None:
-    """The recipe that `train` or `inspect` names before its data; the name of a file alone is the data."""
-    if arguments[:1] not in (["train"], ["inspect"]) or len(arguments) < 2 or arguments[1] not in names():
+def _field(arguments: list[str]) -> str | None:
+    """The field that `train` or `inspect` names before its data; the name of a file alone is the data."""
+    if arguments[:1] not in (["train"], ["inspect"]) or len(arguments) < 2 or arguments[1] not in find.names():
         return None
     more = len(arguments) > 2 and not arguments[2].startswith("-")
     return arguments[1] if more or not Path(arguments[1]).exists() else None
 
 
-def _with_config(arguments: list[str], recipe: str | None) -> Train[Any] | None:
+def _field_of_run(arguments: list[str]) -> str | None:
+    """The field of the run that a verb is given: of the first word that is a run and not the value of an option."""
+    if arguments[:1] not in (["evaluate"], ["sample"]):
+        return None
+    runs = [i for i, word in enumerate(arguments) if i and (Path(word) / "config.yaml").is_file()]
+    runs.sort(key=lambda i: arguments[i - 1].startswith("-"))
+    return field_of(Path(arguments[runs[0]])) if runs else None
+
+
+def _with_config(arguments: list[str], name: str | None) -> Train[Any] | None:
     """The options of ``train --config FILE``, as the defaults of the command line."""
     if arguments[:1] != ["train"] or "--config" not in arguments:
         return None
@@ -217,26 +241,50 @@ def _with_config(arguments: list[str], recipe: str | None) -> Train[Any] | None:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise FileNotFoundError(f"{path}: cannot be read ({reason}); --config wants a YAML file") from error
-    base = Configuration((kind(recipe) if recipe else Images)(tyro.MISSING))
+    base = Configuration(find.kind(name or find.plain())(tyro.MISSING))
     found = Configuration.from_yaml(text, str(path), base)
-    if recipe and name_of(found.recipe) != recipe:
-        raise ValueError(f"{path}: is of the recipe {name_of(found.recipe)}, not {recipe}; leave the name out")
+    if name and find.name_of(found.recipe) != name:
+        raise Wrong(f"{path}: is of the recipe {find.name_of(found.recipe)}, not {name}; leave the name out")
     return Train(found.recipe, found.training, config=path)
+
+
+def _own_verb(arguments: list[str]) -> Any:
+    """One of a field's own verbs, `FIELD VERB`, ready to be called; nothing where the words are not of that kind."""
+    if not arguments or arguments[0].startswith("-") or arguments[0] in VERBS:
+        return None
+    if arguments[0] in find.names():
+        name, word, rest = arguments[0], "".join(arguments[1:2]), arguments[2:]
+        if word in ("", "-h", "--help"):
+            print(f"usage: sfumato {name} {{{','.join(find.verbs(name))}}} ...\n\n{find.line(name)}")
+            raise SystemExit(0 if word else 2)
+    else:  # a verb alone, as before fields had verbs of their own
+        word, rest = arguments[0], arguments[1:]
+        owner = find.having(word)
+        if owner is None:
+            return None
+        name = owner
+        print(
+            f"sfumato {word} is now `sfumato {name} {word}`; the old name goes with the next version", file=sys.stderr
+        )
+    return tyro.cli(find.verb(name, word), args=rest, prog=f"sfumato {name} {word}")
 
 
 def _parse(given: list[str]) -> Any:
     """The command that the words mean, ready to be called."""
-    recipe = _recipe(given)
-    words = given[:1] + given[2:] if recipe else given
-    default = _with_config(words, recipe)
-    if recipe is None and default is None:
-        return tyro.cli(Command, args=words, prog="sfumato", description=DESCRIPTION)
-    of = kind(recipe) if recipe else type(default.recipe) if default else Images
-    verb: Any = {"train": Train, "inspect": Inspect}[words[0]]
-    name = f"sfumato {words[0]} {recipe}" if recipe else f"sfumato {words[0]}"
+    own = _own_verb(given)
+    if own is not None:
+        return own
+    name = _field(given)
+    words = given[:1] + given[2:] if name else given
+    default = _with_config(words, name)
+    if name is None and default is None:
+        return tyro.cli(_command(_field_of_run(words)), args=words, prog="sfumato", description=_fields())
+    of = type(default.recipe) if default else find.kind(name or find.plain())
+    verb = dict(zip(("train", "inspect"), _generic(Train, Inspect)))[words[0]]
+    prog = f"sfumato {words[0]} {name}" if name else f"sfumato {words[0]}"
     if default is None:
-        return tyro.cli(verb[of], args=words[1:], prog=name)
-    return tyro.cli(verb[of], args=words[1:], prog=name, default=default)
+        return tyro.cli(verb[of], args=words[1:], prog=prog)
+    return tyro.cli(verb[of], args=words[1:], prog=prog, default=default)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -249,18 +297,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
-    except Exception as error:
+    except (Mendable, FileNotFoundError, PermissionError) as error:
+        print(f"sfumato: {error}", file=sys.stderr)
         code = getattr(error, "code", None)
-        if _mendable(error):
-            print(f"sfumato: {error}", file=sys.stderr)
-            return code if isinstance(code, int) else 1
-        raise
-
-
-def _mendable(error: Exception) -> bool:
-    """Whether the message alone tells a user what to do (the rest are our bugs and keep their traceback)."""
-    names = {"DataError", "RunError", "ConfigError", "CheckpointError", "MetricError", "NonFinite", "Stopped", "NotMet"}
-    return type(error).__name__ in names or isinstance(error, (ValueError, FileNotFoundError, PermissionError))
+        return code if isinstance(code, int) else 1
 
 
 if __name__ == "__main__":

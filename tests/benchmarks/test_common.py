@@ -51,7 +51,7 @@ def test_results_come_back_as_they_were_with_lists_of_numbers_on_one_line(tmp_pa
 
 
 def test_as_many_steps_as_fit_into_cpu_seconds(tmp_path: Path) -> None:
-    from sfumato.recipes.policy import PolicyNetwork, PolicyRecipe
+    from sfumato.fields.policy.recipe import PolicyNetwork, PolicyRecipe
     from sfumato.training.options import TrainOptions
 
     rng = np.random.default_rng(0)
@@ -67,9 +67,9 @@ def test_as_many_steps_as_fit_into_cpu_seconds(tmp_path: Path) -> None:
 
 def test_the_average_of_a_policys_past_is_tried_as_it_was(tmp_path: Path) -> None:
     """The last snapshot acts like the run itself, but for the rounding it is stored with; an earlier one does not."""
-    from sfumato.recipes.acting import Policy
-    from sfumato.recipes.job import train
-    from sfumato.recipes.policy import PolicyNetwork, PolicyRecipe
+    from sfumato.fields.policy.acting import Policy
+    from sfumato.fields.policy.recipe import PolicyNetwork, PolicyRecipe
+    from sfumato.jobs.train import train
     from sfumato.training.options import TrainOptions
 
     rng = np.random.default_rng(0)

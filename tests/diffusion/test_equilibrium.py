@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.equilibrium import Descended, Equilibrium, descend, descent, field, residual
+from sfumato.diffusion.grids import uniform
 from sfumato.diffusion.guidance import clip, guide, inpaint
 from sfumato.diffusion.loss import loss
 from sfumato.diffusion.process import Endpoints, Gaussian
 from sfumato.diffusion.quadrature import gauss_legendre
 from sfumato.diffusion.rng import Streams, key
-from sfumato.diffusion.sample import Euler, sample, uniform
+from sfumato.diffusion.sample import Euler, sample
 from sfumato.diffusion.schedule import Linear
 from sfumato.diffusion.solvers import heun
 from sfumato.metrics.distances import sliced_wasserstein

@@ -14,25 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sfumato.diffusion.couplings import assign, independent, optimal_transport
 from sfumato.diffusion.denoiser import Denoiser
-from sfumato.diffusion.loss import (
-    Adaptive,
-    LearnedUncertainty,
-    LogitNormal,
-    LogNormal,
-    Uniform,
-    assign,
-    edm_weight,
-    independent,
-    loss,
-    min_snr,
-    optimal_transport,
-    sigmoid_weight,
-    stratified,
-)
+from sfumato.diffusion.loss import loss
 from sfumato.diffusion.process import Gaussian
 from sfumato.diffusion.rng import Streams, key
 from sfumato.diffusion.schedule import VP, Cosine, Linear, LogLinear
+from sfumato.diffusion.times import Adaptive, LogitNormal, LogNormal, Uniform, stratified
+from sfumato.diffusion.weights import LearnedUncertainty, edm_weight, min_snr, sigmoid_weight
 from tests.laws.worlds import ANSWERS, F64, normal
 
 every_answer = pytest.mark.parametrize("predicts", ANSWERS)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.exact import finite_data
+from sfumato.diffusion.grids import uniform
 from sfumato.diffusion.loss import loss
 from sfumato.diffusion.onehot import Decoding, OneHot, decoding_error
 from sfumato.diffusion.process import Endpoints, Gaussian
 from sfumato.diffusion.rng import Streams, key
-from sfumato.diffusion.sample import sample, uniform
+from sfumato.diffusion.sample import sample
 from sfumato.diffusion.schedule import VP, Cosine, Linear, Schedule
 from sfumato.diffusion.solvers import SOLVERS
 from tests.laws.token_tables import generator, worst_errors

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.exact import GaussianData
+from sfumato.diffusion.grids import Auto, ShiftedGrid, auto, cosine, karras, logsnr, uniform
 from sfumato.diffusion.process import Gaussian
-from sfumato.diffusion.sample import Auto, ShiftedGrid, auto, cosine, karras, logsnr, sample, trajectory, uniform
+from sfumato.diffusion.sample import sample, trajectory
 from sfumato.diffusion.schedule import EDM, VE, VP, Cosine, Linear, Shifted
 from sfumato.diffusion.solvers import SOLVERS
 from tests.laws.orders import errors, gaussian, mixture

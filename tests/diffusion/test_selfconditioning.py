@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.grids import uniform
 from sfumato.diffusion.loss import loss
 from sfumato.diffusion.process import Gaussian
 from sfumato.diffusion.product import Clean, Product
 from sfumato.diffusion.rng import Streams, key
-from sfumato.diffusion.sample import Euler, sample, uniform
+from sfumato.diffusion.sample import Euler, sample
 from sfumato.diffusion.schedule import Cosine, Linear
 from sfumato.diffusion.selfconditioning import SelfConditioned, remember, zeros
 from sfumato.diffusion.solvers import ab, heun

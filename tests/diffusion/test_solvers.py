@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfumato.diffusion.exact import GaussianData, MixtureData
+from sfumato.diffusion.grids import uniform
 from sfumato.diffusion.process import Endpoints, Gaussian
-from sfumato.diffusion.sample import sample, uniform
+from sfumato.diffusion.sample import sample
 from sfumato.diffusion.schedule import EDM, VP, Linear, Schedule
 from sfumato.diffusion.solvers import SOLVERS, AdaptiveSolver, Node, ab, dpmpp_2m, euler, follow, unipc
 from tests.laws.worlds import F64, normal, scalar

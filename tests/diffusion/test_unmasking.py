@@ -11,10 +11,11 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.grids import uniform
 from sfumato.diffusion.loss import loss
 from sfumato.diffusion.masked import Masked
 from sfumato.diffusion.rng import Streams, key
-from sfumato.diffusion.sample import Euler, sample, trajectory, uniform
+from sfumato.diffusion.sample import Euler, sample, trajectory
 from sfumato.diffusion.schedule import Cosine, Linear
 from sfumato.diffusion.tokens import UniformTokens, draw
 from sfumato.diffusion.unmasking import Confidence, EntropyBound, Remask, blocks, infill

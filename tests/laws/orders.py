@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.exact import Exact, GaussianData, MixtureData
+from sfumato.diffusion.grids import auto, cosine, karras, logsnr, uniform
 from sfumato.diffusion.process import Gaussian
-from sfumato.diffusion.sample import auto, cosine, karras, logsnr, sample, uniform
+from sfumato.diffusion.sample import sample
 from sfumato.diffusion.schedule import VP, Linear, LogLinear, Schedule
 from sfumato.diffusion.solvers import (
     Churn,

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sfumato.diffusion.grids import uniform
 from sfumato.diffusion.process import Endpoints, Gaussian
 from sfumato.diffusion.rng import Streams, key
-from sfumato.diffusion.sample import sample, uniform
+from sfumato.diffusion.sample import sample
 from sfumato.diffusion.schedule import VP, Linear, LogLinear
 from sfumato.diffusion.solvers import SOLVERS
 from tests.laws.orders import DETERMINISTIC, Impulses, mixture

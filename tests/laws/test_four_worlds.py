@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from benchmarks.four_worlds import SHARES, WORLDS, Modes, draw_samples, measure, picture, train
 from sfumato.diffusion import SO3, Denoiser, Heat, Streams, key, loss, sample, uniform
-from sfumato.diffusion.loss import Uniform
 from sfumato.diffusion.sample import Euler
+from sfumato.diffusion.times import Uniform
 
 
 @pytest.mark.slow

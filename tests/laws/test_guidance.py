@@ -11,10 +11,11 @@ from torch import Tensor
 
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.exact import GaussianData
+from sfumato.diffusion.grids import uniform
 from sfumato.diffusion.guidance import apg, autoguide, clip, during, guide, inpaint
 from sfumato.diffusion.process import Endpoints, Gaussian
 from sfumato.diffusion.rng import Streams, key
-from sfumato.diffusion.sample import sample, trajectory, uniform
+from sfumato.diffusion.sample import sample, trajectory
 from sfumato.diffusion.schedule import VP, Linear, Schedule
 from sfumato.diffusion.solvers import ab, ancestral, dpmpp_2m, euler, heun
 from tests.laws.worlds import ANSWERS, F64, normal, scalar

@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from sfumato.diffusion.grids import uniform
 from sfumato.diffusion.heat import Heat
 from sfumato.diffusion.heat_quantile import angle_of, angle_of_score, branch_end, radius_of
 from sfumato.diffusion.manifold import SO3, Torus
 from sfumato.diffusion.process import Endpoints
-from sfumato.diffusion.sample import Euler, sample, uniform
+from sfumato.diffusion.sample import Euler, sample
 from tests.laws.manifold_tables import KERNELS, MANIFOLDS, PROCESSES, decay, frequency, igso3_score_table, score_table
 from tests.laws.worlds import F64, scalar
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.geodesic import Geodesic
+from sfumato.diffusion.grids import uniform
 from sfumato.diffusion.heat import Heat
 from sfumato.diffusion.loss import loss
 from sfumato.diffusion.manifold import SO3, Sphere, Torus
 from sfumato.diffusion.rng import Streams, key
-from sfumato.diffusion.sample import Euler, sample, uniform
+from sfumato.diffusion.sample import Euler, sample
 from sfumato.diffusion.schedule import Linear
 from tests.laws.manifold_tables import LAWS, MANIFOLDS, POINTS, PROCESSES, case, points, tangents, worst_errors
 from tests.laws.worlds import F64, scalar

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sfumato.diffusion.exact import GaussianData
+from sfumato.diffusion.grids import cosine
 from sfumato.diffusion.particles import (
     effective_size,
     exceeds,
@@ -25,7 +26,7 @@ from sfumato.diffusion.particles import (
 from sfumato.diffusion.process import Gaussian
 from sfumato.diffusion.product import Clean
 from sfumato.diffusion.rng import Streams, key
-from sfumato.diffusion.sample import Euler, cosine, sample
+from sfumato.diffusion.sample import Euler, sample
 from sfumato.diffusion.schedule import VP, Linear
 from sfumato.diffusion.solvers import Heun, Renoised, ab
 from tests.laws.orders import MEANS, VARIANCES, Impulses, gaussian, moment_error, moments, slope

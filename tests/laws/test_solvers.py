@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from sfumato.diffusion.exact import GaussianData
+from sfumato.diffusion.grids import uniform
 from sfumato.diffusion.process import Endpoints, Gaussian
 from sfumato.diffusion.rng import Streams, key
-from sfumato.diffusion.sample import sample, trajectory, uniform
+from sfumato.diffusion.sample import sample, trajectory
 from sfumato.diffusion.schedule import EDM, VE, VP, Cosine, Linear, LogLinear, Schedule
 from sfumato.diffusion.solvers import AdaptiveSolver, Multistep, ab, ancestral, euler
 from tests.laws.orders import (

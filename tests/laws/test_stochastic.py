@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from sfumato.diffusion.exact import GaussianData, MixtureData
+from sfumato.diffusion.grids import uniform
 from sfumato.diffusion.process import Gaussian
 from sfumato.diffusion.rng import Streams, key
-from sfumato.diffusion.sample import sample, trajectory, uniform
+from sfumato.diffusion.sample import sample, trajectory
 from sfumato.diffusion.schedule import EDM, VE, VP, Linear, Schedule
 from sfumato.diffusion.solvers import Churn, EulerMaruyama, Heun, PredictorCorrector, ancestral, dpmpp_2m, euler
 from tests.laws.orders import (

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.exact import GaussianData
+from sfumato.diffusion.grids import cosine
 from sfumato.diffusion.process import Gaussian
 from sfumato.diffusion.rng import Streams, key, mix
-from sfumato.diffusion.sample import cosine, sample
+from sfumato.diffusion.sample import sample
 from sfumato.diffusion.schedule import VP
 from sfumato.diffusion.solvers import SOLVERS
 from tests.laws.orders import mixture

@@ -15,12 +15,13 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from sfumato.diffusion.denoiser import Denoiser
+from sfumato.diffusion.grids import uniform
 from sfumato.diffusion.guidance import guide
 from sfumato.diffusion.loss import loss
 from sfumato.diffusion.masked import Masked
 from sfumato.diffusion.process import Endpoints
 from sfumato.diffusion.rng import Streams, key
-from sfumato.diffusion.sample import sample, trajectory, uniform
+from sfumato.diffusion.sample import sample, trajectory
 from sfumato.diffusion.schedule import VE, VP, Linear, Schedule
 from sfumato.diffusion.tokens import UniformTokens, certain, elbo
 from sfumato.diffusion.unmasking import Remask

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.diffusion.grids import uniform
 from sfumato.diffusion.masked import Masked
 from sfumato.diffusion.onehot import OneHot
 from sfumato.diffusion.process import Endpoints
 from sfumato.diffusion.rng import Streams, key
-from sfumato.diffusion.sample import sample, uniform
+from sfumato.diffusion.sample import sample
 from sfumato.diffusion.schedule import VP, Cosine, Linear, Schedule, Sigmoid, ZeroTerminal
 from sfumato.diffusion.solvers import SOLVERS
 from sfumato.diffusion.tokens import UniformTokens, share

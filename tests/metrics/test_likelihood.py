@@ -10,7 +10,8 @@ from sfumato.diffusion import EDM, Cosine, Equilibrium, Gaussian, Linear
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.exact import GaussianData, finite_data
 from sfumato.metrics.distances import MetricError
-from sfumato.metrics.likelihood import flow_bits, mean_interval, measure_levels, start_nats
+from sfumato.metrics.intervals import mean_interval
+from sfumato.metrics.likelihood import flow_bits, measure_levels, start_nats
 
 VARIANCE = torch.tensor([1.0, 0.25, 4.0], dtype=torch.float64)
 ENTROPY = float(((2 * math.pi * math.e * VARIANCE).log() / 2).mean()) / math.log(2)  # bits per dimension

@@ -25,14 +25,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sfumato.diffusion import Denoiser, Guess, guide
-from sfumato.diffusion.process import Endpoints
-from sfumato.diffusion.rng import Rng
+from sfumato.diffusion import Denoiser, Guess, guide, tree
+from sfumato.diffusion.process import Endpoints, States
+from sfumato.diffusion.rng import Rng, uniform_like
+from sfumato.diffusion.sample import Solver
+from sfumato.diffusion.tree import Tree
 
 Kind = Literal["lagrangian", "semigroup", "mean_flow", "consistency"]
 KINDS: tuple[Kind, ...] = ("lagrangian", "semigroup", "mean_flow", "consistency")
@@ -45,8 +47,8 @@ class FlowMap(Denoiser):
     The network takes ``network(shown, level, level_s, **condition)``.
     """
 
-    def answer(self, x_t: Any, t: Tensor, s: Tensor | None = None, **condition: Any) -> Any:
-        return super().answer(x_t, t, t if s is None else s, **condition)
+    def answer(self, x_t: Tree, t: Tree, s: Tree | None = None, *, given: Tree | None = None, **condition: Any) -> Tree:
+        return super().answer(x_t, t, t if s is None else s, given=given, **condition)
 
 
 def check_path(process: Any) -> None:
@@ -71,9 +73,9 @@ class Guided:
     interval: float = 0.25
     """Share of training samples with an interval of their own; the rest are guided everywhere."""
 
-    def draw(self, rows: int, device: torch.device) -> Tensor:
-        """Random inputs (rows, 3), from torch's own stream."""
-        u = torch.rand(rows, 4, device=device)
+    def draw(self, rows: int, rng: Rng, device: torch.device) -> Tensor:
+        """Random inputs (rows, 3), each from its row's own stream."""
+        u = _uniform(rows, 4, rng).to(device, torch.float32)
         ends = u[:, 1:3].sort(1).values
         whole = torch.tensor([0.0, 1.0], device=device)
         ends = torch.where(u[:, 3:] < self.interval, ends, whole)
@@ -87,14 +89,13 @@ class Times(NamedTuple):
     s: Tensor
     tau: Tensor
     tau_s: Tensor
-    role: Tensor
-    """A permutation of 0 .. B - 1; the rows of the first ``anchored`` learn the teacher's guess itself."""
-    anchored: int
+    anchored: Tensor
+    """Which rows learn the teacher's guess itself: bool (B,), on the CPU, where their number is known without waiting."""
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """The loss that makes a flow map out of a trained denoiser; called like :func:`~sfumato.diffusion.loss`.
+    """The criterion that makes a flow map out of a trained denoiser.
 
     Args:
         teacher: the trained denoiser, its weights frozen.
@@ -131,45 +132,52 @@ class Conversion:
             raise ValueError(f"kind = {self.kind!r}: must be one of {', '.join(KINDS)}")
 
     def __call__(
-        self, denoiser: Denoiser, x: Any, t: Tensor, rng: Any = None, z: Any = None, **condition: Any
-    ) -> Tensor:
-        """Loss per sample (B,) for data x (B, ...) and uniform numbers t (B,), which become times of departure."""
+        self, denoiser: Denoiser, x: Tree, t: Tensor, *, rng: Rng = None, z: Tree | None = None, weight: Tree | None = None,
+        given: Tree | None = None, condition: Mapping[str, Tree] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Loss per sample (B,) for data x (B, ...) and uniform numbers t (B,), which become times of departure.
+
+        All that is drawn comes from ``rng``, the rows' own streams. ``given`` is not used: map and teacher are asked at other
+        rows than those of the batch, and with a condition of their own.
+        """
         process: Any = denoiser.process
         flow_map = denoiser if isinstance(denoiser, FlowMap) else FlowMap(denoiser.network, process)
         z = process.prior(x, rng) if z is None else z
-        times = self._times(process, t)
+        times = self._times(process, t, rng)
         t, s = times.t, times.s
+        condition = dict(condition or {})
         if self.guided is not None:
-            condition = {**condition, "guidance": self.guided.draw(len(t), t.device)}
+            condition["guidance"] = self.guided.draw(len(t), rng, t.device)
         x_t = process.interpolate(x, z, t)
         if self.kind == "lagrangian":
-            return self._weighted(self._lagrangian(flow_map, x_t, times, condition))
+            return self._weighted(self._lagrangian(flow_map, x_t, times, condition, weight))
         make = {"semigroup": self._semigroup, "mean_flow": self._mean_flow, "consistency": self._consistency}[self.kind]
         with torch.no_grad():
             wanted = make(flow_map, x_t, times, condition)
-        return self._weighted(process.loss(flow_map.answer(x_t, t, s, **condition), wanted.x, wanted.z, t))
+        return self._weighted(process.loss(flow_map.answer(x_t, t, s, **condition), wanted.x, wanted.z, t, weight))
 
     @property
     def width(self) -> float:
         """h, or its default for this kind."""
         return self.h if self.h is not None else 0.01 if self.kind == "lagrangian" else 0.05
 
-    def _times(self, process: Any, u: Tensor) -> Times:
+    def _times(self, process: Any, u: Tensor, rng: Rng) -> Times:
         """Times of departure and arrival for uniform numbers (B,)."""
-        v = torch.rand(3, len(u), device=u.device, dtype=u.dtype)
+        own = _uniform(len(u), 4, rng)
+        v, role = own[:, :3].T.to(u), own[:, 3]
         one, zero = process.fraction(torch.ones_like(u)), process.fraction(torch.zeros_like(u))  # 1 and 0, or nearly so
         finest = torch.maximum(torch.full_like(u, self.finest), zero)
         tau = torch.where(v[0] < self.ends, one, finest + (one - finest) * u)
         inside = finest + (tau - finest) * v[2]
         arrival = zero if self.kind == "consistency" else torch.where(v[1] < self.ends, zero, inside)
         # learned from the teacher: the plain denoiser s = t, and the last step, which the teacher takes in one
-        role, anchored = torch.randperm(len(u), device=u.device), _whole(self.anchor * len(u))
-        last = role < (anchored if self.kind == "consistency" else _whole(anchored / 4))
+        anchored = role < self.anchor
+        last = (role < (self.anchor if self.kind == "consistency" else self.anchor / 4)).to(u.device)
         tau, arrival = (
             torch.where(last, finest, tau),
-            torch.where(last, zero, torch.where(role < anchored, tau, arrival)),
+            torch.where(last, zero, torch.where(anchored.to(u.device), tau, arrival)),
         )
-        return Times(process.at_fraction(tau), process.at_fraction(arrival), tau, arrival, role, anchored)
+        return Times(process.at_fraction(tau), process.at_fraction(arrival), tau, arrival, anchored)
 
     def _teach(self, x_t: Any, t: Tensor, condition: dict[str, Any]) -> Any:
         """The teacher's guess of the endpoints, guided as asked."""
@@ -182,14 +190,16 @@ class Conversion:
             w = torch.where(inside, guidance[:, 0], torch.ones_like(t))
             return guide(self.teacher, w)(x_t, t, **plain)
 
-    def _lagrangian(self, flow_map: FlowMap, x_t: Any, times: Times, condition: dict[str, Any]) -> Tensor:
+    def _lagrangian(
+        self, flow_map: FlowMap, x_t: Any, times: Times, condition: dict[str, Any], weight: Tree | None
+    ) -> Tensor:
         """Anchored rows against the teacher's guess, the others by the velocity of their end against the teacher's there.
 
         The map is asked once for all: anchored rows, near ends, far ends. Rows are told apart by their places in an order,
         not by a mask, whose size a GPU would have to be asked for.
         """
         process: Any = flow_map.process
-        order, count = times.role.argsort(), times.anchored
+        order, count = (~times.anchored).byte().argsort(stable=True).to(times.t.device), int(times.anchored.sum())
         still, moving = order[:count], order[count:]
         t, _, tau, tau_s = (value[moving] for value in times[:4])
         last = tau_s < self.finest  # the last step: as the teacher, from the finest level to the data in one
@@ -200,19 +210,22 @@ class Conversion:
         middle = process.at_fraction(torch.where(last, near, (near + far) / 2))
 
         asked, ends = torch.cat([order, moving]), torch.cat([times.s[still], s_near, s_far])
-        own = {name: value[asked] for name, value in condition.items()}
-        guess = flow_map(_part(x_t, asked), times.t[asked], ends, **own)
+        own = tree.take(condition, asked)
+        guess = flow_map(tree.take(x_t, asked), times.t[asked], ends, **own)
         x_near, x_far = (
-            process.step(Endpoints(*(_part(end, rows) for end in guess)), _part(x_t, moving), t, s)
+            process.step(Endpoints(*(tree.take(end, rows) for end in guess)), tree.take(x_t, moving), t, s)
             for rows, s in ((slice(count, len(order)), s_near), (slice(len(order), None), s_far))
         )
         moved = process.chord(x_near, s_near, x_far, s_far)
         with torch.no_grad():
             x_middle = process.interpolate(moved.x, moved.z, middle)
-        at, time = _join(_part(x_t, still), x_middle), torch.cat([times.t[still], middle])
-        found = Endpoints(*(_join(_part(end, slice(count)), far) for end, far in zip(guess, moved, strict=True)))
-        taught = self._teach(at, time, {name: value[order] for name, value in condition.items()})
-        return process.apart(found, taught, at, time)[times.role]
+        at, time = tree.join(tree.take(x_t, still), x_middle), torch.cat([times.t[still], middle])
+        found = Endpoints(
+            *(tree.join(tree.take(end, slice(count)), far) for end, far in zip(guess, moved, strict=True))
+        )
+        taught = self._teach(at, time, tree.take(condition, order))
+        counts = None if weight is None else tree.take(weight, order)
+        return process.apart(found, taught, at, time, counts)[order.argsort()]
 
     def _semigroup(self, flow_map: FlowMap, x_t: Any, times: Times, condition: dict[str, Any]) -> Endpoints:
         """The chord of two short steps; where s = t, the teacher's guess."""
@@ -222,28 +235,28 @@ class Conversion:
         x_middle = _arrive(flow_map, x_t, t, middle, condition)
         x_s = _arrive(flow_map, x_middle, middle, s, condition)
         taught = self._teach(x_t, t, condition)
-        return _where(times.role < times.anchored, taught, process.chord(x_t, t, x_s, s))
+        return tree.where(times.anchored, taught, process.chord(x_t, t, x_s, s))
 
     def _mean_flow(self, flow_map: FlowMap, x_t: Any, times: Times, condition: dict[str, Any]) -> Endpoints:
         """u = v - (tau_t - tau_s) du/dt, as a chord: the end is moved against its drift. Where s = t, the teacher's guess."""
         process: Any = flow_map.process
-        t, s, tau, tau_s, role, anchored = times
+        t, s, tau, tau_s, anchored = times
         taught = self._teach(x_t, t, condition)
         up = torch.minimum(tau + self.width, process.fraction(torch.ones_like(t)))
         down = torch.maximum(tau - self.width, tau_s).clamp_min(self.finest)
         t_up, t_down = process.at_fraction(up), process.at_fraction(down)
         starts = [process.step(taught, x_t, t, at) for at in (t_up, t_down)]
-        both = {name: torch.cat([value, value]) for name, value in condition.items()}
-        arrived = _arrive(flow_map, _join(*starts), torch.cat([t_up, t_down]), torch.cat([s, s]), both)
-        x_up, x_down = _part(arrived, slice(None, len(t))), _part(arrived, slice(len(t), None))
+        both = tree.join(condition, condition)
+        arrived = _arrive(flow_map, tree.join(*starts), torch.cat([t_up, t_down]), torch.cat([s, s]), both)
+        x_up, x_down = tree.take(arrived, slice(None, len(t))), tree.take(arrived, slice(len(t), None))
         # with up and down about t alike, x_s = their middle, and x_s - (tau - tau_s) dx_s/dtau is the end of the chord
         at_t, gap = (tau - down) / (up - down), (tau - tau_s) / (up - down)
-        return _where(role < anchored, taught, process.chord(x_t, t, process.between(x_down, x_up, at_t - gap), s))
+        return tree.where(anchored, taught, process.chord(x_t, t, process.between(x_down, x_up, at_t - gap), s))
 
     def _consistency(self, flow_map: FlowMap, x_t: Any, times: Times, condition: dict[str, Any]) -> Endpoints:
         """The end of the path from a little further on, where the teacher's flow leads in one step of second order."""
         process: Any = flow_map.process
-        t, s, tau, _, role, anchored = times
+        t, s, tau, _, anchored = times
         taught = self._teach(x_t, t, condition)
         r, middle = (
             process.at_fraction((tau - width).clamp_min(self.finest)) for width in (2 * self.width, self.width)
@@ -251,51 +264,27 @@ class Conversion:
         half = process.step(taught, x_t, t, middle)
         one, two = process.step(taught, x_t, t, r), process.step(self._teach(half, middle, condition), half, middle, r)
         x_r = process.between(one, two, torch.full_like(tau, 2.0))  # Richardson: the error of first order cancels
-        return _where(role < anchored, taught, process.chord(x_t, t, _arrive(flow_map, x_r, r, s, condition), s))
+        return tree.where(anchored, taught, process.chord(x_t, t, _arrive(flow_map, x_r, r, s, condition), s))
 
     def _weighted(self, losses: Tensor) -> Tensor:
         """Divided by (loss + 0.01)^power, so that steps of every length pull alike (MeanFlow, section 4.3)."""
         return losses / (losses.detach() + 0.01) ** self.power if self.power else losses
 
 
-def _whole(count: float) -> int:
-    """A whole number that is ``count`` on average: small batches have their share too. Drawn on the CPU, so that no GPU is
-    waited for."""
-    return int(count + float(torch.rand(())))
+def _uniform(rows: int, count: int, rng: Rng) -> Tensor:
+    """Uniform numbers (rows, count), each row from its own stream, float64 on the CPU."""
+    return uniform_like(torch.empty(0), rng, (rows, count))
 
 
 def _arrive(flow_map: FlowMap, x_t: Any, t: Tensor, s: Tensor, condition: dict[str, Any]) -> Any:
     return flow_map.process.step(flow_map(x_t, t, s, **condition), x_t, t, s)
 
 
-# ---- states are tensors, or dicts of them where the process is a product ----------------------------------------------
-
-
-def _join(a: Any, b: Any) -> Any:
-    """The rows of a, then those of b."""
-    return {name: _join(a[name], b[name]) for name in a} if isinstance(a, Mapping) else torch.cat([a, b])
-
-
-def _part(x: Any, rows: slice | Tensor) -> Any:
-    return {name: _part(value, rows) for name, value in x.items()} if isinstance(x, Mapping) else x[rows]
-
-
-def _where(rows: Tensor, yes: Endpoints, no: Endpoints) -> Endpoints:
-    return Endpoints(where(rows, yes.x, no.x), where(rows, yes.z, no.z))
-
-
-def where(rows: Tensor, yes: Any, no: Any) -> Any:
-    """The rows (B,) of ``yes`` where true, else of ``no``."""
-    if isinstance(yes, Mapping):
-        return {name: where(rows, yes[name], no[name]) for name in yes}
-    return torch.where(rows.reshape(-1, *[1] * (yes.ndim - 1)), yes, no)
-
-
 # ---- sampling ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Leap:
+class Leap(Solver):
     """A step of a flow map, exact for any length.
 
     Args:
@@ -312,6 +301,7 @@ class Leap:
     gamma: float = 0.0
     mean: bool = False
     order: int = 1
+    states: ClassVar[tuple[States, ...]] = ("vectors", "points", "parts")
 
     def __post_init__(self) -> None:
         if not 0 <= self.gamma <= 1:

@@ -4,7 +4,7 @@ A trained flow sends each noise z to one x. Trained again on those couples (x, z
 noise, the paths no longer cross, and their velocity has less reason to change on the way: "rectified flow" (Liu 2022,
 arXiv 2209.03003).
 
-    teacher --Couples.make--> folder of (x, z, condition) --Couples.open--> training data, with coupling=paired
+    teacher --Couples.make--> folder of (x, z, condition) --Couples.open--> training data, whose "z" is the noise
     straightness(denoiser, z, times): how far from straight the paths are
 """
 
@@ -25,9 +25,11 @@ import torch
 from torch import Tensor
 
 from sfumato.data import DataError, shown
-from sfumato.diffusion import Guess, Streams, cosine, heun, key, trajectory
+from sfumato.diffusion import FromNoise, Guess, cosine, generate, heun, trajectory
+from sfumato.diffusion.generate import RESERVED, streams
+from sfumato.diffusion.grids import Grid
 from sfumato.diffusion.process import along
-from sfumato.diffusion.sample import Grid, Solver, sample
+from sfumato.diffusion.sample import Solver
 
 FORMAT = 1
 MANIFEST = "couples.json"
@@ -54,7 +56,7 @@ def couples(
     x is the teacher's sample from the noise z, both float32 on the CPU. Couple i is a function of the seed and i alone:
     the same bit for bit in any order and company as long as ``batch`` is the same, because the teacher always sees full
     batches, the last one padded. To teach a conditional flow that also knows the unconditional one, give some couples
-    the condition "none" (label -1); training must not drop conditions at random (see :func:`paired`).
+    the condition "none" (label -1); training should not drop conditions at random besides.
 
     Raises:
         ValueError: the teacher's network is in training mode, or a condition is called "x" or "z" or has another length.
@@ -62,26 +64,41 @@ def couples(
     """
     if getattr(getattr(denoiser, "network", None), "training", False):
         raise ValueError("the teacher's network is in training mode, its samples would be noisy: call network.eval()")
-    times = grid(denoiser.process.schedule, steps)
-    for start in range(0, len(numbers), batch):
-        own = [int(i) for i in numbers[start : start + batch]]
-        rng = Streams(key("couples", seed), [*own, *[own[-1]] * (batch - len(own))], device)
-        z = rng.normal((batch, *shape))
-        given = {} if condition is None else dict(condition(own))
-        for name, value in given.items():
-            if name in ("x", "z") or value.ndim == 0 or len(value) != len(own):
-                raise ValueError(
-                    f"condition {name!r} has shape {tuple(value.shape)}: expected {len(own)} rows and a name not x or z"
-                )
-        filled = {
-            name: torch.cat([value, value[-1:].expand(batch - len(own), *value.shape[1:])]).to(device)
-            for name, value in given.items()
-        }
-        x = sample(denoiser, z, times, solver, rng, **filled)
-        good = x.isfinite().flatten(1).all(1)[: len(own)].tolist()
+    queries, stream = _Asked(shape, condition), ("couples",)
+    begin = FromNoise(steps, grid)
+    for drawn in generate(
+        denoiser, queries, numbers, seed=seed, stream=stream, begin=begin, solver=solver, batch=batch, device=device
+    ):  # fmt: skip
+        good = drawn.x.isfinite().flatten(1).all(1).tolist()
         if not all(good):
-            raise RuntimeError(f"the teacher's sample number {own[good.index(False)]} is not finite: use more steps")
-        yield {name: value[: len(own)].cpu() for name, value in {"x": x.float(), "z": z, **given}.items()}
+            number = drawn.numbers[good.index(False)]
+            raise RuntimeError(f"the teacher's sample number {number} is not finite: use more steps")
+        z = denoiser.process.prior(drawn.query["x"], streams(queries, drawn.numbers, seed, stream, device))
+        yield {**{name: value.cpu() for name, value in drawn.query.items()}, "x": drawn.x.float().cpu(), "z": z.cpu()}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Couples as queries: so many blanks of a shape, each with its condition."""
+
+    shape: tuple[int, ...]
+    condition: Condition | None
+    buckets: None = None
+
+    def __len__(self) -> int:
+        return 2**31
+
+    def name(self, number: int) -> tuple[str, int]:
+        return "", number
+
+    def batch(self, numbers: Sequence[int]) -> dict[str, Tensor]:
+        given = {} if self.condition is None else dict(self.condition(numbers))
+        for name, value in given.items():
+            if name in ("x", "z", *RESERVED) or value.ndim == 0 or len(value) != len(numbers):
+                raise ValueError(
+                    f"condition {name!r} has shape {tuple(value.shape)}: expected {len(numbers)} rows and a name not x or z"
+                )
+        return {"x": torch.zeros(len(numbers), *self.shape), **given}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +106,7 @@ class Couples:
     """Couples in a folder, as a data set: items {"x": float32, "z": float32, condition...} of a teacher's own pairs.
 
     The folder holds one ``NAME.npy`` per array, which stays on disk until an item is asked for, and ``couples.json``.
-    Train on it with :func:`paired` as the coupling, or by hand: ``loss(denoiser, x, t, z=z)``.
+    Train on it as on any data set: the loop takes its "z" for the noise. By hand: ``loss(denoiser, x, t, z=z)``.
 
     Args:
         folder: where the arrays are.
@@ -168,31 +185,18 @@ class Couples:
     def __len__(self) -> int:
         return len(self.arrays["x"])
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """{"x": float32 of the item's shape, "z": the noise it was made from, condition...}, copies."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"couple {index} of {len(self)}")
-        return {name: np.array(array[index]) for name, array in self.arrays.items()}
+    @property
+    def buckets(self) -> None:
+        """All couples can stand in one batch."""
+        return None
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Couples `indices` (B,): {"x": float32, "z": the noise each was made from, condition...}, copies."""
+        return {name: np.array(array[indices]) for name, array in self.arrays.items()}
 
     def name(self, index: int) -> str:
         """The folder with the couple's number."""
         return f"{self.folder}[{index}]"
-
-
-def paired(x: Tensor, z: Tensor, condition: dict[str, Tensor]) -> Tensor:
-    """The coupling for training on :class:`Couples`: the noise that x was made from, taken out of ``condition``.
-
-    x and z (the noise that would have been used) are (B, ...). Raises ValueError if the batch has no "z", or if it was
-    dropped together with the condition, as it is when training drops conditions at random.
-    """
-    if "z" not in condition:
-        raise ValueError("the coupling 'paired' needs items that carry their noise z: train on Couples")
-    found = condition.pop("z")
-    if found.shape != x.shape:
-        raise ValueError(f"the couples' z has shape {tuple(found.shape)}, x has {tuple(x.shape)}")
-    if bool((found == 0).flatten(1).all(1).any()):
-        raise ValueError("a couple's noise z was dropped with its condition: train with drop=0")
-    return found.to(z.dtype)
 
 
 @torch.no_grad()

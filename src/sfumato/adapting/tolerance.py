@@ -6,20 +6,20 @@ of the error of the long one, for free: so every sample walks at its own pace, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sfumato.adapting.flow_map import where
-from sfumato.diffusion import Guess
+from sfumato.diffusion import Guess, tree
+from sfumato.diffusion.process import States
 from sfumato.diffusion.rng import Rng
+from sfumato.diffusion.sample import Solver
 
 
 @dataclass(frozen=True)
-class LeapWithin:
+class LeapWithin(Solver):
     """A solver for flow maps that shortens a step until one long step and two short ones agree; walk times [1, 0].
 
     Each sample first tries to go all the way. Where the ends differ by more than ``tol`` it tries only the first of the
@@ -42,6 +42,8 @@ class LeapWithin:
     finest: float = 0.01
     most: int = 64
     order: int = 1
+    states: ClassVar[tuple[States, ...]] = ("vectors", "points", "parts")
+    counts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not self.tol > 0:
@@ -60,7 +62,7 @@ class LeapWithin:
         def leap(x: Any, start: Tensor, end: Tensor) -> Any:
             return process.step(guess(x, start, end), x, start, end)
 
-        leaf = _leaf(x_t)
+        leaf = tree.first(x_t)
         rows, device = len(leaf), leaf.device
         dtype = leaf.dtype if leaf.is_floating_point() else torch.float32
         t, last = (u.to(device, dtype).expand(rows).clone() for u in (t, s))
@@ -69,7 +71,7 @@ class LeapWithin:
         active = t > last
         while bool(active.any()):
             if bool((active & ~known).any()):
-                far = where(known, far, leap(x_t, t, end))
+                far = tree.where(known, far, leap(x_t, t, end))
                 calls += (active & ~known).long()
             share = process.fraction(end) + self.split * (process.fraction(t) - process.fraction(end))
             middle = process.at_fraction(torch.minimum(share.clamp_min(self.finest), process.fraction(t)))
@@ -80,15 +82,8 @@ class LeapWithin:
             apart = process.apart(process.chord(x_t, t, near, end), process.chord(x_t, t, far, end), x_t, t)
             good = (gap * apart.sqrt() <= self.tol) | (calls >= self.most) | (process.fraction(t) <= self.finest * 1.01)
             accept = active & good
-            x_t, far = where(accept, near, x_t), half
+            x_t, far = tree.where(accept, near, x_t), half
             known = ~good
             t, end = torch.where(accept, end, t), torch.where(good, last, middle)
             active = t > last
         return x_t, calls
-
-
-def _leaf(x: Any) -> Tensor:
-    while isinstance(x, Mapping):
-        x = next(iter(x.values()))
-    assert isinstance(x, Tensor)
-    return x

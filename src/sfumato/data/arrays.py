@@ -100,11 +100,11 @@ def _unzip(path: Path, limit: int) -> Arrays:
                 f"{shown(path)}: holds the arrays {', '.join(map(shown, members)) or '(none)'}; "
                 f"expected one called x, and at most one of {', '.join(LABEL_KEYS)}"
             )
-        x = _member(archive, members[key], path, limit)
+        x = member(archive, members[key], path, limit)
         _check_shape(x.shape, f"{shown(path)}[{shown(key)}]")
         if not label_keys:
             return Arrays(x)
-        labels = _member(archive, members[label_keys[0]], path, limit)
+        labels = member(archive, members[label_keys[0]], path, limit)
     if labels.shape == (len(x), 1):
         labels = labels[:, 0]
     if labels.shape != (len(x),) or labels.dtype.kind not in "iub":
@@ -115,7 +115,8 @@ def _unzip(path: Path, limit: int) -> Arrays:
     return Arrays(x, labels.astype(np.int64))
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, limit: int) -> np.ndarray:
+def member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, limit: int) -> np.ndarray:
+    """One array of a `.npz`, of ``limit`` bytes at most. Raises DataError, before anything is allocated that lies."""
     name = f"{shown(path)}[{shown(info.filename.removesuffix('.npy'))}]"
     if info.file_size > limit:
         raise DataError(

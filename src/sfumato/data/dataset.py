@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -26,15 +26,96 @@ _WORD = 2**64
 
 
 class Dataset(Protocol):
-    """Numbered items. `dataset[i]` is {"x": float32 array in standard units}, plus "label" (int64 scalar array)."""
+    """Numbered items, read a batch at a time.
+
+    A batch is a dict: "x", a tree (an array or a dict of trees) in standard units, float32 or int64; if wanted "weight",
+    which broadcasts against x or its parts (0 is padding), and "z", the noise that belongs to x; every other name is a
+    condition, a tree too (but none of "aside", "weak" and "given"). Rows first. Padding depends on the item alone.
+    """
+
+    @property
+    def buckets(self) -> np.ndarray | None:
+        """Which items can stand in one batch, (len,) int64: those of one bucket. None: all."""
+        ...
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+    def batch(self, indices: np.ndarray) -> dict[str, Any]:
+        """Items `indices` (B,) at once: arrays or tensors (B, ...)."""
+        ...
 
     def name(self, index: int) -> str:
         """Where item `index` comes from, for messages: a file, or "array.npy[17]"."""
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """Arrays or tensors in memory as a data set, for data of one's own: `Items({"x": pictures, "label": labels})`.
+
+    `arrays` are what a batch holds, each with all N items along its first axis; "x" may be a dict of parts. `of` names
+    them in messages. Raises DataError where "x" is missing or lengths differ.
+    """
+
+    arrays: Mapping[str, Any]
+    of: str = "items"
+    buckets: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if "x" not in self.arrays:
+            raise DataError(
+                f'{self.of}: have no "x", the data themselves; there is {", ".join(self.arrays) or "nothing"}'
+            )
+        lengths = {name: {len(leaf) for leaf in _leaves(value)} for name, value in self.arrays.items()}
+        if len(set().union(*lengths.values())) != 1:
+            said = ", ".join(f"{name} {'/'.join(map(str, sorted(sizes)))}" for name, sizes in lengths.items())
+            raise DataError(f"{self.of}: the arrays differ in length ({said}); one row for each item is expected")
+
+    def __len__(self) -> int:
+        return len(_leaves(self.arrays["x"])[0])
+
+    def batch(self, indices: np.ndarray) -> dict[str, Any]:
+        """These rows of every array."""
+        return {name: _rows(value, indices) for name, value in self.arrays.items()}
+
+    def name(self, index: int) -> str:
+        """The number of the item."""
+        return f"{self.of}[{index}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some items of a data set, as a data set."""
+
+    whole: Dataset
+    indices: np.ndarray
+
+    @property
+    def buckets(self) -> np.ndarray | None:
+        """Those of the items."""
+        kinds = self.whole.buckets
+        return None if kinds is None else kinds[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batch(self, indices: np.ndarray) -> dict[str, Any]:
+        """Items of the whole."""
+        return self.whole.batch(self.indices[indices])
+
+    def name(self, index: int) -> str:
+        """As the whole calls it."""
+        return self.whole.name(int(self.indices[index]))
+
+
+def _leaves(value: Any) -> list[Any]:
+    return [leaf for part in value.values() for leaf in _leaves(part)] if isinstance(value, Mapping) else [value]
+
+
+def _rows(value: Any, indices: np.ndarray) -> Any:
+    return (
+        {name: _rows(part, indices) for name, part in value.items()} if isinstance(value, Mapping) else value[indices]
+    )
 
 
 def raw_numbers(array: np.ndarray) -> np.ndarray:
@@ -155,12 +236,23 @@ class ArrayDataset:
     def __len__(self) -> int:
         return len(self.x) if self.indices is None else len(self.indices)
 
+    @property
+    def buckets(self) -> None:
+        """All items can stand in one batch."""
+        return None
+
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """{"x": float32 of the item's shape, standardised; "label": int64 scalar array if there are labels}."""
-        place = self._place(index)
-        item = {"x": self.statistics.standardise(self.x[place])}
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of a data set of {len(self)}")
+        return {name: np.asarray(value[0]) for name, value in self.batch(np.array([index])).items()}
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Items `indices` (B,) at once: {"x": (B, ...) float32, standardised; "label": (B,) int64 if there are labels}."""
+        places = np.asarray(indices) if self.indices is None else self.indices[indices]
+        item = {"x": self.statistics.standardise(self.x[places])}
         if self.labels is not None:
-            item["label"] = np.asarray(self.labels[place])
+            item["label"] = self.labels[places]
         return item
 
     def name(self, index: int) -> str:
@@ -217,7 +309,47 @@ def batch_indices(count: int, batch: int, step: int, seed: int) -> np.ndarray:
     """
     if count < 1 or batch < 1 or step < 0:
         raise ValueError(f"count {count} and batch {batch} must be at least 1 and step {step} at least 0")
-    position, end, parts = step * batch, (step + 1) * batch, []
+    return stream(count, step * batch, batch, seed)
+
+
+def bucket_indices(buckets: np.ndarray, batch: int, step: int, seed: int) -> np.ndarray:
+    """Item numbers (batch,) int64 for step `step` where each batch must be of one bucket, (count,) their numbers.
+
+    A bucket of n items fills floor((e + 1) n / batch) - floor(e n / batch) batches of round e, so in the long run every
+    item is seen equally often, and the batches of a round come in an order of its own. Within a bucket the items come as
+    those of a data set do. A function of its arguments alone. Raises ValueError as `batch_indices`.
+    """
+    if len(buckets) < 1 or batch < 1 or step < 0:
+        raise ValueError(f"count {len(buckets)} and batch {batch} must be at least 1 and step {step} at least 0")
+    kinds, counts = _sizes(buckets.tobytes(), str(buckets.dtype))
+
+    def before(round_: int) -> np.ndarray:
+        return round_ * counts // batch  # batches of each bucket in all rounds before this one
+
+    low, high = 0, 1
+    while before(high).sum() <= step:
+        high *= 2
+    while high - low > 1:  # the last round that begins at or before this step
+        middle = (low + high) // 2
+        low, high = (middle, high) if before(middle).sum() <= step else (low, middle)
+    own = np.repeat(np.arange(len(kinds)), before(low + 1) - before(low))
+    own = own[_order(len(own), (seed ^ 0x5F0B) % _WORD, low)]
+    place = step - int(before(low).sum())
+    which = own[place]
+    nth = int(before(low)[which]) + int((own[:place] == which).sum())
+    return np.flatnonzero(buckets == kinds[which])[
+        stream(int(counts[which]), nth * batch, batch, seed + int(which) + 1)
+    ]
+
+
+@lru_cache(maxsize=4)
+def _sizes(raw: bytes, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    return np.unique(np.frombuffer(raw, dtype=dtype), return_counts=True)
+
+
+def stream(count: int, position: int, length: int, seed: int) -> np.ndarray:
+    """Numbers position, position + 1, ... of one endless stream of epochs over `count` items: (length,) int64."""
+    end, parts = position + length, []
     while position < end:
         epoch, start = divmod(position, count)
         stop = min(count, start + end - position)

@@ -1,12 +1,12 @@
-"""The one error of this room, and how a file name is written into a message."""
+"""The one error of this room, and how a file name is written into its message."""
 
 from __future__ import annotations
 
 import os
 
+from sfumato.errors import DataError
 
-class DataError(Exception):
-    """Something is wrong with the data. One line: which file or value, what is wrong, what would be right."""
+__all__ = ["DataError", "one_line", "shown"]
 
 
 def shown(name: str | os.PathLike[str]) -> str:

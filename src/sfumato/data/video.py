@@ -18,7 +18,7 @@ from PIL import Image
 
 from sfumato.data.errors import DataError, one_line, shown
 from sfumato.data.picture import MAX_PIXELS
-from sfumato.data.replay import needed
+from sfumato.errors import needed
 
 KEPT_BYTES = 64 << 20
 KEPT_FILES = 4

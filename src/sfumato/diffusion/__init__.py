@@ -1,36 +1,27 @@
 """The core: processes, schedules, losses, solvers, guidance. Imports torch and nothing else."""
 
+from sfumato.diffusion.couplings import independent, optimal_transport
 from sfumato.diffusion.denoiser import Denoiser, Guess
 from sfumato.diffusion.equilibrium import Descent, Equilibrium, descend, residual
 from sfumato.diffusion.exact import GaussianData, MixtureData, finite_data
+from sfumato.diffusion.generate import Blanks, Drawn, FromNoise, generate
 from sfumato.diffusion.geodesic import Geodesic
+from sfumato.diffusion.grids import Auto, ShiftedGrid, auto, cosine, karras, logsnr, uniform
 from sfumato.diffusion.guidance import apg, autoguide, clip, during, guide, inpaint
 from sfumato.diffusion.heat import Heat
 from sfumato.diffusion.likelihood import bits_per_dimension, dequantised_bits, log_likelihood
-from sfumato.diffusion.loss import (
-    Adaptive,
-    LearnedUncertainty,
-    LogitNormal,
-    LogNormal,
-    Uniform,
-    edm_weight,
-    independent,
-    loss,
-    min_snr,
-    optimal_transport,
-    sigmoid_weight,
-    stratified,
-)
+from sfumato.diffusion.loss import loss
 from sfumato.diffusion.manifold import SO3, Sphere, Torus
 from sfumato.diffusion.manifold_likelihood import log_volume, manifold_log_likelihood
 from sfumato.diffusion.masked import Masked
 from sfumato.diffusion.onehot import Decoding, OneHot
 from sfumato.diffusion.particles import Steered, exceeds, guess_spread, pooled, steer
+from sfumato.diffusion.parts import Parts
 from sfumato.diffusion.presets import Method, ddpm, edm, flow_matching, iddpm, ve_sde, vp_sde
 from sfumato.diffusion.process import Endpoints, Gaussian, Process
 from sfumato.diffusion.product import Clean, Product, product_log_likelihood
 from sfumato.diffusion.rng import Streams, key
-from sfumato.diffusion.sample import Auto, ShiftedGrid, auto, cosine, karras, logsnr, sample, trajectory, uniform
+from sfumato.diffusion.sample import Solver, sample, trajectory, walk
 from sfumato.diffusion.schedule import (
     EDM,
     VE,
@@ -46,8 +37,22 @@ from sfumato.diffusion.schedule import (
 )
 from sfumato.diffusion.selfconditioning import SelfConditioned, remember
 from sfumato.diffusion.solvers import SOLVERS, AdaptiveSolver, Renoised, ab, ancestral, dpmpp_2m, euler, heun, unipc
+from sfumato.diffusion.times import (
+    Adaptive,
+    Covered,
+    LogitNormal,
+    LogNormal,
+    PerFrame,
+    PerPart,
+    Ramp,
+    Times,
+    Uniform,
+    stratified,
+)
 from sfumato.diffusion.tokens import UniformTokens, elbo
+from sfumato.diffusion.tree import hide
 from sfumato.diffusion.unmasking import Confidence, EntropyBound, Remask, blocks, infill
+from sfumato.diffusion.weights import LearnedUncertainty, edm_weight, min_snr, sigmoid_weight
 
 __all__ = [
     "EDM",
@@ -58,15 +63,19 @@ __all__ = [
     "Adaptive",
     "AdaptiveSolver",
     "Auto",
+    "Blanks",
     "Clean",
     "Confidence",
     "Cosine",
+    "Covered",
     "Decoding",
     "Denoiser",
     "Descent",
+    "Drawn",
     "Endpoints",
     "EntropyBound",
     "Equilibrium",
+    "FromNoise",
     "Gaussian",
     "GaussianData",
     "Geodesic",
@@ -81,8 +90,12 @@ __all__ = [
     "Method",
     "MixtureData",
     "OneHot",
+    "Parts",
+    "PerFrame",
+    "PerPart",
     "Process",
     "Product",
+    "Ramp",
     "Remask",
     "Renoised",
     "Schedule",
@@ -90,10 +103,12 @@ __all__ = [
     "Shifted",
     "ShiftedGrid",
     "Sigmoid",
+    "Solver",
     "Sphere",
     "Steered",
     "Streams",
     "Table",
+    "Times",
     "Torus",
     "Uniform",
     "UniformTokens",
@@ -119,9 +134,11 @@ __all__ = [
     "exceeds",
     "finite_data",
     "flow_matching",
+    "generate",
     "guess_spread",
     "guide",
     "heun",
+    "hide",
     "iddpm",
     "independent",
     "infill",
@@ -148,4 +165,5 @@ __all__ = [
     "unipc",
     "ve_sde",
     "vp_sde",
+    "walk",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,14 +12,16 @@ from sfumato.diffusion.coefficients import along
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.process import Endpoints
 from sfumato.diffusion.rng import Rng
+from sfumato.diffusion.sample import Solver
+from sfumato.errors import Mendable
 
 
-class NotMet(RuntimeError):
+class NotMet(Mendable, RuntimeError):
     """A tolerance that could not be kept within the calls allowed."""
 
 
 @dataclass(frozen=True)
-class AdaptiveSolver:
+class AdaptiveSolver(Solver):
     """Error-controlled steps, each sample at its own pace (Bogacki & Shampine 1989, orders 3 and 2, in the angle).
 
     Between two times of the grid it takes as many steps as the tolerance asks; ``times = [1, 0]`` leaves all to it. Its
@@ -41,6 +44,7 @@ class AdaptiveSolver:
     finest: float = 1e-3
     most: int = 3000
     order: int = 3
+    counts: ClassVar[bool] = True
 
     def prepare(self, times: Tensor) -> None:
         return None

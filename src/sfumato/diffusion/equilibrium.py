@@ -18,7 +18,7 @@ over times, and long descent gathers the samples at the points where f is 0 inst
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -26,9 +26,11 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.denoiser import Guess
-from sfumato.diffusion.process import Endpoints, along, lerp
+from sfumato.diffusion.process import Endpoints, States, along, lerp
 from sfumato.diffusion.rng import Rng, normal_like
+from sfumato.diffusion.sample import Solver
 from sfumato.diffusion.schedule import Linear
+from sfumato.diffusion.weights import mean_counted
 
 _EARLIEST = 1e-6  # c(0) = 0 says nothing about the noise: below this time the answer is read as if it were this time
 
@@ -59,6 +61,8 @@ class Equilibrium:
             raise ValueError(f"scale must be positive and finite, got {self.scale}: 4 is the paper's")
 
     finest: ClassVar[float] = 0.0
+    states: ClassVar[States] = "vectors"
+    habits: ClassVar[Mapping[str, Any]] = {"solver": "descent", "eta": 0.0}
 
     @property
     def schedule(self) -> Linear:
@@ -84,9 +88,9 @@ class Equilibrium:
     def target(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
         return along(self.strength(t), x) * (z - x)
 
-    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         """Mean squared error of the answer per sample, (B,)."""
-        return ((answer.to(x.dtype) - self.target(x, z, t)) ** 2).flatten(1).mean(1)
+        return mean_counted((answer.to(x.dtype) - self.target(x, z, t)) ** 2, t, weight)
 
     def endpoints(self, answer: Tensor, x_t: Tensor, t: Tensor, rng: Rng = None) -> Endpoints:
         """The ends of the straight path through x_t if the time is known to be t: its velocity is answer / c(t)."""
@@ -115,6 +119,11 @@ class Equilibrium:
 
     def mix(self, weak: Endpoints, strong: Endpoints, w: float | Tensor, x_t: Tensor, t: Tensor) -> Endpoints:
         return Endpoints(lerp(weak.x, strong.x, w), lerp(weak.z, strong.z, w))
+
+    def measured(self, guess: Guess, x: Tensor, **condition: Any) -> dict[str, float]:
+        """What a finished run of it wants to know: the median residual on real data x (B, ...), at which samples have
+        arrived."""
+        return {"residual": float(residual(guess, x, **condition).median())}
 
 
 def field(denoiser: Guess, x: Tensor, **condition: Any) -> Tensor:
@@ -244,7 +253,7 @@ def descend(
 
 
 @dataclass(frozen=True)
-class Descent:
+class Descent(Solver):
     """:func:`descend` as a solver, for walks over times [1, 0]: memory is the number of calls of each sample, (B,) int64."""
 
     step_size: float = 0.005
@@ -252,6 +261,7 @@ class Descent:
     tol: float = 0.2
     most: int = 250
     order: int = 1
+    counts: ClassVar[bool] = True
 
     def prepare(self, times: Tensor) -> None:
         return None

@@ -25,6 +25,10 @@ class Exact:
         """E[x | alpha x + sigma z = x_t]; coefficients shaped to multiply x_t (B, D)."""
         raise NotImplementedError
 
+    def given(self, **condition: Any) -> dict[str, Any]:
+        """Nothing: the distribution does not depend on conditions, which are ignored."""
+        return {}
+
     def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
         schedule = self.process.schedule
         alpha, sigma = (along(a, x_t) for a in (schedule.alpha(t), schedule.sigma(t)))

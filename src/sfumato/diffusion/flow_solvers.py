@@ -24,6 +24,7 @@ from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.process import Endpoints
 from sfumato.diffusion.quadrature import gauss_legendre
 from sfumato.diffusion.rng import Rng
+from sfumato.diffusion.sample import Solver
 from sfumato.diffusion.schedule import Schedule
 
 
@@ -84,7 +85,7 @@ def _last(schedule: Schedule, s: Tensor) -> tuple[Tensor]:
 
 
 @dataclass(frozen=True)
-class Heun:
+class Heun(Solver):
     """Heun's method (EDM, Karras 2022, alg. 1, here in the angle): two calls a step, order 2, Euler at the very end."""
 
     order: int = 2
@@ -102,7 +103,7 @@ class Heun:
 
 
 @dataclass(frozen=True)
-class DPMpp2M:
+class DPMpp2M(Solver):
     """DPM-Solver++(2M) (Lu 2022, arXiv 2211.01095), one call a step, order 2, data extrapolated in log-SNR.
 
     The first step, and the last one to pure data, are of first order ("lower order final"). With ``eta`` above 0 each
@@ -145,7 +146,7 @@ def _ahead(owner: tuple[Schedule, float], before: Tensor, t: Tensor, s: Tensor) 
 
 
 @dataclass(frozen=True)
-class Multistep:
+class Multistep(Solver):
     """Adams' methods on the guessed endpoints in the angle: ``ab`` and ``unipc`` below.
 
     One call a step. The start-up, where past guesses are missing, costs no accuracy: order 3 corrects its first step

@@ -8,15 +8,18 @@ backwards gives both ends.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from sfumato.diffusion.manifold import Manifold, shorten
-from sfumato.diffusion.process import Endpoints, along, lerp
+from sfumato.diffusion.process import Endpoints, States, along, lerp
 from sfumato.diffusion.rng import Rng
 from sfumato.diffusion.schedule import Linear, Schedule
+from sfumato.diffusion.weights import mean_counted
 
 
 def noise_level(schedule: Schedule, x_t: Tensor, t: Tensor) -> Tensor:
@@ -39,6 +42,9 @@ class Geodesic:
 
     manifold: Manifold
     schedule: Schedule = Linear()
+
+    states: ClassVar[States] = "points"
+    habits: ClassVar[Mapping[str, Any]] = {"solver": "euler", "grid": "uniform", "eta": 0.0}
 
     def prior(self, x: Tensor, rng: Rng = None) -> Tensor:
         return self.manifold.uniform(x, rng)
@@ -65,9 +71,9 @@ class Geodesic:
         way = self.manifold.log(a, b)
         return self.manifold.exp(a, along(share, way) * way)
 
-    def apart(self, a: Endpoints, b: Endpoints, x_t: Tensor, t: Tensor) -> Tensor:
+    def apart(self, a: Endpoints, b: Endpoints, x_t: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         """Mean squared difference of two geodesics' velocities."""
-        return ((self.target(a.x, a.z, t) - self.target(b.x, b.z, t)) ** 2).flatten(1).mean(1)
+        return mean_counted((self.target(a.x, a.z, t) - self.target(b.x, b.z, t)) ** 2, t, weight)
 
     def interpolate(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
         way = self.manifold.log(x, z)
@@ -81,10 +87,10 @@ class Geodesic:
         way = self.manifold.log(x, z)
         return self.manifold.velocity(x, way, along(self.fraction(t), way))
 
-    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         wanted = self.target(x, z, t)
         answer = self.manifold.tangent(self.interpolate(x, z, t), answer.to(wanted.dtype))
-        return ((answer - wanted) ** 2).flatten(1).mean(1)
+        return mean_counted((answer - wanted) ** 2, t, weight)
 
     def endpoints(self, answer: Tensor, x_t: Tensor, t: Tensor, rng: Rng = None) -> Endpoints:
         velocity = shorten(self.manifold, self.manifold.tangent(x_t, answer.to(x_t.dtype)))

@@ -4,6 +4,9 @@ Guesses of the endpoints are affine in each other, so mixing them mixes answers 
 means the same for data, noise, v, velocity and score. Every process mixes in its own way (``Process.mix``): Gaussian
 guesses in a straight line, tokens in log-probabilities, points of a manifold in the tangent space of x_t, products part
 by part.
+
+What depends on the conditions alone is worked out once a walk (``Guess.given``): guidance keeps both sides of it, the
+conditions and their hidden twins, hidden *before* anything is made of them, as in training.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ from torch import Tensor
 
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.process import Endpoints
+from sfumato.diffusion.tree import Tree, hide
 
 
 class Wrapped:
-    """A denoiser around another: shares its process."""
+    """A denoiser around another: shares its process, and is given what that is given."""
 
     base: Guess
 
@@ -28,6 +32,16 @@ class Wrapped:
     def process(self) -> Any:
         """The process of the denoiser inside."""
         return self.base.process
+
+    def given(self, **condition: Tree) -> Tree:
+        """What the denoiser inside makes of the conditions."""
+        return self.base.given(**condition)
+
+
+def both_sides(base: Guess, condition: dict[str, Tree], drop: Sequence[str] | None, weak: Guess | None = None) -> Tree:
+    """{"strong": what the base makes of the conditions, "weak": what it (or ``weak``) makes of them once hidden}."""
+    hidden = hide(condition, drop)
+    return {"strong": base.given(**condition), "weak": (weak or base).given(**hidden)}
 
 
 @dataclass(frozen=True)
@@ -38,27 +52,34 @@ class Guide(Wrapped):
     w: float | Tensor
     drop: tuple[str, ...] | None = None
 
-    def _unconditional(self, condition: dict[str, Any]) -> dict[str, Any]:
-        names = tuple(condition) if self.drop is None else self.drop
-        missing = [name for name in names if name not in condition]
-        if missing:
-            raise ValueError(f"guide was told to drop {', '.join(missing)}, which is not among the conditions given")
-        return {**condition, **dict.fromkeys(names)}
+    def given(self, **condition: Tree) -> Tree:
+        """Both sides: {"strong": ..., "weak": ...}."""
+        return both_sides(self.base, condition, self.drop)
 
-    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
-        without = self._unconditional(condition)
+    def __call__(
+        self, x_t: Tree, t: Tree, s: Tree | None = None, *, given: Tree | None = None, **condition: Any
+    ) -> Endpoints:
+        def strong() -> Endpoints:
+            return (
+                self.base(x_t, t, s, given=given["strong"], **condition) if given else self.base(x_t, t, s, **condition)
+            )
+
+        def weak() -> Endpoints:
+            if given:
+                return self.base(x_t, t, s, given=given["weak"], **condition)
+            return self.base(x_t, t, s, **hide(condition, self.drop))
+
         if isinstance(self.w, (int, float)) and self.w in (0, 1):  # one call is enough
-            return self.base(x_t, t, s, **(condition if self.w == 1 else without))
-        weak, strong = self.base(x_t, t, s, **without), self.base(x_t, t, s, **condition)
-        mixed: Endpoints = self.process.mix(weak, strong, self.w, x_t, t)
-        return mixed
+            return strong() if self.w == 1 else weak()
+        without, mixed = weak(), strong()
+        return self.process.mix(without, mixed, self.w, x_t, t)
 
 
 def guide(denoiser: Guess, w: float | Tensor, drop: Sequence[str] | None = None) -> Guide:
     """Classifier-free guidance (Ho & Salimans 2022): unconditional at w = 0, conditional at 1, guided beyond.
 
     Args:
-        denoiser: trained with conditions dropped now and then; a dropped condition is None.
+        denoiser: trained with conditions dropped now and then, as :func:`~sfumato.diffusion.tree.hide` says.
         w: strength, one number or one per sample (B,).
         drop: names of the conditions to guide by (default: all).
     """
@@ -73,10 +94,19 @@ class Autoguide(Wrapped):
     weak: Guess
     w: float | Tensor
 
-    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
-        weak, strong = self.weak(x_t, t, s, **condition), self.base(x_t, t, s, **condition)
-        mixed: Endpoints = self.process.mix(weak, strong, self.w, x_t, t)
-        return mixed
+    def given(self, **condition: Tree) -> Tree:
+        """Both sides, each by its own denoiser: {"strong": ..., "weak": ...}."""
+        return both_sides(self.base, condition, (), self.weak)
+
+    def __call__(
+        self, x_t: Tree, t: Tree, s: Tree | None = None, *, given: Tree | None = None, **condition: Any
+    ) -> Endpoints:
+        if given:
+            weak = self.weak(x_t, t, s, given=given["weak"], **condition)
+            strong = self.base(x_t, t, s, given=given["strong"], **condition)
+        else:
+            weak, strong = self.weak(x_t, t, s, **condition), self.base(x_t, t, s, **condition)
+        return self.process.mix(weak, strong, self.w, x_t, t)
 
 
 def autoguide(good: Guess, bad: Guess, w: float | Tensor) -> Autoguide:
@@ -96,11 +126,25 @@ class During(Wrapped):
     def base(self) -> Guess:  # type: ignore[override]
         return self.guided.base
 
-    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+    def given(self, **condition: Tree) -> Tree:
+        """Both sides, as the guidance has them."""
+        return self.guided.given(**condition)
+
+    def __call__(
+        self, x_t: Tree, t: Tree, s: Tree | None = None, *, given: Tree | None = None, **condition: Any
+    ) -> Endpoints:
+        def plainly() -> Endpoints:
+            return (
+                self.base(x_t, t, s, given=given["strong"], **condition) if given else self.base(x_t, t, s, **condition)
+            )
+
+        def guided() -> Endpoints:
+            return self.guided(x_t, t, s, given=given, **condition) if given else self.guided(x_t, t, s, **condition)
+
         inside = (t >= self.low) & (t <= self.high)
         if inside.ndim == 0:  # one time for all, known on the CPU: no call is wasted
-            return (self.guided if inside else self.base)(x_t, t, s, **condition)
-        yes, no = self.guided(x_t, t, s, **condition), self.base(x_t, t, s, **condition)
+            return guided() if inside else plainly()
+        yes, no = guided(), plainly()
         keep = inside.reshape(inside.shape + (1,) * (x_t.ndim - inside.ndim))
         return Endpoints(torch.where(keep, yes.x, no.x), torch.where(keep, yes.z, no.z))
 
@@ -121,9 +165,18 @@ class APG(Wrapped):
     parallel: float
     limit: float | None
 
-    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
-        strong = self.base(x_t, t, s, **condition).x
-        push = strong - self.base(x_t, t, s, **dict.fromkeys(condition)).x
+    def given(self, **condition: Tree) -> Tree:
+        """Both sides: {"strong": ..., "weak": ...}."""
+        return both_sides(self.base, condition, None)
+
+    def __call__(
+        self, x_t: Tree, t: Tree, s: Tree | None = None, *, given: Tree | None = None, **condition: Any
+    ) -> Endpoints:
+        if given:
+            strong, weak = (self.base(x_t, t, s, given=given[side], **condition).x for side in ("strong", "weak"))
+        else:
+            strong, weak = self.base(x_t, t, s, **condition).x, self.base(x_t, t, s, **hide(condition)).x
+        push = strong - weak
         if self.limit is not None:
             push = push * (self.limit / _norm(push)).clamp_max(1.0)
         along_data = strong / _norm(strong)
@@ -154,7 +207,7 @@ class Clip(Wrapped):
     low: float
     high: float
 
-    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+    def __call__(self, x_t: Tree, t: Tree, s: Tree | None = None, **condition: Any) -> Endpoints:
         x = self.base(x_t, t, s, **condition).x.clamp(self.low, self.high)
         return Endpoints(x, self.process.noise_given(x, x_t, t))
 
@@ -172,7 +225,7 @@ class Inpaint(Wrapped):
     known: Tensor
     mask: Tensor
 
-    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+    def __call__(self, x_t: Tree, t: Tree, s: Tree | None = None, **condition: Any) -> Endpoints:
         x = torch.where(self.mask, self.known, self.base(x_t, t, s, **condition).x)
         return Endpoints(x, self.process.noise_given(x, x_t, t))
 

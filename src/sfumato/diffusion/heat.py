@@ -8,7 +8,9 @@ the Gaussian process of curved worlds: "interpolate the guessed endpoints at s" 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,9 +19,10 @@ from sfumato.diffusion.geodesic import noise_level
 from sfumato.diffusion.heat_kernel import CIRCLE, DIRECTIONS, ROTATIONS, WIDEST, Kernel
 from sfumato.diffusion.heat_quantile import angle_of, angle_of_score, radius_of
 from sfumato.diffusion.manifold import SO3, Manifold, Sphere, Torus
-from sfumato.diffusion.process import Endpoints, along, lerp
+from sfumato.diffusion.process import Endpoints, States, along, lerp
 from sfumato.diffusion.rng import Rng, normal_like
 from sfumato.diffusion.schedule import VE, Schedule
+from sfumato.diffusion.weights import mean_counted
 
 _KERNELS: dict[type, Kernel] = {Torus: CIRCLE, SO3: ROTATIONS, Sphere: DIRECTIONS}
 _SMALLEST = 1e-9  # of a length by which a vector is divided
@@ -45,6 +48,9 @@ class Heat:
 
     manifold: Manifold
     schedule: Schedule = VE(0.01, 5.5)
+
+    states: ClassVar[States] = "points"
+    habits: ClassVar[Mapping[str, Any]] = {"solver": "euler", "grid": "cosine", "eta": 1.0}
 
     def __post_init__(self) -> None:
         if type(self.manifold) not in _KERNELS:
@@ -75,7 +81,7 @@ class Heat:
         r = self.manifold.length(z.double())
         held = r.clamp_min(_SMALLEST)
         rounds = 100 if x.dtype == torch.float64 else 2  # two leave 6e-6 of the angle at worst
-        stretch = angle_of(self.kernel, held, deviation.expand(r.shape), rounds) / held
+        stretch = angle_of(self.kernel, held, deviation.to(r.device).expand(r.shape), rounds) / held
         return self.manifold.exp(x, (stretch * z).to(x.dtype))
 
     def prior(self, x: Tensor, rng: Rng = None) -> Tensor:
@@ -102,10 +108,10 @@ class Heat:
         """sigma times the gradient at x_t of the kernel's log-density seen from x."""
         return self._target(x, self.interpolate(x, z, t), t)
 
-    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         x_t = self.interpolate(x, z, t)
         wanted = self._target(x, x_t, t)
-        return ((self.manifold.tangent(x_t, answer.to(wanted.dtype)) - wanted) ** 2).flatten(1).mean(1)
+        return mean_counted((self.manifold.tangent(x_t, answer.to(wanted.dtype)) - wanted) ** 2, t, weight)
 
     def endpoints(self, answer: Tensor, x_t: Tensor, t: Tensor, rng: Rng = None) -> Endpoints:
         answer = self.manifold.tangent(self._checked(x_t), answer.to(x_t.dtype)).double()
@@ -131,4 +137,4 @@ class Heat:
         fresh = (eta * at_s * (1 - (at_s / at_t) ** 2).clamp(0, 1).sqrt()).clamp_min(_SMALLEST)
         kept = (at_s**2 - fresh**2).clamp_min(_SMALLEST**2).sqrt()
         down = self._moved(ends.x, ends.z, kept)
-        return self._moved(down, normal_like(ends.z, rng), fresh)
+        return self._moved(down, self.prior(down, rng), fresh)

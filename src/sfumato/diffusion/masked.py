@@ -7,12 +7,14 @@ every schedule (Sahoo 2024, arXiv 2406.07524; Shi 2024, arXiv 2406.04329).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sfumato.diffusion.process import Endpoints, lerp
+from sfumato.diffusion.process import Endpoints, States, lerp
 from sfumato.diffusion.rng import Rng, uniform_like
 from sfumato.diffusion.schedule import Linear, Schedule
 from sfumato.diffusion.tokens import (
@@ -30,6 +32,7 @@ from sfumato.diffusion.tokens import (
     share,
     wide,
 )
+from sfumato.diffusion.weights import mean_counted
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,9 @@ class Masked:
 
     mask_id: int
     schedule: Schedule = Linear()
+
+    states: ClassVar[States] = "tokens"
+    habits: ClassVar[Mapping[str, Any]] = {"solver": "confidence", "grid": "uniform", "eta": 1.0}
 
     def __post_init__(self) -> None:
         if self.mask_id < 0:
@@ -146,7 +152,7 @@ class Masked:
     def mix(self, weak: Endpoints, strong: Endpoints, w: float | Tensor, x_t: Tensor, t: Tensor) -> Endpoints:
         return Endpoints(lerp(weak.x, strong.x, w), strong.z)
 
-    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         """Continuous-time bound on -log p(x), nats per token: (B,). The cross-entropy under the masks, times the rate at
         which tokens are lost over the share that is lost, -alpha' / (1 - alpha) (Sahoo 2024, arXiv 2406.07524).
 
@@ -163,7 +169,8 @@ class Masked:
                 raise ValueError(f"token {int(x.max())} is beyond the {answer.shape[-1]} logits per token")
             surprise = -belief.gather(-1, x[..., None])[..., 0]
         rate = loss_rate(self.schedule, t, x) / (1 - share(self.schedule, t, x)).clamp_min(1e-300)
-        return torch.where(hidden, rate.clamp_max(1e30) * torch.where(hidden, surprise, 0.0), 0.0).mean(1)
+        lost = torch.where(hidden, rate.clamp_max(1e30) * torch.where(hidden, surprise, 0.0), 0.0)
+        return mean_counted(lost, t, weight)
 
     def _check_data(self, x: Tensor) -> None:
         check_tokens(x)

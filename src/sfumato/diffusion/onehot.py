@@ -7,16 +7,20 @@ the guess of the noise is what remains of x_t. Trained by cross-entropy (FLM, ar
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sfumato.diffusion.process import Endpoints, Gaussian, StraightPath
+from sfumato.diffusion.paths import StraightPath
+from sfumato.diffusion.process import Endpoints, Gaussian, States
 from sfumato.diffusion.rng import Rng
 from sfumato.diffusion.schedule import Linear, Schedule
 from sfumato.diffusion.tokens import check_logits, check_tokens, wide
+from sfumato.diffusion.weights import mean_counted
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,9 @@ class OneHot(StraightPath):
     vocab: int
     schedule: Schedule = Linear()
     scale: float = 1.0
+
+    states: ClassVar[States] = "vectors"
+    habits: ClassVar[Mapping[str, Any]] = {"solver": "dpmpp_2m", "grid": "cosine", "eta": 1.0}
 
     def __post_init__(self) -> None:
         if self.vocab < 2 or not self.scale > 0:
@@ -104,15 +111,15 @@ class OneHot(StraightPath):
     def mix(self, weak: Endpoints, strong: Endpoints, w: float | Tensor, x_t: Tensor, t: Tensor) -> Endpoints:
         return self.gaussian.mix(weak, strong, w, x_t, t)
 
-    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         """Cross-entropy, nats per token: (B,). Vectors x that are no single token count as a mixture of them."""
         tokens = self.target(x, z, t)
         self._check_answer(answer, tokens)
         log_share = torch.log_softmax(wide(answer), -1)
         if not x.is_floating_point():
-            return -log_share.gather(-1, tokens[..., None])[..., 0].mean(1)
+            return mean_counted(-log_share.gather(-1, tokens[..., None])[..., 0], t, weight)
         share = wide(x).clamp_min(0)
-        return -(share / share.sum(-1, keepdim=True) * log_share).sum(-1).mean(1)
+        return mean_counted(-(share / share.sum(-1, keepdim=True) * log_share).sum(-1), t, weight)
 
     def _check_answer(self, answer: Tensor, tokens: Tensor) -> None:
         check_logits(answer, tokens)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sfumato.diffusion import tree
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.process import Endpoints
 from sfumato.diffusion.rng import Rng, uniform_like
@@ -59,7 +60,10 @@ class _Told:
     def process(self) -> Any:
         return self.denoiser.process
 
-    def __call__(self, x_t: Any, t: Any, s: Any = None, **condition: Any) -> Any:
+    def given(self, **condition: Any) -> Any:
+        return self.denoiser.given(**condition)
+
+    def __call__(self, x_t: Any, t: Any, s: Any = None, *, given: Any = None, **condition: Any) -> Any:
         if x_t is self.x_t and t is self.t and s is None and not condition:
             return self.ends
         return self.denoiser(x_t, t, s, **condition)
@@ -100,11 +104,11 @@ def steer(
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is a share of the particles, 0 to 1, got {threshold}")
     x_t, memory, times = denoiser.process.start(z), solver.prepare(times), list(times)
-    size = _rows(x_t)
+    size = tree.rows(x_t)
     for name, value in condition.items():
         _check_equal_rows(f"condition {name!r}", value, size)
     _check_equal_rows("time", times, size)
-    guess = Bound(denoiser, condition)
+    guess = Bound.of(denoiser, condition)
 
     log_weights = torch.zeros(size, dtype=torch.float64)
     before, log_normalizer = torch.zeros_like(log_weights), torch.zeros((), dtype=torch.float64)
@@ -129,13 +133,13 @@ def steer(
         weigh(ends.x, t)
         if sizes[-1] < threshold * size:
             rows = draw()
-            x_t, ends = _take(x_t, rows), _take(ends, rows)
+            x_t, ends = tree.take(x_t, rows), tree.take(ends, rows)
         x_t, memory = solver.step(_Told(guess, ends, x_t, t), x_t, t, s, memory, rng)
         if memory is not None:
             raise ValueError(f"particles cannot be drawn anew under a solver with memory: use Euler, not {solver}")
-    weigh(x_t, _map(torch.zeros_like, times[-1]))
+    weigh(x_t, tree.each(torch.zeros_like, times[-1]))
     error = lineage_error(log_weights, ancestors)
-    samples = _take(x_t, draw())
+    samples = tree.take(x_t, draw())
     return Steered(samples, log_normalizer, error, torch.stack(sizes), ancestors)
 
 
@@ -242,37 +246,8 @@ def _checked(reward: Any, size: int) -> Tensor:
     return now
 
 
-def _map(f: Callable[[Tensor], Any], tree: Any) -> Any:
-    """f of every tensor in a tensor, dict or tuple (named or not) of them."""
-    if isinstance(tree, Tensor):
-        return f(tree)
-    if isinstance(tree, Mapping):
-        return {name: _map(f, value) for name, value in tree.items()}
-    if isinstance(tree, tuple):
-        values = [_map(f, value) for value in tree]
-        return type(tree)(*values) if hasattr(tree, "_fields") else tuple(values)
-    raise TypeError(f"particles are tensors or dicts of tensors, got {type(tree).__name__}")
-
-
-def _leaves(tree: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    _map(found.append, tree)
-    return found
-
-
-def _take(tree: Any, rows: Tensor) -> Any:
-    return _map(lambda value: value[rows.to(value.device)], tree)
-
-
-def _rows(tree: Any) -> int:
-    sizes = {len(value) for value in _leaves(tree)}
-    if len(sizes) != 1:
-        raise ValueError(f"all parts must have the same number of particles, got {sorted(sizes)}")
-    return sizes.pop()
-
-
 def _all_zero(t: Any) -> bool:
-    return all(bool((value == 0).all()) for value in _leaves(t))
+    return all(bool((value == 0).all()) for value in tree.leaves(t))
 
 
 def _check_equal_rows(what: str, value: Any, size: int) -> None:

@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
-from sfumato.diffusion.loss import LogNormal, Times, Uniform
+from sfumato.diffusion.grids import Grid, karras, uniform
 from sfumato.diffusion.process import Gaussian
-from sfumato.diffusion.sample import Euler, Grid, Solver, karras, uniform
+from sfumato.diffusion.sample import Euler, Solver
 from sfumato.diffusion.schedule import EDM, VE, VP, Cosine, Linear
 from sfumato.diffusion.solvers import EulerMaruyama, Heun, PredictorCorrector
+from sfumato.diffusion.times import LogNormal, Times, Uniform
 
 
 @dataclass(frozen=True)

@@ -12,57 +12,65 @@ data, v, velocity and score, and all tables of loss weights: an error e in the a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from sfumato.diffusion.coefficients import along, blend, remembered
-from sfumato.diffusion.rng import Rng, normal_like
+from sfumato.diffusion.paths import Endpoints, Path, StraightPath
+from sfumato.diffusion.rng import Rng
 from sfumato.diffusion.schedule import Linear, Schedule
+from sfumato.diffusion.tree import Tree
+from sfumato.diffusion.weights import Weight, mean_counted
+
+__all__ = ["Answer", "Endpoints", "Gaussian", "Path", "Process", "States", "StraightPath", "Weight", "along", "lerp"]
 
 Answer = Literal["data", "noise", "v", "velocity", "score"]
-Weight = Callable[[Tensor], Tensor]
-"""A loss weight: log-SNR (B,) or (B, L) -> weight of the same shape."""
-
-
-class Endpoints(NamedTuple):
-    """The guess of both ends of the path through x_t: data ``x`` and noise ``z``, shaped like x_t."""
-
-    x: Tensor
-    z: Tensor
+States = Literal["vectors", "tokens", "points", "parts"]
 
 
 class Process(Protocol):
-    """What a world (Gaussian, tokens, rotations, products of them) must be able to do. X is a tensor or a dict of them."""
+    """What a world (Gaussian, tokens, rotations, products of them) must be able to do."""
 
-    def prior(self, x: Any, rng: Rng = None) -> Any:
-        """Noise z, shaped like x."""
+    states: ClassVar[States]
+    """What its states are: vectors, that may be added and scaled; tokens; points of a manifold; parts, a dict of others.
+    Solvers name the worlds that they walk by it."""
+    habits: ClassVar[Mapping[str, Any]]
+    """Solver, grid and eta that suit it, by the names of the command line."""
 
-    def start(self, z: Any) -> Any:
+    @property
+    def schedule(self) -> Schedule:
+        """Its pace; of a product, that of its first moving part."""
+
+    def prior(self, x: Tree, rng: Rng = None) -> Tree:
+        """Noise z for x, whose shape and type alone are read. Fresh noise on the way is drawn by it, too."""
+
+    def start(self, z: Tree) -> Tree:
         """The point at t = 1."""
 
-    def interpolate(self, x: Any, z: Any, t: Tensor) -> Any:
+    def interpolate(self, x: Tree, z: Tree, t: Tree) -> Tree:
         """The forward process in closed form: x_t."""
 
-    def precondition(self, x_t: Any, t: Tensor) -> tuple[Any, Tensor]:
+    def precondition(self, x_t: Tree, t: Tree) -> tuple[Tree, Tree]:
         """What the network is shown: x_t at unit variance, and the noise level."""
 
-    def target(self, x: Any, z: Any, t: Tensor) -> Any:
+    def target(self, x: Tree, z: Tree, t: Tree) -> Tree:
         """What the network should answer."""
 
-    def loss(self, answer: Any, x: Any, z: Any, t: Tensor) -> Tensor:
-        """How wrong an answer is, per sample: (B,)."""
+    def loss(self, answer: Tree, x: Tree, z: Tree, t: Tree, weight: Tree | None = None) -> Tensor:
+        """How wrong an answer is, per sample: (B,), the mean of weight x error over the numbers that count, see
+        :func:`~sfumato.diffusion.weights.mean_counted`."""
 
-    def endpoints(self, answer: Any, x_t: Any, t: Tensor, rng: Rng = None) -> Any:
+    def endpoints(self, answer: Tree, x_t: Tree, t: Tree, rng: Rng = None) -> Endpoints:
         """The guess of both endpoints that an answer encodes."""
 
-    def step(self, ends: Any, x_t: Any, t: Tensor, s: Tensor, eta: float = 0.0, rng: Rng = None) -> Any:
+    def step(self, ends: Endpoints, x_t: Tree, t: Tree, s: Tree, eta: float = 0.0, rng: Rng = None) -> Tree:
         """From x_t to x_s with guessed endpoints; eta = 0 is deterministic, 1 the Markov chain."""
 
-    def mix(self, weak: Any, strong: Any, w: float | Tensor, x_t: Any, t: Tensor) -> Any:
+    def mix(self, weak: Endpoints, strong: Endpoints, w: float | Tensor, x_t: Tree, t: Tree) -> Endpoints:
         """Guidance: the guess that lies w times as far from ``weak`` as ``strong`` does; w is a number or (B,)."""
 
 
@@ -98,64 +106,6 @@ _ROWS: dict[str, tuple[Callable[[Schedule, Tensor], tuple[Tensor, Tensor]], floa
 }
 
 
-class Path(Protocol):
-    """What a process must offer beyond :class:`Process` to have flow maps: its paths as geometry, whatever their pace.
-
-    Every path runs from data to noise, and the share of noise, tau = sigma / (alpha + sigma), tells how far it has come.
-    At unit sum, x_t / (alpha + sigma), a Gaussian path is the straight line (1 - tau) x + tau z, whose velocity is z - x
-    on every schedule; on a manifold it is a geodesic.
-    """
-
-    def fraction(self, t: Tensor) -> Tensor:
-        """The share of noise tau at time t, 0 to 1, shaped like t."""
-
-    def at_fraction(self, tau: Tensor) -> Tensor:
-        """The time with this share of noise."""
-
-    def chord(self, x_t: Any, t: Tensor, x_s: Any, s: Tensor) -> Any:
-        """The endpoints of the path that runs through x_t at time t and x_s at time s < t."""
-
-    def between(self, a: Any, b: Any, share: Tensor) -> Any:
-        """The point ``share`` (B,) of the way from a to b, two states at one time; above 1 it lies beyond b."""
-
-    def apart(self, a: Any, b: Any, x_t: Any, t: Tensor) -> Tensor:
-        """Mean squared difference of the velocities at x_t of two paths through it, given by their endpoints: (B,)."""
-
-
-class StraightPath:
-    """The geometry of Gaussian processes. A mixin for processes with a ``schedule`` and states that are vectors."""
-
-    schedule: Any
-
-    def fraction(self, t: Tensor) -> Tensor:
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        share: Tensor = sigma / (alpha + sigma)
-        return share
-
-    def at_fraction(self, tau: Tensor) -> Tensor:
-        t: Tensor = self.schedule.at_angle(torch.atan2(tau, 1 - tau))
-        return t.clamp(0, 1)
-
-    def chord(self, x_t: Tensor, t: Tensor, x_s: Tensor, s: Tensor) -> Endpoints:
-        tau, gone = self.fraction(t), self.fraction(t) - self.fraction(s)
-        here, there = (x / along(self.schedule.alpha(u) + self.schedule.sigma(u), x) for x, u in ((x_t, t), (x_s, s)))
-        way = (here - there) / along(gone.clamp_min(1e-9), here)
-        return Endpoints(here - along(tau, here) * way, here + along(1 - tau, here) * way)
-
-    def between(self, a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-        return a + along(share, a) * (b - a)
-
-    def noised(self, x_s: Tensor, s: Tensor, t: Tensor, rng: Rng = None) -> Tensor:
-        """A draw of x_t given x_s, s < t: the forward Markov kernel, N(alpha x_s, sigma_t^2 - (alpha sigma_s)^2) with
-        alpha = alpha_t / alpha_s."""
-        kept = self.schedule.alpha(t) / self.schedule.alpha(s)
-        added = (self.schedule.sigma(t) ** 2 - (kept * self.schedule.sigma(s)) ** 2).clamp_min(0).sqrt()
-        return along(kept, x_s) * x_s + along(added, x_s) * normal_like(x_s, rng)
-
-    def apart(self, a: Endpoints, b: Endpoints, x_t: Tensor, t: Tensor) -> Tensor:
-        return (((a.z - a.x) - (b.z - b.x)) ** 2).flatten(1).mean(1)
-
-
 @dataclass(frozen=True)
 class Gaussian(StraightPath):
     """x_t = alpha(t) x + sigma(t) z with normal noise z, for tensors of any shape (B, ...).
@@ -182,6 +132,9 @@ class Gaussian(StraightPath):
     weight: Weight | None = None
     cap: float = 20.0
 
+    states: ClassVar[States] = "vectors"
+    habits: ClassVar[Mapping[str, Any]] = {"solver": "dpmpp_2m", "grid": "auto", "eta": 0.5}
+
     def __post_init__(self) -> None:
         for name in (self.predicts, self.loss_in or self.predicts):
             if name not in _ROWS:
@@ -192,9 +145,6 @@ class Gaussian(StraightPath):
         """sigma / alpha from which the last step should go to the data in one: below it the answer of data is not trained,
         for an error in it is an error times alpha / sigma in the loss, and ``cap`` bounds that."""
         return 1 / self.cap if self.predicts == "data" and self.loss_in not in (None, "data") else 0.0
-
-    def prior(self, x: Tensor, rng: Rng = None) -> Tensor:
-        return normal_like(x, rng)
 
     def start(self, z: Tensor) -> Tensor:
         return self.schedule.sigma(torch.ones((), dtype=torch.float64)) * z
@@ -255,10 +205,9 @@ class Gaussian(StraightPath):
         sigma = self.schedule.sigma(t).clamp_min(1e-12)
         return 1 / sigma, -self.schedule.alpha(t) / sigma
 
-    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         error = (answer.to(x.dtype) - self.target(x, z, t)) ** 2
-        weight = self.loss_weight(t)
-        return (along(weight, x) * error).flatten(1).mean(1)
+        return mean_counted(along(self.loss_weight(t), x) * error, t, weight)
 
     def loss_weight(self, t: Tensor) -> Tensor:
         """Factor on the squared error of the answer: change of space (a ratio of determinants) times ``weight``."""
@@ -276,7 +225,7 @@ class Gaussian(StraightPath):
         if eta == 0:
             return z
         kept, drawn = _renewal((self.schedule, eta), t, s)
-        return blend(kept, z, drawn, normal_like(z, rng))
+        return blend(kept, z, drawn, self.prior(z, rng))
 
     def step(self, ends: Endpoints, x_t: Tensor, t: Tensor, s: Tensor, eta: float = 0.0, rng: Rng = None) -> Tensor:
         return self.interpolate(ends.x, self.renoise(ends.z, t, s, eta, rng), s)

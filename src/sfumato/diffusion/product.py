@@ -17,15 +17,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.likelihood import divergence
-from sfumato.diffusion.process import Endpoints, Gaussian, Process, along
+from sfumato.diffusion.process import Endpoints, Gaussian, Process, States, along
 from sfumato.diffusion.rng import Rng, normal_like
+from sfumato.diffusion.schedule import Linear, Schedule
 
 Part = Any
 """What belongs to one part: a tensor, or the dict of a nested product."""
@@ -40,6 +41,14 @@ class Clean:
 
     Its noise is itself: sample with ``z = {"image": noise, "label": labels}``. Its loss is 0, its level is constant.
     """
+
+    states: ClassVar[States] = "points"
+    habits: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of no consequence: nothing moves."""
+        return Linear()
 
     def prior(self, x: Tensor, rng: Rng = None) -> Tensor:
         return x
@@ -56,7 +65,7 @@ class Clean:
     def target(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
         return x
 
-    def loss(self, answer: Tensor | None, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    def loss(self, answer: Tensor | None, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         return torch.zeros(len(x), dtype=x.dtype if x.is_floating_point() else torch.float32, device=x.device)
 
     def endpoints(self, answer: Tensor | None, x_t: Tensor, t: Tensor, rng: Rng = None) -> Endpoints:
@@ -74,7 +83,7 @@ class Clean:
     def between(self, a: Tensor, b: Tensor, share: Tensor) -> Tensor:
         return a
 
-    def apart(self, a: Endpoints, b: Endpoints, x_t: Tensor, t: Tensor) -> Tensor:
+    def apart(self, a: Endpoints, b: Endpoints, x_t: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         return torch.zeros(len(x_t), device=x_t.device)
 
 
@@ -94,6 +103,9 @@ class Product:
 
     parts: tuple[tuple[str, Process], ...]
     factors: tuple[float, ...]
+
+    states: ClassVar[States] = "parts"
+    habits: ClassVar[Mapping[str, Any]] = {"solver": "euler", "grid": "cosine", "eta": 1.0}
 
     def __init__(self, weights: Mapping[str, float] | None = None, **processes: Process):
         if not processes:
@@ -119,6 +131,18 @@ class Product:
     def processes(self) -> dict[str, Process]:
         """Part -> its process."""
         return dict(self.parts)
+
+    def moving(self) -> dict[str, Process]:
+        """The parts that do not stay clean. Raises TypeError where there are none."""
+        found = {name: process for name, process in self.parts if not isinstance(process, Clean)}
+        if not found:
+            raise TypeError("every part of this product is clean: nothing moves")
+        return found
+
+    @property
+    def schedule(self) -> Schedule:
+        """That of the first part that moves: where the parts share their times, it is the pace that grids ask for."""
+        return next(iter(self.moving().values())).schedule
 
     def _same_parts(self, what: str, value: Any, optional: bool = False) -> Mapping[str, Part]:
         """``value``, found to have exactly the parts of this product (clean ones may be missing if ``optional``)."""
@@ -167,16 +191,31 @@ class Product:
         return {name: process.target(x[name], z[name], t[name]) for name, process in self.parts}
 
     def losses(
-        self, answer: Mapping[str, Part], x: Mapping[str, Part], z: Mapping[str, Part], t: Any
+        self, answer: Mapping[str, Part], x: Mapping[str, Part], z: Mapping[str, Part], t: Any, weight: Any = None
     ) -> dict[str, Tensor]:
-        """Part -> its loss per sample, (B,), without its weight."""
+        """Part -> its loss per sample, (B,), without its factor. ``weight``: a dict part -> weight, where a part that it
+        leaves out counts in full, or one tensor for all parts, (B,)."""
         answer, t = self._same_parts("the network's answer", answer, optional=True), self._times(t)
         x, z = self._same_parts("x", x), self._same_parts("z", z)
-        return {name: process.loss(answer.get(name), x[name], z[name], t[name]) for name, process in self.parts}
+        counts = self._weights(weight)
+        return {
+            name: process.loss(answer.get(name), x[name], z[name], t[name], counts.get(name))
+            for name, process in self.parts
+        }
 
-    def loss(self, answer: Mapping[str, Part], x: Mapping[str, Part], z: Mapping[str, Part], t: Any) -> Tensor:
-        """The weighted sum of the parts' losses, (B,)."""
-        parts = self.losses(answer, x, z, t).values()
+    def _weights(self, weight: Any) -> Mapping[str, Any]:
+        if weight is None or isinstance(weight, Tensor):
+            return dict.fromkeys(self.processes, weight)
+        if unknown := [name for name in weight if name not in self.processes]:
+            raise ValueError(f"weight has unknown {', '.join(map(repr, unknown))}: the parts are {self._names()}")
+        counts: Mapping[str, Any] = weight
+        return counts
+
+    def loss(
+        self, answer: Mapping[str, Part], x: Mapping[str, Part], z: Mapping[str, Part], t: Any, weight: Any = None
+    ) -> Tensor:
+        """The sum of the parts' losses, each times its factor, (B,)."""
+        parts = self.losses(answer, x, z, t, weight).values()
         weighted = [factor * part for factor, part in zip(self.factors, parts, strict=True)]
         return sum(weighted[1:], start=weighted[0])
 
@@ -213,10 +252,8 @@ class Product:
 
     def _pace(self) -> Any:
         """The first part that moves: its share of noise stands for the product's."""
-        for _, process in self._paths():
-            if not isinstance(process, Clean):
-                return process
-        raise TypeError("every part of this product is clean: nothing moves")
+        self._paths()
+        return next(iter(self.moving().values()))
 
     def fraction(self, t: Tensor) -> Tensor:
         share: Tensor = self._pace().fraction(t)
@@ -232,9 +269,13 @@ class Product:
     def between(self, a: Mapping[str, Part], b: Mapping[str, Part], share: Tensor) -> dict[str, Part]:
         return {name: process.between(a[name], b[name], share) for name, process in self._paths()}
 
-    def apart(self, a: Endpoints, b: Endpoints, x_t: Mapping[str, Part], t: Tensor) -> Tensor:
+    def apart(self, a: Endpoints, b: Endpoints, x_t: Mapping[str, Part], t: Tensor, weight: Any = None) -> Tensor:
         """The weighted sum of the parts', (B,)."""
-        parts = [process.apart(_part(a, name), _part(b, name), x_t[name], t) for name, process in self._paths()]
+        counts = self._weights(weight)
+        parts = [
+            process.apart(_part(a, name), _part(b, name), x_t[name], t, counts.get(name))
+            for name, process in self._paths()
+        ]
         weighted = [factor * part for factor, part in zip(self.factors, parts, strict=True)]
         return sum(weighted[1:], start=weighted[0])
 
@@ -253,7 +294,7 @@ def _part(ends: Endpoints, name: str) -> Endpoints:
 
 def _joined(parts: Mapping[str, Endpoints]) -> Endpoints:
     x, z = ({name: ends[i] for name, ends in parts.items()} for i in (0, 1))
-    return Endpoints(x, z)  # type: ignore[arg-type]
+    return Endpoints(x, z)
 
 
 def _same_time(t: Any, s: Any) -> bool:
@@ -324,7 +365,7 @@ def product_log_likelihood(
         with torch.enable_grad():
             at = {**at, **{n: at[n] if at[n].requires_grad else at[n].detach().requires_grad_() for n in group}}
             x_t = {n: along(moving[n].schedule.hypot(t[n]), v) * v if n in moving else v for n, v in at.items()}
-            found = denoiser(x_t, t, **condition)  # type: ignore[arg-type]
+            found = denoiser(x_t, t, **condition)
             for name in group:
                 moved = width[name] * (math.cos(here[name]) * found.z[name] - math.sin(here[name]) * found.x[name])
                 velocity[name], gain[name] = moved, divergence(moved, at[name], signs[name], differentiable)

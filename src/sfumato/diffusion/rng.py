@@ -37,7 +37,7 @@ class Streams:
     """Random numbers for a batch, each row from its own stream.
 
     Args:
-        base: key of the family of streams, from :func:`key`.
+        base: key of the family of streams, from :func:`key`; or one for each row.
         indices: number of each row's stream within the family, below 2**32: (B,).
         device: where the numbers are drawn. CPU and GPU streams differ.
 
@@ -45,9 +45,13 @@ class Streams:
     streams of one family never coincide (a random 64-bit hash would collide after about 10**5 samples).
     """
 
-    def __init__(self, base: int, indices: Sequence[int] | range, device: torch.device | str = "cpu"):
+    def __init__(self, base: int | Sequence[int], indices: Sequence[int] | range, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
-        self.generators = [torch.Generator(device=self.device).manual_seed(mix(mix(i) ^ base)) for i in indices]
+        bases = [base] * len(indices) if isinstance(base, int) else base
+        self.generators = [
+            torch.Generator(device=self.device).manual_seed(mix(mix(i) ^ family))
+            for family, i in zip(bases, indices, strict=True)
+        ]
 
     def __len__(self) -> int:
         return len(self.generators)

@@ -1,90 +1,175 @@
-"""Sampling: where to stop on the way from noise to data (grids), and the walk itself.
+"""Sampling: the walk from noise to data.
 
-``sample`` is the whole method; better solvers than Euler's are better guesses of the endpoints (``solvers.py``).
+``sample`` is the whole method; better solvers than Euler's are better guesses of the endpoints (``solvers.py``), and where
+to stop on the way is said by grids (``grids.py``).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from sfumato.diffusion.coefficients import plain
 from sfumato.diffusion.denoiser import Guess
+from sfumato.diffusion.paths import Endpoints
+from sfumato.diffusion.process import States
 from sfumato.diffusion.rng import Rng
-from sfumato.diffusion.schedule import Schedule
-
-Grid = Callable[[Schedule, int], Tensor]
-"""schedule, number of steps n -> times (n + 1,) falling from 1 to 0, float64 on the CPU."""
+from sfumato.diffusion.tree import Tree
 
 
 class Solver(Protocol):
-    """One step of the walk. ``memory`` is whatever the solver carries from step to step, at first ``prepare(times)``."""
+    """One step of the walk. ``memory`` is whatever the solver carries from step to step, at first ``prepare(times)``.
+
+    Inherit from it: then the solver walks vectors, counts no calls and remembers nothing, unless it says otherwise.
+    """
+
+    states: ClassVar[tuple[States, ...]] = ("vectors",)
+    """The worlds it walks; :func:`walk` refuses the others by name."""
+    counts: ClassVar[bool] = False
+    """Whether its memory is the number of calls of each row, (B,) int64: of solvers that choose their own steps."""
 
     @property
     def order(self) -> int:
         """Declared order of accuracy (weak order for stochastic solvers)."""
 
-    def prepare(self, times: Tensor) -> Any:
+    def prepare(self, times: Tree) -> Any:
         """The memory before the first step."""
+        return None
 
-    def step(self, guess: Guess, x_t: Any, t: Tensor, s: Tensor, memory: Any, rng: Rng) -> tuple[Any, Any]:
+    def step(self, guess: Guess, x_t: Tree, t: Tree, s: Tree, memory: Any, rng: Rng) -> tuple[Tree, Any]:
         """x_t at time t -> x_s at the smaller time s, and the memory for the next step."""
 
 
 @dataclass(frozen=True)
-class Euler:
+class Euler(Solver):
     """Guess the endpoints, interpolate them at the next time. eta = 0 is DDIM, which is Euler's method in sigma / alpha
-    and on the straight schedule Euler's method of the flow; eta = 1 is DDPM's ancestral sampling."""
+    and on the straight schedule Euler's method of the flow; eta = 1 is DDPM's ancestral sampling. Walks every world."""
 
     eta: float = 0.0
     order: int = 1
+    states: ClassVar[tuple[States, ...]] = ("vectors", "tokens", "points", "parts")
 
-    def prepare(self, times: Tensor) -> None:
-        return None
-
-    def step(self, guess: Guess, x_t: Any, t: Tensor, s: Tensor, memory: None, rng: Rng) -> tuple[Any, None]:
+    def step(self, guess: Guess, x_t: Tree, t: Tree, s: Tree, memory: None, rng: Rng) -> tuple[Tree, None]:
         return guess.process.step(guess(x_t, t), x_t, t, s, self.eta, rng), None
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A denoiser with its condition filled in."""
+    """A denoiser with its condition filled in; what depends on the condition alone is worked out once."""
 
     denoiser: Guess
-    condition: dict[str, Any]
+    known: Tree | None
+
+    @classmethod
+    def of(cls, denoiser: Guess, condition: Mapping[str, Tree]) -> Bound:
+        """The denoiser bound to these conditions, name -> (B, ...)."""
+        return cls(denoiser, denoiser.given(**condition) if condition else None)
 
     @property
     def process(self) -> Any:
         return self.denoiser.process
 
-    def __call__(self, x_t: Any, t: Tensor, s: Tensor | None = None, **condition: Any) -> Any:
-        return self.denoiser(x_t, t, s, **self.condition, **condition)
+    def given(self, **condition: Tree) -> Tree:
+        """What is filled in already."""
+        return self.known
+
+    def __call__(
+        self, x_t: Tree, t: Tree, s: Tree | None = None, *, given: Tree | None = None, **beside: Any
+    ) -> Endpoints:
+        known = self.known if given is None else given
+        return self.denoiser(x_t, t, s, **beside) if known is None else self.denoiser(x_t, t, s, given=known, **beside)
 
 
 def walk(
-    denoiser: Guess, z: Any, times: Tensor, solver: Solver = Euler(), rng: Rng = None, **condition: Any
-) -> Iterator[tuple[Any, Any]]:
+    denoiser: Guess,
+    z: Tree,
+    times: Tree,
+    solver: Solver = Euler(),
+    rng: Rng = None,
+    *,
+    x_t: Tree | None = None,
+    **condition: Tree,
+) -> Iterator[tuple[Tree, Any]]:
     """The :func:`trajectory` with the solver's memory beside each state: solvers that choose their own steps count their
-    calls there, (B,)."""
-    guess = Bound(denoiser, condition)
-    x_t, memory = denoiser.process.start(z), solver.prepare(times)
+    calls there, (B,). With ``x_t`` the walk begins there, at the first of ``times``, and not at ``process.start(z)``.
+
+    Raises:
+        ValueError: a solver that does not walk this world; times that are not falling from at most 1 to at least 0.
+    """
+    process = denoiser.process
+    if process.states not in solver.states:
+        raise ValueError(
+            f"{type(solver).__name__} walks {' and '.join(solver.states)}, and the states of {type(process).__name__} are "
+            f"{process.states}: use Euler()" + (", or Parts with a solver for each part" * (process.states == "parts"))
+        )
+    check_times(times)
+    guess = Bound.of(denoiser, condition)
+    x_t, memory = process.start(z) if x_t is None else x_t, solver.prepare(times)
     yield x_t, memory
     for t, s in pairwise(times):
-        x_t, memory = solver.step(guess, x_t, t, s, memory, rng)
+        x_s, memory = solver.step(guess, x_t, t, s, memory, rng)
+        x_t = still(x_t, x_s, t, s)
         yield x_t, memory
 
 
+def still(x_t: Tree, x_s: Tree, t: Tree, s: Tree) -> Tree:
+    """x_s, and x_t itself wherever time stands still (t = s): known frames, columns and tokens stay to the bit."""
+    if isinstance(x_s, Mapping):
+        parts = isinstance(t, Mapping)
+        return {
+            name: still(x_t[name], value, *((t[name], s[name]) if parts else (t, s)))
+            if not parts or name in t
+            else value
+            for name, value in x_s.items()
+        }
+    if plain(t) and plain(s):
+        return x_t if t.item() == s.item() else x_s
+    same = t == s
+    if same.device.type == "cpu" and not bool(same.any()):
+        return x_s
+    return torch.where(same.to(x_s.device).reshape(same.shape + (1,) * (x_s.ndim - same.ndim)), x_t, x_s)
+
+
+def check_times(times: Tree) -> None:
+    """Complain unless these are times to walk along: a tensor (n + 1, ...), or a list of n + 1 dicts, n at least 1, that
+    fall (or stand) from at most 1 to at least 0. Numbers on an accelerator are not looked at, which would wait for it.
+
+    Raises:
+        TypeError, ValueError: what is wrong with them.
+    """
+    if not isinstance(times, Tensor):
+        if not isinstance(times, Sequence) or not all(isinstance(t, (Mapping, Tensor)) for t in times):
+            raise TypeError(
+                f"times must be a tensor (n + 1, ...), or a list of dicts for products, got {type(times).__name__}"
+            )
+        if len(times) < 2:
+            raise ValueError(f"{len(times)} time(s): a walk needs two at least, where it begins and where it ends")
+        return
+    if times.ndim == 0 or len(times) < 2:
+        raise ValueError(
+            f"times of shape {tuple(times.shape)}: a walk needs two at least, as in torch.tensor([1.0, 0.0])"
+        )
+    if times.device.type != "cpu":
+        return
+    if not bool(((times >= 0) & (times <= 1)).all()):
+        raise ValueError(
+            f"times go from {float(times.min()):g} to {float(times.max()):g}: they must lie between 0 and 1"
+        )
+    if not bool((times[1:] <= times[:-1]).all()):
+        raise ValueError("times must fall, from noise (1) to data (0): these rise somewhere")
+
+
 def trajectory(
-    denoiser: Guess, z: Any, times: Tensor, solver: Solver = Euler(), rng: Rng = None, **condition: Any
-) -> Iterator[Any]:
+    denoiser: Guess, z: Tree, times: Tree, solver: Solver = Euler(), rng: Rng = None, **condition: Tree
+) -> Iterator[Tree]:
     """Walk from noise z (B, ...) to data along ``times`` (falling; (n + 1,), or (n + 1, B) or (n + 1, B, L) where each
-    sample or token has its own) and yield every state on the way, the start included. Previews, early stops and videos
-    need no other interface."""
+    sample or token has its own; a list of dicts for products) and yield every state on the way, the start included.
+    Previews, early stops and videos need no other interface."""
     for x_t, _ in walk(denoiser, z, times, solver, rng, **condition):
         yield x_t
 
@@ -95,162 +180,3 @@ def sample(denoiser: Guess, z: Any, times: Tensor, solver: Solver = Euler(), rng
     for x_t in trajectory(denoiser, z, times, solver, rng, **condition):  # noqa: B007
         pass
     return x_t
-
-
-# ---- grids -----------------------------------------------------------------------------------------------------------
-
-
-def _steps(steps: int) -> int:
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    return steps
-
-
-def uniform(schedule: Schedule, steps: int) -> Tensor:
-    """Even steps in t."""
-    return torch.linspace(1, 0, _steps(steps) + 1, dtype=torch.float64)
-
-
-def cosine(schedule: Schedule, steps: int) -> Tensor:
-    """Even steps of the angle atan2(sigma, alpha)."""
-    ends = schedule.angle(torch.tensor([1.0, 0.0], dtype=torch.float64))
-    angles = torch.lerp(ends[0], ends[1], torch.linspace(0, 1, _steps(steps) + 1, dtype=torch.float64))
-    return _from_one_to_zero(schedule.at_angle(angles))
-
-
-def logsnr(schedule: Schedule, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Tensor:
-    """A constant ratio of sigma / alpha from step to step between the two bounds, then straight to the end."""
-    return karras(schedule, steps, sigma_min, sigma_max, rho=math.inf)
-
-
-def karras(
-    schedule: Schedule, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
-) -> Tensor:
-    """Even steps of (sigma / alpha)^(1 / rho) (EDM, Karras 2022, eq. 5), then one step to the end, if the schedule goes
-    on below ``sigma_min``. Bounds are in units of the data's spread, and cut to the schedule's own range."""
-    low, high = schedule.angle(torch.tensor([0.0, 1.0], dtype=torch.float64)).tan().tolist()
-    sigma_max, count = min(sigma_max, high), _steps(steps)
-    if sigma_min <= low * (1 + 1e-9):
-        sigma_min, count = low, steps + 1
-    u = torch.linspace(0, 1, max(count, 2), dtype=torch.float64)[:count]
-    if math.isinf(rho):
-        ratio = sigma_max * (sigma_min / sigma_max) ** u
-    else:
-        ratio = (sigma_max ** (1 / rho) + u * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
-    inside = schedule.at_angle(torch.atan(ratio)).clamp(0, 1)
-    return _from_one_to_zero(torch.cat([inside, inside.new_zeros(1)])[: steps + 1])
-
-
-@dataclass(frozen=True)
-class ShiftedGrid:
-    """``grid`` with its times t moved to k t / (1 + (k - 1) t): more steps at much noise where k > 1, at little where k < 1.
-
-    On the straight schedule every stop has k times the noise for the signal, as SD3 shifts its time steps (Esser 2024,
-    sec. 5.3.2), and :func:`uniform` shifted is uniform on ``Shifted(Linear(), k)``. The ends stay 1 and 0.
-
-    Raises:
-        ValueError: k is not above 0.
-    """
-
-    grid: Grid
-    k: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.k < math.inf:
-            raise ValueError(f"k = {self.k}: must be above 0")
-
-    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
-        t = self.grid(schedule, steps)
-        return _from_one_to_zero(self.k * t / (1 + (self.k - 1) * t))
-
-
-def _from_one_to_zero(times: Tensor) -> Tensor:
-    times = times.clone()
-    times[0], times[-1] = 1.0, 0.0
-    return times
-
-
-@dataclass(frozen=True)
-class Auto:
-    """The grid with equal local error at every step, measured once from a denoiser by :func:`auto`.
-
-    Args:
-        angles: knots from noise to data, falling, in radians.
-        progress: share of the steps spent before each knot, rising from 0 to 1.
-    """
-
-    angles: tuple[float, ...]
-    progress: tuple[float, ...]
-
-    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
-        angles, progress = (torch.tensor(knots, dtype=torch.float64) for knots in (self.angles, self.progress))
-        ends = schedule.angle(torch.tensor([1.0, 0.0], dtype=torch.float64))
-        first, last = _interpolate(ends, angles.flip(0), progress.flip(0))  # the part that this schedule walks
-        place = torch.lerp(first, last, torch.linspace(0, 1, _steps(steps) + 1, dtype=torch.float64))
-        left = torch.searchsorted(progress, place, right=True).sub(1).clamp(0, len(progress) - 2)
-        share = (place - progress[left]) / (progress[left + 1] - progress[left])
-        return _from_one_to_zero(schedule.at_angle(torch.lerp(angles[left], angles[left + 1], share)))
-
-
-@torch.no_grad()
-def auto(
-    denoiser: Guess,
-    z: Tensor,
-    *,
-    points: int = 48,
-    power: float = 0.5,
-    even: float = 0.2,
-    finest: float = 0.0,
-    **condition: Any,
-) -> Auto:
-    """Measure the grid on which every step makes the same local error: "constant relative error per step", provably.
-
-    An Euler step of size h along the quarter circle errs by h^2/2 times the speed at which the guessed endpoints turn,
-    e = |dx/dangle| / sin(angle). Equal errors want steps in proportion to e^(-power), power = 1/2 for an error of
-    second order. The speed is measured along one walk of ``points`` calls for the noises z (K, ...), K about 16.
-
-    Args:
-        even: share of the steps spread evenly over the angle, which bounds the largest step where e is tiny.
-        finest: sigma / alpha below which no step but the last one goes: the finest scale of the data, or the level
-            below which a network was not trained. There its guesses jump about and would draw all the steps.
-
-    Source: constant-rate scheduling (arXiv 2411.12188), here with the solver's own error as the discrepancy.
-    """
-    schedule = denoiser.process.schedule
-    ends = schedule.angle(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
-    # half of the points see the angle evenly, half its logarithm, so that fine scales near the data are seen too
-    end = max(ends[1], math.atan(finest))
-    even_angles = torch.linspace(ends[0], max(end, 1e-3), points // 2, dtype=torch.float64)
-    fine = torch.logspace(math.log10(0.3), math.log10(max(end, 3e-3)), points - points // 2, dtype=torch.float64)
-    angles = torch.cat([even_angles, fine[fine < ends[0]]]).unique().flip(0)
-
-    times = schedule.at_angle(angles).clamp(0, 1)
-    x_t = denoiser.process.start(z)
-    guesses = []
-    for t, s in pairwise(torch.cat([times, times.new_zeros(1)])):
-        found = denoiser(x_t, t, **condition)
-        guesses.append(found.x.flatten(1).double().cpu())
-        x_t = denoiser.process.step(found, x_t, t, s)
-    turned = torch.stack([(b - a).pow(2).mean().sqrt() for a, b in pairwise(guesses)])
-    middle, width = (angles[:-1] + angles[1:]) / 2, angles[:-1] - angles[1:]
-    speed = (turned / width / middle.sin()).clamp_min(1e-12)
-    for _ in range(2):  # the measurement is noisy; steps should change smoothly
-        speed = torch.exp(_smooth(speed.log()))
-    density = speed**power
-    knots = torch.linspace(ends[0], end, 257, dtype=torch.float64)
-    inside = (knots[:-1] + knots[1:]) / 2
-    density = _interpolate(inside, middle.flip(0), density.flip(0))
-    density = (1 - even) * density / density.mean() + even
-    progress = torch.cat([density.new_zeros(1), density.cumsum(0)]) / density.sum()
-    return Auto(tuple(knots.tolist()), tuple(progress.tolist()))
-
-
-def _smooth(values: Tensor) -> Tensor:
-    padded = torch.cat([values[:1], values, values[-1:]])
-    return (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
-
-
-def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    right = torch.searchsorted(knots, x).clamp(1, len(knots) - 1)
-    share = ((x - knots[right - 1]) / (knots[right] - knots[right - 1])).clamp(0, 1)
-    return torch.lerp(values[right - 1], values[right], share)

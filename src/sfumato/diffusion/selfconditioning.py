@@ -8,45 +8,35 @@ The network takes one more condition, ``previous``: the last guess of x, or zero
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sfumato.diffusion import tree
 from sfumato.diffusion.denoiser import Denoiser, Guess
+from sfumato.diffusion.process import States
 from sfumato.diffusion.rng import Rng, uniform_like
 from sfumato.diffusion.sample import Solver
+from sfumato.diffusion.tree import Tree
 
 
-def zeros(x_t: Any) -> Any:
+def zeros(x_t: Tree) -> Tree:
     """No guess yet: zeros shaped like x_t (B, ...), or like every part of it."""
-    if isinstance(x_t, Mapping):
-        return {name: zeros(part) for name, part in x_t.items()}
-    return torch.zeros_like(x_t, dtype=x_t.dtype if x_t.is_floating_point() else torch.float32)
+    return tree.each(lambda x: torch.zeros_like(x, dtype=x.dtype if x.is_floating_point() else torch.float32), x_t)
 
 
 Blank = Callable[[Any], Any]
 """x_t -> what ``previous`` is when there is no guess: shaped like the process's guess of x (tokens: (B, L, vocabulary))."""
 
 
-def _where(rows: Tensor, yes: Any, no: Any) -> Any:
-    """Row by row of tensors (B, ...) or dicts of them: ``yes`` where rows (B,) is True."""
-    if isinstance(yes, Mapping):
-        return {name: _where(rows, part, no[name]) for name, part in yes.items()}
-    if yes.shape != no.shape:
-        raise ValueError(
-            f"the guess has shape {tuple(yes.shape)} but the blank {tuple(no.shape)}: pass blank=, a function of x_t"
-        )
-    return torch.where(rows.to(yes.device).reshape(-1, *[1] * (yes.ndim - 1)), yes, no.to(yes.dtype))
-
-
-def _first(tree: Any) -> Tensor:
-    while isinstance(tree, Mapping):
-        tree = next(iter(tree.values()))
-    found: Tensor = tree
-    return found
+def _where(which: Tensor, yes: Tree, no: Tree) -> Tree:
+    try:
+        return tree.where(which, yes, no)
+    except ValueError as wrong:
+        raise ValueError(f"the guess and the blank differ in shape: {wrong}; pass blank=, a function of x_t") from wrong
 
 
 @dataclass(frozen=True)
@@ -78,20 +68,27 @@ class SelfConditioned:
     def process(self) -> Any:
         return self.denoiser.process
 
-    def answer(self, x_t: Any, t: Any, s: Any = None, **condition: Any) -> Any:
+    def given(self, **condition: Tree) -> Tree:
+        """What the denoiser inside makes of the conditions."""
+        return self.denoiser.given(**condition)
+
+    def answer(self, x_t: Tree, t: Tree, s: Tree | None = None, *, given: Tree | None = None, **condition: Any) -> Tree:
         """The network's answer, some rows of it given the guess of x that it makes first."""
-        row = _first(x_t)
+        given = self.denoiser.given(**condition) if given is None else {**given, **condition}
+        row = tree.first(x_t)
         seen = uniform_like(row, self.rng, (len(row),)) < self.share
         previous = self.blank(x_t)
         if bool(seen.any()):
             with torch.no_grad():
-                guessed = self.denoiser(x_t, t, s, previous=previous, **condition).x
+                guessed = self.denoiser(x_t, t, s, given=given, previous=previous).x
             previous = _where(seen, guessed, previous)
-        return self.denoiser.answer(x_t, t, s, previous=previous, **condition)
+        return self.denoiser.answer(x_t, t, s, given=given, previous=previous)
 
-    def __call__(self, x_t: Any, t: Any, s: Any = None, **condition: Any) -> Any:
+    def __call__(
+        self, x_t: Tree, t: Tree, s: Tree | None = None, *, given: Tree | None = None, **condition: Any
+    ) -> Any:
         """Guess both endpoints."""
-        return self.process.endpoints(self.answer(x_t, t, s, **condition), x_t, t)
+        return self.process.endpoints(self.answer(x_t, t, s, given=given, **condition), x_t, t)
 
 
 @dataclass
@@ -105,6 +102,9 @@ class _Recalling:
     def process(self) -> Any:
         return self.denoiser.process
 
+    def given(self, **condition: Tree) -> Tree:
+        return self.denoiser.given(**condition)
+
     def __call__(self, x_t: Any, t: Any, s: Any = None, **condition: Any) -> Any:
         ends = self.denoiser(x_t, t, s, previous=self.previous, **condition)
         self.previous = ends.x
@@ -112,11 +112,16 @@ class _Recalling:
 
 
 @dataclass(frozen=True)
-class Remember:
+class Remember(Solver):
     """See :func:`remember`."""
 
     solver: Solver
     blank: Blank = zeros
+
+    @property
+    def states(self) -> tuple[States, ...]:  # type: ignore[override]
+        """The worlds of the solver inside."""
+        return self.solver.states
 
     @property
     def order(self) -> int:

@@ -12,13 +12,12 @@ from torch import Tensor
 from sfumato.diffusion.coefficients import along, blend
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.flow_solvers import Heun
-from sfumato.diffusion.process import normal_like
 from sfumato.diffusion.rng import Rng
 from sfumato.diffusion.sample import Euler, Solver
 
 
 @dataclass(frozen=True)
-class Churn:
+class Churn(Solver):
     """EDM's stochastic sampler (Karras 2022, alg. 2): raise the noise a little, then a Heun step down from there.
 
     Args:
@@ -46,12 +45,12 @@ class Churn:
         up = torch.where(inside & (raised <= 1), raised, t)
         scale = torch.where(up > t, schedule.alpha(up) / schedule.alpha(t), torch.ones_like(t))
         added = (schedule.sigma(up) ** 2 - (scale * schedule.sigma(t)) ** 2).clamp_min(0).sqrt()
-        x_up = along(scale, x_t) * x_t + along(added * self.inflation, x_t) * normal_like(x_t, rng)
+        x_up = along(scale, x_t) * x_t + along(added * self.inflation, x_t) * guess.process.prior(x_t, rng)
         return Heun().step(guess, x_up, up, s, None, rng)[0], memory
 
 
 @dataclass(frozen=True)
-class EulerMaruyama:
+class EulerMaruyama(Solver):
     """Euler-Maruyama on the reverse-time SDE (Song 2021, eq. 6) in t. Weak order 1.
 
     Raises:
@@ -75,12 +74,12 @@ class EulerMaruyama:
         diffusion = 2 * sigma * (sigma_rate - drift * sigma)  # g(t)^2
         z = guess(x_t, t).z
         flow = along(drift, x_t) * x_t + along(diffusion / sigma, x_t) * z  # f x - g^2 score, score = -z / sigma
-        noise = along((diffusion * (t - s)).clamp_min(0).sqrt(), x_t) * normal_like(x_t, rng)
+        noise = along((diffusion * (t - s)).clamp_min(0).sqrt(), x_t) * guess.process.prior(x_t, rng)
         return x_t - along(t - s, x_t) * flow + noise, None
 
 
 @dataclass(frozen=True)
-class PredictorCorrector:
+class PredictorCorrector(Solver):
     """Predictor-corrector sampling (Song 2021, alg. 1): an Euler step, then Langevin steps at the level reached.
 
     A Langevin step is a partial renewal of the guessed noise at the same level, which keeps its variance exactly. Its
@@ -107,12 +106,12 @@ class PredictorCorrector:
         share = -torch.expm1(-self.strength * walked / self.corrections).clamp_max(0)
         for _ in range(self.corrections):
             x, z = guess(x_t, s)
-            x_t = process.interpolate(x, blend((1 - share).sqrt(), z, share.sqrt(), normal_like(z, rng)), s)
+            x_t = process.interpolate(x, blend((1 - share).sqrt(), z, share.sqrt(), process.prior(z, rng)), s)
         return x_t, None
 
 
 @dataclass(frozen=True)
-class Renoised:
+class Renoised(Solver):
     """A solver of the probability flow made random without losing its order, for Gaussian processes: it walks further
     down than asked, r < s, and fresh noise lifts the point to s by the forward kernel, which is exact.
 
@@ -149,4 +148,4 @@ class Renoised:
         r = schedule.at_angle(torch.atan(there * (1 - fresh).sqrt())).clamp(0, 1)
         x_r, memory = self.solver.step(guess, x_t, t, r, memory, rng)
         lift, noise = schedule.alpha(s) / schedule.alpha(r), schedule.sigma(s) * fresh.sqrt()
-        return along(lift, x_r) * x_r + along(noise, x_r) * normal_like(x_r, rng), memory
+        return along(lift, x_r) * x_r + along(noise, x_r) * guess.process.prior(x_r, rng), memory

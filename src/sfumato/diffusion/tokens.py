@@ -13,17 +13,19 @@ over that guess. So a network cannot forget what it sees, and constant answers m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.loss import loss
-from sfumato.diffusion.process import Endpoints, lerp
+from sfumato.diffusion.process import Endpoints, States, lerp
 from sfumato.diffusion.rng import Rng, uniform_like
 from sfumato.diffusion.schedule import Linear, Schedule
+from sfumato.diffusion.weights import mean_counted
 
 F64 = torch.float64
 NEVER = -1e30
@@ -134,6 +136,9 @@ class UniformTokens:
     vocab: int
     schedule: Schedule = Linear()
 
+    states: ClassVar[States] = "tokens"
+    habits: ClassVar[Mapping[str, Any]] = {"solver": "euler", "grid": "uniform", "eta": 1.0}
+
     def __post_init__(self) -> None:
         if self.vocab < 2:
             raise ValueError(f"vocab must be at least 2, got {self.vocab}")
@@ -212,7 +217,7 @@ class UniformTokens:
     def mix(self, weak: Endpoints, strong: Endpoints, w: float | Tensor, x_t: Tensor, t: Tensor) -> Endpoints:
         return Endpoints(lerp(weak.x, strong.x, w), strong.z)
 
-    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
+    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         """Continuous-time bound on -log p(x), nats per token: (B,).
 
         With the forward rate beta / V from any token to any other (beta = -alpha' / alpha), the reverse jump x_t -> y
@@ -235,7 +240,7 @@ class UniformTokens:
         ratio = (1 + alpha * wanted).clamp_min(1e-30)
         cost = difference - ratio * torch.log1p((difference / ratio).clamp_min(-1 + 1e-16))
         speed = loss_rate(self.schedule, t, x) / self.share(x, t).clamp_min(1e-30)
-        return (speed / self.vocab * cost.sum(-1)).mean(1)
+        return mean_counted(speed / self.vocab * cost.sum(-1), t, weight)
 
     def _check_range(self, x: Tensor) -> None:
         if bool(((x < 0) | (x >= self.vocab)).any()):

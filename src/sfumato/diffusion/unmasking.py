@@ -7,7 +7,7 @@ within a step. The solvers here choose the order instead, so that fewer steps do
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ from torch import Tensor
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.guidance import Wrapped
 from sfumato.diffusion.masked import Masked
-from sfumato.diffusion.process import Endpoints
+from sfumato.diffusion.process import Endpoints, States
 from sfumato.diffusion.rng import Rng, uniform_like
+from sfumato.diffusion.sample import Solver
 from sfumato.diffusion.tokens import F64, UniformTokens, certain, check_tokens, draw, share
 
 # ---- infilling -------------------------------------------------------------------------------------------------------
@@ -29,6 +30,13 @@ class Known:
     base: Masked | UniformTokens
     known: Tensor
     where: Tensor
+
+    states: ClassVar[States] = "tokens"
+
+    @property
+    def habits(self) -> Any:
+        """Those of the process inside."""
+        return self.base.habits
 
     @property
     def schedule(self) -> Any:
@@ -54,8 +62,8 @@ class Known:
     def target(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
         return self.base.target(x, z, t)
 
-    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        return self.base.loss(answer, x, z, t)
+    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
+        return self.base.loss(answer, x, z, t, weight)
 
     def endpoints(self, answer: Tensor, x_t: Tensor, t: Tensor, rng: Rng = None) -> Endpoints:
         return self.base.endpoints(answer, x_t, t, rng)
@@ -90,8 +98,7 @@ class Infill(Wrapped):
         return Known(self.base.process, self.known, self.where)
 
     def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
-        ends: Endpoints = self.base(x_t, t, s, **condition)
-        return ends
+        return self.base(x_t, t, s, **condition)
 
 
 def infill(denoiser: Guess, known: Tensor, where: Tensor) -> Infill:
@@ -131,7 +138,7 @@ def _revealed_law(process: Masked, ends: Endpoints, x_t: Tensor, t: Tensor) -> T
 
 
 @dataclass(frozen=True)
-class Confidence:
+class Confidence(Solver):
     """Reveal, per step, the expected number of tokens, the surest first (MaskGIT, Chang 2022, arXiv 2202.04200).
 
     A token is drawn at every mask; those whose probability under the guess, perturbed by Gumbel noise, is greatest stay.
@@ -144,6 +151,7 @@ class Confidence:
 
     temperature: float = 0.0
     order: int = 1
+    states: ClassVar[tuple[States, ...]] = ("tokens",)
 
     def prepare(self, times: Tensor) -> None:
         return None
@@ -167,7 +175,7 @@ class Confidence:
 
 
 @dataclass(frozen=True)
-class EntropyBound:
+class EntropyBound(Solver):
     """Reveal, per step, as many of the tokens of lowest entropy as a budget allows; the last step reveals the rest.
 
     Tokens drawn together ignore each other. The harm is at most their summed entropy less the greatest one, which is held
@@ -183,6 +191,7 @@ class EntropyBound:
 
     budget: float = 0.1
     order: int = 1
+    states: ClassVar[tuple[States, ...]] = ("tokens",)
 
     def __post_init__(self) -> None:
         if self.budget < 0:
@@ -206,7 +215,7 @@ class EntropyBound:
 
 
 @dataclass(frozen=True)
-class Remask:
+class Remask(Solver):
     """Ancestral sampling that also takes back revealed tokens and writes them anew (ReMDM, Wang 2025, arXiv 2503.00307).
 
     The share of tokens that are there at each time stays alpha(s), so the same denoiser serves. What is taken back goes
@@ -222,6 +231,7 @@ class Remask:
 
     strength: float = 1.0
     order: int = 1
+    states: ClassVar[tuple[States, ...]] = ("tokens",)
 
     def __post_init__(self) -> None:
         if not self.strength >= 0:
@@ -241,6 +251,14 @@ class Remask:
     def step(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: None, rng: Rng) -> tuple[Tensor, None]:
         law = self.transition(guess.process, guess(x_t, t), x_t, t, s)
         return draw(law, uniform_like(x_t, rng)), None
+
+
+TOKEN_SOLVERS: dict[str, Solver] = {
+    "confidence": Confidence(),
+    "entropy_bound": EntropyBound(),
+    "remask": Remask(),
+}
+"""Solvers of tokens by the name a command line gives them; Euler walks tokens, too."""
 
 
 # ---- times -----------------------------------------------------------------------------------------------------------

@@ -16,10 +16,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sfumato.errors import Mendable
+
 Distance = Callable[[Tensor], float]  # (n, d) -> distance from a fixed reference
 
 
-class MetricError(ValueError):
+class MetricError(Mendable, ValueError):
     """A metric was asked of data that cannot carry it; the message says what is wrong and what would be right."""
 
 

@@ -163,13 +163,3 @@ def flow_bits(
     if not bool(torch.isfinite(nats).all()):
         raise MetricError("the probability flow has NaN or infinity on some item")
     return ((nats / x[0].numel() + start_nats(noise, bin_width) - start_nats(noise, None)) / math.log(2)).cpu()
-
-
-def mean_interval(values: Tensor) -> tuple[float, float, float]:
-    """Mean of independent values (N,) and a 90% interval for it, by the t distribution. MetricError for fewer than 2."""
-    n = len(values)
-    if n < 2:
-        raise MetricError(f"an interval needs at least 2 values, not {n}")
-    mean, error = float(values.double().mean()), float(values.double().std()) / math.sqrt(n)
-    t = 1.6449 + 1.524 / (n - 1) + 1.42 / (n - 1) ** 2 + 1.75 / (n - 1) ** 3  # Cornish-Fisher; within 2% from n = 3 on
-    return mean, mean - t * error, mean + t * error

@@ -25,6 +25,7 @@ from sfumato.metrics.distances import (
 )
 from sfumato.metrics.extrapolate import axes_for, frechet_infinity
 from sfumato.metrics.features import PCA, Features
+from sfumato.metrics.intervals import share_interval
 from sfumato.metrics.two_sample import classifier_test
 
 Better = Literal["lower", "higher", "near 1"]
@@ -145,13 +146,6 @@ def _subset(x: Tensor, most: int, rng: torch.Generator) -> Tensor:
     return x if len(x) <= most else x[torch.randperm(len(x), generator=rng)[:most].sort().values.to(x.device)]
 
 
-def _share_interval(share: float, n: int) -> tuple[float, float]:
-    """90% interval of a plain share of n samples (Wilson 1927): unlike resampling, not a point where the share is 0."""
-    z = 1.6449
-    centre, spread = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return (centre - spread) / (1 + z * z / n), (centre + spread) / (1 + z * z / n)
-
-
 def interval(value: float, parts: Tensor, n: int) -> tuple[float, float]:
     """90% interval from the metric on random parts, by subsampling (Politis & Romano 1994)."""
     h = int(n * KEEP)
@@ -247,14 +241,14 @@ def compare(
         rough = prepare[1](x) if len(prepare) > 1 else statistic
         spread = torch.tensor([rough(part) for part in parts], dtype=torch.float64)
         for name, value, floor, column in zip(names, values, floors, spread.T):
-            ends = _share_interval(value, n) if name in SHARES else interval(value, column, n)
+            ends = share_interval(value, n) if name in SHARES else interval(value, column, n)
             rows.append(_row(name, value, ends, floor, n, len(reference)))
     if n >= 20:
         test = classifier_test(x, reference, seed=seed)
         (floor,) = _floor(
             remember, ("classifier", keys["floor"]), lambda: (classifier_test(held, reference, seed=seed).accuracy,)
         )
-        ends = _share_interval(test.accuracy, 2 * test.tested)
+        ends = share_interval(test.accuracy, 2 * test.tested)
         rows.append(_row("classifier_accuracy", test.accuracy, ends, floor, n, len(reference)))
     if dims := axes_for(min(n, len(reference)), known.shape[1]):
         axes = _main_axes(reference, dims)

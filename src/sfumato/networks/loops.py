@@ -56,6 +56,11 @@ class Looped(nn.Module):
         super().__init__()
         self.network, self.loops = network, loops
 
+    def given(self, **condition: Any) -> Any:
+        """What the network makes of its conditions."""
+        make = getattr(self.network, "given", None)
+        return condition if make is None else make(**condition)
+
     def forward(self, *shown: Tensor, **condition: Any) -> Tensor:
         answer: Tensor = self.network(*shown, loops=self.loops, **condition)
         return answer

@@ -30,6 +30,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sfumato.errors import Mendable
+
 FORMAT = 1
 MANIFEST = "manifest.json"
 META = "meta.json"
@@ -43,7 +45,7 @@ _FULL = re.compile(r"os error (27|28|122)\b")  # EFBIG, ENOSPC, EDQUOT as the sa
 _in_flight: set[Path] = set()
 
 
-class CheckpointError(Exception):
+class CheckpointError(Mendable):
     """A checkpoint cannot be written or read. One line: the path, what is wrong, what to do."""
 
 

@@ -26,6 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sfumato.errors import Wrong
 from sfumato.training.checkpoint import CheckpointError, save_weights
 
 WIDEST = 0.28  # gamma = 0, the plain mean, has 1 / sqrt(12) = 0.289
@@ -155,12 +156,12 @@ def reconstruct(snapshots: Sequence[Snapshot], width: float, step: int | None = 
     Raises ValueError without snapshots, for a width outside (0, 0.28), or for a step outside the snapshots.
     """
     if not snapshots:
-        raise ValueError("no snapshots to reconstruct an average from")
+        raise Wrong("no snapshots to reconstruct an average from")
     last = max(snapshot.step for snapshot in snapshots)
     step = last if step is None else step
     first = min(snapshot.step for snapshot in snapshots)
     if not first <= step <= last:
-        raise ValueError(f"step {step}: the snapshots reach from {first} to {last}")
+        raise Wrong(f"step {step}: the snapshots reach from {first} to {last}")
     # What was averaged up to the next snapshot is needed between two of them: without it the weights since the last one
     # are unknown, and the error is hundreds of times larger. Later ones change nothing that matters.
     after = min(s.step for s in snapshots if s.step >= step)

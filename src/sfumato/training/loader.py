@@ -6,7 +6,7 @@ processes only fetch what they are told, so their number changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,43 +15,72 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from sfumato.data import Dataset, batch_indices
+from sfumato.data import Dataset, batch_indices, bucket_indices
+from sfumato.diffusion import tree
+from sfumato.diffusion.tree import Tree
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one step: `x` (B, ...), `condition` name -> (B, ...), places in the global batch (B,), data indices (B,)."""
+    """Rows of one step: `x` (B, ...), what counts of it and how much, the noise that belongs to it if the data have it,
+    its conditions name -> (B, ...), places in the global batch (B,), data indices (B,)."""
 
-    x: Tensor
-    condition: dict[str, Tensor]
+    x: Tree
+    weight: Tree | None
+    z: Tree | None
+    condition: dict[str, Tree]
     places: Tensor
     indices: list[int]
 
-    def pieces(self, count: int) -> Iterator[Batch]:
-        """The batch cut into equal pieces, in order."""
-        size = len(self.indices) // count
-        for start in range(0, size * count, size):
-            part = slice(start, start + size)
-            condition = {name: value[part] for name, value in self.condition.items()}
-            yield Batch(self.x[part], condition, self.places[part], self.indices[part])
+    @classmethod
+    def of(cls, rows: Mapping[str, Tree], places: Tensor, indices: list[int]) -> Batch:
+        """From what a data set's `batch` returned, as tensors."""
+        rest = dict(rows)
+        return cls(rest.pop("x"), rest.pop("weight", None), rest.pop("z", None), rest, places, indices)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        x, condition = tree.to(self.x, device), tree.to(self.condition, device)
+        weight, z = (None if value is None else tree.to(value, device) for value in (self.weight, self.z))
+        return Batch(x, weight, z, condition, self.places, self.indices)
 
 
-def stack(items: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
-    """Items of a dataset as one batch of tensors."""
-    return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
+def tensors(value: Any) -> Tree:
+    """Arrays, or a dict of them, as tensors that share their memory."""
+    if isinstance(value, Mapping):
+        return {name: tensors(part) for name, part in value.items()}
+    return torch.as_tensor(value)
 
 
-class _Rows(torch.utils.data.Dataset[Any]):
+def fetch(dataset: Dataset, indices: list[int] | range) -> Batch:
+    """Items of a data set as one batch, in this order."""
+    own = [int(i) for i in indices]
+    return Batch.of(tensors(dataset.batch(np.asarray(own, dtype=np.int64))), torch.arange(len(own)), own)
+
+
+def bunched(dataset: Dataset, count: int) -> list[Batch]:
+    """The first ``count`` items of a data set (all, if there are fewer), a batch for each bucket among them."""
+    numbers = np.arange(min(count, len(dataset)))
+    kinds = np.zeros(len(numbers), dtype=np.int64) if dataset.buckets is None else dataset.buckets[numbers]
+    return [fetch(dataset, numbers[kinds == kind].tolist()) for kind in np.unique(kinds)]
+
+
+class _Batches(torch.utils.data.Dataset[Any]):
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return self.dataset[index]
+    def __getitem__(self, indices: list[int]) -> Any:
+        return tensors(self.dataset.batch(np.asarray(indices, dtype=np.int64)))
 
 
-def _plan(count: int, batch: int, seed: int, start: int, stop: int, places: range) -> Iterator[list[int]]:
+def _plan(dataset: Dataset, batch: int, seed: int, start: int, stop: int, places: range) -> Iterator[list[int]]:
+    buckets = dataset.buckets
     for step in range(start, stop):
-        yield batch_indices(count, batch, step, seed)[places.start : places.stop].tolist()
+        if buckets is None:
+            numbers = batch_indices(len(dataset), batch, step, seed)
+        else:
+            numbers = bucket_indices(buckets, batch, step, seed)
+        yield numbers[places.start : places.stop].tolist()
 
 
 class _Order:
@@ -64,23 +93,23 @@ class _Order:
         return _plan(*self.arguments)
 
 
+def _same(batch: Any) -> Any:
+    return batch
+
+
 def batches(
     dataset: Dataset, batch: int, seed: int, start: int, stop: int, places: range, workers: int = 0
 ) -> Iterator[Batch]:
     """The batches of steps start..stop-1, of which this process gets the given places of each global batch."""
-    order = _Order(len(dataset), batch, seed, start, stop, places)
+    order = _Order(dataset, batch, seed, start, stop, places)
     loaded: Any
     if workers == 0:
-        loaded = (stack([dataset[i] for i in indices]) for indices in order)
+        reader = _Batches(dataset)
+        loaded = (reader[indices] for indices in order)
     else:
         generator = torch.Generator()  # its own, so that torch's global stream is left alone
         loaded = DataLoader(
-            _Rows(dataset),
-            batch_sampler=order,
-            num_workers=workers,
-            collate_fn=stack,
-            generator=generator,
-        )
-    for indices, tensors in zip(order, loaded, strict=True):
-        x = tensors.pop("x")
-        yield Batch(x, tensors, torch.arange(places.start, places.stop), indices)
+            _Batches(dataset), batch_size=None, sampler=order, num_workers=workers, collate_fn=_same, generator=generator
+        )  # fmt: skip
+    for indices, rows in zip(order, loaded, strict=True):
+        yield Batch.of(rows, torch.arange(places.start, places.stop), indices)

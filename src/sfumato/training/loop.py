@@ -6,6 +6,7 @@ so continuing needs nothing else and is exact.
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import sys
 import time
@@ -16,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato.diffusion import Adaptive, Streams, key, stratified
+from sfumato.diffusion import Adaptive, key, tree
+from sfumato.errors import Mendable
 from sfumato.training import checkpoint, optim
 from sfumato.training.ema import PowerEMA, write_snapshot
 from sfumato.training.loader import Batch, batches
-from sfumato.training.objective import Objective, Task, bf16_pays, drop_condition, observe
+from sfumato.training.objective import Noised, Objective, Task, bf16_pays, noised, observe, parted
 from sfumato.training.optimizer_state import flatten_optimizer, restore_optimizer
 from sfumato.training.options import TrainOptions
 from sfumato.training.parallel import Runtime, launched
@@ -29,11 +31,11 @@ from sfumato.training.run import Run
 from sfumato.training.watch import Averaged, blame, tensorboard
 
 
-class NonFinite(RuntimeError):
+class NonFinite(Mendable, RuntimeError):
     """The loss or its gradient is not a number. Raised before the weights are touched."""
 
 
-class Stopped(Exception):
+class Stopped(Mendable):
     """A signal asked to stop; the state is saved. ``code`` is the exit status to leave with."""
 
     def __init__(self, code: int):
@@ -51,6 +53,8 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
     """
     assert options.steps is not None
     assert options.batch is not None
+    learnt, held_out = parted(task)
+    task = dataclasses.replace(task, train=learnt, held_out=held_out)
     if options.threads:
         torch.set_num_threads(options.threads)
     with ExitStack() as stack:
@@ -67,7 +71,7 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
         ema = PowerEMA(dict(network.named_parameters()), options.ema)
         start = _load(run, objective, optimizer, ema)
         module = runtime.parallel(objective)
-        averaged = Averaged(task, run, bf16, here, options.seed)
+        averaged = Averaged(task, run, bf16, here)
         events = stack.enter_context(tensorboard(run, enabled=runtime.first))
         stop = stack.enter_context(_signals())
         watch = stack.enter_context(Watch("train", options.steps, start, "samples", options.batch, not runtime.first))
@@ -88,19 +92,23 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
             torch.manual_seed(key("network", options.seed, step, runtime.rank))
             optimizer.zero_grad(set_to_none=True)
             total = torch.zeros((), device=here)
+            terms: dict[str, Any] = {}
             seen: list[tuple[Tensor, Tensor]] = []
             for i, batch in enumerate(pieces):
-                x, t, z, condition = _draw(task, options, step, i * piece, batch, here)
-                value, losses = module(x, z, t, condition)
+                rows = _draw(task, options, step, i * piece, batch, here)
+                value, losses, means = module(*rows)
                 (value / options.accumulate).backward()
                 total += losses.mean() / options.accumulate
-                seen.append((t, losses))
+                for name, mean in means.items():
+                    terms[name] = terms.get(name, 0) + mean / options.accumulate
+                if isinstance(task.times, Adaptive):
+                    seen.append((rows.t, losses))
             total, norm = runtime.mean(total), optim.clip(parameters, options.optim.clip)
 
             # one wait for the device a step, so that a bad number stops before it reaches the weights
             if not bool(torch.isfinite(total + norm)):
                 raise NonFinite(_explain(task, objective, options, step, here, runtime))
-            if isinstance(task.times, Adaptive):
+            if isinstance(task.times, Adaptive) and seen:
                 levels, wrong = (runtime.gather(torch.cat(parts)) for parts in zip(*seen, strict=True))
                 observe(task.times, process, levels, wrong)
             lr = optim.learning_rate(options.optim, step, options.steps, rate)
@@ -118,6 +126,7 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
                 watch.show(step, f"loss {loss:.4f}  {memory(here):.1f} GB")
                 record = {"step": step, "loss": loss, "norm": float(norm), "lr": lr, "memory": memory(here)}
                 if step % 10 == 0 or last:
+                    record |= {name: float(mean) for name, mean in terms.items()}
                     run.log(record)
                     events({"loss": loss, "norm": record["norm"], "lr": lr}, step)
                 if ending or time.monotonic() - saved > options.save_seconds:
@@ -151,22 +160,11 @@ def _steps(task: Task, options: TrainOptions, start: int, runtime: Runtime) -> I
         yield step, [next(found) for _ in range(k)]
 
 
-def _draw(
-    task: Task, options: TrainOptions, step: int, offset: int, batch: Batch, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
-    """Data, times, noise and condition of a piece: functions of (seed, step, place in the global batch)."""
+def _draw(task: Task, options: TrainOptions, step: int, offset: int, batch: Batch, device: torch.device) -> Noised:
+    """Data, noise, times and condition of a piece: functions of (seed, step, place in the global batch)."""
     assert options.batch is not None
-    places = batch.places + offset
-    rng = Streams(key("train", options.seed), [step * options.batch + int(j) for j in places])
-    u = stratified(rng, places, options.batch)
-    t = task.times(u, task.process.schedule).to(device, torch.float32)
-    gone = rng.uniform((len(places),))
-    condition = {name: value.to(device) for name, value in batch.condition.items()}
-    if task.drop > 0:
-        condition = drop_condition(condition, task.drop, gone)
-    x = batch.x.to(device, non_blocking=True)
-    z = task.coupling(x, rng.normal(x.shape).to(device), condition)
-    return x, t, z, condition
+    rows = dataclasses.replace(batch, places=batch.places + offset)
+    return noised(task, rows, key("train", options.seed), step * options.batch, options.batch, device)
 
 
 def _extra(objective: Objective) -> list[nn.Parameter]:
@@ -259,16 +257,21 @@ def _explain(
     torch.manual_seed(key("network", options.seed, step, runtime.rank))
     objective.zero_grad(set_to_none=True)
     for i, batch in enumerate(pieces):
-        x, t, z, condition = _draw(task, options, step, i * (options.batch // options.accumulate), batch, device)
-        rows, where = blame(objective, x, z, t, condition)
+        place = i * (options.batch // options.accumulate)
+        piece = _draw(task, options, step, place, batch, device)
+        rows, where = blame(objective, piece)
         if rows:
-            files = ", ".join(f"{task.train.name(batch.indices[r])} (t = {float(t[r]):.4f})" for r in rows[:4])
+            t = tree.each(lambda value: value.reshape(len(value), -1).mean(1), piece.t)
+            files = ", ".join(
+                f"{task.train.name(batch.indices[r // task.copies])} (t = {float(tree.first(t)[r]):.4f})"
+                for r in rows[:4]
+            )
             more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
             return (
                 f"step {step}: the loss is not finite; first bad value in {where}; samples: {files}{more}. The weights are "
                 "as before this step and the last checkpoint is whole; look at these files, or lower --optim.lr"
             )
-        objective(x, z, t, condition)[0].backward()
+        objective(*_draw(task, options, step, place, batch, device))[0].backward()
     bad = [n for n, p in objective.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
     if not bad and runtime.world > 1:
         return f"step {step}: another process met a loss or gradient that is not finite, and names it"

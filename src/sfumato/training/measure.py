@@ -7,13 +7,14 @@ import statistics
 import time
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
-from sfumato.diffusion import Streams, key
+from sfumato.diffusion import key
 from sfumato.training import optim
 from sfumato.training.ema import PowerEMA
-from sfumato.training.loader import stack
-from sfumato.training.objective import Objective, Task, bf16_pays
+from sfumato.training.loader import fetch
+from sfumato.training.objective import Objective, Task, bf16_pays, noised
 from sfumato.training.options import TrainOptions
 from sfumato.training.parallel import pick_device
 from sfumato.training.progress import memory
@@ -38,24 +39,27 @@ def measure(task: Task, options: TrainOptions, batch: int, device: str = "auto",
     parameters = dict(objective.network.named_parameters())
     averages = PowerEMA(parameters, options.ema)
     piece = max(1, batch // options.accumulate)
+    kinds = task.train.buckets
+    own = list(range(len(task.train))) if kinds is None else np.flatnonzero(kinds == _commonest(kinds)).tolist()
     times = []
     for repeat in range(repeats + 1):
         begin = time.perf_counter()
-        items = stack([task.train[i % len(task.train)] for i in range(piece)])
-        x = items.pop("x").to(here)
-        condition = {name: value.to(here) for name, value in items.items()}
-        rng = Streams(key("measure"), range(repeat * piece, (repeat + 1) * piece))
-        t = task.times(rng.uniform((piece,), torch.float64), task.process.schedule).to(here, torch.float32)
-        for _ in range(options.accumulate):
-            value, _ = objective(x, rng.normal(x.shape).to(here), t, condition)
-            value.backward()
+        rows = fetch(task.train, [own[i % len(own)] for i in range(piece)])
+        for part in range(options.accumulate):
+            base = key("measure", part)
+            objective(*noised(task, rows, base, repeat * piece, piece, here))[0].backward()
         optim.clip(parameters.values(), options.optim.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         averages.update(parameters, repeat + 1, repeat)
-        value.detach().cpu()
+        next(iter(parameters.values())).detach().flatten()[:1].cpu()  # waits for the device
         times.append(time.perf_counter() - begin)
     return Cost(statistics.median(times[1:]), memory(here), torch.get_num_threads())
+
+
+def _commonest(kinds: np.ndarray) -> int:
+    values, counts = np.unique(kinds, return_counts=True)
+    return int(values[counts.argmax()])
 
 
 def measure_threads(task: Task, options: TrainOptions, batch: int) -> Cost:

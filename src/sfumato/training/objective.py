@@ -2,51 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.data import Dataset
-from sfumato.diffusion import Adaptive, Denoiser, Equilibrium, Gaussian, LearnedUncertainty, LogitNormal, ab, loss
-from sfumato.diffusion.loss import Coupling, Times, independent
-from sfumato.diffusion.sample import Solver
+from sfumato.diffusion import Adaptive, Denoiser, Guess, LearnedUncertainty, LogitNormal, hide, independent, loss, tree
+from sfumato.diffusion.couplings import Coupling
+from sfumato.diffusion.process import Process
+from sfumato.diffusion.rng import Rng, Streams, key
+from sfumato.diffusion.times import Times, stratified
+from sfumato.diffusion.tree import Tree
+from sfumato.training.loader import Batch
+
+
+class Savable(Protocol):
+    """What a person wants to look at: a picture, a text. ``suffix`` is that of its file, ".png" where it has none."""
+
+    def save(self, path: Path, /) -> Any:
+        """Write it to a file."""
+
+
+class Criterion(Protocol):
+    """What is minimised, where it is not the plain loss: a conversion, a geometry, a preference."""
+
+    def __call__(
+        self, denoiser: Denoiser, x: Tree, t: Tree, *, rng: Rng, z: Tree, weight: Tree | None, given: Tree,
+        condition: Mapping[str, Tree],
+    ) -> Tensor | dict[str, Tensor]:  # fmt: skip
+        """Loss per sample (B,), or terms by name, each (B,), which are summed and logged.
+
+        All that it draws it draws from ``rng``, the rows' own streams, so that it is the same on any number of processes.
+        ``given`` is what ``denoiser.given`` made of ``condition``.
+        """
+
+
+def plain(
+    denoiser: Denoiser, x: Tree, t: Tree, *, rng: Rng, z: Tree, weight: Tree | None, given: Tree,
+    condition: Mapping[str, Tree],
+) -> Tensor:  # fmt: skip
+    """:func:`~sfumato.diffusion.loss` as a criterion."""
+    return loss(denoiser, x, t, rng, z, weight, given=given)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a recipe hands to the loop: the network, what its answers mean, the data, and how to look at samples.
+    """What a field hands to the loop: the network, what its answers mean, the data, and how to look at samples.
 
     Args:
         network, process: the denoiser to train.
-        train, held_out: items {"x": ..., condition name: ...}, standardised.
+        train, held_out: the data; without a part held out, a tenth of ``train`` is.
         times: distribution of training times.
-        coupling: which noise goes with which sample.
+        coupling: which noise goes with which sample, where the data do not say so themselves.
         uncertainty: learn the weight of each noise level.
-        drop: share of samples whose condition is dropped, for guidance.
-        draw: samples (N, ...) -> a picture with a ``save(path)``; None where there is nothing to look at.
-        preview: number of samples -> condition for the preview, name -> (N, ...).
-        preview_steps, preview_solver: how previews are sampled.
-        criterion: called like :func:`~sfumato.diffusion.loss`, which it is unless a model is converted.
+        hidden: names of conditions that are hidden together -> share of the samples, for guidance.
+        copies: noise copies (times and noise of their own) of each row, after what depends on conditions alone is made.
+        criterion: what is minimised; the plain loss unless given.
+        judged: the held-out loss; the criterion unless given.
         denoiser: what the network and the process make; a FlowMap has two times.
+        beside: what the network is told besides the items' conditions where its walk is measured, (1, ...) each.
+        preview: the averaged denoiser -> something to look at, or None.
     """
 
     network: nn.Module
-    process: Gaussian | Equilibrium
+    process: Process
     train: Dataset
-    held_out: Dataset
+    held_out: Dataset | None = None
     times: Times = LogitNormal()
     coupling: Coupling = independent
     uncertainty: bool = False
-    drop: float = 0.1
-    draw: Callable[[Tensor], Any] | None = None
-    preview: Callable[[int], dict[str, Tensor]] = lambda count: {}
-    preview_steps: int = 12
-    preview_solver: Solver = ab(2)
-    criterion: Callable[..., Tensor] = loss
+    hidden: Mapping[tuple[str, ...], float] = field(default_factory=dict)
+    copies: int = 1
+    criterion: Criterion = plain
+    judged: Criterion | None = None
     denoiser: type[Denoiser] = Denoiser
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
+    preview: Callable[[Guess], Savable | None] | None = None
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode, and afterwards as it was."""
+    before = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(before)
 
 
 def bf16_pays(device: torch.device) -> bool:
@@ -63,15 +110,75 @@ class Precise(nn.Module):
         super().__init__()
         self.network, self.bf16 = network, bf16
 
-    def forward(self, x: Tensor, *levels: Tensor, **condition: Any) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            return self.network(x, *levels, **condition).float()
+    def given(self, **condition: Tree) -> Tree:
+        """What the network makes of its conditions, in the types it has there; the conditions where it makes nothing."""
+        make: Any = getattr(self.network, "given", None)
+        if make is None or not condition:
+            return condition
+        with torch.autocast(tree.first(condition).device.type, torch.bfloat16, enabled=self.bf16):
+            return make(**condition)
+
+    def forward(self, x: Tree, *levels: Tree, **condition: Any) -> Tree:
+        with torch.autocast(tree.first(x).device.type, torch.bfloat16, enabled=self.bf16):
+            return tree.each(lambda answer: answer.float(), self.network(x, *levels, **condition))
+
+
+class Noised(NamedTuple):
+    """A piece of a batch, ready for the objective: everything random about it that is drawn beforehand, and the streams for
+    the rest. With copies, x, z, t and weight have ``copies`` rows for each row of the conditions."""
+
+    x: Tree
+    z: Tree
+    t: Tree
+    condition: dict[str, Tree]
+    weight: Tree | None
+    rng: Streams
+
+
+def noised(task: Task, batch: Batch, base: int, first: int, total: int, device: torch.device) -> Noised:
+    """Times, noise and hidden conditions of a piece: functions of the rows' numbers alone.
+
+    The order in which a row's stream is drawn from is kept for ever: its time, what is hidden of it, its noise, and what a
+    criterion draws.
+
+    Args:
+        batch: the rows, with their places in the global batch.
+        base: key of the family of streams; row at place p has stream ``first + p`` of it.
+        total: rows of the global batch, for the strata of the times.
+    """
+    k = task.copies
+    places = (batch.places[:, None] * k + torch.arange(k)).flatten() if k > 1 else batch.places
+    rng = Streams(base, [first * k + int(place) for place in places])
+    batch = batch.to(device)
+    whole = {"x": batch.x, "weight": batch.weight, **batch.condition}
+    u = stratified(rng, places, total * k)
+    drawn = task.times.draw(u, rng, task.process, repeated(whole, k))
+    t = tree.each(lambda value: value.to(device, torch.float32), drawn)
+    condition = batch.condition
+    for names, share in (task.hidden or {(): 0.0}).items():
+        gone = rng.uniform((len(places),))[::k] < share
+        if share > 0:
+            condition = hide(condition, names, gone)
+    x, weight = repeated(batch.x, k), repeated(batch.weight, k)
+    if batch.z is not None:
+        return Noised(x, repeated(batch.z, k), t, condition, weight, rng)
+    z = task.coupling(x, task.process.prior(x, rng), repeated(condition, k))
+    return Noised(x, z, t, condition, weight, rng)
+
+
+def repeated(value: Tree, copies: int) -> Tree:
+    """Each row of a tree so many times; None stays None."""
+    if value is None or copies == 1:
+        return value
+    if isinstance(value, Mapping):
+        return {name: repeated(part, copies) for name, part in value.items()}
+    return value.repeat_interleave(copies, 0)
 
 
 class Objective(nn.Module):
     """Everything with parameters or learned state that training needs, in one module, so that it can be distributed.
 
-    forward(x, z, t, condition) -> (what to descend on (), loss per sample (B,)).
+    forward(x, z, t, condition, weight, rng) -> (what to descend on (), loss per sample (B,), mean of each term by name).
     """
 
     def __init__(self, task: Task, bf16: bool, compiled: bool = False):
@@ -81,23 +188,39 @@ class Objective(nn.Module):
         self.times = task.times if isinstance(task.times, nn.Module) else None
         network: Any = torch.compile(task.network) if compiled else task.network
         self._precise = (Precise(network, bf16),)  # in a tuple: not registered a second time
-        self.process, self.criterion, self.denoiser = task.process, task.criterion, task.denoiser
+        self.process, self.criterion, self.denoiser, self.copies = (
+            task.process,
+            task.criterion,
+            task.denoiser,
+            task.copies,
+        )
 
-    def forward(self, x: Tensor, z: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        given: dict[str, Any] = dict(condition)
-        losses = self.criterion(self.denoiser(self._precise[0], self.process), x, t, z=z, **given)
+    def forward(
+        self, x: Tree, z: Tree, t: Tree, condition: Mapping[str, Tree], weight: Tree | None = None, rng: Rng = None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        denoiser = self.denoiser(self._precise[0], self.process)
+        given = repeated(denoiser.given(**condition), self.copies)
+        found = self.criterion(
+            denoiser, x, t, rng=rng, z=z, weight=weight, given=given, condition=repeated(dict(condition), self.copies)
+        )
+        terms = found if isinstance(found, dict) else {}
+        losses = found if isinstance(found, Tensor) else torch.stack(list(found.values())).sum(0)
+        means = {name: term.detach().mean() for name, term in terms.items()}
         if self.uncertainty is None:
-            return losses.mean(), losses.detach()
-        return self.uncertainty(losses, log_ratio(self.process, t)).mean(), losses.detach()
+            return losses.mean(), losses.detach(), means
+        return self.uncertainty(losses, log_ratio(self.process, t)).mean(), losses.detach(), means
 
     def learned_state(self) -> dict[str, Tensor]:
         """What is learned beside the network's weights: weights of noise levels, density of training times."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith("network.")}
 
 
-def log_ratio(process: Any, t: Tensor) -> Tensor:
-    """ln(sigma / alpha) at time t."""
-    return -process.schedule.logsnr(t) / 2
+def log_ratio(process: Any, t: Tree) -> Tensor:
+    """ln(sigma / alpha) at times t (B,). Raises ValueError for other times."""
+    if not isinstance(t, Tensor) or t.ndim != 1:
+        raise ValueError("weights and times are learned by noise level, and need one time a sample")
+    level: Tensor = -process.schedule.logsnr(t) / 2
+    return level
 
 
 def observe(times: Adaptive, process: Any, t: Tensor, losses: Tensor) -> None:
@@ -106,12 +229,17 @@ def observe(times: Adaptive, process: Any, t: Tensor, losses: Tensor) -> None:
     times.observe(log_ratio(process, t), losses / process.loss_weight(t) * ratio**2)
 
 
-def drop_condition(condition: Mapping[str, Tensor], share: float, u: Tensor) -> dict[str, Tensor]:
-    """Drop the condition of the rows with u < share (u uniform, (B,)): labels become -1, sequences zero."""
-    gone = u < share
+def parted(task: Task) -> tuple[Dataset, Dataset]:
+    """The data to learn from and the data held out: the task's own, or every tenth item of the first."""
+    import numpy as np
 
-    def dropped(value: Tensor) -> Tensor:
-        mask = gone.to(value.device).reshape(-1, *[1] * (value.ndim - 1))
-        return torch.where(mask, torch.full_like(value, 0 if value.is_floating_point() else -1), value)
+    from sfumato.data import Part
 
-    return {name: dropped(value) for name, value in condition.items()}
+    if task.held_out is not None:
+        return task.train, task.held_out
+    numbers = np.arange(len(task.train))
+    order = numbers[
+        np.argsort(np.random.Philox(key=np.array([key("held out"), 0], dtype=np.uint64)).random_raw(len(numbers)))
+    ]
+    count = max(1, len(numbers) // 10)
+    return Part(task.train, np.sort(order[count:])), Part(task.train, np.sort(order[:count]))

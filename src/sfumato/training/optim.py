@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
+from sfumato.errors import check
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -39,7 +41,8 @@ class OptimOptions:
     momentum: float = 0.95
 
     def __post_init__(self) -> None:
-        for good, name, right in (
+        check(
+            self,
             (self.kind in ("adamw", "muon"), "kind", "'adamw' or 'muon'"),
             (self.lr is None or 0 < self.lr < math.inf, "lr", "a number above 0, or none to choose it by size"),
             (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "betas", "two numbers in [0, 1)"),
@@ -48,9 +51,7 @@ class OptimOptions:
             (0 <= self.decay <= 1, "decay", "a share in [0, 1]"),
             (self.clip > 0, "clip", "above 0 (inf for no limit)"),
             (0 <= self.momentum < 1, "momentum", "in [0, 1)"),
-        ):
-            if not good:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be {right}")
+        )
 
 
 def default_lr(parameters: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from sfumato.errors import check
 from sfumato.training.optim import OptimOptions
 
 
@@ -43,8 +44,18 @@ class TrainOptions:
     previews: int = 8
     """Grids of samples and held-out losses over the run."""
 
+    def over(self, base: TrainOptions) -> TrainOptions:
+        """These options, with what they leave open as ``base`` has it: steps (or minutes), batch, threads."""
+        import dataclasses
+
+        open_ = [name for name in ("steps", "minutes", "batch", "threads") if getattr(self, name) is None]
+        if self.steps is not None or self.minutes is not None:
+            open_ = [name for name in open_ if name not in ("steps", "minutes")]
+        return dataclasses.replace(self, **{name: getattr(base, name) for name in open_})
+
     def __post_init__(self) -> None:
-        for good, name, right in (
+        check(
+            self,
             (self.steps is None or self.steps >= 1, "steps", "at least 1"),
             (self.minutes is None or self.minutes > 0, "minutes", "above 0"),
             (self.batch is None or self.batch >= 1, "batch", "at least 1"),
@@ -66,6 +77,4 @@ class TrainOptions:
             (self.save_seconds > 0, "save_seconds", "above 0"),
             (self.keep >= 1, "keep", "at least 1"),
             (self.previews >= 0, "previews", "0 or more"),
-        ):
-            if not good:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be {right}")
+        )

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sfumato.errors import Wrong
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -31,7 +33,7 @@ class Runtime:
         Raises ValueError if the batch cannot be shared out evenly.
         """
         if items % self.world:
-            raise ValueError(f"a batch of {items} cannot be shared evenly among {self.world} processes")
+            raise Wrong(f"a batch of {items} cannot be shared evenly among {self.world} processes")
         size = items // self.world
         return range(self.rank * size, (self.rank + 1) * size)
 

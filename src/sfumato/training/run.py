@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfumato.errors import Mendable
 
-class RunError(Exception):
+
+class RunError(Mendable):
     """One line: which run, what is wrong, what to do."""
 
 
@@ -44,6 +46,11 @@ class Run:
     @property
     def samples(self) -> Path:
         return self.path / "samples"
+
+    @property
+    def walk(self) -> Path:
+        """What the run measured of itself for sampling: its grid, a residual."""
+        return self.path / "walk.json"
 
     @property
     def cache(self) -> Path:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sfumato.diffusion import Auto, Denoiser, Equilibrium, Guess, Streams, auto, key, residual
-from sfumato.diffusion.sample import cosine
+from sfumato.diffusion import Auto, Denoiser, Guess, Streams, auto, key, tree
+from sfumato.diffusion.sample import Bound
+from sfumato.diffusion.tree import Tree
 from sfumato.training.checkpoint import save_weights
 from sfumato.training.ema import PowerEMA
-from sfumato.training.generate import evaluating, generate
-from sfumato.training.loader import stack
-from sfumato.training.objective import Objective, Precise, Task
+from sfumato.training.loader import Batch, bunched
+from sfumato.training.objective import Noised, Objective, Precise, Task, evaluating
 from sfumato.training.run import Run, write_text
 
 LEVELS = torch.linspace(-3.5, 3.0, 10)
@@ -26,106 +26,114 @@ LEVELS = torch.linspace(-3.5, 3.0, 10)
 
 
 @torch.no_grad()
-def loss_by_level(denoiser: Guess, items: Tensor, condition: Mapping[str, Tensor], levels: Tensor = LEVELS) -> Tensor:
+def loss_by_level(denoiser: Guess, items: Tensor, condition: Mapping[str, Tree], levels: Tensor = LEVELS) -> Tensor:
     """Mean squared error of the v answer on data (N, ...) at each noise level ln(sigma / alpha): (levels,).
 
     v has unit variance whatever the network answers and whatever its schedule, so 1 means "knows nothing" for every
-    run alike. Deterministic: item i meets the same noise every time, the same at every level.
+    run alike. Deterministic: item i meets the same noise every time, the same at every level. For vectors.
     """
     process = denoiser.process
-    z = Streams(key("held out"), range(len(items))).normal(items.shape).to(items.device)
+    z = process.prior(items, Streams(key("held out"), range(len(items))))
+    known = Bound.of(denoiser, condition)
     out = []
     for level in levels.double():
         t = process.schedule.time(-2 * level).clamp(1e-4, 1)
         angle = process.schedule.angle(t)
-        x, guessed = denoiser(process.interpolate(items, z, t), t, **condition)
+        x, guessed = known(process.interpolate(items, z, t), t)
         error = angle.cos() * (guessed - z) - angle.sin() * (x - items)
         out.append(float((error**2).mean()))
     return torch.tensor(out)
 
 
 @torch.no_grad()
-def held_out_loss(task: Task, denoiser: Denoiser, items: Tensor, condition: Mapping[str, Any], times: int = 8) -> float:
-    """The training loss on data (N, ...) at evenly spread quantiles of the training times: the same ones every time."""
-    z = Streams(key("held out"), range(len(items))).normal(items.shape).to(items.device)
-    u = (torch.arange(times) + 0.5) / times
-    total = 0.0
-    with torch.random.fork_rng(devices=[items.device] if items.is_cuda else []):
-        torch.manual_seed(key("held out"))  # what a criterion draws by itself
-        for t in task.times(u, task.process.schedule).to(items.device, torch.float32):
-            total += float(task.criterion(denoiser, items, t.expand(len(items)), z=z, **condition).mean()) / times
+def held_out_loss(task: Task, denoiser: Denoiser, batches: Sequence[Batch], times: int = 8) -> float:
+    """The training loss on held-out rows at evenly spread quantiles of the training times: the same ones every time."""
+    criterion = task.judged or task.criterion
+    total, count = 0.0, sum(len(batch.indices) for batch in batches)
+    for batch in batches:
+        numbers, device = range(len(batch.indices)), tree.first(batch.x).device
+        z = batch.z if batch.z is not None else task.process.prior(batch.x, Streams(key("held out"), numbers))
+        given = denoiser.given(**batch.condition)
+        for k in range(times):
+            rng = Streams(key("held out", k), numbers)  # what times and criteria draw by themselves
+            u = torch.full((len(numbers),), (k + 0.5) / times, dtype=torch.float64)
+            t = task.times.draw(u, rng, task.process, {"x": batch.x, "weight": batch.weight, **batch.condition})
+            t = tree.each(lambda value: value.to(device, torch.float32), t)  # noqa: B023
+            found = criterion(
+                denoiser, batch.x, t, rng=rng, z=z, weight=batch.weight, given=given, condition=batch.condition
+            )
+            losses = found if isinstance(found, Tensor) else torch.stack(list(found.values())).sum(0)
+            total += float(losses.sum()) / times / count
     return total
 
 
 class Averaged:
     """The network with averaged weights: its held-out loss, previews, and the files it leaves."""
 
-    def __init__(
-        self, task: Task, run: Run, bf16: bool, device: torch.device, seed: int, held_out: int = 32, shown: int = 16
-    ):
-        self.task, self.run, self.device, self.seed, self.shown = task, run, device, seed, shown
+    def __init__(self, task: Task, run: Run, bf16: bool, device: torch.device, held_out: int = 32):
+        assert task.held_out is not None
+        self.task, self.run, self.device = task, run, device
         self.network: nn.Module = copy.deepcopy(task.network).to(device).requires_grad_(False).eval()
         self.denoiser = task.denoiser(Precise(self.network, bf16), task.process)
-        count = min(held_out, len(task.held_out))
-        items = stack([task.held_out[i] for i in range(count)])
-        self.items = items.pop("x").to(device)
-        self.condition = {name: value.to(device) for name, value in items.items()}
+        self.batches = [batch.to(device) for batch in bunched(task.held_out, held_out)]
 
     def take(self, ema: PowerEMA, width: float | None = None) -> None:
         """Load the averaged weights of a width (the first by default)."""
         average = ema.averages[ema.widths[0] if width is None else width]
         self.network.load_state_dict({**self.network.state_dict(), **average})
 
-    def look(self, ema: PowerEMA, step: int) -> dict[str, float]:
-        """Held-out loss, and a grid of samples from the same noise every time."""
-        self.take(ema)
-        by_level = loss_by_level(self.denoiser, self.items, self.condition)
-        held_out = held_out_loss(self.task, self.denoiser, self.items, self.condition)
-        self.run.log(
-            {
-                "step": step,
-                "held_out": held_out,
-                "by_level": [round(v, 6) for v in by_level.tolist()],
-                "levels": LEVELS.tolist(),
-            }
-        )
-        if self.task.draw is not None:
-            parts = generate(
-                self.denoiser, tuple(self.items.shape[1:]), range(self.shown), seed=self.seed,
-                steps=self.task.preview_steps, solver=self.task.preview_solver, grid=cosine, batch=self.shown,
-                device=self.device, condition=lambda own: self.task.preview(len(own)),
-            )  # fmt: skip
-            samples = torch.cat(list(parts))
-            self.task.draw(samples.cpu()).save(self.run.samples / f"step-{step:08d}.png")
-        return {"held_out": held_out}
+    @property
+    def items(self) -> Tensor | None:
+        """The held-out items where they are vectors of one shape: what grids and losses by level are measured on."""
+        x = self.batches[0].x
+        vectors = self.task.process.states == "vectors" and isinstance(x, Tensor) and x.is_floating_point()
+        return x if vectors else None
 
-    def grid(self, count: int = 16) -> Auto:
-        """The sampling grid with equal local error, measured on ``count`` noises."""
-        z = Streams(key("grid"), range(count)).normal((count, *self.items.shape[1:])).to(self.device)
-        condition: dict[str, Any] = {name: value.to(self.device) for name, value in self.task.preview(count).items()}
-        return auto(self.denoiser, z, finest=self.task.process.finest, **condition)
+    def look(self, ema: PowerEMA, step: int) -> dict[str, float]:
+        """Held-out loss, by noise level too where there is one for all, and what a person wants to see."""
+        self.take(ema)
+        record: dict[str, Any] = {"step": step, "held_out": held_out_loss(self.task, self.denoiser, self.batches)}
+        if self.items is not None:
+            by_level = loss_by_level(self.denoiser, self.items, self.batches[0].condition)
+            record |= {"by_level": [round(v, 6) for v in by_level.tolist()], "levels": LEVELS.tolist()}
+        self.run.log(record)
+        seen = None if self.task.preview is None else self.task.preview(self.denoiser)
+        if seen is not None:
+            seen.save(self.run.samples / f"step-{step:08d}{getattr(seen, 'suffix', '.png')}")
+        return {"held_out": record["held_out"]}
+
+    def grid(self, count: int = 16) -> Auto | None:
+        """The sampling grid with equal local error, measured on ``count`` noises; None where states are no vectors."""
+        if self.items is None:
+            return None
+        some = slice(min(count, len(self.items)))
+        z = self.task.process.prior(self.items[some], Streams(key("grid"), range(len(self.items[some])), self.device))
+        beside = {
+            name: value.to(self.device).expand(len(z), *value.shape[1:]) for name, value in self.task.beside.items()
+        }
+        condition = {**tree.take(self.batches[0].condition, some), **beside}
+        finest: float = getattr(self.task.process, "finest", 0.0)
+        return auto(self.denoiser, z, finest=finest, **condition)
 
     def finish(self, ema: PowerEMA) -> None:
-        """Write what a user takes away: the averaged weights and the sampling grid."""
+        """Write what a user takes away: the averaged weights, and what the run measured of itself for its walks."""
         self.take(ema)
-        settings = {"network": json.dumps(self.network.options), "width": str(ema.widths[0])}
+        settings = {"network": json.dumps(getattr(self.network, "options", {})), "width": str(ema.widths[0])}
         save_weights(self.run.model, self.network.state_dict(), settings)
-        with evaluating(self.network):
-            found = self.grid()
-            facts: dict[str, Any] = {"angles": found.angles, "progress": found.progress}
-            if isinstance(self.task.process, Equilibrium):  # a sample has arrived where real data would have
-                with torch.no_grad():
-                    facts["residual"] = float(residual(self.denoiser, self.items, **self.condition).median())
-        write_text(self.run.path / "grid.json", json.dumps(facts))
+        facts: dict[str, Any] = {}
+        with evaluating(self.network), torch.no_grad():
+            if (found := self.grid()) is not None:
+                facts |= {"angles": found.angles, "progress": found.progress}
+            if (measured := getattr(self.task.process, "measured", None)) is not None:
+                facts |= measured(self.denoiser, self.batches[0].x, **self.batches[0].condition)
+        write_text(self.run.walk, json.dumps(facts))
 
 
-def blame(
-    objective: Objective, x: Tensor, z: Tensor, t: Tensor, condition: Mapping[str, Tensor]
-) -> tuple[list[int], str]:
-    """Which rows of a batch give a loss that is not finite, and the first place where a bad value appears."""
-    if not bool(torch.isfinite(x).all()):
-        rows = (~torch.isfinite(x).flatten(1).all(1)).nonzero()[:, 0].tolist()
-        return rows, "the data itself"
+def blame(objective: Objective, rows: Noised) -> tuple[list[int], str]:
+    """Which rows of a piece give a loss that is not finite, and the first place where a bad value appears."""
+    whole = torch.stack([torch.isfinite(x).flatten(1).all(1) for x in tree.leaves(rows.x)]).all(0)
+    if not bool(whole.all()):
+        return (~whole).nonzero()[:, 0].tolist(), "the data itself"
     first: list[str] = []
 
     def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -139,12 +147,12 @@ def blame(
     handles = [module.register_forward_hook(look(name)) for name, module in leaves]
     try:
         with torch.no_grad():
-            _, losses = objective(x, z, t, condition)
+            losses = objective(*rows)[1]
     finally:
         for handle in handles:
             handle.remove()
-    rows = (~torch.isfinite(losses)).nonzero()[:, 0].tolist()
-    return rows, f"layer {first[0]}" if first else "the loss"
+    bad = (~torch.isfinite(losses)).nonzero()[:, 0].tolist()
+    return bad, f"layer {first[0]}" if first else "the loss"
 
 
 @contextmanager

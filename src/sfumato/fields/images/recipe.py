@@ -1,0 +1,224 @@
+"""Pictures from a folder (or an array file): the main job."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tyro.conf import Positional
+
+from sfumato.errors import Wrong, check
+from sfumato.fields.images import measure
+from sfumato.fields.images.data import ARRAYS, PictureFacts, opened, prepared
+from sfumato.jobs.making import Making
+from sfumato.jobs.methods import MethodOptions
+from sfumato.jobs.recipe import Data, Look, Recipe, Say
+from sfumato.networks.options import NetworkOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from PIL.Image import Image
+    from torch import nn
+
+    from sfumato.data import Scan
+    from sfumato.diffusion import Blanks, Drawn, Equilibrium, Gaussian
+    from sfumato.diffusion.generate import Queries
+    from sfumato.jobs.model import Model
+    from sfumato.jobs.report import Report
+    from sfumato.training.run import Run
+
+
+@dataclass(frozen=True)
+class PictureAsk:
+    """What pictures are asked for."""
+
+    label: str | None = None
+    """Class to draw from (default: all in turn)."""
+
+
+@dataclass(frozen=True)
+class Images(Recipe):
+    """Pictures from a folder, or an array of pictures or vectors in a .npy or .npz file."""
+
+    Facts: ClassVar[type] = PictureFacts
+    Ask: ClassVar[type] = PictureAsk
+    Measure: ClassVar[type] = measure.Measure
+    guided: ClassVar[tuple[str, ...]] = ("label",)
+    formats: ClassVar[tuple[str, ...]] = (".png", ".npy")
+    demo: ClassVar[str] = "sfumato.fields.images.demo:demo"
+
+    data: Positional[Path]
+    """Folder (searched to any depth), .npy or .npz."""
+    side: int | None = None
+    """Pictures are cropped to squares and resized to this many pixels."""
+    labels: bool = False
+    """Learn the names of the sub-folders as classes."""
+    held_out: float = 0.1
+    """Share of the pictures kept out of training, to measure with."""
+    broken_budget: float = 0.01
+    """Share of broken files that is skipped with a warning; more stops the run."""
+    drop: float = 0.1
+    """Share of training samples whose class is hidden, for guidance."""
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    """Network."""
+    method: MethodOptions = field(default_factory=MethodOptions)
+    """Diffusion method."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            (self.side is None or self.side >= 4, "side", "at least 4 pixels"),
+            (0 < self.held_out < 1, "held_out", "a share between 0 and 1"),
+            (0 <= self.broken_budget < 1, "broken_budget", "a share from 0 to below 1"),
+            (0 <= self.drop < 1, "drop", "a share from 0 to below 1"),
+        )
+
+    # ---- data --------------------------------------------------------------------------------------------------------
+
+    def scan(self, say: Say) -> Scan:
+        """Decode every picture once and see what is there. Raises DataError beyond the budget of broken files."""
+        from sfumato.data import check_budget, scan
+        from sfumato.training.progress import Watch
+
+        with Watch("look at pictures", 1, unit="pictures") as watch:
+
+            def progress(done: int, total: int) -> None:
+                watch.total = total
+                watch.bar.update(watch.task, total=total)
+                watch.show(done)
+
+            found = scan(self.data, labels=self.labels, workers=os.cpu_count() or 1, progress=progress)
+        if found.complaints:
+            share = len(found.complaints) / (len(found.files) + len(found.complaints))
+            say(f"{len(found.complaints)} broken file(s) skipped ({share:.1%}):")
+            for complaint in found.complaints[:10]:
+                say(f"  {complaint}")
+        check_budget(found, self.broken_budget)
+        return found
+
+    def chosen_side(self, scan: Scan) -> int:
+        """The side asked for, or: 32 on a CPU, 64 on a GPU, less if the pictures are smaller."""
+        from sfumato.training.parallel import pick_device
+
+        if self.side is not None:
+            return self.side
+        wanted = 32 if pick_device().type == "cpu" else 64
+        smallest = max(8, scan.median_side)
+        return min(wanted, smallest - smallest % 4)
+
+    def prepare(self, run: Run, tell: Say, base: Any = None) -> Images:
+        if self.data.suffix.lower() in ARRAYS:
+            prepared(run, self.data, None, self.labels, self.held_out)
+            return self
+        scan = self.scan(tell)
+        recipe = dataclasses.replace(self, side=self.chosen_side(scan))
+        assert recipe.side is not None
+        prepared(run, self.data, (scan, recipe.side), self.labels, self.held_out)
+        return recipe
+
+    def open(self, run: Run) -> Data:
+        facts = self.facts(run)
+        return Data(facts, *opened(run, self.data, facts))
+
+    def examine(self) -> Look:
+        from sfumato.data import DataError, check_budget
+
+        bold = dataclasses.replace(self, broken_budget=0.999999)
+        if self.data.suffix.lower() in ARRAYS:
+            return Look((), bold)
+        scan = bold.scan(lambda text: None)
+        lines = scan_lines(scan, self.data) + (["classes   " + ", ".join(scan.classes)] if self.labels else [])
+        try:
+            check_budget(scan, self.broken_budget)
+        except DataError as error:
+            return Look((*lines, f"training would stop: {error}"), bold, False)
+        return Look(tuple(lines), bold)
+
+    # ---- network -----------------------------------------------------------------------------------------------------
+
+    def process(self, facts: PictureFacts) -> Gaussian | Equilibrium:
+        return self.method.build()
+
+    def build(self, facts: PictureFacts, device: str) -> nn.Module:
+        from sfumato import networks
+
+        return networks.choose(
+            facts.shape,
+            count=facts.count,
+            classes=len(facts.classes),
+            device=device,
+            **dataclasses.asdict(self.network),
+        )
+
+    # ---- samples -----------------------------------------------------------------------------------------------------
+
+    def queries(self, model: Model, ask: PictureAsk, n: int | None) -> Blanks:
+        import torch
+
+        from sfumato.diffusion import Blanks
+
+        classes, label = model.facts.classes, ask.label
+        if label is not None and label not in classes:
+            known = (
+                f"must be one of {', '.join(classes)}" if classes else f"{model.run.path} was trained without classes"
+            )
+            raise Wrong(f"label = {label!r}: {known}" + ("" if classes else " (use --labels)"))
+        turns = torch.arange(len(classes)) if label is None else torch.tensor([classes.index(label)])
+        return Blanks(torch.zeros(model.facts.shape), 16 if n is None else n, {"label": turns} if classes else {})
+
+    def things(self, model: Model, queries: Queries, drawn: Drawn) -> list[np.ndarray]:
+        """Picture bytes (H, W, 3) or (H, W), or other items as they are in the data, float32."""
+        from sfumato.data.sheet import to_bytes
+
+        raw = model.facts.statistics.restore(drawn.x.float().cpu().numpy())
+        return list(to_bytes(raw) if model.facts.pictures else raw)
+
+    def save(self, thing: np.ndarray, path: Path, making: Making) -> Path:
+        import numpy as np
+
+        if thing.dtype != np.uint8 or path.suffix.lower() == ".npy":
+            path = path.with_suffix(".npy")
+            np.save(path, thing)
+            return path
+        from PIL import Image as pil
+
+        pil.fromarray(thing).save(path, pnginfo=making.png())
+        return path
+
+    def picture(self, model: Model, things: Sequence[np.ndarray], columns: int | None = None) -> Image | None:
+        from sfumato.data.sheet import sheet
+
+        if not model.facts.pictures:
+            return None
+        return sheet(things, columns, least=512 if columns is None else 900)
+
+    def evaluate(self, model: Model, measure: measure.Measure, ask: PictureAsk) -> Report:
+        from sfumato.fields.images.measure import evaluate
+
+        return evaluate(model, measure, ask)
+
+
+def scan_lines(scan: Scan, data: Path) -> list[str]:
+    """What was found in a folder, and what is broken in it."""
+    lines = [f"{len(scan.files)} pictures in {data}, {len(scan.complaints)} broken"]
+    lines += [f"  broken: {complaint}" for complaint in scan.complaints]
+    lines += ["sizes     " + ", ".join(f"{w}x{h} ({n})" for (w, h), n in scan.sizes.most_common(5))
+              + (f" and {len(scan.sizes) - 5} more" if len(scan.sizes) > 5 else "")]  # fmt: skip
+    lines += ["modes     " + ", ".join(f"{mode} ({n})" for mode, n in scan.modes.most_common())]
+    if scan.handled:
+        lines += ["handled   " + ", ".join(f"{what} ({n})" for what, n in scan.handled.most_common())]
+    if scan.ignored:
+        named = (f"{suffix or 'no suffix'} ({n})" for suffix, n in scan.ignored.most_common())
+        lines += ["ignored   " + ", ".join(named)]
+    if scan.duplicates:
+        lines += [f"duplicates {sum(map(len, scan.duplicates)) - len(scan.duplicates)} pictures appear more than once"]
+        lines += ["  same: " + ", ".join(str(path) for path in group[:4]) for group in scan.duplicates[:5]]
+    return lines
+
+
+RECIPE = Images

@@ -1,0 +1,363 @@
+"""Demonstrations in files of arrays: the zarr replay buffers of Diffusion Policy, and `.npz`.
+
+A replay buffer is a zarr store (format 2 or 3; a folder or a .zip file) with one array per observation and the actions
+below `data/`, steps first, and `meta/episode_ends`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfumato.data.arrays import MEMBER_LIMIT, member
+from sfumato.data.errors import DataError, one_line, shown
+from sfumato.errors import needed
+from sfumato.fields.policy.demonstrations.episodes import ACTION, OBSERVATION, Demonstrations, Frames
+
+MAX_METADATA = 16 << 20
+MAX_CHUNK = 1 << 30
+# Compressors that only unpack bytes: others, such as "pickle", may run code
+CODECS = {"blosc", "zstd", "gzip", "zlib", "bz2", "lzma", "lz4", "shuffle", "delta", "crc32c", "bytes", "transpose"}
+CODECS |= {"endian", "sharding_indexed"}
+
+
+@dataclass(frozen=True)
+class _Meta:
+    """What a zarr array says of itself, checked before zarr is asked to read it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunk: tuple[int, ...]
+    format: int
+
+
+def open_replay(
+    path: str | os.PathLike[str], *, names: Sequence[str] | None = None, limit: int = MEMBER_LIMIT
+) -> Demonstrations:
+    """Opens a zarr replay buffer: the array "action" and the observations `names` (all the others by default).
+
+    Arrays of numbers are read into memory, `limit` bytes at most each. Pictures, which are (N, H, W, C) or (N, C, H, W)
+    with C of 1 or 3, stay in the store and are decoded when asked for (see `store_pictures`); those that are stored as
+    floating-point numbers must be whole from 0 to 255, and are given as bytes.
+    Raises DataError when the store or one of its arrays is missing or damaged, is compressed by something that could
+    run code, when pieces of the actions are missing, or when the numbers are wrong (see `Demonstrations`).
+    """
+    path = Path(path)
+    members = _Members(path)
+    present = [key for key in members.folders("data") if key != ACTION]
+    wanted = tuple(present if names is None else names)
+    observations: dict[str, Frames] = {}
+    for key in wanted:
+        if key not in present:
+            raise DataError(f"{shown(path)}: has no array data/{shown(key)}; it has {', '.join(map(shown, present))}")
+        meta = members.meta(f"data/{key}")
+        if len(meta.shape) == 4 and (meta.shape[3] in (1, 3) or meta.shape[1] in (1, 3)):
+            observations[key] = ZarrPictures(path, f"data/{key}", meta)
+        else:
+            array = _read(path, f"data/{key}", meta, limit)
+            observations[key] = array[:, None] if array.ndim == 1 else array
+    actions = _read(path, f"data/{ACTION}", members.meta(f"data/{ACTION}"), limit, whole=True)
+    ends = _read(path, "meta/episode_ends", members.meta("meta/episode_ends"), limit, whole=True)
+    return Demonstrations(
+        actions=actions[:, None] if actions.ndim == 1 else actions,
+        ends=ends,
+        observations=observations,
+        source=os.fspath(path),
+    )
+
+
+class _Members:
+    """The small files of a store: which arrays there are, and what each says of itself."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.is_dir():
+            self.names = None
+        elif path.is_file():
+            with _reading(path, "a zarr store (a folder or a .zip file)"), zipfile.ZipFile(path) as archive:
+                self.names = {info.filename: info.file_size for info in archive.infolist()}
+        else:
+            raise DataError(f"{shown(path)}: not found; expected a zarr replay buffer (a folder or a .zip file)")
+
+    def folders(self, group: str) -> list[str]:
+        """The arrays right below `group`, sorted."""
+        if self.names is None:
+            with _reading(self.path, "a zarr store"):
+                below = self.path / group
+                found = {entry.name for entry in os.scandir(below) if entry.is_dir()} if below.is_dir() else set()
+        else:
+            parts = [name.split("/") for name in self.names]
+            found = {part[1] for part in parts if len(part) > 2 and part[0] == group}
+        return sorted(
+            key for key in found if any(self._exists(f"{group}/{key}/{name}") for name in (".zarray", "zarr.json"))
+        )
+
+    def _exists(self, name: str) -> bool:
+        return (self.path / name).is_file() if self.names is None else name in self.names
+
+    def _text(self, name: str) -> bytes:
+        if self.names is None:
+            with (self.path / name).open("rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise DataError(f"{shown(self.path)}/{shown(name)}: not a regular file")
+                text = file.read(MAX_METADATA + 1)
+        else:
+            with zipfile.ZipFile(self.path) as archive, archive.open(name) as file:
+                text = file.read(MAX_METADATA + 1)
+        if len(text) > MAX_METADATA:
+            raise DataError(f"{shown(self.path)}/{shown(name)}: longer than {MAX_METADATA >> 20} MB; expected metadata")
+        return text
+
+    def meta(self, array: str) -> _Meta:
+        """The shape and type of an array, after a check that reading it runs no code. Raises DataError."""
+        name = f"{shown(self.path)}[{shown(array)}]"
+        with _reading(self.path, f"a zarr array at {shown(array)}"):
+            if self._exists(f"{array}/.zarray"):
+                stored, version = json.loads(self._text(f"{array}/.zarray")), 2
+                codecs = [codec["id"] for codec in [*(stored.get("filters") or []), stored["compressor"]] if codec]
+                chunk, kind = stored["chunks"], stored["dtype"]
+            elif self._exists(f"{array}/zarr.json"):
+                stored, version = json.loads(self._text(f"{array}/zarr.json")), 3
+                if stored.get("node_type") != "array":
+                    raise DataError(f"{name}: is a group; expected an array of numbers")
+                codecs = list(_names_of(stored["codecs"]))
+                chunk, kind = stored["chunk_grid"]["configuration"]["chunk_shape"], stored["data_type"]
+            else:
+                raise DataError(f"{name}: missing (no .zarray or zarr.json there); a replay buffer has it")
+            unknown = next((codec for codec in codecs if codec not in CODECS), None)
+            if unknown is not None:
+                raise DataError(f"{name}: is packed by {unknown!r:.40}; expected one of {', '.join(sorted(CODECS))}")
+            if not isinstance(kind, str) or "O" in kind:
+                raise DataError(f"{name}: holds {kind!r:.40}, not numbers; Python objects could run code when loaded")
+            dtype = np.dtype(kind)
+            if dtype.kind not in "fiub" or dtype.itemsize > 8:
+                raise DataError(f"{name}: holds {dtype}; expected whole or floating-point numbers up to 64 bits")
+            shape, chunk = (tuple(int(n) for n in numbers) for numbers in (stored["shape"], chunk))
+        if not shape or len(chunk) != len(shape) or min(shape) < 0 or min(chunk) < 1:
+            raise DataError(f"{name}: has shape {shape} in pieces of {chunk}; expected (steps, ...)")
+        if math.prod(chunk) * dtype.itemsize > MAX_CHUNK:
+            raise DataError(f"{name}: comes in pieces of {chunk}, more than {MAX_CHUNK >> 30} GB; store smaller pieces")
+        return _Meta(shape, dtype, chunk, version)
+
+
+def _names_of(codecs: Any) -> Iterator[str]:
+    """Every codec named in a version 3 list, those inside shards too."""
+    for codec in codecs:
+        yield (codec if isinstance(codec, str) else codec["name"]).removeprefix("numcodecs.")
+        inner = {} if isinstance(codec, str) else codec.get("configuration", {})
+        for key in ("codecs", "index_codecs"):
+            yield from _names_of(inner.get(key, []))
+
+
+@contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
+    """Turns whatever a damaged file raises into one line."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # a damaged store may raise almost anything
+        raise DataError(f"{shown(path)}: cannot be read as {what} ({one_line(error)}); copy it again") from error
+
+
+def _open(path: Path, array: str, meta: _Meta) -> Any:
+    zarr, storage = needed("zarr"), needed("zarr.storage")
+    store = storage.LocalStore(path, read_only=True) if path.is_dir() else storage.ZipStore(path, mode="r")
+    return zarr.open_array(store, path=array, mode="r", zarr_format=meta.format)
+
+
+def _read(path: Path, array: str, meta: _Meta, limit: int, whole: bool = False) -> np.ndarray:
+    name, size = f"{shown(path)}[{shown(array)}]", math.prod(meta.shape) * meta.dtype.itemsize
+    if size > limit:
+        raise DataError(f"{name}: unpacks to {size / 1e9:.3g} GB, more than the limit of {limit / 1e9:.3g} GB")
+    with _reading(path, f"a zarr array at {shown(array)}"):
+        opened = _open(path, array, meta)
+        # zarr reads a missing piece as zeros, which a robot would learn to do
+        if whole and opened.nchunks_initialized < opened.nchunks:
+            raise DataError(
+                f"{name}: {opened.nchunks - opened.nchunks_initialized} of its {opened.nchunks} pieces are missing and "
+                "would read as 0; copy it again, or store zeros with write_empty_chunks=True"
+            )
+        values: np.ndarray = np.asarray(opened[...])
+    return values
+
+
+@dataclass(frozen=True, eq=False)
+class ZarrPictures:
+    """Pictures in a zarr store as rows of bytes, decoded when asked for; the piece decoded last is kept.
+
+    Asking in order is quick, and asking at random decodes a whole piece for each picture: see `store_pictures`.
+    """
+
+    path: Path
+    array: str
+    meta: _Meta
+    _kept: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.meta.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(np.uint8)
+
+    def __len__(self) -> int:
+        return self.meta.shape[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "array": self.array, "meta": self.meta, "_kept": {}}
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Rows of a slice or a flat array of numbers, uint8. Raises DataError when they can't be decoded."""
+        rows = np.arange(len(self))[index]
+        flat, out = rows.reshape(-1), np.empty((rows.size, *self.shape[1:]), dtype=np.uint8)
+        pieces = flat // self.meta.chunk[0]
+        for piece in np.unique(pieces):
+            chosen = pieces == piece
+            out[chosen] = self._piece(int(piece))[flat[chosen] - piece * self.meta.chunk[0]]
+        return out.reshape(*rows.shape, *self.shape[1:])
+
+    def _piece(self, number: int) -> np.ndarray:
+        kept = self._kept.get("piece")
+        if kept is not None and kept[0] == number:
+            pixels: np.ndarray = kept[1]
+            return pixels
+        with _reading(self.path, f"a zarr array at {shown(self.array)}"):
+            if self._kept.get("process") != os.getpid():  # a store opened before a fork is not ours to read
+                self._kept.update(process=os.getpid(), opened=_open(self.path, self.array, self.meta))
+            start = number * self.meta.chunk[0]
+            raw = np.asarray(self._kept["opened"][start : start + self.meta.chunk[0]])
+        pixels = raw.astype(np.uint8) if raw.dtype.kind == "f" and _whole(raw) else raw
+        if pixels.dtype != np.uint8:
+            raise DataError(
+                f"{shown(self.path)}[{shown(self.array)}]: pictures are {raw.dtype} from {raw.min():g} to "
+                f"{raw.max():g}; expected bytes, or whole numbers from 0 to 255"
+            )
+        self._kept["piece"] = (number, pixels)
+        return pixels
+
+
+def _whole(raw: np.ndarray) -> bool:
+    return bool(((raw >= 0) & (raw <= 255) & (raw == np.floor(raw))).all())
+
+
+def store_pictures(
+    demonstrations: Demonstrations,
+    folder: str | os.PathLike[str],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Demonstrations:
+    """Decodes all pictures that are not arrays yet into `folder`/NAME.npy and gives them memory-mapped, once for all.
+
+    A file that is there already is written anew. Raises DataError when a picture can't be decoded or the disk is full.
+    """
+    folder, observations = Path(folder), dict(demonstrations.observations)
+    lazy = {key: frames for key, frames in observations.items() if not isinstance(frames, np.ndarray)}
+    total, done = sum(map(len, lazy.values())), 0
+    for key, frames in lazy.items():
+        if "/" in key or key.startswith("."):
+            raise DataError(f"{shown(demonstrations.source)}: the name {shown(key)} can't be the name of a file")
+        target = folder / f"{key}.npy"
+        partial = folder / f".{key}.{os.getpid()}.partial"
+        step = max(1, (16 << 20) // max(1, math.prod(frames.shape[1:])))
+        step = frames.meta.chunk[0] if isinstance(frames, ZarrPictures) else step
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": tuple(frames.shape)}
+                np.lib.format.write_array_header_1_0(file, header)
+                for start in range(0, len(frames), step):
+                    block = np.ascontiguousarray(frames[start : start + step])
+                    file.write(block.tobytes())
+                    done += len(block)
+                    if progress is not None:
+                        progress(done, total)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+        except OSError as error:
+            raise DataError(f"{shown(target)}: cannot be written: {(error.strerror or 'error').lower()}") from error
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+        observations[key] = np.load(target, mmap_mode="r", allow_pickle=False)
+    return replace(demonstrations, observations=observations)
+
+
+def save_episodes(demonstrations: Demonstrations, path: str | os.PathLike[str]) -> None:
+    """Writes `.npz` for `open_episodes`: "action", "episode_ends", "observation.NAME", and "fps", "task", "tasks".
+
+    The file appears only when it is complete. Raises DataError when it cannot be written.
+    """
+    path = Path(path)
+    arrays = {ACTION: demonstrations.actions, "episode_ends": demonstrations.ends}
+    arrays |= {f"{OBSERVATION}.{key}": np.asarray(x[:]) for key, x in demonstrations.observations.items()}
+    if demonstrations.fps is not None:
+        arrays["fps"] = np.array([demonstrations.fps], dtype=np.float64)
+    if demonstrations.task is not None:
+        arrays["task"] = demonstrations.task
+    if demonstrations.tasks:  # as bytes of JSON: numpy's text is not plain numbers
+        arrays["tasks"] = np.frombuffer(json.dumps(list(demonstrations.tasks)).encode(), dtype=np.uint8)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise DataError(f"{shown(path)}: cannot be written: {(error.strerror or 'error').lower()}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def open_episodes(path: str | os.PathLike[str], *, limit: int = MEMBER_LIMIT) -> Demonstrations:
+    """Opens `.npz` with "action" (N, A), "episode_ends" (E,) and any observations (N, ...), into memory.
+
+    "observation.NAME" or just "NAME" is an observation; "fps", "task" and "tasks" are as `save_episodes` writes them.
+    `limit` bounds the bytes of one array. Nothing is ever unpickled. Raises DataError when the file is missing or
+    damaged, lacks an array, or holds what `Demonstrations` refuses.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{shown(path)}: file not found; expected .npz with arrays action and episode_ends")
+    with _reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
+        arrays = {info.filename.removesuffix(".npy"): member(archive, info, path, limit) for info in archive.infolist()}
+    for key in (ACTION, "episode_ends"):
+        if key not in arrays:
+            have = ", ".join(map(shown, arrays)) or "(none)"
+            raise DataError(f"{shown(path)}: has no array {key}, only {have}; expected action and episode_ends")
+    actions, ends, task = arrays.pop(ACTION), arrays.pop("episode_ends"), arrays.pop("task", None)
+    fps, tasks = arrays.pop("fps", None), arrays.pop("tasks", None)
+    words: Any = []
+    if tasks is not None:
+        try:
+            words = json.loads(tasks.tobytes().decode())
+        except ValueError:
+            words = None
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise DataError(f"{shown(path)}[tasks]: not the bytes of a JSON list of texts; save it with save_episodes")
+    if fps is not None and fps.size != 1:
+        raise DataError(f"{shown(path)}[fps]: has shape {fps.shape}; expected one number")
+    return Demonstrations(
+        actions=actions,
+        ends=ends,
+        observations={key.removeprefix(f"{OBSERVATION}."): x for key, x in arrays.items()},
+        fps=None if fps is None else float(fps.reshape(())),
+        tasks=tuple(words),
+        task=task,
+        source=os.fspath(path),
+    )

@@ -1,0 +1,1 @@
+"""Simulators that a policy plays in: trials, films and recordings."""

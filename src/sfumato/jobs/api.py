@@ -1,0 +1,129 @@
+"""The command as functions: the same bytes and the same messages from both.
+
+    run = sfumato.train("photos", steps=100)
+    things = sfumato.load(run).sample(8, seed=0, label="flags")
+    print(sfumato.evaluate(run))
+
+And training without a field, on data and with a network of one's own:
+
+    run = sfumato.fit(Task(network, Gaussian(), Items({"x": x})), "runs/mine", steps=1000)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfumato.errors import Wrong
+from sfumato.jobs import find
+from sfumato.jobs.adapt import DistillOptions
+from sfumato.jobs.model import load as _load
+from sfumato.jobs.model import options
+from sfumato.jobs.recipe import Recipe
+from sfumato.jobs.walk import Drawing, Walk
+from sfumato.training.options import TrainOptions
+from sfumato.training.run import Run
+
+if TYPE_CHECKING:
+    from sfumato.training.objective import Task
+
+Place = str | os.PathLike[str] | Run
+
+
+def _path(place: Place) -> Path:
+    return place.path if isinstance(place, Run) else Path(place)
+
+
+def train(
+    data: Recipe | str | os.PathLike[str], training: TrainOptions | None = None, out: Place | None = None, *,
+    field: str | None = None, **given: Any,
+) -> Run:  # fmt: skip
+    """`sfumato train`: learn from data in a new run directory.
+
+    Args:
+        data: where the data is, for the plain field or the one named by ``field``; or a recipe, as Images(Path("photos")).
+        training: how it is trained; keywords are options of it, or of the field (steps=100, labels=True).
+        out: run directory; runs/NAME OF THE DATA unless given.
+
+    Raises Wrong for an unknown keyword, RunError where there is a run already, DataError for bad data.
+    """
+    from sfumato.jobs.train import train as go
+
+    names = {f.name for f in dataclasses.fields(TrainOptions)}
+    mine = {name: value for name, value in given.items() if name in names}
+    rest = {name: value for name, value in given.items() if name not in names}
+    if training is not None and mine:
+        raise Wrong(f"{next(iter(mine))}: is given twice, by itself and within `training`")
+    how = training if training is not None else options(TrainOptions, mine)
+    if isinstance(data, Recipe):
+        if rest:
+            raise Wrong(f"{next(iter(rest))}: give it to the recipe itself")
+        recipe = data
+    else:
+        recipe = options(find.kind(field or find.plain()), {"data": Path(data), **rest}, names)
+    return go(recipe, how, Path("runs") / recipe.title() if out is None else _path(out))
+
+
+def resume(run: Place) -> Run:
+    """`sfumato resume`: go on with a run where its newest whole checkpoint left it."""
+    from sfumato.jobs.train import resume as go
+
+    return go(_path(run))
+
+
+def load(run: Place, **given: Any) -> Any:
+    """A trained run: a model with ``sample``, or what its field makes of it (a policy, a forecaster).
+
+    Keywords are options of the walk and of the drawing, as in `sfumato sample`: steps, solver, w, seed, precision, ...
+    Raises RunError, CheckpointError, Wrong.
+    """
+    model = _model(run, given)
+    return model.recipe.ready(model)
+
+
+def _model(run: Place, given: Mapping[str, Any]) -> Any:
+    walks = {f.name for f in dataclasses.fields(Walk)}
+    walk = {name: value for name, value in given.items() if name in walks}
+    rest = {name: value for name, value in given.items() if name not in walks}
+    return _load(_path(run), options(Walk, walk), options(Drawing, rest, walks))
+
+
+def evaluate(run: Place, measure: Any = None, ask: Any = None, **given: Any) -> str:
+    """`sfumato evaluate`: the report of a run as text. ``measure`` and ``ask`` are the field's Measure and Ask; keywords
+    as for :func:`load`. Raises RunError, DataError, MetricError, Wrong."""
+    from sfumato.jobs.evaluate import evaluate as go
+
+    return go(_model(run, given), measure, ask)
+
+
+def distill(run: Place, out: Place | None = None, training: TrainOptions | None = None, **given: Any) -> Run:
+    """`sfumato distill`: make a trained run a flow map in the run directory ``out`` (RUN-map). Keywords are options of the
+    conversion and of the training."""
+    from sfumato.jobs.distill import distill as go
+
+    own = {f.name for f in dataclasses.fields(DistillOptions)}
+    how = options(DistillOptions, {name: value for name, value in given.items() if name in own})
+    rest = {name: value for name, value in given.items() if name not in own}
+    training = training if training is not None else options(TrainOptions, rest, own)
+    teacher = _path(run)
+    return go(teacher, how, training, teacher.with_name(teacher.name + "-map") if out is None else _path(out))
+
+
+def fit(task: Task, out: Place, training: TrainOptions | None = None, **given: Any) -> Run:
+    """Train a network on data of one's own, without a field, in the run directory ``out``; called again it goes on.
+
+    Keywords are options of the training (steps=1000). Sample with ``sfumato.generate``, and the averaged weights from
+    ``model.safetensors``. Raises Wrong, RunError.
+    """
+    from sfumato.jobs.recipe import usual_batch
+    from sfumato.training import loop
+
+    training = training if training is not None else options(TrainOptions, given)
+    usual = TrainOptions(batch=usual_batch(len(task.train), 64), steps=1000)
+    run = Run(_path(out))
+    run.create()
+    loop.train(task, run, training.over(usual))
+    return run

@@ -1,0 +1,89 @@
+"""config.yaml: everything needed to build a run again. Its first key is the name of the run's field."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sfumato.jobs.adapt import Adaptation, DistillOptions
+from sfumato.jobs.find import kind, name_of, names, plain
+from sfumato.jobs.strict import from_yaml, to_yaml
+from sfumato.training.options import TrainOptions
+from sfumato.training.run import Run
+
+
+@cache
+def _file(name: str) -> Any:
+    """What config.yaml holds for one recipe, as a dataclass of its own."""
+    return dataclasses.make_dataclass(
+        "Configuration",
+        [
+            (name, kind(name)),
+            ("training", TrainOptions, field(default_factory=TrainOptions)),
+            ("distill", DistillOptions | None, None),
+        ],
+        frozen=True,
+    )
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A recipe with its options, how it is trained, and how it is converted if it is."""
+
+    recipe: Any
+    """A :class:`~sfumato.jobs.recipe.Recipe`."""
+    training: TrainOptions = field(default_factory=TrainOptions)
+    distill: DistillOptions | None = None
+
+    @property
+    def adaptations(self) -> tuple[Adaptation, ...]:
+        """What was made of the field's own run, in order."""
+        return () if self.distill is None else (self.distill,)
+
+    def to_yaml(self) -> str:
+        """The text of config.yaml."""
+        name = name_of(self.recipe)
+        return to_yaml(_file(name)(self.recipe, self.training, self.distill))
+
+    @classmethod
+    def from_yaml(cls, text: str, source: str = "config", base: Configuration | None = None) -> Configuration:
+        """Read what `to_yaml` wrote; keys that are absent keep the value of ``base`` (of the same recipe) or the default.
+
+        Raises ConfigError with file, line, key, what is wrong and what would be right.
+        """
+        name = _named(text) or (plain() if base is None else name_of(base.recipe))
+        given = None
+        if base is not None:
+            recipe = base.recipe if name == name_of(base.recipe) else None
+            given = _file(name)(recipe, base.training, base.distill)
+        read = from_yaml(_file(name), text, source, given)
+        return cls(getattr(read, name), read.training, read.distill)
+
+
+def field_of(folder: Path) -> str | None:
+    """The name of the field of the run in a folder, read from the text of its config.yaml; None where there is none."""
+    try:
+        return _named((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _named(text: str) -> str | None:
+    """The first key that is the name of a recipe; nothing is built of what the text says."""
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        return None  # the reader says what is wrong
+    keys = [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    return next((key for key in keys if key in names()), None)
+
+
+def read_config(run: Run) -> Configuration:
+    """The configuration of a run. Raises RunError, ConfigError."""
+    run.require()
+    return Configuration.from_yaml(run.config.read_text(encoding="utf-8"), str(run.config))

@@ -1,0 +1,237 @@
+"""The contract of a field: where its data comes from, which network and process fit, what is drawn for what, which numbers
+its people judge by, and what they look at. Everything else of a run is shared and knows no field.
+
+A field is a folder of `sfumato.fields`; its recipe.py holds a frozen dataclass that inherits from :class:`Recipe`, whose
+fields are the options of `sfumato train`, and ends with ``RECIPE = TheClass``. Options need no torch: what does is imported
+inside methods.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from sfumato.jobs.walk import Drawing, Walk
+from sfumato.training.options import TrainOptions
+from sfumato.training.run import Run
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sfumato.data import Dataset
+    from sfumato.diffusion import Drawn, Guess
+    from sfumato.diffusion.generate import Queries
+    from sfumato.diffusion.process import Process
+    from sfumato.diffusion.tree import Tree
+    from sfumato.jobs.making import Making
+    from sfumato.jobs.methods import Method
+    from sfumato.jobs.model import Model
+    from sfumato.jobs.report import Report
+    from sfumato.training.objective import Savable, Task
+
+Say = Callable[[str], None]
+R = TypeVar("R", bound="Recipe")
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal (standard error: standard output is for results)."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No options at all."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Data made ready: what is known of it (the field's own Facts, kept in data.json), and its two parts."""
+
+    facts: Any
+    train: Dataset
+    held_out: Dataset
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look at data before training: lines to read, the recipe to plan with, and whether training would start."""
+
+    lines: tuple[str, ...]
+    recipe: Any
+    sound: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One field of use. No option bears the name of a method here, and no option of ``Ask`` one that `sfumato sample` has
+    anyway; both are checked when the class is made."""
+
+    Facts: ClassVar[Any] = None
+    """What is known of the data: a class with ``read(run)``; instances have ``words()``, lines for people."""
+    Ask: ClassVar[type] = Nothing
+    """What a sample may be asked for: a dataclass whose fields are options. ``Ask()`` is the usual, as in previews."""
+    Measure: ClassVar[type] = Nothing
+    """What `sfumato evaluate` may be told: likewise."""
+    verbs: ClassVar[Mapping[str, str]] = {}
+    """The field's own verbs: name -> "module:Class", of a dataclass that is called; imported when it is."""
+    guided: ClassVar[tuple[str, ...]] = ()
+    """Conditions that are hidden together in training and guided by in sampling."""
+    formats: ClassVar[tuple[str, ...]] = (".png",)
+    """Suffixes of its files, the default first."""
+    single: ClassVar[bool] = False
+    """Whether all samples go into one file, ``--out rows.csv``, and not into a folder."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Options of earlier revisions -> what they are called now, for old config.yaml files."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = [name for name, hint in vars(cls).get("__annotations__", {}).items() if "ClassVar" not in str(hint)]
+        if taken := [name for name in own if callable(getattr(Recipe, name, None))]:
+            raise TypeError(f"{cls.__name__}: the option {taken[0]!r} bears the name of a method of recipes; rename it")
+        used = {"run", "n", "out", "like", "format"} | {f.name for kind in (Walk, Drawing) for f in fields(kind)}
+        if taken := [f.name for f in fields(cls.Ask) if f.name in used]:
+            raise TypeError(
+                f"{cls.__name__}.Ask: the option {taken[0]!r} is one of `sfumato sample` already; rename it"
+            )
+
+    # ---- what a field must give
+
+    def prepare(self: R, run: Run, tell: Say, base: Any = None) -> R:
+        """Read the data into ``run.cache`` and what is known of it into data.json; returns the recipe with every choice
+        made. ``base``: the facts of a run that is trained further, whose units, vocabulary and columns stay. Raises
+        DataError."""
+        raise NotImplementedError
+
+    def open(self, run: Run) -> Data:
+        """The prepared data again, from the run alone. Raises DataError, RunError."""
+        raise NotImplementedError
+
+    def process(self, facts: Any) -> Process:
+        """What the network's answers mean."""
+        raise NotImplementedError
+
+    def build(self, facts: Any, device: str) -> nn.Module:
+        """A network that suits the data and the machine ("cpu" or an accelerator); the caller has seeded torch."""
+        raise NotImplementedError
+
+    def queries(self, model: Model, ask: Any, n: int | None) -> Queries:
+        """The samples asked for: n, of each query that has a name; None: the field's own number. Raises Wrong for what makes
+        no sense in this run."""
+        raise NotImplementedError
+
+    def things(self, model: Model, queries: Queries, drawn: Drawn) -> list[Any]:
+        """What a person gets, one a sample: pictures, poses, texts, rows, in the units of the data."""
+        raise NotImplementedError
+
+    def save(self, thing: Any, path: Path, making: Making) -> Path:
+        """One thing as a file of the format of the path's suffix, its making inside; returns the path."""
+        raise NotImplementedError
+
+    def evaluate(self, model: Model, measure: Any, ask: Any) -> Report:
+        """The model measured as its field judges it, told a ``Measure`` and an ``Ask``. Raises RunError, DataError,
+        MetricError."""
+        raise NotImplementedError
+
+    # ---- what has a default
+
+    def title(self) -> str:
+        """Name of the run directory."""
+        source: Any = getattr(self, "data", None)
+        return Path(source).resolve().stem if source is not None else type(self).__name__.lower()
+
+    def examine(self) -> Look:
+        """A look at the data: what is there and what is broken in it. Raises DataError."""
+        return Look((), self)
+
+    def facts(self, run: Run) -> Any:
+        """What is known of the data, without opening it. Raises RunError."""
+        return self.Facts.read(run)
+
+    def kinds(self) -> Mapping[str, type[nn.Module]]:
+        """The field's own networks, by the name in a weights file, beside those that all fields know."""
+        return {}
+
+    def learning(self) -> Method:
+        """How it is learned: times, coupling, words. By default the option ``method``."""
+        method: Method = getattr(self, "method")  # noqa: B009 - an option of most fields, not of this class
+        return method
+
+    def training(self, data: Data, device: str) -> TrainOptions:
+        """Batch, rate and the like unless asked otherwise: 16 on a CPU, where more steps are worth more than larger ones,
+        up to 256 on an accelerator, less for few items."""
+        return TrainOptions(batch=usual_batch(len(data.train), 16 if device == "cpu" else 256))
+
+    def task(self, data: Data, network: nn.Module) -> Task:
+        """What to train."""
+        from sfumato.training.objective import Task
+
+        method = self.learning()
+        share = float(getattr(self, "drop", 0.1))
+        return Task(
+            network, self.process(data.facts), data.train, data.held_out, times=method.distribution(),
+            coupling=method.dealt(), uncertainty=method.learns_weights(),
+            hidden={self.guided: share} if self.guided and share > 0 else {},
+        )  # fmt: skip
+
+    def walk(self, name: str = "usual") -> Walk:
+        """How samples are drawn unless asked otherwise: "usual", "few" (a flow map), and what else a field names (--walk).
+        Raises Wrong for a name that it has not."""
+        from sfumato.errors import Wrong
+
+        if name not in ("usual", "few"):
+            raise Wrong(f"walk = {name!r}: must be usual; this field names no other")
+        return Walk()
+
+    def begin(self, process: Process, z: Tree, times: Tree, query: Mapping[str, Tree]) -> tuple[Tree, Tree]:
+        """The first state and the times to walk through, from the noise z and the walk's own times (n + 1,)."""
+        return process.start(z), times
+
+    def guide(self, guess: Guess, query: Mapping[str, Tree]) -> Guess:
+        """Around the guess, which is guided already: infill, inpaint, clip; by row, from query["aside"]."""
+        return guess
+
+    def draw(self, model: Model, queries: Queries, numbers: Sequence[int]) -> Iterator[Drawn]:
+        """The samples of these numbers, through ``model.draw`` alone: a rollout, rejection or ranking calls it again."""
+        return model.draw(queries, numbers)
+
+    def picture(self, model: Model, things: Sequence[Any], columns: int | None = None) -> Savable | None:
+        """What a person wants to look at: a sheet of things. None where there is nothing to see."""
+        return None
+
+    def write(
+        self, model: Model, queries: Queries, things: Iterable[tuple[int, Any]], out: Path, making: Making
+    ) -> Iterator[Path]:
+        """Things with their numbers as files, as they come: 0000.png, 0001.png, ... in the folder ``out``; a field whose
+        samples go into one file writes that. Yields each file once it is whole."""
+        suffix = making.suffix or self.formats[0]
+        for number, thing in things:
+            yield self.save(thing, out / f"{number:04d}{suffix}", making.of(queries, number))
+
+    def usage(self) -> Iterable[str]:
+        """How a finished run is used, for its README.md; RUN stands for the folder."""
+        return ("Samples: `sfumato sample RUN -n 64 --seed 0 --out samples`.",)
+
+    def ready(self, model: Model) -> Any:
+        """What ``sfumato.load`` gives: the model, or what the field makes of it."""
+        return model
+
+    def settled(self: R, network: nn.Module) -> R:
+        """The recipe with the choices written into its option ``network`` that were made for this network."""
+        import dataclasses
+
+        from sfumato.networks.options import settle
+
+        if not any(field.name == "network" for field in fields(self)):
+            return self
+        changed: dict[str, Any] = {"network": settle(getattr(self, "network"), network)}  # noqa: B009
+        return dataclasses.replace(self, **changed)
+
+
+def usual_batch(count: int, most: int) -> int:
+    """At most so many items in a batch, and no more than a quarter of the data where that is 8 or more."""
+    while most > 8 and most * 4 > count:
+        most //= 2
+    return max(1, min(most, count))

@@ -1,0 +1,72 @@
+"""Reports: the numbers of `sfumato evaluate` beside their floors, what they say in words, and pictures. Written here alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfumato.jobs import plots
+from sfumato.jobs.card import card
+from sfumato.jobs.strict import to_plain
+from sfumato.training.run import write_text
+
+if TYPE_CHECKING:
+    from sfumato.jobs.model import Model
+    from sfumato.metrics.table import Row
+    from sfumato.training.objective import Savable
+
+
+@dataclass(frozen=True)
+class Saves:
+    """Something to look at that is written by a function of its path."""
+
+    write: Callable[[Path], Any]
+
+    def save(self, path: Path, /) -> None:
+        self.write(path)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found.
+
+    rows: each metric with its interval and floor. notes: what they say, in sentences. pictures: file name -> what to save.
+    about: more for metrics.json, by name. table: the rows as text, where a field has a table of its own form.
+    """
+
+    rows: tuple[Row, ...] = ()
+    notes: tuple[str, ...] = ()
+    pictures: Mapping[str, Savable] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    table: str | None = None
+
+
+def render(model: Model, report: Report, ask: Any) -> str:
+    """Write metrics.json, README.md and the pictures of a run; returns the report as text."""
+    from sfumato.metrics.table import as_dict, format_table
+
+    run = model.run
+    table = report.table if report.table is not None else format_table(report.rows)
+    text = "\n".join([table, *report.notes])
+    drawn = {"walk": to_plain(model.walk), "drawing": to_plain(model.drawing), "ask": to_plain(ask)}
+    found = {
+        **(as_dict(report.rows) if report.rows else {}),
+        "samples": drawn,
+        **report.about,
+        "remarks": list(report.notes),
+    }
+    write_text(run.path / "metrics.json", json.dumps(found, indent=1))
+    card(run, text)
+    for name, picture in report.pictures.items():
+        picture.save(run.path / name)
+    if plots.available():
+        records = run.records()
+        if by_level := [record for record in records if "by_level" in record]:
+            plots.by_level(by_level, run.path / "loss_by_level.png")
+            plots.training(records, run.path / "loss.png")
+    if report.pictures:
+        text += "\nlook at " + ", ".join(str(run.path / name) for name in report.pictures)
+    return text

@@ -1,0 +1,109 @@
+"""`sfumato sample`, for every field."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sfumato.errors import DataError, Wrong
+from sfumato.jobs.making import made
+from sfumato.jobs.model import Model, load, options
+from sfumato.jobs.outputs import Place
+from sfumato.jobs.recipe import say
+from sfumato.jobs.walk import Drawing, Walk
+from sfumato.training.run import RunError, write_text
+
+SHOWN = 256
+"""Things on a sheet at most."""
+
+
+def sample(model: Model, n: int | None, ask: Any, out: Path | None = None, suffix: str = "") -> list[Path]:
+    """Write n samples of a model (None: the field's own number) and a sheet of them; returns the files, the sheet last.
+
+    Args:
+        ask: what they are asked for, the field's ``Ask``.
+        out: folder, or file of a field whose samples go into one; "samples" unless given. A set of ours that stands there is
+            replaced; anything else is not touched.
+        suffix: format of the files, one of the field's.
+
+    Raises Wrong, RunError.
+    """
+    from sfumato.training.progress import Watch
+
+    recipe = model.recipe
+    if n is not None and n < 1:
+        raise Wrong(f"n = {n}: must be at least 1")
+    if suffix and suffix not in recipe.formats:
+        raise Wrong(f"format = {suffix!r}: must be one of {', '.join(recipe.formats)}")
+    suffix = suffix or recipe.formats[0]
+    if recipe.single:
+        out = Path(f"samples{suffix}") if out is None else out
+        if out.suffix.lower() not in recipe.formats:
+            raise Wrong(f"out = {str(out)!r}: must be a file that ends with one of {', '.join(recipe.formats)}")
+    place, making = Place(out or Path("samples"), recipe.single), model.making(ask, "" if recipe.single else suffix)
+    queries = model.recipe.queries(model, ask, n)
+    place.clear()
+    shown: list[tuple[int, Any]] = []
+    calls: list[int] = []
+    done: list[Path] = []
+    with Watch("sample", len(queries), unit="samples") as watch:
+
+        def things() -> Iterator[tuple[int, Any]]:
+            count = 0
+            for drawn in recipe.draw(model, queries, range(len(queries))):
+                calls.extend(drawn.scores["calls"].tolist() if "calls" in drawn.scores else ())
+                pairs = list(zip(drawn.numbers, recipe.things(model, queries, drawn), strict=True))
+                shown.extend(pairs[: SHOWN - len(shown)])
+                yield from pairs
+                count += len(pairs)
+                watch.show(count)
+
+        try:
+            for path in recipe.write(model, queries, things(), place.path, making):
+                done.append(path)
+        finally:  # what is written stays known as ours, however this ends
+            sheet = None
+            if shown:
+                sheet = recipe.picture(model, [thing for _, thing in sorted(shown, key=lambda pair: pair[0])])
+            if sheet is not None and not recipe.single:
+                done.append(place.folder / f"grid{getattr(sheet, 'suffix', '.png')}")
+                sheet.save(done[-1])
+            if calls and not recipe.single:
+                done.insert(0, place.folder / "calls.json")
+                write_text(done[0], json.dumps(calls))
+            place.note(done, making)
+    if calls:
+        mean = sum(calls) / len(calls)
+        say(f"network calls of a sample: {mean:.1f} on average, {min(calls)} to {max(calls)}")
+    return done
+
+
+def again(run: Path, like: Path, walk: Walk, out: Path | None = None) -> list[Path]:
+    """The sample in a file of ours drawn again, into the folder ``out``; what ``walk`` gives comes before its own walk.
+
+    Raises DataError where the file says nothing of its making, RunError where it was made of other weights.
+    """
+    making = made(like)
+    drawing = options(Drawing, making.drawing)
+    model = load(run, walk.over(options(Walk, making.walk)), dataclasses.replace(drawing, seed=making.seed))
+    own = model.making(model.recipe.Ask())
+    if own.weights != making.weights:
+        raise RunError(f"{like}: was made of the weights {making.weights}, and those of {run} are {own.weights}")
+    ask = options(model.recipe.Ask, making.ask)
+    queries = model.recipe.queries(model, ask, None if making.number is None else making.number + 1)
+    if making.number is None or making.number >= len(queries):
+        raise DataError(f"{like}: says no number of a sample that can be drawn again")
+    place, kept = Place(out or Path("samples"), False), model.making(ask, like.suffix.lower())
+    place.clear()
+    done = [
+        path
+        for drawn in model.recipe.draw(model, queries, [making.number])
+        for path in model.recipe.write(
+            model, queries, zip(drawn.numbers, model.recipe.things(model, queries, drawn)), place.path, kept
+        )
+    ]
+    place.note(done, kept)
+    return done

@@ -1,0 +1,161 @@
+"""Configuration is a tree of frozen dataclasses; this writes it as YAML and reads it back, strictly.
+
+A misspelt key, a value of the wrong type or outside its range stops with the file, the line, and what would be right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from sfumato.errors import Mendable
+
+T = TypeVar("T")
+
+
+class ConfigError(Mendable):
+    """One line: file, line, key, what is wrong, what would be right."""
+
+
+def to_plain(value: Any) -> Any:
+    """A dataclass tree as dicts, lists, numbers and strings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def to_yaml(value: Any) -> str:
+    """A dataclass tree as YAML."""
+    plain = to_plain(value)
+    text: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    if yaml.safe_load(text) != plain:  # a rare character, such as U+0085, is lost unless escaped
+        text = yaml.safe_dump(plain, sort_keys=False)
+    return text
+
+
+def from_yaml(kind: type[T], text: str, source: str = "config", base: T | None = None) -> T:
+    """Read a dataclass tree of the given kind; keys that are absent keep the value of ``base`` or the default.
+
+    Raises ConfigError.
+    """
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+    if node is None:
+        node = yaml.MappingNode("tag:yaml.org,2002:map", [])
+    return _read(kind, node, source, "", base)
+
+
+def _read(kind: Any, node: Any, source: str, path: str, base: Any) -> Any:
+    place = f"{source}:{node.start_mark.line + 1}" if node.start_mark else source
+    if dataclasses.is_dataclass(kind):
+        return _read_dataclass(kind, node, source, path, base, place)
+    try:
+        value = yaml.SafeLoader("").construct_document(node) if not isinstance(node, yaml.ScalarNode) else _scalar(node)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{place}: {path}: {' '.join(str(error).split())}") from error
+    try:
+        return convert(kind, value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{place}: {path} = {value!r}: {error}") from error
+
+
+def _scalar(node: yaml.ScalarNode) -> Any:
+    return yaml.safe_load(yaml.serialize(node))
+
+
+def _read_dataclass(kind: Any, node: Any, source: str, path: str, base: Any, place: str) -> Any:
+    if not isinstance(node, yaml.MappingNode) or node.tag != "tag:yaml.org,2002:map":
+        raise ConfigError(f"{place}: {path or 'the file'} must be a mapping of names to values")
+    hints = typing.get_type_hints(kind, include_extras=False)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    values: dict[str, Any] = {} if base is None else {name: getattr(base, name) for name in fields}
+    seen: set[str] = set()
+    for key_node, value_node in node.value:
+        name = str(key_node.value)
+        where = f"{source}:{key_node.start_mark.line + 1}"
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(fields)}"
+            raise ConfigError(f"{where}: unknown key {path + name!r}; {hint}")
+        if name in seen:
+            raise ConfigError(f"{where}: {path + name!r} is given twice")
+        seen.add(name)
+        inner = _dataclass_in(hints[name])
+        nothing = value_node.tag == "tag:yaml.org,2002:null"
+        values[name] = (
+            _read(inner, value_node, source, f"{path}{name}.", values.get(name))
+            if inner is not None and not (nothing and inner is not hints[name])
+            else _read(hints[name], value_node, source, path + name, None)
+        )
+    required = (dataclasses.MISSING, dataclasses.MISSING)
+    for name, field in fields.items():
+        if name not in values and (field.default, field.default_factory) == required:
+            raise ConfigError(f"{place}: {path + name!r} is missing")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ConfigError(f"{place}: {path}{error}") from error
+
+
+def _dataclass_in(hint: Any) -> Any:
+    """The dataclass that a hint is, or may be instead of None."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return next((option for option in options if dataclasses.is_dataclass(option)), None)
+
+
+def convert(kind: Any, value: Any) -> Any:
+    """A plain value as an instance of a type hint. Raises ValueError that says what was expected."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        for option in arguments:
+            if option is not type(None):
+                return convert(option, value)
+    if origin is Literal:
+        if isinstance(value, bool) and {"on", "off"} <= set(arguments):  # YAML reads these words as true and false
+            value = "on" if value else "off"
+        if value not in arguments:
+            close = difflib.get_close_matches(str(value), [str(a) for a in arguments], n=1)
+            raise ValueError(
+                f"expected one of {', '.join(map(str, arguments))}" + (f"; did you mean {close[0]!r}?" if close else "")
+            )
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError("expected a list")
+        inner = arguments[0] if len(arguments) == 2 and arguments[1] is Ellipsis else None
+        if inner is None and len(value) != len(arguments):
+            raise ValueError(f"expected {len(arguments)} values")
+        return tuple(convert(inner or arguments[i], item) for i, item in enumerate(value))
+    if kind is Path:
+        return Path(_expect(value, str, "a path"))
+    if kind is float and isinstance(value, str):  # YAML reads 3e-4 as a string
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError("expected a number") from None
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, bool):
+        raise ValueError("expected a whole number")
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return _expect(value, kind, names.get(kind, str(kind)))
+
+
+def _expect(value: Any, kind: type, name: str) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"expected {name}")
+    return value

