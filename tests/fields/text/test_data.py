@@ -71,16 +71,19 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(count=st.integers(1, 200), window=st.integers(1, 50))
-def test_windows_cover_every_token_of_the_stream(count: int, window: int) -> None:
+@given(count=st.integers(1, 200), window=st.integers(1, 50), stride=st.integers(1, 60))
+def test_windows_cover_every_token_of_the_stream(count: int, window: int, stride: int) -> None:
     tokens = np.arange(count, dtype=np.uint16)
-    items = Windows(tokens, window)
+    items = Windows(tokens, window, stride=stride)
     x = items.batch(np.arange(len(items)))["x"]
     assert x.dtype == np.int64
     assert x.shape == (len(items), min(window, count))
     assert set(x.ravel().tolist()) == set(range(count))
     assert (np.diff(x, axis=1) == 1).all()
-    assert len(items) * x.shape[1] < count + x.shape[1]  # only the last one overlaps
+    steps = np.diff(x[:, 0])
+    assert (steps[:-1] == min(stride, x.shape[1])).all()
+    assert (steps[-1:] > 0).all()  # the last one ends with the stream, and is another than the one before
+    assert (x[0, 0], x[-1, -1]) == (0, count - 1)
     with pytest.raises(IndexError):
         items.batch([len(items)])
 

@@ -14,7 +14,8 @@ pytest.importorskip("tokenizers", reason="needs the extra sfumato[text]")
 from sfumato.diffusion import Denoiser, Masked
 from sfumato.fields.text.data import Corpus
 from sfumato.fields.text.files import Document
-from sfumato.fields.text.measure import Measured, bits, choose, facts, holes
+from sfumato.fields.text.measure import bits, choose, facts, holes
+from sfumato.fields.text.options import Measured
 from sfumato.metrics.distances import MetricError
 from sfumato.metrics.table import Row
 
@@ -75,7 +76,7 @@ def test_an_oracle_fills_every_hole_and_ignorance_none() -> None:
 
 def test_ignorance_costs_the_logarithm_of_the_vocabulary() -> None:
     of = corpus()
-    found = by_name(bits(of, Denoiser(nothing, Masked(of.facts.mask)), Measured(block=8), "cpu", lambda *l: None))
+    found = by_name(bits(of, Denoiser(nothing, Masked(of.facts.mask)), Measured(span=8), "cpu", lambda *l: None))
     held = list(of.texts("held_out"))
     tokens, size = sum(len(ids) + 1 for _, ids in held), of.facts.held_out.bytes
     expected = tokens * torch.tensor(float(of.facts.end + 1)).log2().item() / size
@@ -102,15 +103,18 @@ def test_facts_of_samples() -> None:
     copied = by_name(facts(of, learned[:4] * 2))
     assert copied["parses"].value == copied["parses"].floor == 1
     assert copied["distinct"].value == 0.5
-    assert copied["copied"].value == copied["longest_copy_is_half"].value == 1
+    assert copied["copied"].value == copied["half_is_copied"].value == 1
+    assert copied["sound"].value == 0  # each stands there twice, and in training
     assert copied["copied"].floor is not None
     assert copied["copied"].floor < 0.9
+    fresh = by_name(facts(of, [b"omega = [1, 2]\n" * 3, b"if omega:\n    print(3)\n", b"else = 4\n"]))
+    assert fresh["parses"].value == fresh["sound"].value == 2 / 3
     wild = by_name(facts(of, [b"= )" * 40 + b"\nx = 1\n", b"([" * 60 + b"%d\n"]))
     assert wild["parses"].value == wild["copied"].value == 0
     assert wild["distinct"].value == 1
 
 
-@pytest.mark.parametrize("options", [{"block": 0}, {"draws": 0}, {"tokens": 0}, {"holes": -1}])
+@pytest.mark.parametrize("options", [{"span": 0}, {"draws": 0}, {"tokens": 0}, {"holes": -1}])
 def test_options_out_of_range(options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="must be at least 1"):
+    with pytest.raises(ValueError, match=r"must be (at least 1|0 or more)"):
         Measured(**options)

@@ -28,6 +28,7 @@ from sfumato.diffusion import (
     sample,
     uniform,
 )
+from sfumato.diffusion.times import stratified
 from sfumato.fields.text.contexts import Contexts
 from sfumato.fields.text.vocabulary import Vocabulary
 from sfumato.fields.text.writing import Sharpened, filled, prompted
@@ -150,7 +151,8 @@ def test_training_sees_prompts_holes_and_plain_text() -> None:
     """In the declared shares; a given token has t = 0, and changes neither by noise nor in the loss."""
     rows, length = 4000, 12
     rng, x = Streams(key("test"), range(rows)), torch.full((rows, length), 5)
-    t = Contexts(prefix=0.3, hole=0.2, low=0.01).draw(rng, torch.arange(rows), rows, Masked(300), {"x": x})
+    u = stratified(rng, torch.arange(rows), rows)
+    t = Contexts(prefix=0.3, hole=0.2, low=0.01).draw(u, rng, Masked(300), {"x": x})
     given = t == 0
     open_ = ~given
     assert open_.any(1).all()
@@ -176,7 +178,7 @@ def test_given_tokens_add_nothing_to_the_loss() -> None:
     """A denoiser that is right wherever something is open, and wrong about all that is given."""
     x = torch.randint(20, (64, 10), generator=torch.Generator().manual_seed(0))
     rng = Streams(key("test"), range(64))
-    t = Contexts(prefix=0.5, hole=0.5).draw(rng, torch.arange(64), 64, Masked(20), {"x": x})
+    t = Contexts(prefix=0.5, hole=0.5).draw(stratified(rng, torch.arange(64), 64), rng, Masked(20), {"x": x})
     right = 200.0 * torch.nn.functional.one_hot(torch.where(t > 0, x, 0), 20)
     assert float(loss(Denoiser(lambda shown, level: right, Masked(20)), x, t, rng).abs().max()) < 1e-6
 

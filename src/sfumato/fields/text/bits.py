@@ -133,11 +133,12 @@ def _bound(denoiser: Denoiser, x: Tensor, first: Tensor, draw: int, draws: int, 
     infinite variance at little noise.
     """
     process: Any = denoiser.process
-    rng = Streams(key("bits", draw), numbers, x.device)
+    rng = Streams(key("bits", draw), numbers)  # on the CPU: the same masks on every machine
+    u, order = rng.uniform((len(x),), torch.float64).to(x.device), rng.uniform(x.shape, torch.float64).to(x.device)
     count = x.shape[1] - first
-    hidden = 1 + (count * ((draw + rng.uniform((len(x),), torch.float64)) / draws)).long().clamp_max(count - 1)
+    hidden = 1 + (count * ((draw + u) / draws)).long().clamp_max(count - 1)
     scored = torch.arange(x.shape[1], device=x.device) >= first[:, None]
-    place = rng.uniform(x.shape, torch.float64).masked_fill(~scored, 2.0).argsort(1).argsort(1)
+    place = order.masked_fill(~scored, 2.0).argsort(1).argsort(1)
     open_ = place < hidden[:, None]
     x_t = torch.where(open_, process.mask_id, x)
     t = torch.where(scored, (hidden / count)[:, None], 0.0)

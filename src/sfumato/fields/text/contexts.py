@@ -5,17 +5,21 @@ A given token has a time of its own, 0: it is seen as it is and no loss is taken
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sfumato.diffusion import Streams, stratified
+from sfumato.diffusion.rng import Rng, uniform_like
+from sfumato.diffusion.times import Times
+from sfumato.diffusion.tree import Tree
+from sfumato.diffusion.tree import first as leaf
 
 
 @dataclass(frozen=True)
-class Contexts:
+class Contexts(Times):
     """Times (B, L) of training: the share `prefix` of the items has a beginning that is given, the share `hole` has both
     sides given and a run between them open, the rest is open throughout.
 
@@ -39,15 +43,15 @@ class Contexts:
         """The time of what is open, from uniform numbers u (B,) in [0, 1): (B,) float64."""
         return self.low + (1 - self.low) * u.double()
 
-    def draw(self, rng: Streams, places: Tensor, total: int, process: Any, batch: Any) -> Tensor:
-        """Times (B, L) of the items x (B, L) of a batch, of which these are the `places` (B,) of `total`."""
-        t = self(stratified(rng, places, total), process.schedule)
-        return torch.where(self.open(rng, batch["x"].shape[1]), t[:, None], 0.0)
+    def draw(self, u: Tensor, rng: Rng, process: Any, batch: Mapping[str, Tree]) -> Tensor:
+        """Times (B, L) of the items x (B, L) of a batch."""
+        open_ = self.open(uniform_like(u, rng, (len(u), 3)), leaf(batch["x"]).shape[1])
+        return torch.where(open_, self(u, process.schedule)[:, None], 0.0)
 
-    def open(self, rng: Streams, length: int) -> Tensor:
-        """Which of `length` tokens are open, at least one in every row: bool (B, L)."""
-        kind, begin, end = rng.uniform((len(rng), 3), torch.float64).unbind(1)
-        place = torch.arange(length, device=kind.device)
+    def open(self, own: Tensor, length: int) -> Tensor:
+        """Which of `length` tokens are open, at least one in every row, from uniform numbers (B, 3): bool (B, L)."""
+        kind, begin, end = own.unbind(1)
+        place = torch.arange(length, device=own.device)
         first = (begin * length).floor()
         last = first + 1 + (end * (length - first)).floor()
         first = torch.where(kind < self.prefix + self.hole, first, 0)[:, None]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Any
@@ -19,61 +19,13 @@ import numpy as np
 
 from sfumato.data.dataset import split
 from sfumato.data.errors import DataError
+from sfumato.fields.text.facts import Facts, Part
 from sfumato.fields.text.files import Document, Say
 from sfumato.fields.text.vocabulary import Vocabulary
 
 TRAIN, HELD_OUT, NAMES, TOKENIZER = "train.npy", "held_out.npy", "names.json", "tokenizer.json"
+OVERLAP = 4  # windows in which each token is learned from: each time another part of its surroundings is in sight
 FITTED_ON = 256 << 20  # bytes of training text, at most, from which the vocabulary is fitted
-
-
-@dataclass(frozen=True)
-class Part:
-    """One side of the split: documents, their bytes and tokens."""
-
-    documents: int
-    bytes: int
-    tokens: int
-
-    @classmethod
-    def of(cls, documents: Sequence[Document], tokens: np.ndarray) -> Part:
-        """Of the documents that stand in the stream `tokens` (n,), between one end and the next."""
-        return cls(len(documents), sum(len(d.text) for d in documents), len(tokens) - len(documents) - 1)
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a run knows of its texts. `vocab` is the number of pieces V; `window` of tokens in one item; `suffix` that of
-    most of the text; `source` a hash of all documents."""
-
-    vocab: int
-    window: int
-    suffix: str
-    train: Part
-    held_out: Part
-    source: str
-
-    @property
-    def end(self) -> int:
-        """Token that closes a document."""
-        return self.vocab
-
-    @property
-    def mask(self) -> int:
-        """Token that stands for the unknown."""
-        return self.vocab + 1
-
-    @property
-    def bytes_per_token(self) -> float:
-        """Bytes of training text per token of it."""
-        return self.train.bytes / max(1, self.train.tokens)
-
-    def words(self) -> str:
-        """One line for people."""
-        return (
-            f"{self.train.documents:,} documents ({self.train.bytes / 1e6:,.1f} MB, {self.train.tokens:,} tokens), "
-            f"{self.held_out.documents:,} held out ({self.held_out.bytes / 1e6:,.1f} MB); "
-            f"{self.vocab:,} pieces, {self.bytes_per_token:.2f} bytes a token, windows of {self.window} tokens"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +110,10 @@ class Corpus:
             yield name, tokens[first + 1 : last].astype(np.int64)
 
     def windows(self, part: str) -> Windows:
-        """The data set of "train" or "held_out"."""
-        return Windows(self.train if part == "train" else self.held_out, self.facts.window, part)
+        """The data set of "train", whose windows overlap, or of "held_out", whose windows do not."""
+        if part == "train":
+            return Windows(self.train, self.facts.window, part, max(1, self.facts.window // OVERLAP))
+        return Windows(self.held_out, self.facts.window, part)
 
 
 def stream(documents: Sequence[Document], vocabulary: Vocabulary, batch: int = 256) -> np.ndarray:
@@ -188,22 +142,26 @@ def most_common_suffix(documents: Sequence[Document]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Items of `window` tokens from a stream (n,), one after the other; the last one ends with the stream and so overlaps.
-
-    A stream shorter than that is one item.
+    """Items of `window` tokens from a stream (n,), one every `stride` tokens (every window, unless given); the last one ends
+    with the stream. A stream shorter than a window is one item.
     """
 
     tokens: np.ndarray
     window: int
     part: str = "train"
+    stride: int | None = None
     buckets: None = None
 
     @property
     def _length(self) -> int:
         return min(self.window, len(self.tokens))
 
+    @property
+    def _stride(self) -> int:
+        return min(self.stride or self._length, self._length)
+
     def __len__(self) -> int:
-        return -(-len(self.tokens) // self._length)
+        return 1 + -(-(len(self.tokens) - self._length) // self._stride)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, Any]:
         """{"x": (B, window) int64}. IndexError for an item that is not there."""
@@ -216,14 +174,9 @@ class Windows:
         """Place of an item's first token in the stream."""
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of a data set of {len(self)}")
-        return min(int(index) * self._length, len(self.tokens) - self._length)
+        return min(int(index) * self._stride, len(self.tokens) - self._length)
 
     def name(self, index: int) -> str:
         """Such as "train[tokens 512 to 768]"."""
         first = self.start(index)
         return f"{self.part}[tokens {first} to {first + self._length}]"
-
-
-def as_json(facts: Facts) -> dict[str, Any]:
-    """The facts as data.json holds them."""
-    return asdict(facts)

@@ -6,8 +6,11 @@ facts. All are functions of the run and the options alone.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,72 +18,89 @@ import torch
 from sfumato.diffusion import Confidence, Denoiser, Streams, infill, key, sample, uniform
 from sfumato.fields.text.bits import Scores, score
 from sfumato.fields.text.data import Corpus
+from sfumato.fields.text.options import Measured
 from sfumato.fields.text.rulers import compressed, likeliest, ngram
 from sfumato.fields.text.samples import Seen, parses
 from sfumato.fields.text.writing import Sharpened
 from sfumato.metrics.distances import MetricError
-from sfumato.metrics.table import Row, _share_interval
+from sfumato.metrics.intervals import share_interval
+from sfumato.metrics.table import Better, Row
 
 GREEDY = 1e-3  # a temperature at which the likeliest is drawn
 
 
-@dataclass(frozen=True)
-class Measured:
-    """How a model of texts is measured."""
-
-    block: int = 32
-    """Tokens written at a time when bits are counted: fewer give a tighter bound and take longer."""
-    draws: int = 2
-    """Masks drawn for each block."""
-    tokens: int = 100_000
-    """Held-out tokens scored at most: whole documents, chosen by their content."""
-    holes: int = 200
-    """Holes of each size that are filled."""
-
-    def __post_init__(self) -> None:
-        for name in ("block", "draws", "tokens", "holes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: must be at least 1")
-
-
+Texts = list[tuple[str, np.ndarray]]
+"""Documents: their names and tokens."""
 Look = Callable[[str, int, int], None]  # what, how many are done, of how many
 
 
-def bits(corpus: Corpus, denoiser: Denoiser, asked: Measured, device: torch.device | str, look: Look) -> list[Row]:
+def bits(
+    corpus: Corpus,
+    denoiser: Denoiser,
+    asked: Measured,
+    device: torch.device | str,
+    look: Look,
+    cache: Path | None = None,
+) -> list[Row]:
     """Bits per byte of held-out documents: the model's, and each ruler's of the same documents.
 
     MetricError where fewer than two documents are held out.
     """
     chosen = choose(corpus, asked.tokens)
-    documents, lengths, end = [ids for _, ids in chosen], corpus.vocabulary.lengths(), corpus.facts.end
-    context = max(1, corpus.facts.window - asked.block)
-    mine = score(
-        denoiser,
-        documents,
-        lengths,
-        end,
-        context=context,
-        block=min(asked.block, corpus.facts.window - 1),
-        draws=asked.draws,
-        device=device,
-        look=lambda done, of: look("bits per byte", done, of),
-    )
-    decode = corpus.vocabulary.decode
-    rulers = compressed([decode(ids) for _, ids in corpus.texts("train")], [decode(ids) for ids in documents])
-    grams = {
-        f"{order}-gram of tokens": ngram(corpus.train, documents, lengths, end, corpus.facts.vocab, order)
-        for order in (1, 3)
-    }
+    mine = own_bits(corpus, denoiser, chosen, asked.span, asked.draws, device, look)
     return [
         _bits_row(name, scores, corpus.facts.train.documents)
         for name, scores in {
             "bits_per_byte": mine,
-            **{f"... of {k}": v for k, v in {**rulers, **grams}.items()},
+            **{f"... of {k}": v for k, v in rulers(corpus, chosen, cache).items()},
         }.items()
     ]
 
 
-def choose(corpus: Corpus, tokens: int) -> list[tuple[str, np.ndarray]]:
+def own_bits(
+    corpus: Corpus, denoiser: Denoiser, chosen: Texts, span: int, draws: int, device: torch.device | str, look: Look
+) -> Scores:
+    """The model's bits of documents, `span` tokens at a time."""
+    span = min(span, corpus.facts.window - 1)
+    return score(
+        denoiser,
+        [ids for _, ids in chosen],
+        corpus.vocabulary.lengths(),
+        corpus.facts.end,
+        context=max(1, corpus.facts.window - span),
+        block=span,
+        draws=draws,
+        batch=64 if torch.device(device).type == "cpu" else 512,
+        device=device,
+        look=lambda done, of: look("bits per byte", done, of),
+    )
+
+
+def rulers(corpus: Corpus, chosen: Texts, cache: Path | None = None) -> dict[str, Scores]:
+    """Bits of documents under compressors and n-grams of the training text, by name; kept in the folder `cache`, since
+    they depend on the texts alone."""
+    key_ = f"{corpus.facts.source} {sha256(repr([name for name, _ in chosen]).encode()).hexdigest()}"
+    file = None if cache is None else cache / "rulers.json"
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8")) if file is not None else {}
+        if kept.get("of") == key_:
+            return {name: Scores(np.array(b, float), np.array(n)) for name, (b, n) in kept["rulers"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass  # not kept, or damaged: found again
+    documents, lengths, decode = [ids for _, ids in chosen], corpus.vocabulary.lengths(), corpus.vocabulary.decode
+    found = dict(compressed([decode(ids) for _, ids in corpus.texts("train")], [decode(ids) for ids in documents]))
+    for order in (1, 3, 4):
+        if (corpus.facts.vocab + 2) ** order < 2**63:
+            found[f"{order}-gram of tokens"] = ngram(
+                corpus.train, documents, lengths, corpus.facts.end, corpus.facts.vocab, order
+            )
+    if file is not None:
+        plain = {name: [scores.bits.tolist(), scores.bytes.tolist()] for name, scores in found.items()}
+        file.write_text(json.dumps({"of": key_, "rulers": plain}), encoding="utf-8")
+    return found
+
+
+def choose(corpus: Corpus, tokens: int) -> Texts:
     """Held-out documents of at most so many tokens together, at least two of them, in an order that their names fix."""
     texts = list(corpus.texts("held_out"))
     if len(texts) < 2:
@@ -109,9 +129,9 @@ def holes(corpus: Corpus, denoiser: Denoiser, asked: Measured, device: torch.dev
     first; beside what a trigram fills in, which sees the left side alone."""
     windows = corpus.windows("held_out")
     length = windows.batch([0])["x"].shape[1]
-    rows = []
+    rows: list[Row] = []
     for size in (1, 3, 8):
-        if length < size + 4:
+        if length < size + 4 or not asked.holes:
             continue
         count = min(asked.holes, len(windows) * (length // (2 * size)))
         rng = Streams(key("holes", size), range(count))
@@ -147,32 +167,36 @@ def fill(
 
 def facts(corpus: Corpus, written: Sequence[bytes]) -> list[Row]:
     """Shares of written texts that differ, that are not copied, and, for Python, that parse; the floors are those of as many
-    beginnings of held-out documents, cut to as many tokens."""
+    beginnings of held-out documents, cut to as many tokens.
+
+    `sound` are those that parse (of Python), stand alone among those written, and are copied for less than half.
+    """
+    n, reference, code = len(written), corpus.facts.train.documents, corpus.facts.suffix in (".py", ".pyi")
     tokens = corpus.vocabulary.encode_all(written)
-    texts = [ids for _, ids in corpus.texts("held_out")]
-    typical = int(np.median([len(ids) for ids in tokens])) if tokens else 0
-    real = [ids[:typical] for ids in texts]
-    n, reference = len(written), corpus.facts.train.documents
-    seen = Seen(corpus.train)
-    mine, theirs = seen.copies(tokens), seen.copies(real)
-    rows = [
-        _share_row("distinct", len(set(written)) / n, 1.0, n, reference),
-        _share_row("copied", float(mine.share.mean()), float(theirs.share.mean()), n, reference, "lower"),
-        _share_row(
-            "longest_copy_is_half",
-            float(np.mean(mine.longest > typical / 2)),
-            float(np.mean(theirs.longest > typical / 2)),
-            n,
-            reference,
-            "lower",
-        ),
+    typical = int(np.median([len(ids) for ids in tokens]))
+    real = [ids[:typical] for _, ids in corpus.texts("held_out")]
+    seen, decode = Seen(corpus.train), corpus.vocabulary.decode
+
+    def shares(texts: Sequence[bytes], ids: Sequence[np.ndarray]) -> dict[str, float]:
+        copies, times = seen.copies(ids), Counter(texts)
+        alone = np.array([times[text] == 1 for text in texts])
+        well = np.array([parses(text) if code else bool(text.strip()) for text in texts])
+        return {
+            "parses" if code else "not_empty": float(well.mean()),
+            "distinct": len(times) / len(texts),
+            "copied": float(copies.share.mean()),
+            "half_is_copied": float((copies.longest > typical / 2).mean()),
+            "sound": float((well & alone & (copies.longest <= typical / 2)).mean()),
+        }
+
+    mine = shares(written, tokens)
+    theirs = shares([decode(ids) for ids in real], real) if real else {}
+    return [
+        _share_row(name, share, theirs.get(name), n, reference, "lower" if "copied" in name else "higher")
+        for name, share in mine.items()
     ]
-    if corpus.facts.suffix in (".py", ".pyi"):
-        floor = float(np.mean([parses(corpus.vocabulary.decode(ids)) for ids in real])) if real else None
-        rows.insert(0, _share_row("parses", float(np.mean([parses(text) for text in written])), floor, n, reference))
-    return rows
 
 
-def _share_row(name: str, share: float, floor: float | None, n: int, reference: int, better: str = "higher") -> Row:
-    low, high = _share_interval(share, n)
-    return Row(name, share, low, high, floor, better, n, reference)  # type: ignore[arg-type]
+def _share_row(name: str, share: float, floor: float | None, n: int, reference: int, better: Better = "higher") -> Row:
+    low, high = share_interval(share, n)
+    return Row(name, share, low, high, floor, better, n, reference)

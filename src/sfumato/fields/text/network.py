@@ -21,6 +21,7 @@ class TokenTransformer(nn.Module):
     answers  number of tokens V that may be answered
     extra    tokens beyond those that are only shown: 1, the mask
     heads    of attention; by default one per 64 channels of width
+    dropout  share of the numbers of each block's two answers that is dropped in training
 
     Raises ValueError if the options do not fit together.
     """
@@ -36,6 +37,7 @@ class TokenTransformer(nn.Module):
         depth: int = 5,
         heads: int | None = None,
         mlp_ratio: float = 8 / 3,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.options = {
@@ -46,6 +48,7 @@ class TokenTransformer(nn.Module):
             "depth": depth,
             "heads": heads,
             "mlp_ratio": mlp_ratio,
+            "dropout": dropout,
         }
         heads = max(1, width // 64) if heads is None else heads
         for good, name, right in (
@@ -53,6 +56,7 @@ class TokenTransformer(nn.Module):
             (extra >= 0, f"extra = {extra}", "0 or more"),
             (depth >= 1, f"depth = {depth}", "at least 1"),
             (width % heads == 0, f"width = {width}", f"divisible by the {heads} heads"),
+            (0 <= dropout < 1, f"dropout = {dropout}", "from 0 to below 1"),
         ):
             if not good:
                 raise ValueError(f"{name}: must be {right}")
@@ -61,7 +65,7 @@ class TokenTransformer(nn.Module):
         self.answers, self.head_width = answers, width // heads
         self.embed = nn.Embedding(answers + extra, width)
         nn.init.normal_(self.embed.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout) for _ in range(depth))
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor, level: Tensor, level_s: Tensor | None = None) -> Tensor:
@@ -83,8 +87,9 @@ class TokenTransformer(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward; starts as the identity."""
 
-    def __init__(self, width: int, heads: int, hidden: int) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         self.attention = SelfAttention(width, heads)
         self.feed = SwiGLU(width, hidden)
         zero_(self.attention.out)
@@ -92,5 +97,9 @@ class Block(nn.Module):
 
     def forward(self, h: Tensor, turns: Tensor) -> Tensor:
         """h (B, L, width), turns (2, L, head) -> (B, L, width)."""
-        h = h + self.attention(standard(h), turns)
-        return h + self.feed(standard(h))
+        h = h + self.dropped(self.attention(standard(h), turns))
+        return h + self.dropped(self.feed(standard(h)))
+
+    def dropped(self, answer: Tensor) -> Tensor:
+        """An answer (B, L, width) of which in training a share is dropped."""
+        return nn.functional.dropout(answer, self.dropout) if self.training and self.dropout else answer

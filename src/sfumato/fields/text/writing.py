@@ -47,6 +47,22 @@ class Layout:
             tokens = tokens[: closing[0]] if len(closing) else tokens
         return self.before + vocabulary.decode(tokens) + self.after
 
+    def marked(self, drawn: np.ndarray, vocabulary: Vocabulary) -> bytes:
+        """What the window of drawn tokens (L,) holds, with quotes around what was written into each hole."""
+        edges = np.flatnonzero(np.diff(self.known)) + 1
+        parts = []
+        for begin, run in zip([0, *edges], np.split(np.where(self.known, self.tokens, drawn), edges)):
+            text = vocabulary.decode(run)
+            parts.append(text if self.known[begin] else "\u00ab".encode() + text + "\u00bb".encode())
+        return b"".join(parts)
+
+    def longer(self, length: int) -> Layout:
+        """The same with what follows its window open, `length` tokens in all."""
+        more = length - len(self.tokens)
+        tokens = np.concatenate([self.tokens, np.zeros(more, dtype=np.int64)])
+        known = np.concatenate([self.known, np.zeros(more, dtype=bool)])
+        return Layout(tokens, known, self.before, self.after, self.ends)
+
 
 def prompted(prompt: bytes, vocabulary: Vocabulary, length: int) -> Layout:
     """A document that begins with `prompt`, the rest of `length` tokens (its opening end among them) to be written.
@@ -102,17 +118,19 @@ def filled(text: bytes, vocabulary: Vocabulary, window: int, hole: int) -> Layou
 class Sharpened(Wrapped):
     """A guess of tokens at another temperature: log-probabilities divided by it, so that below 1 the likely is likelier.
 
-    ``barred`` (B,) bool or None: rows in which the token ``bar`` cannot be drawn.
+    ``temperature`` is one number, or one a row (B,). ``barred`` (B,) bool or None: rows in which the token ``bar`` cannot
+    be drawn.
     """
 
     base: Guess
-    temperature: float = 1.0
+    temperature: float | Tensor = 1.0
     bar: int = 0
     barred: Tensor | None = None
 
     def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
         ends = self.base(x_t, t, s, **condition)
-        x = ends.x / self.temperature
+        warmth = self.temperature
+        x = ends.x / (warmth if isinstance(warmth, float) else warmth.to(ends.x)[:, None, None])
         if self.barred is not None:
             closing = torch.arange(x.shape[-1], device=x.device) == self.bar
             x = torch.where(self.barred[:, None, None] & closing & (x_t != self.bar)[..., None], NEVER, x)
