@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,9 +50,12 @@ class Facts:
                 raise RunError(f"{file}: {name} = {value!r}: must be a whole number, 0 or more; train again")
             return value
 
-        parts = (Part(*(whole(stored.get(part), f.name) for f in dataclasses.fields(Part))) for part in SIDES)
+        def part(name: str) -> Part:
+            of = stored.get(name)
+            return Part(whole(of, "documents"), whole(of, "bytes"), whole(of, "tokens"))
+
         suffix, source = (str(stored.get(name, "")) for name in ("suffix", "source"))
-        return cls(whole(stored, "vocab"), whole(stored, "window"), suffix, *parts, source)
+        return cls(whole(stored, "vocab"), whole(stored, "window"), suffix, part("train"), part("held_out"), source)
 
     def write(self, run: Run) -> None:
         """As data.json."""
@@ -87,6 +89,3 @@ class Facts:
             f"tokens    {self.vocab:,} pieces, {self.bytes_per_token:.2f} bytes a token; windows of {self.window} tokens, "
             f"about {self.window * self.bytes_per_token:,.0f} bytes"
         ]
-
-
-SIDES = ("train", "held_out")

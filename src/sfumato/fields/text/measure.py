@@ -140,14 +140,14 @@ def holes(corpus: Corpus, denoiser: Denoiser, asked: Measured, device: torch.dev
         first = 2 + (where[:, 1] * (length - size - 2)).long()
         x = torch.from_numpy(windows.batch(numbers)["x"])
         open_ = (torch.arange(length) >= first[:, None]) & (torch.arange(length) < first[:, None] + size)
-        right = trigram = 0
+        truth = x[open_].reshape(-1, size)
+        before = torch.stack([row[f - 2 : f] for row, f in zip(x, first)]).numpy()
+        trigram = int((likeliest(corpus.train, before, size, corpus.facts.vocab) == truth.numpy()).all(1).sum())
+        right = 0
         for start in range(0, count, 32):
             part = slice(start, start + 32)
-            truth = x[part][open_[part]].reshape(-1, size)
             filled = fill(denoiser, x[part], ~open_[part], size, device)[open_[part]].reshape(-1, size)
-            right += int((filled == truth).all(1).sum())
-            before = torch.stack([row[f - 2 : f] for row, f in zip(x[part], first[part])]).numpy()
-            trigram += int((likeliest(corpus.train, before, size, corpus.facts.vocab) == truth.numpy()).all(1).sum())
+            right += int((filled == truth[part]).all(1).sum())
             look(f"holes of {size}", min(start + 32, count), count)
         for name, hits in ((f"holes_of_{size}_right", right), (f"... of {size} by a trigram", trigram)):
             rows.append(_share_row(name, hits / count, None, count, corpus.facts.train.documents))
@@ -165,17 +165,18 @@ def fill(
     return sample(guess, guess.process.prior(x, rng), times, Confidence(), rng).cpu()
 
 
-def facts(corpus: Corpus, written: Sequence[bytes]) -> list[Row]:
+def facts(corpus: Corpus, written: Sequence[bytes], seen: Seen | None = None) -> list[Row]:
     """Shares of written texts that differ, that are not copied, and, for Python, that parse; the floors are those of as many
     beginnings of held-out documents, cut to as many tokens.
 
-    `sound` are those that parse (of Python), stand alone among those written, and are copied for less than half.
+    `sound` are those that parse (of Python), stand alone among those written, and are copied for less than half. `seen` is
+    what the training text holds, where it is known already.
     """
     n, reference, code = len(written), corpus.facts.train.documents, corpus.facts.suffix in (".py", ".pyi")
     tokens = corpus.vocabulary.encode_all(written)
     typical = int(np.median([len(ids) for ids in tokens]))
     real = [ids[:typical] for _, ids in corpus.texts("held_out")]
-    seen, decode = Seen(corpus.train), corpus.vocabulary.decode
+    seen, decode = Seen(corpus.train) if seen is None else seen, corpus.vocabulary.decode
 
     def shares(texts: Sequence[bytes], ids: Sequence[np.ndarray]) -> dict[str, float]:
         copies, times = seen.copies(ids), Counter(texts)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tyro.conf import Positional
 
 from sfumato.errors import Wrong, check
-from sfumato.fields.text.facts import Facts
+from sfumato.fields.text.facts import Facts as TextFacts
 from sfumato.fields.text.options import Measured, TextAsk, TextNetwork
 from sfumato.jobs.making import Making
 from sfumato.jobs.methods import TokenMethod
@@ -73,7 +73,7 @@ class Sheet:
 class Text(Recipe):
     """Text or code: a folder, a file, or the column of texts of a .jsonl or .parquet file."""
 
-    Facts: ClassVar[type] = Facts
+    Facts: ClassVar[type] = TextFacts
     Ask: ClassVar[type] = TextAsk
     Measure: ClassVar[type] = Measured
 
@@ -174,7 +174,7 @@ class Text(Recipe):
 
     # ---- network -----------------------------------------------------------------------------------------------------
 
-    def process(self, facts: Facts) -> Masked | UniformTokens:
+    def process(self, facts: TextFacts) -> Masked | UniformTokens:
         return self.method.build(facts.mask)
 
     def kinds(self) -> Mapping[str, type[nn.Module]]:
@@ -182,7 +182,7 @@ class Text(Recipe):
 
         return {"tokens": TokenTransformer}
 
-    def build(self, facts: Facts, device: str) -> nn.Module:
+    def build(self, facts: TextFacts, device: str) -> nn.Module:
         from sfumato.fields.text.network import TokenTransformer
 
         wide, deep = (192, 5) if device == "cpu" else (512, 8) if facts.train.tokens > 1_000_000 else (384, 8)
