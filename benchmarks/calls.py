@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from sfumato.training.generate import generate
 
 from benchmarks.common import figure, kernel_interval, save_figure, store
 from sfumato import diffusion as d
@@ -26,7 +27,6 @@ from sfumato.jobs.config import read_config
 from sfumato.jobs.evaluate import stacked
 from sfumato.jobs.model import load
 from sfumato.jobs.walk import SampleOptions
-from sfumato.training.generate import generate
 from sfumato.training.progress import Watch
 
 CALLS = (5, 10, 20, 50)
@@ -59,11 +59,11 @@ def measure(run: Path, count: int, solvers: list[str], grids: list[str], seed: i
     total, done = sum(calls for *_, calls in work), 0
     with Watch("sampling", total * count, unit="calls") as watch:
         for solver, grid, calls in work:
-            parts = generate(
-                model.denoiser, model.shape, range(count), seed=seed, steps=steps_for(solver, calls), batch=batch,
-                solver=SOLVERS[solver], grid=grid_of[grid], condition=model.condition(options),
+            parts = d.generate(
+                model.denoiser, Asked(model.shape, model.condition(options)), range(count), seed=seed, batch=batch,
+                begin=d.FromNoise(steps_for(solver, calls), grid_of[grid]), solver=SOLVERS[solver],
             )  # fmt: skip
-            samples = torch.cat([part.cpu() for part in parts])
+            samples = torch.cat([part.x.cpu() for part in parts])
             done += calls
             watch.show(done * count, f"{solver}, {grid}, {calls}")
             finite = bool(samples.isfinite().all())

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.jobs.config import Configuration
+from sfumato.jobs.model import task_of
 from sfumato.metrics.distances import checked_pair, kernel_matrix, kernel_within
 from sfumato.training.measure import measure
 from sfumato.training.options import TrainOptions
@@ -64,9 +66,10 @@ def within_seconds(recipe: Any, options: TrainOptions, seconds: float, probe: Pa
     """The options with as many steps as fit into so many CPU seconds, by a few steps measured in the run ``probe``."""
     run = Run(probe)
     run.create()
-    chosen, prepared = recipe.prepare(run, lambda text: None)
-    batch = options.batch or chosen.batch(len(prepared.train), "cpu")
-    task = chosen.task(prepared, options.seed)
+    chosen = recipe.prepare(run, lambda text: None)
+    data = chosen.open(run)
+    batch = options.over(chosen.training(data, "cpu")).batch or 1
+    task = task_of(Configuration(chosen, options), run, data)
     measure(task, options, batch, repeats=1)
     begin, repeats = time.process_time(), 6
     measure(task, options, batch, repeats=repeats)

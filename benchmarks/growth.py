@@ -67,14 +67,16 @@ def _memory() -> float:
 
 def _draw(network: Any, side: int, count: int, batch: int) -> list[float]:
     """Seconds of drawing ``count`` samples, three times (once where that is long)."""
-    from sfumato.diffusion import Denoiser, Gaussian, Linear, dpmpp_2m
-    from sfumato.training.generate import generate
+    import torch
 
+    from sfumato.diffusion import Blanks, Denoiser, Gaussian, Linear, dpmpp_2m, generate
+
+    queries = Blanks(torch.zeros(3, side, side), count)
     denoiser = Denoiser(network.eval().requires_grad_(False), Gaussian(Linear(), "data", "velocity"))
     seconds = []
     for _ in range(3 if count <= 64 else 1):
         begin = time.perf_counter()
-        for _ in generate(denoiser, (3, side, side), range(count), steps=20, solver=dpmpp_2m(0.5), batch=batch):
+        for _ in generate(denoiser, queries, range(count), solver=dpmpp_2m(0.5), batch=batch):  # 20 steps
             pass
         seconds.append(time.perf_counter() - begin)
     return seconds

@@ -29,18 +29,18 @@ import torch
 from benchmarks.common import store, within_seconds
 from benchmarks.policy_report import FIELD, draw_fan, report_meta_world, report_push_t
 from sfumato.fields.policy.acting import Policy
+from sfumato.fields.policy.measure import session_of
 from sfumato.fields.policy.recipe import PolicyRecipe
 from sfumato.fields.policy.simulators.environments import make
 from sfumato.fields.policy.simulators.recording import RecordOptions, record
 from sfumato.fields.policy.simulators.rollout import FIELD_SEEDS, Rollouts, rollout
-from sfumato.fields.policy.simulators.trials import session_of
 from sfumato.fields.policy.simulators.world import META_WORLD, PUSH_T
 from sfumato.jobs.adapt import DistillOptions
 from sfumato.jobs.config import read_config
 from sfumato.jobs.distill import distill
 from sfumato.jobs.model import load
 from sfumato.jobs.train import resume, train
-from sfumato.jobs.walk import SampleOptions
+from sfumato.jobs.walk import Walk
 from sfumato.training.ema import Snapshot, read_snapshots
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import write_text
@@ -98,23 +98,21 @@ def kept(path: Path, play: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def played(
-    policy: Policy, environments: Sequence[str], episodes: int, options: SampleOptions, timed: int = 0
-) -> Rollouts:
+def played(policy: Policy, environments: Sequence[str], episodes: int, how: Walk, timed: int = 0) -> Rollouts:
     """The closed loop in the episodes of the field's seeds and after, in this process."""
     makes = {id.removeprefix(META_WORLD): partial(make, id) for id in environments}
     seeds = range(FIELD_SEEDS[0], FIELD_SEEDS[0] + episodes)
-    return rollout(makes, partial(session_of, policy, options, None), seeds, workers=1, timed=timed)
+    return rollout(makes, partial(session_of, policy, how, None), seeds, workers=1, timed=timed)
 
 
-def push_t_trial(out: Path, name: str, episodes: int, options: SampleOptions) -> dict[str, Any]:
+def push_t_trial(out: Path, name: str, episodes: int, how: Walk) -> dict[str, Any]:
     """Figures of a run sampled in one way: over the field's episodes, and over all."""
     torch.set_num_threads(1)
 
     def play() -> dict[str, Any]:
-        found = played(Policy.load(out), [PUSH_T], episodes, options)
+        found = played(Policy.load(out), [PUSH_T], episodes, how)
         field, every = (found.summary(part) for part in (found.episodes[:FIELD], found.episodes))
-        return {"steps": options.steps, "field": field, "all": every, "seconds": found.seconds}
+        return {"steps": how.steps, "field": field, "all": every, "seconds": found.seconds}
 
     return kept(out / "trials" / f"{name}.json", play)
 
@@ -124,7 +122,7 @@ def push_t_latency(out: Path, steps: int) -> dict[str, float]:
     torch.set_num_threads(1)
     return kept(
         out / "trials" / f"latency-{steps}.json",
-        lambda: played(Policy.load(out), [PUSH_T], 1, SampleOptions(steps=steps), timed=60).latency(),
+        lambda: played(Policy.load(out), [PUSH_T], 1, Walk(steps=steps), timed=60).latency(),
     )
 
 
@@ -142,13 +140,13 @@ def as_it_was(out: Path, then: Snapshot) -> Policy:
     return policy
 
 
-def over_training(out: Path, episodes: int, options: SampleOptions) -> list[dict[str, Any]]:
+def over_training(out: Path, episodes: int, how: Walk) -> list[dict[str, Any]]:
     """Figures of the averages kept during the training, in order."""
     torch.set_num_threads(1)
     snapshots, whole = past(out), cpu_seconds(out)
 
     def play(then: Snapshot) -> dict[str, Any]:
-        found = played(as_it_was(out, then), [PUSH_T], episodes, options).summary()
+        found = played(as_it_was(out, then), [PUSH_T], episodes, how).summary()
         return {"step": then.step, "seconds": whole * then.step / snapshots[-1].step, **found}
 
     return [kept(out / "trials" / f"after-{then.step}.json", partial(play, then)) for then in snapshots]
@@ -166,15 +164,15 @@ def push_t(given: argparse.Namespace) -> dict[str, Any]:
             )
         tried = {
             (kind, seed): {
-                name: pool.submit(push_t_trial, folder / f"{kind}-{seed}", name, given.episodes, options)
-                for name, options in ways(kind).items()
+                name: pool.submit(push_t_trial, folder / f"{kind}-{seed}", name, given.episodes, how)
+                for name, how in ways(kind).items()
             }
             for kind in KINDS
             for seed in seeds
         }
         learning = {
             (kind, seed): pool.submit(
-                over_training, folder / f"{kind}-{seed}", given.learning_episodes, SampleOptions(steps=steps)
+                over_training, folder / f"{kind}-{seed}", given.learning_episodes, Walk(steps=steps)
             )
             for kind, steps in (("policy", 8), ("cloning", 1))
             for seed in seeds
@@ -194,14 +192,14 @@ def push_t(given: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": given.seconds, "seeds": seeds, "episodes": given.episodes, "runs": runs}
 
 
-def ways(kind: str) -> dict[str, SampleOptions]:
+def ways(kind: str) -> dict[str, Walk]:
     """How a run is sampled: in several numbers of steps, the policy once without fresh noise too, and the map without its
     last step to the mean."""
     extra = {
-        "policy": {"8, no fresh noise": SampleOptions(steps=8, eta=0.0)},
-        "map": {f"{steps}, along the flow": SampleOptions(steps=steps, last="flow") for steps in (4, 2)},
+        "policy": {"8, no fresh noise": Walk(steps=8, eta=0.0)},
+        "map": {f"{steps}, along the flow": Walk(steps=steps, solver="leap") for steps in (4, 2)},
     }
-    return {str(steps): SampleOptions(steps=steps) for steps in STEPS[kind]} | extra.get(kind, {})
+    return {str(steps): Walk(steps=steps) for steps in STEPS[kind]} | extra.get(kind, {})
 
 
 def together(waiting: Iterable[Future[Any]]) -> None:
@@ -277,7 +275,7 @@ def meta_world_trial(out: Path, task: str, steps: int, episodes: int) -> dict[st
     torch.set_num_threads(1)
 
     def play() -> dict[str, Any]:
-        found = played(Policy.load(out), [META_WORLD + task], episodes, SampleOptions(steps=steps))
+        found = played(Policy.load(out), [META_WORLD + task], episodes, Walk(steps=steps))
         return {"successes": sum(bool(episode.success) for episode in found.episodes), "seconds": found.seconds}
 
     return kept(out / "trials" / f"{task}.json", play)

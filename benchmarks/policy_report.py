@@ -12,12 +12,11 @@ from rich.table import Table
 
 from benchmarks.common import DOCS, figure, save_figure
 from sfumato.fields.policy.acting import Policy
+from sfumato.fields.policy.measure import session_of
 from sfumato.fields.policy.simulators.environments import make
 from sfumato.fields.policy.simulators.filming import AMBIGUOUS, fan, futures
 from sfumato.fields.policy.simulators.rollout import FIELD_SEEDS
-from sfumato.fields.policy.simulators.trials import session_of
 from sfumato.fields.policy.simulators.world import PUSH_T
-from sfumato.jobs.walk import SampleOptions
 from sfumato.metrics.intervals import share_bounds
 
 FIELD = len(FIELD_SEEDS)
@@ -111,7 +110,7 @@ def draw_fan(folder: Path, seed: int) -> None:
     """docs/policy_fan.png: 32 futures of four chunks from a state of Push-T near which people went two ways."""
     paths = {}
     for kind in ("policy", "map", "cloning"):
-        sessions = partial(session_of, Policy.load(folder / f"{kind}-{seed}"), SampleOptions(), None)
+        sessions = partial(session_of, Policy.load(folder / f"{kind}-{seed}"), None, None)
         paths[NAMES[kind]] = futures(
             partial(make, PUSH_T), sessions, 32, state=AMBIGUOUS, seed=FIELD_SEEDS[0], chunks=4
         )

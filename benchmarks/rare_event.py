@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from sfumato.diffusion import Gaussian, GaussianData, Linear, cosine, sample
-from sfumato.diffusion.particles import Renoised, exceeds, guess_spread, pooled, steer
+from sfumato.diffusion import Gaussian, GaussianData, Linear, Renoised, cosine, sample
+from sfumato.diffusion.particles import exceeds, guess_spread, pooled, steer
 
 F64 = torch.float64
 SCHEDULE, SOLVER, STEPS, PARTICLES, SEEDS = Linear(), Renoised(), 60, 2000, 20

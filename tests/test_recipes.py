@@ -6,20 +6,22 @@ import importlib
 
 import pytest
 
+from sfumato.recipes import GONE
+
 NAMES = [
     ("base.MethodOptions", "sfumato.jobs.methods"), ("base.NetworkOptions", "sfumato.networks.options"),
     ("base.DistillOptions", "sfumato.jobs.adapt"), ("base.read_facts", "sfumato.jobs.facts"),
     ("configuration.Configuration", "sfumato.jobs.config"), ("configuration.kind", "sfumato.jobs.find"),
     ("job.train", "sfumato.jobs.train"), ("job.sample", "sfumato.jobs.sample"), ("job.load", "sfumato.jobs.model"),
-    ("job.SampleOptions", "sfumato.jobs.walk"), ("model.SampleOptions", "sfumato.jobs.walk"),
-    ("distillation.distill", "sfumato.jobs.distill"), ("distillation.converted", "sfumato.jobs.adapt"),
+    ("model.Model", "sfumato.jobs.model"),
+    ("distillation.distill", "sfumato.jobs.distill"),
     ("inspection.inspect", "sfumato.jobs.inspect"), ("plots.report", "sfumato.jobs.plots"),
     ("evaluation.evaluate", "sfumato.fields.images.measure"), ("evaluation.draw_samples", "sfumato.jobs.evaluate"),
-    ("images.Images", "sfumato.fields.images.recipe"), ("images.grid", "sfumato.data.sheet"),
+    ("images.Images", "sfumato.fields.images.recipe"), ("images.to_bytes", "sfumato.data.sheet"),
     ("openmoji.draw", "sfumato.fields.images.openmoji"), ("demo.demo", "sfumato.fields.images.demo"),
     ("policy.PolicyRecipe", "sfumato.fields.policy.recipe"), ("policy.Policy", "sfumato.fields.policy.acting"),
-    ("acting.Controller", "sfumato.fields.policy.acting"), ("chunks.Facts", "sfumato.fields.policy.chunks"),
-    ("cloning.Regression", "sfumato.fields.policy.cloning"), ("trials.trial", "sfumato.fields.policy.simulators.trials"),
+    ("acting.Controller", "sfumato.fields.policy.acting"), ("chunks.Chunks", "sfumato.fields.policy.data"),
+    ("cloning.Regression", "sfumato.fields.policy.cloning"), ("trials.TrialOptions", "sfumato.fields.policy.measure"),
     ("rollout.share_bounds", "sfumato.metrics.intervals"), ("recording.record", "sfumato.fields.policy.simulators.recording"),
     ("filming.film", "sfumato.fields.policy.simulators.filming"),
 ]  # fmt: skip
@@ -33,6 +35,15 @@ def test_an_old_name_is_what_it_was_and_says_where_it_is(old: str, place: str):
     assert found.__module__ == place
     said = str(caught[-1].message).split(" is now ")[1].split(";")[0].rpartition(".")[0]
     assert getattr(importlib.import_module(said), name) is found
+
+
+@pytest.mark.parametrize("name", sorted(GONE))
+def test_a_name_that_is_nothing_any_more_says_what_does_its_work(name: str):
+    with pytest.raises(AttributeError, match=rf"has no attribute '{name}'; use sfumato") as caught:
+        getattr(importlib.import_module("sfumato.recipes.openmoji"), name)
+    place = str(caught.value).split("; use ")[1].split()[0].split(".")
+    known = importlib.import_module(".".join(place[: 5 if place[1] == "fields" else 4][:-1]))
+    assert hasattr(known, place[4 if place[1] == "fields" else 3])
 
 
 def test_a_name_that_never_was_is_none():

@@ -28,6 +28,7 @@ from sfumato.diffusion import (
     key,
     stratified,
 )
+from sfumato.diffusion.rng import moved
 
 
 def picture_process() -> Gaussian:
@@ -136,10 +137,10 @@ def loaded(pictures: np.ndarray, batch: int, steps: int, workers: int = 0) -> It
 def drawn(x: Tensor, step: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Data, noise and times on the device, drawn as the loop draws them for a batch x on the CPU."""
     batch = len(x)
-    rng = Streams(key("train", 0), [step * batch + j for j in range(batch)])
-    t = LogitNormal()(stratified(rng, torch.arange(batch), batch), Linear()).to(device, torch.float32)
+    rng = Streams(key("train", 0), [step * batch + j for j in range(batch)], device)
+    t = LogitNormal()(stratified(rng, torch.arange(batch), batch), Linear()).to(torch.float32)
     rng.uniform((batch,))
-    return x.to(device, non_blocking=True), rng.normal(x.shape).to(device), t
+    return moved(x, device), rng.normal(x.shape), t
 
 
 def observe_adaptive(device: torch.device) -> Callable[[], None]:

@@ -37,6 +37,7 @@ from sfumato.diffusion import (
     ZeroTerminal,
     uniform,
 )
+from sfumato.fields.policy.network import Policy
 
 ROWS, LENGTH, VOCAB = 8, 6, 5
 SCHEDULES: dict[str, Schedule] = {
@@ -214,17 +215,17 @@ NETWORKS: dict[str, Net] = {
         given={"route": True},
     ),
     "Policy, mlp": Net(
-        lambda: networks.Policy(dim=2, horizon=8, state=3, body="mlp", width=64, depth=2),
+        lambda: Policy(dim=2, horizon=8, state=3, body="mlp", width=64, depth=2),
         (8, 2),
         lambda: {"state": normal(4, 2, 3, seed=4)},
     ),
     "Policy, transformer on pictures": Net(
-        lambda: networks.Policy(dim=2, horizon=8, picture=(3, 32, 32), tasks=3, body="transformer", width=64, depth=2),
+        lambda: Policy(dim=2, horizon=8, picture=(3, 32, 32), tasks=3, body="transformer", width=64, depth=2),
         (8, 2),
         lambda: {"picture": normal(4, 2, 1, 3, 32, 32, seed=5), "task": torch.tensor([0, 1, 2, -1])},
     ),
     "Policy, unet": Net(
-        lambda: networks.Policy(dim=2, horizon=8, state=3, body="unet", width=32, depth=2),
+        lambda: Policy(dim=2, horizon=8, state=3, body="unet", width=32, depth=2),
         (8, 2),
         lambda: {"state": normal(4, 2, 3, seed=4)},
     ),

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar, Union
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from sfumato.errors import Mendable, Wrong
+from sfumato.errors import Mendable, Wrong, check
 from sfumato.jobs import find
 from sfumato.jobs.adapt import DistillOptions
 from sfumato.jobs.config import Configuration, field_of
@@ -98,7 +98,8 @@ class Sample(Generic[A]):
     format: str | None = None
     """Suffix of the files, one of the field's (default: its first)."""
     like: Path | None = None
-    """Draw the sample in this file again: same number, seed, walk and query; what is given here besides comes first."""
+    """Draw the sample in this file again, by the same weights: same number, seed, walk and query; what is given here besides
+    comes first."""
     named: Annotated[str, arg(name="walk")] = "usual"
     """A walk that the field knows by name."""
     walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
@@ -108,7 +109,14 @@ class Sample(Generic[A]):
         from sfumato.jobs import model, sample
 
         if self.like is not None:
-            print(sample.again(self.run, self.like, self.walk, self.out)[-1])
+            check(
+                self,
+                (self.n is None, "n", "left out with --like, which is one sample"),
+                (self.format is None, "format", "left out with --like, whose format is that of the file"),
+            )
+            if self.named != "usual":
+                raise Wrong(f"walk = {self.named!r}: must be left out with --like, whose walk is that of the file")
+            print(sample.again(self.run, self.like, self.walk, self.out, self.ask, self.drawing)[-1])
             return 0
         loaded = model.load(self.run, self.walk, self.drawing, self.named)
         print(sample.sample(loaded, self.n, self.ask, self.out, self.format or "")[-1])

@@ -24,10 +24,12 @@ from sfumato.diffusion import (
     OneHot,
     Product,
     Sphere,
+    Streams,
     Torus,
     UniformTokens,
     euler,
     heun,
+    key,
     sample,
     uniform,
 )
@@ -247,7 +249,7 @@ def test_the_semigroup_asks_tokens_for_a_mixture_of_two_guesses():
     conversion = Conversion(Denoiser(lambda shown, level: torch.cos(5 * shown), process), "semigroup")
     x_t = process.interpolate(tokens, process.prior(tokens, torch.Generator().manual_seed(1)), torch.full((64,), 0.8))
     torch.manual_seed(0)
-    times = conversion._times(process, torch.rand(64, generator=torch.Generator().manual_seed(2)))
+    times = conversion._times(process, torch.rand(64, generator=torch.Generator().manual_seed(2)), None)
     wanted = conversion._semigroup(flow_map, x_t, times, {})
     assert wanted.x.min() > -1e-3
     torch.testing.assert_close(wanted.x.sum(-1), torch.ones(64, 3), atol=1e-3, rtol=0)
@@ -279,10 +281,13 @@ def train(kind: str, steps: int = 700, seed: int = 0) -> tuple[FlowMap, Gaussian
     torch.manual_seed(seed)
     network = MLP(dim=2, width=64, depth=2)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=0)
-    conversion = Conversion(teacher, kind)  # type: ignore[arg-type]
+    # mean flow makes targets with long tails: weighed by error, as in `sfumato distill`, and at half the rate. Over 10 seeds
+    # its errors are then at most half of the bounds below; with neither they spread from 0.06 to 0.47
+    power, rate = (1.0, 2e-3) if kind == "mean_flow" else (0.0, 4e-3)
+    conversion = Conversion(teacher, kind, power=power)  # type: ignore[arg-type]
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 4e-3 * min(1, 2 * (1 - step / steps))
+            group["lr"] = rate * min(1, 2 * (1 - step / steps))
         x = MEAN.float() + VARIANCE.float().sqrt() * torch.randn(256, 2)
         loss = conversion(FlowMap(network, process), x, torch.rand(256)).mean()
         optimizer.zero_grad()
@@ -317,7 +322,7 @@ def test_a_small_network_reaches_the_true_map(kind: str, converted: Any):
     euler_error = rms(sample(data, z, uniform(Linear(), 1)), true)
     for steps in (1,) if kind == "consistency" else (1, 2, 8):
         error = rms(sample(flow_map, z, uniform(Linear(), steps), Leap()), true)
-        assert error < {"mean_flow": 0.16}.get(kind, 0.08), (steps, error)
+        assert error < {"mean_flow": 0.12}.get(kind, 0.08), (steps, error)
         assert error < 0.3 * euler_error
 
 
@@ -332,9 +337,9 @@ def test_two_steps_are_one_and_no_step_is_the_teacher(kind: str, converted: Any)
     x_t = process.interpolate(x, torch.randn(2000, 2, generator=generator), t)
     at_once = process.step(flow_map(x_t, t, s), x_t, t, s)
     x_r = process.step(flow_map(x_t, t, r), x_t, t, r)
-    assert rms(process.step(flow_map(x_r, r, s), x_r, r, s), at_once) < {"mean_flow": 0.1}.get(kind, 0.04)
+    assert rms(process.step(flow_map(x_r, r, s), x_r, r, s), at_once) < {"mean_flow": 0.05}.get(kind, 0.04)
     plain, taught = flow_map(x_t, t), data(x_t, t)
-    assert rms(plain.z - plain.x, taught.z - taught.x) < 0.12
+    assert rms(plain.z - plain.x, taught.z - taught.x) < 0.08
 
 
 def test_guidance_is_an_input_that_acts_only_between_its_times():
@@ -342,8 +347,8 @@ def test_guidance_is_an_input_that_acts_only_between_its_times():
     process = Gaussian(Linear())
     seen: list[Tensor] = []
 
-    def teacher(shown: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
-        return torch.full_like(shown, 0.0 if label is None else 1.0)
+    def teacher(shown: Tensor, level: Tensor, label: Tensor) -> Tensor:
+        return (label >= 0).to(shown)[:, None].expand_as(shown)  # 1, and 0 where the label is hidden
 
     def network(shown: Tensor, level: Tensor, level_s: Tensor, label: Tensor, guidance: Tensor) -> Tensor:
         seen.append(guidance)
@@ -352,7 +357,7 @@ def test_guidance_is_an_input_that_acts_only_between_its_times():
     conversion = Conversion(Denoiser(teacher, process), "semigroup", Guided(1.0, 3.0), anchor=1.0, ends=0.0)
     u = torch.rand(400, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    losses = conversion(FlowMap(network, process), torch.zeros(400, 2), u, label=torch.zeros(400).long())
+    losses = conversion(FlowMap(network, process), torch.zeros(400, 2), u, condition={"label": torch.zeros(400).long()})
     w, low, high = seen[0].unbind(1)
     assert bool(((w >= 1) & (w <= 3)).all())
     assert 0 < int((low > 0).sum()) < 400
@@ -446,7 +451,7 @@ def test_a_map_serves_the_ordinary_solvers_as_the_denoiser_of_its_flow():
 
 @pytest.mark.parametrize("anchor", [0.0, 0.5, 0.8, 1.0])
 def test_anchored_rows_cost_one_guess_and_are_any_of_the_batch(anchor: float):
-    """Anchored rows are shown to the map once, others twice; over many batches every place of a batch is anchored as often."""
+    """Anchored rows are shown to the map once, others twice, and each row is anchored by itself with the same chance."""
     process, shown = Gaussian(Linear(), "velocity"), []
 
     def network(x: Tensor, level: Tensor, level_s: Tensor, scale: Tensor) -> Tensor:
@@ -455,23 +460,29 @@ def test_anchored_rows_cost_one_guess_and_are_any_of_the_batch(anchor: float):
 
     teacher = Denoiser(lambda x, level, scale: scale[:, None].expand_as(x), process)
     conversion = Conversion(teacher, anchor=anchor)
-    torch.manual_seed(0)
-    often, scale = torch.zeros(10), torch.arange(1.0, 11.0)
-    for _ in range(400):
+    scale, u, x, batches = torch.arange(1.0, 11.0), torch.linspace(0.1, 0.9, 10), torch.zeros(10, 2), 400
+    anchored = []
+    for batch in range(batches):
         shown.clear()
-        losses = conversion(FlowMap(network, process), torch.zeros(10, 2), torch.linspace(0.1, 0.9, 10), scale=scale)
+        rng, same = (Streams(key("anchors"), range(10 * batch, 10 * batch + 10)) for _ in range(2))
+        losses = conversion(FlowMap(network, process), x, u, rng=rng, z=x + 0.5, condition={"scale": scale})
         torch.testing.assert_close(losses, scale**2, rtol=1e-2, atol=0)  # in the order of the batch
-        rows = round(10 * anchor)
+        anchored.append(conversion._times(process, u, same).anchored)
+        rows = int(anchored[-1].sum())
         assert [len(x) for x in shown] == [rows + 2 * (10 - rows)]
-        often += conversion._times(process, torch.rand(10)).role < rows
-    assert bool((often / 400 - anchor).abs().max() < 0.1)
+    counts = torch.stack(anchored).double()
+    spread = (anchor * (1 - anchor)) ** 0.5
+    assert bool(((counts.mean(0) - anchor).abs() <= 4 * spread / batches**0.5).all())  # each place of a batch
+    assert abs(float(counts.mean()) - anchor) <= 4 * spread / (10 * batches) ** 0.5
+    # one by one and not so many a batch: the number in a batch varies as a binomial one does
+    assert float(counts.sum(1).var()) == pytest.approx(10 * spread**2, rel=0.3)
 
 
 def test_batches_of_one_are_anchored_as_often_as_rows_of_large_ones():
     process = Gaussian(Linear(), "velocity")
     conversion = Conversion(Denoiser(lambda x, level: x, process), anchor=0.3)
     torch.manual_seed(0)
-    drawn = [conversion._times(process, torch.rand(1)) for _ in range(2000)]
+    drawn = [conversion._times(process, torch.rand(1), None) for _ in range(2000)]
     still = [bool(times.t == times.s) for times in drawn]
     ends = [bool((times.tau == conversion.finest) & (times.tau_s == 0)) for times in drawn]
     assert abs(sum(times.anchored for times in drawn) / 2000 - 0.3) < 0.04

@@ -51,13 +51,13 @@ def test_results_come_back_as_they_were_with_lists_of_numbers_on_one_line(tmp_pa
 
 
 def test_as_many_steps_as_fit_into_cpu_seconds(tmp_path: Path) -> None:
-    from sfumato.fields.policy.recipe import PolicyNetwork, PolicyRecipe
+    from sfumato.fields.policy.recipe import ChunkNetworkOptions, PolicyRecipe
     from sfumato.training.options import TrainOptions
 
     rng = np.random.default_rng(0)
     data = tmp_path / "some.npz"
     np.savez(data, action=rng.normal(size=(60, 2)), state=rng.normal(size=(60, 3)), episode_ends=np.array([30, 60]))
-    recipe = PolicyRecipe(data, held_out=0.5, network=PolicyNetwork(width=64, depth=1))
+    recipe = PolicyRecipe(data, held_out=0.5, network=ChunkNetworkOptions(width=64, depth=1))
     few, many = (within_seconds(recipe, TrainOptions(threads=1), s, tmp_path / str(s)) for s in (1e-9, 1e6))
     assert few.steps == 1
     assert many.steps is not None
@@ -68,14 +68,14 @@ def test_as_many_steps_as_fit_into_cpu_seconds(tmp_path: Path) -> None:
 def test_the_average_of_a_policys_past_is_tried_as_it_was(tmp_path: Path) -> None:
     """The last snapshot acts like the run itself, but for the rounding it is stored with; an earlier one does not."""
     from sfumato.fields.policy.acting import Policy
-    from sfumato.fields.policy.recipe import PolicyNetwork, PolicyRecipe
+    from sfumato.fields.policy.recipe import ChunkNetworkOptions, PolicyRecipe
     from sfumato.jobs.train import train
     from sfumato.training.options import TrainOptions
 
     rng = np.random.default_rng(0)
     data = tmp_path / "some.npz"
     np.savez(data, action=rng.normal(size=(60, 2)), state=rng.normal(size=(60, 3)), episode_ends=np.array([30, 60]))
-    recipe = PolicyRecipe(data, held_out=0.5, network=PolicyNetwork(width=64, depth=1))
+    recipe = PolicyRecipe(data, held_out=0.5, network=ChunkNetworkOptions(width=64, depth=1))
     run = train(recipe, TrainOptions(steps=40, threads=1, snapshots=4, previews=0), tmp_path / "run", lambda text: None)
     seen = {"state": np.zeros((1, 3))}
     acts = {

@@ -39,10 +39,10 @@ class Net(nn.Module):
         super().__init__()
         self.a = nn.Parameter(torch.tensor(0.7, dtype=F64))
         self.b = nn.Parameter(torch.tensor(0.3, dtype=F64))
-        self.given: list[tuple[Tensor, bool]] = []
+        self.told: list[tuple[Tensor, bool]] = []
 
     def forward(self, shown: Tensor, level: Tensor, previous: Tensor) -> Tensor:
-        self.given.append((previous, torch.is_grad_enabled()))
+        self.told.append((previous, torch.is_grad_enabled()))
         answer: Tensor = self.a * shown + self.b * previous
         return answer
 
@@ -52,7 +52,7 @@ def test_at_share_0_it_is_plain_training_with_zeros() -> None:
     found = loss(SelfConditioned(Denoiser(net, PROCESS), 0.0, streams()), x(), T, streams("noise"))
     wanted = loss(Denoiser(net, PROCESS), x(), T, streams("noise"), previous=torch.zeros(8, 3, dtype=F64))
     assert torch.equal(found, wanted)
-    assert len(net.given) == 2  # one call each
+    assert len(net.told) == 2  # one call each
 
 
 def test_at_share_1_every_row_sees_the_guess_of_a_first_pass() -> None:
@@ -70,7 +70,7 @@ def test_no_gradient_flows_through_the_first_pass() -> None:
     denoiser = Denoiser(net, PROCESS)
     x_t = x().requires_grad_()
     answer = SelfConditioned(denoiser, 1.0, streams()).answer(x_t, T)
-    (first, first_graph), (second, second_graph) = net.given
+    (first, first_graph), (second, second_graph) = net.told
     assert (first == 0).all()
     assert (first_graph, second_graph) == (False, True)
     assert not second.requires_grad
@@ -90,7 +90,7 @@ def test_rows_are_drawn_from_the_given_streams() -> None:
         SelfConditioned(Denoiser(net, PROCESS), share, rng).answer(
             torch.ones(len(rows), 3, dtype=F64), torch.tensor(0.5)
         )
-        return (net.given[-1][0] != 0).any(1).tolist()
+        return (net.told[-1][0] != 0).any(1).tolist()
 
     whole = seen(range(400))
     assert seen(range(400)) == whole
@@ -114,7 +114,7 @@ def test_sampling_passes_the_last_guess_on(solver: Any) -> None:
             return ends
 
     sample(Watching(), x(), uniform(Linear(), 6), remember(solver), streams())
-    previous = [given for given, _ in net.given]
+    previous = [previous for previous, _ in net.told]
     assert (previous[0] == 0).all()
     assert len(previous) >= 6
     for one, two in zip(guesses, previous[1:]):
@@ -177,7 +177,7 @@ def test_the_blank_must_fit_the_guess() -> None:
         return shown
 
     denoiser = Denoiser(network, Wide(Linear(), "data"))
-    with pytest.raises(ValueError, match=r"shape \(8, 3, 5\) but the blank \(8, 3\): pass blank="):
+    with pytest.raises(ValueError, match=r"shape \(8, 3, 5\) and of shape \(8, 3\) .* pass blank="):
         SelfConditioned(denoiser, 1.0, streams()).answer(x(), T)
     fits = SelfConditioned(denoiser, 1.0, streams(), blank=lambda x_t: x_t.new_zeros(*x_t.shape, 5))
     assert fits.answer(x(), T).shape == (8, 3)

@@ -7,19 +7,24 @@ import shutil
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from sfumato.jobs.config import read_config
-from sfumato.jobs.model import load
-from sfumato.jobs.walk import SampleOptions
+from sfumato.jobs.model import Model, load
 from sfumato.training.run import Run
 
 from .small import SMALL, sfumato, write_data
 from .test_processes import run_to_end, started, weights
 
 SHORT = ["--steps", "6", "--batch", "8", "--previews", "1", "--snapshots", "0"]
+
+
+def drawn(model: Model, count: int = 3, first: int = 0, seed: int | None = None, **asked):
+    """Samples ``first`` and on, asked for by keywords, as one batch."""
+    model, ask = model.asked(seed, asked)
+    (part,) = model.draw(model.recipe.queries(model, ask, first + count), range(first, first + count))
+    return part
 
 
 @pytest.fixture(scope="module")
@@ -42,23 +47,23 @@ def made(tmp_path_factory: pytest.TempPathFactory):
 def test_a_flow_map_is_a_run_of_its_own(kind: str, made, tmp_path: Path):
     """It needs nothing of its teacher's folder: sampled, evaluated and resumed after that is gone."""
     teacher, out = made(kind)
-    assert load(out).map is not None
+    assert [type(each).__name__ for each in load(out).adaptations] == ["DistillOptions"]
     moved = tmp_path / "moved"
     shutil.copytree(out, moved)
     assert sfumato("sample", moved, "-n", 3, "--out", tmp_path / "s") == 0
     assert sfumato("evaluate", moved) == 0
-    assert json.loads((moved / "metrics.json").read_text())["samples"]["solver"] == "leap"
+    assert json.loads((moved / "metrics.json").read_text())["samples"]["walk"]["solver"] == "leap"
     assert sfumato("resume", moved) == 0
-    assert load(teacher).map is None
+    assert load(teacher).adaptations == ()
 
 
 def test_guidance_can_be_left_out(made, tmp_path: Path):
     teacher, _ = made("classes")
+    (teacher / "cache" / "reference").mkdir(exist_ok=True)  # as a run has it that was evaluated before
     assert sfumato("distill", teacher, *SHORT, "--w", 1, 1, "--out", tmp_path / "m") == 0
     model = load(tmp_path / "m")
-    options = model.chosen(SampleOptions())
-    assert (options.w, options.shift, options.last) == (1.0, 1.0, "flow")
-    assert next(model.samples(range(2))).shape == (2, *model.shape)
+    assert (model.walk.w, model.walk.shift, model.walk.solver, model.walk.steps) == (1.0, 1.0, "leap", 4)
+    assert drawn(model, 2).x.shape == (2, *model.facts.shape)
 
 
 def test_every_kind_of_loss_trains(made, tmp_path: Path):
@@ -66,7 +71,7 @@ def test_every_kind_of_loss_trains(made, tmp_path: Path):
     for kind in ("semigroup", "mean_flow", "consistency"):
         assert sfumato("distill", teacher, *SHORT, "--kind", kind, "--out", tmp_path / kind) == 0
         assert read_config(Run(tmp_path / kind)).distill.kind == kind
-        assert all(bool(torch.isfinite(part).all()) for part in load(tmp_path / kind).samples(range(4)))
+        assert bool(torch.isfinite(drawn(load(tmp_path / kind), 4).x).all())
 
 
 def test_the_network_starts_as_its_teacher(made, tmp_path: Path):
@@ -74,7 +79,7 @@ def test_the_network_starts_as_its_teacher(made, tmp_path: Path):
     teacher, _ = made("classes")
     assert sfumato("distill", teacher, *SHORT[2:], "--steps", 1, "--optim.lr", 1e-12, "--out", tmp_path / "m") == 0
     base, made_map = load(teacher), load(tmp_path / "m")
-    x_t, t, label = torch.randn(6, *base.shape), torch.full((6,), 0.7), torch.arange(6) % 3
+    x_t, t, label = torch.randn(6, *base.facts.shape), torch.full((6,), 0.7), torch.arange(6) % 3
     taught = base.denoiser(x_t, t, label=label)
     for s in (0.0, 0.3, 0.7):
         guidance = torch.tensor([[2.0, 0.0, 1.0]]).expand(6, -1)
@@ -89,25 +94,19 @@ def test_as_many_steps_as_needed_and_said_how_many(made, tmp_path: Path, capsys:
         assert len(calls) == 5
         assert min(calls) >= 3
         assert f"{min(calls)} to {max(calls)}" in capsys.readouterr().err
-        alone: list[int] = []
-        list(
-            load(out).samples(
-                range(2, 3), SampleOptions(tol=0.2), lambda found, into=alone: into.extend(found.tolist())
-            )
-        )
-        assert alone == calls[2:3]
+        assert drawn(load(out), 1, first=2, tol=0.2).scores["calls"].tolist() == calls[2:3]
 
 
 def test_guidance_stays_adjustable(made):
     _, out = made("classes")
     model = load(out)
     same = {"seed": 1, "steps": 2}
-    weak, strong = (next(model.samples(range(3), SampleOptions(w=w, **same))) for w in (1.0, 2.0))
-    again = next(model.samples(range(3), SampleOptions(w=2.0, guide_from=0.0, guide_to=1.0, **same)))
+    weak, strong = (drawn(model, w=w, **same).x for w in (1.0, 2.0))
+    again = drawn(model, w=2.0, guide_from=0.0, guide_to=1.0, **same).x
     assert torch.equal(strong, again)
     assert weak.shape == strong.shape
     with pytest.raises(ValueError, match=r"w = 4: this flow map learned strengths from 1 to 2"):
-        next(model.samples(range(3), SampleOptions(w=4.0)))
+        drawn(model, w=4.0)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,7 @@ def test_guidance_stays_adjustable(made):
         (["--solver", "leap"], "leap is for flow maps"),
         (["--steps", "4", "--tol", "0.1"], "tol"),
         (["--tol", "0.1", "--solver", "heun"], "tol chooses the steps itself"),
-        (["--gamma", "2"], "gamma"),
+        (["--solver", "leap:gamma=1"], "leap is for flow maps"),
     ],
 )
 def test_a_bad_wish_is_one_line(
@@ -193,4 +192,4 @@ def test_killed_and_resumed_is_bit_equal(tmp_path: Path):
     (a, mine), (b, straight) = weights(out), weights(tmp_path / "straight")
     assert a == b == 30
     assert [name for name in straight if not torch.equal(mine[name], straight[name])] == []
-    assert np.isfinite(next(load(out).samples(range(1))).numpy()).all()
+    assert bool(torch.isfinite(drawn(load(out), 1).x).all())

@@ -9,17 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from sfumato.diffusion.process import Endpoints, Gaussian, along
+from sfumato.diffusion.process import Endpoints, Gaussian, States, along
 from sfumato.diffusion.product import Clean, Product
 from sfumato.diffusion.rng import Rng, Streams, key, uniform_like
 from sfumato.diffusion.sample import Euler, trajectory
-from sfumato.diffusion.schedule import VP, Cosine, Linear
-from tests.laws.worlds import ANSWERS, F64, normal, scalar
+from sfumato.diffusion.schedule import VP, Cosine, Linear, Schedule
+from sfumato.diffusion.weights import mean_counted
+from tests.laws.worlds import ANSWERS, F64, Told, normal, scalar
 
 HIDDEN = -1
 
@@ -27,6 +28,10 @@ HIDDEN = -1
 @dataclass(frozen=True)
 class Reveal:
     """A tiny world of whole numbers (B, L): each is hidden from its own moment z on. The network answers the numbers."""
+
+    states: ClassVar[States] = "tokens"
+    habits: ClassVar[Mapping[str, Any]] = {}
+    schedule: ClassVar[Schedule] = Linear()
 
     def prior(self, x: Tensor, rng: Rng = None) -> Tensor:
         return uniform_like(x, rng)
@@ -43,8 +48,8 @@ class Reveal:
     def target(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
         return x
 
-    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        return (answer != x).double().mean(1)
+    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
+        return mean_counted((answer != x).double(), t, weight)
 
     def endpoints(self, answer: Tensor, x_t: Tensor, t: Tensor, rng: Rng = None) -> Endpoints:
         hidden = x_t == HIDDEN
@@ -124,7 +129,7 @@ def network(shown: dict[str, Any], level: dict[str, Any], **condition: Any) -> d
 
 
 @dataclass(frozen=True)
-class JointNormal:
+class JointNormal(Told):
     """Jointly normal parts (B, D_part): the exact denoiser at any noise of each part, clean parts included."""
 
     mean: Tensor
@@ -135,7 +140,7 @@ class JointNormal:
     def split(self, x: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.sizes, x.split(list(self.sizes.values()), 1), strict=True))
 
-    def __call__(self, x_t: dict[str, Tensor], t: Any, s: Any = None, **condition: Any) -> Endpoints:
+    def guess(self, x_t: dict[str, Tensor], t: Any, s: Any = None, **condition: Any) -> Endpoints:
         alphas, sigmas = [], []
         for name, size in self.sizes.items():
             part, rows = self.process.processes[name], len(x_t[name])

@@ -18,7 +18,7 @@ from sfumato.diffusion.rng import Streams, key
 from sfumato.diffusion.sample import sample, trajectory
 from sfumato.diffusion.schedule import VP, Linear, Schedule
 from sfumato.diffusion.solvers import ab, ancestral, dpmpp_2m, euler, heun
-from tests.laws.worlds import ANSWERS, F64, normal, scalar
+from tests.laws.worlds import ANSWERS, F64, Told, normal, scalar
 
 VARIANCE = torch.tensor([0.2, 1.0, 2.0], dtype=F64)
 WITHOUT, PUSH = torch.tensor([0.1, 0.0, -0.5], dtype=F64), torch.tensor([1.0, -0.5, 0.3], dtype=F64)
@@ -26,14 +26,15 @@ SOLVERS = [euler(), heun(), ab(3), dpmpp_2m(), ancestral()]
 
 
 @dataclass
-class Labelled:
-    """Normal data whose mean is moved by a label, and by a second condition; None moves nothing. Counts its calls."""
+class Labelled(Told):
+    """Normal data whose mean is moved by a label, and by a second condition; hidden ones, 0, move nothing. Counts its
+    calls."""
 
     process: Gaussian
     offset: float = 0.0
     calls: int = field(default=0, compare=False)
 
-    def __call__(
+    def guess(
         self, x_t: Tensor, t: Tensor, s: Tensor | None = None, label: Tensor | None = None, style: Tensor | None = None
     ) -> Endpoints:
         self.calls += 1

@@ -19,7 +19,7 @@ from sfumato.diffusion.process import Endpoints, Gaussian
 from sfumato.diffusion.rng import Streams, key
 from sfumato.diffusion.schedule import EDM, VE, Cosine, Linear
 from tests.laws.manifold_tables import MANIFOLDS, POINTS
-from tests.laws.worlds import F64, normal
+from tests.laws.worlds import F64, Told, normal
 
 VOLUMES = {"torus": (2 * math.pi) ** 2, "so3": 8 * math.pi**2, "sphere": 4 * math.pi}
 every_world = pytest.mark.parametrize("name", MANIFOLDS)
@@ -328,7 +328,7 @@ def test_gradients_are_those_of_finite_differences(process: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Guessed:
+class Guessed(Told):
     """A denoiser of which only the guessed endpoints are seen, as a guided one's."""
 
     denoiser: Any
@@ -337,7 +337,7 @@ class Guessed:
     def process(self) -> Any:
         return self.denoiser.process
 
-    def __call__(self, x_t: Any, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+    def guess(self, x_t: Any, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
         found: Endpoints = self.denoiser(x_t, t)
         return found
 

@@ -24,7 +24,7 @@ from sfumato.diffusion import (
     autoguide,
     guide,
 )
-from tests.laws.worlds import F64, normal, scalar
+from tests.laws.worlds import F64, Told, normal, scalar
 
 PARTS: dict[str, Any] = {
     "place": Gaussian(Linear(), "data"),
@@ -66,16 +66,16 @@ def answers(seed: int) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Fixed:
-    """Always the same answer, and another one without its label."""
+class Fixed(Told):
+    """Always the same answer, and another one where its label, a whole number, is hidden."""
 
     process: Any
     process_answer: Any
     without: Any = None
 
-    def __call__(self, x_t: Any, t: Tensor, s: Tensor | None = None, label: Any = None) -> Any:
-        given = self.process_answer if label is not None or self.without is None else self.without
-        return self.process.endpoints(given, x_t, t)
+    def guess(self, x_t: Any, t: Tensor, s: Tensor | None = None, label: Tensor | None = None) -> Any:
+        hidden = self.without is not None and label is not None and bool((label < 0).all())
+        return self.process.endpoints(self.without if hidden else self.process_answer, x_t, t)
 
 
 def x_t() -> dict[str, Tensor]:

@@ -31,7 +31,7 @@ from sfumato.diffusion.schedule import VP, Linear
 from sfumato.diffusion.solvers import Heun, Renoised, ab
 from tests.laws.orders import MEANS, VARIANCES, Impulses, gaussian, moment_error, moments, slope
 from tests.laws.product_tables import joint_normal
-from tests.laws.worlds import F64, normal, scalar
+from tests.laws.worlds import F64, Told, normal, scalar
 
 # ---- drawing in proportion to weights --------------------------------------------------------------------------------
 
@@ -150,7 +150,8 @@ def test_no_reward_is_plain_sampling() -> None:
 
         z = normal(64, 12)
         steered = steer(gaussian(SCHEDULE), z, STEPS, nothing, rng=fresh(), threshold=0.5)
-        assert torch.equal(steered.samples, sample(gaussian(SCHEDULE), z, STEPS, Euler(1.0), fresh()))
+        plain = sample(gaussian(SCHEDULE), z, STEPS, Euler(1.0), fresh())
+        torch.testing.assert_close(steered.samples, plain, rtol=1e-9, atol=1e-9)
         assert steered.ancestors.tolist() == list(range(64))
         assert float(steered.log_normalizer) == 0
         assert steered.effective_size.shape == (41,)
@@ -180,10 +181,10 @@ def test_steering_costs_no_further_call(solver: Any, calls: int) -> None:
     """Heun's last step, to pure data, takes one call; Renoised walks there in its first step too."""
     asked = []
 
-    class Counting:
+    class Counting(Told):
         process = gaussian(SCHEDULE).process
 
-        def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Any:
+        def guess(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Any:
             asked.append(float(t))
             return gaussian(SCHEDULE)(x_t, t, s)
 
@@ -376,7 +377,7 @@ def test_what_cannot_be_steered_is_said(says: str, options: dict[str, Any]) -> N
 
 def test_parts_have_the_same_number_of_particles() -> None:
     world = joint_normal(a=Gaussian(Linear(), "data"), b=Gaussian(Linear(), "data"))
-    with pytest.raises(ValueError, match=r"same number of particles, got \[3, 4\]"):
+    with pytest.raises(ValueError, match=r"same number of rows, got \[3, 4\]"):
         steer(world, {"a": normal(3, 2), "b": normal(4, 3)}, STEPS, linear)
 
 

@@ -21,7 +21,7 @@ from sfumato.diffusion.schedule import VP, Cosine, Linear, Schedule, Sigmoid, Ze
 from sfumato.diffusion.solvers import SOLVERS
 from sfumato.diffusion.tokens import UniformTokens, share
 from sfumato.diffusion.unmasking import Remask
-from tests.laws.worlds import F64, scalar
+from tests.laws.worlds import F64, Told, scalar
 
 TOKEN_SCHEDULES: dict[str, Schedule] = {
     "linear": Linear(),
@@ -47,7 +47,7 @@ def random_table(vocab: int, length: int, seed: int = 0) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TableData:
+class TableData(Told):
     """The exact denoiser of a table. law (V^L,) in the order of :func:`sequences`."""
 
     law: Tensor
@@ -71,7 +71,7 @@ class TableData:
             out.append(torch.stack(mass, -1))
         return torch.stack(out, 1).log().clamp_min(-700)
 
-    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+    def guess(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
         ends: Endpoints = self.process.endpoints(self.answer(x_t, t), x_t, t)
         return ends
 
@@ -287,12 +287,12 @@ def _onehot_errors(process: OneHot, seed: int) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Held:
+class Held(Told):
     """A network that gives the same answer everywhere."""
 
     logits: Tensor
     process: Any
 
-    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+    def guess(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
         ends: Endpoints = self.process.endpoints(self.logits, x_t, t)
         return ends

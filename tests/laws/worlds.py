@@ -54,15 +54,27 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
 
 
+class Told:
+    """A guess of the tests, which says in ``guess(x_t, t, s, **condition)`` what it guesses. What it is given of the
+    conditions are the conditions themselves."""
+
+    def given(self, **condition: Any) -> dict[str, Any]:
+        return condition
+
+    def __call__(self, x_t: Any, t: Any, s: Any = None, *, given: Any = None, **condition: Any) -> Endpoints:
+        found: Endpoints = self.guess(x_t, t, s, **{**(given or {}), **condition})  # type: ignore[attr-defined]
+        return found
+
+
 @dataclass(frozen=True)
-class Constant:
+class Constant(Told):
     """Guesses the same endpoints everywhere."""
 
     x: Tensor
     z: Tensor
     process: Gaussian
 
-    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+    def guess(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
         return Endpoints(self.x, self.z)
 
 

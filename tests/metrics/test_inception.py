@@ -172,7 +172,7 @@ def test_resizing_is_pillows_bicubic(shape):
 
 
 def test_resizing_keeps_constants_and_antialiases():
-    assert torch.equal(resize(torch.full((1, 3, 37, 900), 201.0)), torch.full((1, 3, 299, 299), 201.0))
+    assert (resize(torch.full((1, 3, 37, 900), 201.0)) - 201).abs().max() < 1e-4  # a few units in the last place
     board = (torch.arange(1196)[:, None] + torch.arange(1196)[None]) % 2 * 255.0
     assert (resize(board) - 127.5).abs().max() < 1.5  # plain sampling would give 0 and 255
     assert (resize(board)[20:-20, 20:-20] - 127.5).abs().max() < 0.01

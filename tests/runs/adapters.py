@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import load_file
 
-import sfumato.policy
 from sfumato.cli import main
-from sfumato.data.demonstrations import Demonstrations
-from sfumato.data.replay import save_episodes
-from sfumato.recipes.job import SampleOptions, load, read_config, task_of
-from sfumato.training.loader import stack
+from sfumato.jobs.config import read_config
+from sfumato.jobs.model import load, task_of
+from sfumato.jobs.walk import Drawing
+from sfumato.training.loader import bunched
 from sfumato.training.run import Run
 from sfumato.training.watch import held_out_loss
 
@@ -48,16 +48,18 @@ def command_stopped(step: int, *words: object) -> int:
 
 def samples(run: Path, options: Mapping[str, Any], count: int = 4) -> np.ndarray:
     """Samples 0, 1, ... of seed 0 as the network knows them, (count, ...), in float32 arithmetic."""
-    chosen = SampleOptions(precision="fp32", **options)
-    parts = load(run, chosen).samples(range(count), chosen)
-    return np.concatenate([part.cpu().numpy() for part in parts])
+    drawing = Drawing(precision="fp32", ema=options.get("ema"))
+    model, ask = load(run, drawing=drawing).asked(0, {name: value for name, value in options.items() if name != "ema"})
+    parts = list(model.recipe.draw(model, model.recipe.queries(model, ask, count), range(count)))
+    assert [number for part in parts for number in part.numbers] == list(range(count))
+    return np.concatenate([part.x.cpu().numpy() for part in parts])
 
 
 def held_out(run: Path, most: int = 32) -> float:
     """The loss of the averaged weights on what was held out, as training looks at it."""
     task = task_of(read_config(Run(run)), Run(run))
-    items = stack([task.held_out[i] for i in range(min(most, len(task.held_out)))])
-    return held_out_loss(task, load(run, SampleOptions(precision="fp32")).denoiser, items.pop("x"), items)
+    denoiser = load(run, drawing=Drawing(precision="fp32")).denoiser
+    return held_out_loss(task, denoiser, [batch.to(torch.device("cpu")) for batch in bunched(task.held_out, most)])
 
 
 def logged_held_out(run: Path) -> float:
@@ -67,6 +69,8 @@ def logged_held_out(run: Path) -> float:
 
 def acts(run: Path, seen: Sequence[Mapping[str, np.ndarray]], **options: Any) -> np.ndarray:
     """What a policy does when it sees this, step after step: (steps, dim) in the units of the demonstrations."""
+    import sfumato.policy
+
     controller = sfumato.policy.load(run, **options)
     return np.stack([controller.act(dict(each)) for each in seen])
 
@@ -94,4 +98,7 @@ def write_demonstrations(
     path: Path, actions: np.ndarray, ends: np.ndarray, seen: Mapping[str, np.ndarray], **more: Any
 ) -> None:
     """Episodes as a file to learn a policy from."""
+    from sfumato.fields.policy.demonstrations.episodes import Demonstrations
+    from sfumato.fields.policy.demonstrations.replay import save_episodes
+
     save_episodes(Demonstrations(actions, ends, dict(seen), **more), path)

@@ -23,8 +23,9 @@ from PIL import Image
 from . import adapters
 
 HERE = Path(__file__).parent
-KEPT = {"config.yaml", "data.json", "model.safetensors", "grid.json", "log.jsonl", "README.md", "teacher.safetensors"}
-POINT = "tests.robots:sfumato_tests/Point-v0"
+KEPT = {"config.yaml", "data.json", "model.safetensors", "grid.json", "walk.json", "log.jsonl", "README.md",
+        "teacher.safetensors"}  # fmt: skip
+POINT = "tests.fields.policy.robots:sfumato_tests/Point-v0"
 
 COMMON = ["--batch", "8", "--precision", "fp32", "--threads", "1", "--compile", "off", "--previews", "1", "--keep", "1"]
 PICTURES = [*COMMON, "--held-out", "0.4", "--network.width", "16", "--network.depth", "1"]
@@ -103,7 +104,7 @@ def write_data(folder: Path) -> None:
 
 
 def _walks(rng: np.random.Generator, episodes: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Straight walks of a point to its goal as in `tests.robots`: states (N, 4), place and goal, and ends (episodes,)."""
+    """Straight walks of a point to its goal, as in `tests.fields.policy.robots`: states (N, 4), place and goal, and ends."""
     states, ends = [], []
     for _ in range(episodes):
         place, goal = np.zeros(2), rng.uniform(-1, 1, 2)

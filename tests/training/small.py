@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sfumato import networks
 from sfumato.data import ArrayDataset, Statistics
-from sfumato.diffusion import Adaptive, Gaussian, Linear, key
+from sfumato.diffusion import Adaptive, Gaussian, Linear, key, tree
 from sfumato.training import checkpoint, loop
 from sfumato.training.objective import Objective, Task
 from sfumato.training.options import TrainOptions
@@ -51,8 +51,8 @@ def small_task(adaptive: bool = False, uncertainty: bool = False, seed: int = 0,
     network = networks.choose((3, 8, 8), count=32, classes=3, width=32, depth=2, patch=4)
     process = Gaussian(Linear(), "data", "velocity")
     given: dict[str, Any] = {"times": Adaptive()} if adaptive else {}
-    preview = lambda count: {"label": torch.arange(count) % 3}  # noqa: E731
-    return Task(network, process, train, held_out, uncertainty=uncertainty, preview=preview, **given, **other)
+    given["hidden"] = {("label",): 0.1}
+    return Task(network, process, train, held_out, uncertainty=uncertainty, **{**given, **other})
 
 
 def made(folder: Path) -> Run:
@@ -69,20 +69,21 @@ def noted(run: Run) -> Iterator[None]:
     now: dict[str, Any] = {}
 
     class Noted(Objective):
-        def forward(self, x: Tensor, z: Tensor, t: Tensor, condition: Any) -> Any:
-            value, losses = super().forward(x, z, t, condition)
+        def forward(self, *rows: Any) -> Any:
+            value, losses, means = super().forward(*rows)
             if now:
                 line = {**now, "loss": float(value.detach()).hex()}
                 with (run.path / "trace.jsonl").open("a") as file:
                     file.write(json.dumps(line) + "\n")
                 now.clear()
-            return value, losses
+            return value, losses, means
 
     def drawn(task: Any, options: Any, step: int, offset: int, batch: Any, device: Any) -> Any:
         found = draw(task, options, step, offset, batch, device)
-        x, t, z, condition = found
-        now.update(step=step, place=offset, items=batch.indices, label=condition["label"].tolist())
-        now.update({name: float(value.double().sum()).hex() for name, value in (("x", x), ("t", t), ("z", z))})
+        now.update(step=step, place=offset, items=batch.indices)
+        now.update({f"label {name}": value.tolist() for name, value in found.condition.items()})
+        for name in ("x", "t", "z"):
+            now[name] = [float(value.double().sum()).hex() for value in tree.leaves(getattr(found, name))]
         return found
 
     loop._draw, loop.Objective = drawn, Noted
@@ -177,7 +178,7 @@ def state(run: Run) -> dict[str, Tensor]:
     tensors["step"] = torch.tensor(found.step)
     tensors["meta"] = torch.tensor(list(json.dumps(found.meta, sort_keys=True).encode()))
     tensors |= {f"model/{name}": value for name, value in checkpoint.read_tensors(run.model).items()}
-    tensors["grid"] = torch.tensor(list((run.path / "grid.json").read_bytes()))
+    tensors["walk"] = torch.tensor(list(run.walk.read_bytes()))
     return tensors
 
 

@@ -271,11 +271,14 @@ class Bad:
     def __len__(self) -> int:
         return len(self.inner)
 
-    def __getitem__(self, index: int):
-        item = self.inner[index]
-        if index == self.bad:
-            item["x"][0, 2, 3] = np.nan
-        return item
+    @property
+    def buckets(self):
+        return self.inner.buckets
+
+    def batch(self, indices: np.ndarray):
+        rows = self.inner.batch(indices)
+        rows["x"][indices == self.bad, 0, 2, 3] = np.nan
+        return rows
 
     def name(self, index: int) -> str:
         return self.inner.name(index)

@@ -138,8 +138,12 @@ class Conversion:
         """Loss per sample (B,) for data x (B, ...) and uniform numbers t (B,), which become times of departure.
 
         All that is drawn comes from ``rng``, the rows' own streams. ``given`` is not used: map and teacher are asked at other
-        rows than those of the batch, and with a condition of their own.
+        rows than those of the batch, and with a condition of their own. Raises ValueError for other times than (B,).
         """
+        if not isinstance(t, Tensor) or t.ndim != 1:
+            raise ValueError(
+                "a flow map is converted with one number a sample, such as Uniform() draws, not more times"
+            )
         process: Any = denoiser.process
         flow_map = denoiser if isinstance(denoiser, FlowMap) else FlowMap(denoiser.network, process)
         z = process.prior(x, rng) if z is None else z

@@ -202,7 +202,8 @@ class ArrayDataset:
     """Items of an array-like `x` of shape (N, ...) (memory-mapped ones stay on disk until asked for).
 
     uint8 means picture bytes; every other kind of number is taken as is. `labels` are N integers; `names` is one
-    name per item of `x`, or the name of the array; `indices` picks the items that belong to this data set.
+    name per item of `x`, or the name of the array; `indices` picks the items that belong to this data set; `vectors` are
+    standardised numbers (N, D) beside each item.
     Raises DataError when the lengths do not fit or an index is out of range.
     """
 
@@ -211,9 +212,12 @@ class ArrayDataset:
     labels: np.ndarray | None = None
     names: str | Sequence[str] = "array"
     indices: np.ndarray | None = None
+    vectors: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         count = len(self.x)
+        if self.vectors is not None and (self.vectors.ndim != 2 or len(self.vectors) != count):
+            raise DataError(f"vectors have shape {self.vectors.shape}; expected {count} rows, one per item")
         if tuple(self.x.shape[1:]) != self.statistics.shape:
             raise DataError(
                 f"items have shape {tuple(self.x.shape[1:])} but the statistics are of shape {self.statistics.shape}"
@@ -253,6 +257,9 @@ class ArrayDataset:
         item = {"x": self.statistics.standardise(self.x[places])}
         if self.labels is not None:
             item["label"] = self.labels[places]
+        if self.vectors is not None:
+            item["vector"] = self.vectors[places]
+            item["vector_known"] = np.ones(len(places), dtype=bool)
         return item
 
     def name(self, index: int) -> str:

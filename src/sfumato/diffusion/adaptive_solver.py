@@ -53,10 +53,14 @@ class AdaptiveSolver(Solver):
         self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: Tensor | None, rng: Rng
     ) -> tuple[Tensor, Tensor]:
         schedule, rows = guess.process.schedule, len(x_t)
-        t, s = (a.to(device=x_t.device, dtype=x_t.dtype).expand(rows) for a in (t, s))
-        final = schedule.angle(s)
-        end = final.clamp_min(self.finest)  # at pure data the noise cannot be asked for; the rest is one Euler step
-        angle = schedule.angle(t).clone()
+        # frames or tokens with times of their own go at one pace, in proportion to their ways
+        own = max(t.ndim, s.ndim) > 1
+        shape = torch.broadcast_shapes(t.shape, s.shape, (rows, 1)) if own else (rows,)
+        t, s = (a.to(device=x_t.device, dtype=x_t.dtype).expand(shape) for a in (t, s))
+        final, angle = schedule.angle(s), schedule.angle(t).clone()
+        # at pure data the noise cannot be asked for; the rest is one Euler step. What stands still stays where it is
+        end = torch.where(angle > final, torch.minimum(final.clamp_min(self.finest), angle), angle)
+        moving = (angle > end).reshape(rows, -1).to(x_t.dtype).mean(1).clamp_min(1e-9) if own else 1.0
         step = ((angle - end) / 10).clone()
 
         def slope(y: Tensor, angle: Tensor) -> tuple[Tensor, Endpoints]:
@@ -66,8 +70,8 @@ class AdaptiveSolver(Solver):
 
         y = x_t / along(schedule.hypot(t), x_t)
         k1, ends = slope(y, angle)
-        calls = (angle > final).long()  # a row that stands still needs none
-        while bool((under_way := angle > end).any()):
+        calls = (angle > final).reshape(rows, -1).any(1).long()  # a row that stands still needs none
+        while bool((under_way := (angle > end).reshape(rows, -1).any(1)).any()):
             if int(calls.max()) > self.most:
                 raise NotMet(f"tolerance rtol={self.rtol}, atol={self.atol} not met in {self.most} calls: raise it")
             step = torch.minimum(step, angle - end)
@@ -79,15 +83,15 @@ class AdaptiveSolver(Solver):
             calls += 3 * under_way
             error = h * (-5 * k1 / 72 + k2 / 12 + k3 / 9 - k4 / 8)
             scale = self.atol + self.rtol * torch.maximum(y.abs(), proposed.abs())
-            size = (error / scale).flatten(1).pow(2).mean(1).sqrt().clamp_min(1e-10)
+            size = ((error / scale).flatten(1).pow(2).mean(1) / moving).sqrt().clamp_min(1e-10)
             accept = size <= 1
-            angle = torch.where(accept, angle - step, angle)
+            angle = torch.where(along(accept, angle) > 0, angle - step, angle)
             angle = torch.where(angle - end < 1e-6, end, angle)
             y, k1 = torch.where(along(accept, y) > 0, proposed, y), torch.where(along(accept, y) > 0, k4, k1)
             ends = Endpoints(
                 *(torch.where(along(accept, y) > 0, new, old) for new, old in zip(found, ends, strict=True))
             )
-            step = step.clamp_min(1e-9) * (0.9 * size ** (-1 / 3)).clamp(0.2, 5.0)
+            step = step.clamp_min(1e-9) * along((0.9 * size ** (-1 / 3)).clamp(0.2, 5.0), step)
         at = schedule.at_angle(angle).clamp(0, 1)
         reached = y * along(schedule.hypot(at), y)
         x_s = torch.where(along(final < end, y) > 0, guess.process.step(ends, reached, at, s), reached)

@@ -25,9 +25,15 @@ def along(value: Tensor, x: Tensor) -> Tensor: ...
 @overload
 def along(value: Coefficient, x: Tensor) -> Coefficient: ...
 def along(value: Coefficient, x: Tensor) -> Coefficient:
-    """Shape a per-sample (B,), per-token (B, L) or single coefficient so that it multiplies x of shape (B, L, ...)."""
+    """Shape a per-sample (B,), per-token (B, L) or single coefficient so that it multiplies x of shape (B, L, ...).
+
+    Raises:
+        TypeError: an x of whole numbers, in whose type the coefficient would be 0 or 1.
+    """
     if not isinstance(value, Tensor) or value.ndim == 0:  # one number broadcasts by itself
         return value
+    if not (x.is_floating_point() or x.is_complex()):
+        raise TypeError(f"data and noise of this process are floating-point numbers, got {x.dtype}: convert them")
     return value.to(x.dtype).reshape(value.shape + (1,) * (x.ndim - value.ndim))
 
 

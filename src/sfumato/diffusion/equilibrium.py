@@ -30,7 +30,7 @@ from sfumato.diffusion.process import Endpoints, States, along, lerp
 from sfumato.diffusion.rng import Rng, normal_like
 from sfumato.diffusion.sample import Solver
 from sfumato.diffusion.schedule import Linear
-from sfumato.diffusion.weights import mean_counted
+from sfumato.diffusion.weights import kept, mean_counted
 
 _EARLIEST = 1e-6  # c(0) = 0 says nothing about the noise: below this time the answer is read as if it were this time
 
@@ -90,7 +90,8 @@ class Equilibrium:
 
     def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         """Mean squared error of the answer per sample, (B,)."""
-        return mean_counted((answer.to(x.dtype) - self.target(x, z, t)) ** 2, t, weight)
+        answer = kept(answer.to(x.dtype), x.shape, t, weight)
+        return mean_counted((answer - self.target(x, z, t)) ** 2, t, weight)
 
     def endpoints(self, answer: Tensor, x_t: Tensor, t: Tensor, rng: Rng = None) -> Endpoints:
         """The ends of the straight path through x_t if the time is known to be t: its velocity is answer / c(t)."""
@@ -254,7 +255,11 @@ def descend(
 
 @dataclass(frozen=True)
 class Descent(Solver):
-    """:func:`descend` as a solver, for walks over times [1, 0]: memory is the number of calls of each sample, (B,) int64."""
+    """:func:`descend` as a solver, for walks over times [1, 0]: memory is the number of calls of each sample, (B,) int64.
+
+    Raises:
+        ValueError: a process with a time, or times of their own for frames or tokens, which descent knows nothing of.
+    """
 
     step_size: float = 0.005
     momentum: float = 0.3
@@ -266,6 +271,17 @@ class Descent(Solver):
     def prepare(self, times: Tensor) -> None:
         return None
 
-    def step(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: None, rng: Rng) -> tuple[Tensor, Tensor]:
+    def step(
+        self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: Tensor | None, rng: Rng
+    ) -> tuple[Tensor, Tensor]:
+        if not isinstance(guess.process, Equilibrium):
+            raise ValueError(
+                f"Descent walks a field without time, and {type(guess.process).__name__} has one: train with Equilibrium(), "
+                "or use Euler()"
+            )
+        if t.ndim > 1:
+            raise ValueError(
+                "Descent has no times, hence none for each frame or token: hold what is known by inpaint()"
+            )
         found = descend(guess, x_t, step=self.step_size, momentum=self.momentum, tol=self.tol, most=self.most)
-        return found.x, found.steps
+        return found.x, found.steps if memory is None else memory + found.steps

@@ -79,9 +79,20 @@ def _weights(start: Tensor, end: Tensor, nodes: Tensor) -> Tensor:
 
 
 @remembered
-def _last(schedule: Schedule, s: Tensor) -> tuple[Tensor]:
-    """Whether a step to s ends at pure data, where a denoiser cannot be asked for the noise any more."""
-    return ((schedule.angle(s) < 1e-6).any(),)
+def _arrived(schedule: Schedule, s: Tensor) -> tuple[Tensor]:
+    """Where a step to s ends at pure data, and a denoiser cannot be asked for the noise any more: shaped like s."""
+    return (schedule.angle(s) < 1e-6,)
+
+
+def _all(where: Tensor | float) -> bool:
+    return bool(where.all()) if isinstance(where, Tensor) else bool(where)
+
+
+def _pick(where: Tensor | float, yes: Tensor, no: Tensor) -> Tensor:
+    """``yes`` where true, else ``no``; one truth for all, or one for each of the first axes."""
+    if not isinstance(where, Tensor):
+        return yes if where else no
+    return torch.where(where.to(yes.device).reshape(where.shape + (1,) * (yes.ndim - where.ndim)), yes, no)
 
 
 @dataclass(frozen=True)
@@ -96,10 +107,10 @@ class Heun(Solver):
     def step(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: None, rng: Rng) -> tuple[Tensor, None]:
         schedule = guess.process.schedule
         here = Node(t, guess(x_t, t))
-        x_s = follow(schedule, x_t, t, s, here)
-        if _last(schedule, s)[0]:
+        x_s, (last,) = follow(schedule, x_t, t, s, here), _arrived(schedule, s)
+        if _all(last):
             return x_s, None
-        return follow(schedule, x_t, t, s, Node(s, guess(x_s, s)), here), None
+        return _pick(last, x_s, follow(schedule, x_t, t, s, Node(s, guess(x_s, s)), here)), None
 
 
 @dataclass(frozen=True)
@@ -174,18 +185,19 @@ class Multistep(Solver):
 
     def step(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: Any, rng: Rng) -> tuple[Tensor, Any]:
         schedule, (pending, past) = guess.process.schedule, memory
-        last = _last(schedule, s)[0]
+        (last,) = _arrived(schedule, s)
         here = Node(t, guess(x_t, t) if pending is None else pending)
         nodes = (here, *past)
-        if not past and self.order == 4 and not last:
+        if not past and self.order == 4 and not _all(last):
             nodes = (self._middle(guess, x_t, t, s, here), here)
         used = nodes[: self.order - self.corrector]
         x_s = follow(schedule, x_t, t, s, *used, cautious=0)
         starting = not past and self.order >= 3
-        if last or not (self.corrector or starting):
+        if _all(last) or not (self.corrector or starting):
             return x_s, (None, nodes[:3])
         there = guess(x_s, s)
-        return follow(schedule, x_t, t, s, Node(s, there), *used, cautious=1), (there, nodes[:3])
+        corrected = follow(schedule, x_t, t, s, Node(s, there), *used, cautious=1)
+        return _pick(last, x_s, corrected), (there, nodes[:3])
 
     def _middle(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, here: Node) -> Node:
         """One more node in the middle of the first step, accurate to third order: two calls."""

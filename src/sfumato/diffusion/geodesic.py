@@ -19,7 +19,7 @@ from sfumato.diffusion.manifold import Manifold, shorten
 from sfumato.diffusion.process import Endpoints, States, along, lerp
 from sfumato.diffusion.rng import Rng
 from sfumato.diffusion.schedule import Linear, Schedule
-from sfumato.diffusion.weights import mean_counted
+from sfumato.diffusion.weights import kept, mean_counted
 
 
 def noise_level(schedule: Schedule, x_t: Tensor, t: Tensor) -> Tensor:
@@ -89,7 +89,8 @@ class Geodesic:
 
     def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         wanted = self.target(x, z, t)
-        answer = self.manifold.tangent(self.interpolate(x, z, t), answer.to(wanted.dtype))
+        answer = kept(answer.to(wanted.dtype), wanted.shape, t, weight)
+        answer = self.manifold.tangent(self.interpolate(x, z, t), answer)
         return mean_counted((answer - wanted) ** 2, t, weight)
 
     def endpoints(self, answer: Tensor, x_t: Tensor, t: Tensor, rng: Rng = None) -> Endpoints:

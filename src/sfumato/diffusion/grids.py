@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion.denoiser import Guess
+from sfumato.diffusion.sample import Bound
 from sfumato.diffusion.schedule import Schedule
 
 Grid = Callable[[Schedule, int], Tensor]
@@ -133,8 +134,16 @@ def auto(
             below which a network was not trained. There its guesses jump about and would draw all the steps.
 
     Source: constant-rate scheduling (arXiv 2411.12188), here with the solver's own error as the discrepancy.
+
+    Raises:
+        ValueError: states other than vectors.
     """
-    schedule = denoiser.process.schedule
+    process = denoiser.process
+    if process.states != "vectors":
+        raise ValueError(
+            f"auto is measured on vectors, and the states of {type(process).__name__} are {process.states}"
+        )
+    guess, schedule = Bound.of(denoiser, condition), process.schedule
     ends = schedule.angle(torch.tensor([1.0, 0.0], dtype=torch.float64)).tolist()
     # half of the points see the angle evenly, half its logarithm, so that fine scales near the data are seen too
     end = max(ends[1], math.atan(finest))
@@ -143,12 +152,12 @@ def auto(
     angles = torch.cat([even_angles, fine[fine < ends[0]]]).unique().flip(0)
 
     times = schedule.at_angle(angles).clamp(0, 1)
-    x_t = denoiser.process.start(z)
+    x_t = process.start(z)
     guesses = []
     for t, s in pairwise(torch.cat([times, times.new_zeros(1)])):
-        found = denoiser(x_t, t, **condition)
+        found = guess(x_t, t)
         guesses.append(found.x.flatten(1).double().cpu())
-        x_t = denoiser.process.step(found, x_t, t, s)
+        x_t = process.step(found, x_t, t, s)
     turned = torch.stack([(b - a).pow(2).mean().sqrt() for a, b in pairwise(guesses)])
     middle, width = (angles[:-1] + angles[1:]) / 2, angles[:-1] - angles[1:]
     speed = (turned / width / middle.sin()).clamp_min(1e-12)

@@ -11,7 +11,7 @@ conditions and their hidden twins, hidden *before* anything is made of them, as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.process import Endpoints
-from sfumato.diffusion.tree import Tree, hide
+from sfumato.diffusion.tree import Tree, each, hide, own
 
 
 class Wrapped:
@@ -141,18 +141,35 @@ class During(Wrapped):
         def guided() -> Endpoints:
             return self.guided(x_t, t, s, given=given, **condition) if given else self.guided(x_t, t, s, **condition)
 
-        inside = (t >= self.low) & (t <= self.high)
-        if inside.ndim == 0:  # one time for all, known on the CPU: no call is wasted
+        inside = each(lambda u: (u >= self.low) & (u <= self.high), t)
+        if isinstance(inside, Tensor) and inside.ndim == 0:  # one time for all, known on the CPU: no call is wasted
             return guided() if inside else plainly()
         yes, no = guided(), plainly()
-        keep = inside.reshape(inside.shape + (1,) * (x_t.ndim - inside.ndim))
-        return Endpoints(torch.where(keep, yes.x, no.x), torch.where(keep, yes.z, no.z))
+        return Endpoints(_pick(inside, yes.x, no.x), _pick(inside, yes.z, no.z))
+
+
+def _pick(inside: Tree, yes: Tree, no: Tree) -> Tree:
+    """``yes`` where inside, else ``no``: by row, by frame or token, or by part (a part without a time stays clean)."""
+    if isinstance(yes, Mapping):
+        return {
+            name: value if (here := own(inside, name)) is None else _pick(here, value, no[name])
+            for name, value in yes.items()
+        }
+    return torch.where(inside.to(yes.device).reshape(inside.shape + (1,) * (yes.ndim - inside.ndim)), yes, no)
 
 
 def during(guided: Guide | Autoguide | APG, low: float, high: float) -> During:
-    """Guide only while low <= t <= high (Kynkaanniemi 2024, arXiv 2404.07724), and plainly outside."""
+    """Guide only while low <= t <= high (Kynkaanniemi 2024, arXiv 2404.07724), and plainly outside.
+
+    Raises:
+        ValueError: no interval within 0..1; what is no guidance itself (wrap outside: ``clip(during(...), -1, 1)``).
+    """
     if not 0 <= low <= high <= 1:
         raise ValueError(f"during needs 0 <= low <= high <= 1, got {low} and {high}")
+    if not isinstance(guided, (Guide, Autoguide, APG)):
+        raise ValueError(
+            f"during limits a guidance, not {type(guided).__name__}: wrap it outside, as in clip(during(...))"
+        )
     return During(guided, low, high)
 
 
@@ -185,6 +202,14 @@ class APG(Wrapped):
         return Endpoints(x, self.process.noise_given(x, x_t, t))
 
 
+def _vectors(denoiser: Guess, who: str) -> Guess:
+    """The denoiser, found to guess vectors, whose noise follows from their data."""
+    if denoiser.process.states != "vectors":
+        process = denoiser.process
+        raise ValueError(f"{who} works on vectors, and the states of {type(process).__name__} are {process.states}")
+    return denoiser
+
+
 def _norm(x: Tensor) -> Tensor:
     size = x.flatten(1).norm(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
     return size.reshape(-1, *[1] * (x.ndim - 1))
@@ -195,8 +220,11 @@ def apg(denoiser: Guess, w: float, parallel: float = 0.0, limit: float | None = 
 
     The part of the push that is parallel to the guessed data over-saturates pictures; only ``parallel`` of it is kept.
     ``limit`` bounds the norm of the push. parallel = 1 without a limit is :func:`guide`.
+
+    Raises:
+        ValueError: a denoiser of other states than vectors.
     """
-    return APG(denoiser, w, parallel, limit)
+    return APG(_vectors(denoiser, "apg"), w, parallel, limit)
 
 
 @dataclass(frozen=True)
@@ -213,8 +241,12 @@ class Clip(Wrapped):
 
 
 def clip(denoiser: Guess, low: float, high: float) -> Clip:
-    """Hold the guessed data within known bounds; the guessed noise follows, so that x_t stays explained."""
-    return Clip(denoiser, low, high)
+    """Hold the guessed data within known bounds; the guessed noise follows, so that x_t stays explained.
+
+    Raises:
+        ValueError: a denoiser of other states than vectors.
+    """
+    return Clip(_vectors(denoiser, "clip"), low, high)
 
 
 @dataclass(frozen=True)
@@ -231,5 +263,9 @@ class Inpaint(Wrapped):
 
 
 def inpaint(denoiser: Guess, known: Tensor, mask: Tensor) -> Inpaint:
-    """Fill in what is missing by replacement: where ``mask`` is True the data is ``known`` (both broadcast to x)."""
-    return Inpaint(denoiser, known, mask)
+    """Fill in what is missing by replacement: where ``mask`` is True the data is ``known`` (both broadcast to x).
+
+    Raises:
+        ValueError: a denoiser of other states than vectors; tokens are filled in by ``infill``.
+    """
+    return Inpaint(_vectors(denoiser, "inpaint"), known, mask)

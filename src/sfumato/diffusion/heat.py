@@ -22,7 +22,7 @@ from sfumato.diffusion.manifold import SO3, Manifold, Sphere, Torus
 from sfumato.diffusion.process import Endpoints, States, along, lerp
 from sfumato.diffusion.rng import Rng, normal_like
 from sfumato.diffusion.schedule import VE, Schedule
-from sfumato.diffusion.weights import mean_counted
+from sfumato.diffusion.weights import kept, mean_counted
 
 _KERNELS: dict[type, Kernel] = {Torus: CIRCLE, SO3: ROTATIONS, Sphere: DIRECTIONS}
 _SMALLEST = 1e-9  # of a length by which a vector is divided
@@ -111,7 +111,8 @@ class Heat:
     def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         x_t = self.interpolate(x, z, t)
         wanted = self._target(x, x_t, t)
-        return mean_counted((self.manifold.tangent(x_t, answer.to(wanted.dtype)) - wanted) ** 2, t, weight)
+        answer = kept(answer.to(wanted.dtype), wanted.shape, t, weight)
+        return mean_counted((self.manifold.tangent(x_t, answer) - wanted) ** 2, t, weight)
 
     def endpoints(self, answer: Tensor, x_t: Tensor, t: Tensor, rng: Rng = None) -> Endpoints:
         answer = self.manifold.tangent(self._checked(x_t), answer.to(x_t.dtype)).double()

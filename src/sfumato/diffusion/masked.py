@@ -32,7 +32,7 @@ from sfumato.diffusion.tokens import (
     share,
     wide,
 )
-from sfumato.diffusion.weights import mean_counted
+from sfumato.diffusion.weights import kept, mean_counted
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Masked:
             ValueError: data with the mask token or a token beyond the logits, or logits of a wrong shape.
         """
         self._check_data(x)
-        hidden = self.open(self.interpolate(x, z, t))
+        answer, hidden = kept(answer, x.shape, t, weight), self.open(self.interpolate(x, z, t))
         if not answer.is_floating_point() and answer.shape == x.shape:
             surprise = torch.where(answer == x, 0.0, torch.inf)
         else:

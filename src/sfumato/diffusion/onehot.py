@@ -20,7 +20,7 @@ from sfumato.diffusion.process import Endpoints, Gaussian, States
 from sfumato.diffusion.rng import Rng
 from sfumato.diffusion.schedule import Linear, Schedule
 from sfumato.diffusion.tokens import check_logits, check_tokens, wide
-from sfumato.diffusion.weights import mean_counted
+from sfumato.diffusion.weights import kept, mean_counted
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class OneHot(StraightPath):
         return x_t.argmax(-1)
 
     def prior(self, x: Tensor, rng: Rng = None) -> Tensor:
-        return self.gaussian.prior(self.embed(x), rng)
+        return super().prior(self.embed(x), rng)
 
     def start(self, z: Tensor) -> Tensor:
         return self.gaussian.start(z)
@@ -102,11 +102,8 @@ class OneHot(StraightPath):
         """The noise z with interpolate(x, z, t) == x_t."""
         return self.gaussian.noise_given(self.embed(x, x_t.dtype), x_t, t)
 
-    def renoise(self, z: Tensor, t: Tensor, s: Tensor, eta: float = 0.0, rng: Rng = None) -> Tensor:
-        return self.gaussian.renoise(z, t, s, eta, rng)
-
     def step(self, ends: Endpoints, x_t: Tensor, t: Tensor, s: Tensor, eta: float = 0.0, rng: Rng = None) -> Tensor:
-        return self.gaussian.step(ends, x_t, t, s, eta, rng)
+        return self.gaussian.interpolate(ends.x, self.renoise(ends.z, t, s, eta, rng), s)
 
     def mix(self, weak: Endpoints, strong: Endpoints, w: float | Tensor, x_t: Tensor, t: Tensor) -> Endpoints:
         return self.gaussian.mix(weak, strong, w, x_t, t)
@@ -115,7 +112,7 @@ class OneHot(StraightPath):
         """Cross-entropy, nats per token: (B,). Vectors x that are no single token count as a mixture of them."""
         tokens = self.target(x, z, t)
         self._check_answer(answer, tokens)
-        log_share = torch.log_softmax(wide(answer), -1)
+        log_share = torch.log_softmax(wide(kept(answer, tokens.shape, t, weight)), -1)
         if not x.is_floating_point():
             return mean_counted(-log_share.gather(-1, tokens[..., None])[..., 0], t, weight)
         share = wide(x).clamp_min(0)

@@ -23,7 +23,7 @@ from sfumato.diffusion import tree
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.process import Endpoints
 from sfumato.diffusion.rng import Rng, uniform_like
-from sfumato.diffusion.sample import Bound, Euler, Solver
+from sfumato.diffusion.sample import Bound, Euler, Solver, check_times, check_world, still
 from sfumato.diffusion.schedule import Schedule
 
 Reward = Callable[[Any, Any], Tensor]
@@ -66,7 +66,7 @@ class _Told:
     def __call__(self, x_t: Any, t: Any, s: Any = None, *, given: Any = None, **condition: Any) -> Any:
         if x_t is self.x_t and t is self.t and s is None and not condition:
             return self.ends
-        return self.denoiser(x_t, t, s, **condition)
+        return self.denoiser(x_t, t, s, given=given, **condition)
 
 
 @torch.no_grad()
@@ -99,10 +99,12 @@ def steer(
 
     Raises:
         ValueError: a threshold outside 0..1; rewards of a wrong shape, NaN or +inf; conditions or times that differ
-            between the rows; a solver with memory.
+            between the rows; a solver with memory, or of another world; times that do not fall.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is a share of the particles, 0 to 1, got {threshold}")
+    check_world(denoiser.process, solver)
+    check_times(times)
     x_t, memory, times = denoiser.process.start(z), solver.prepare(times), list(times)
     size = tree.rows(x_t)
     for name, value in condition.items():
@@ -134,7 +136,8 @@ def steer(
         if sizes[-1] < threshold * size:
             rows = draw()
             x_t, ends = tree.take(x_t, rows), tree.take(ends, rows)
-        x_t, memory = solver.step(_Told(guess, ends, x_t, t), x_t, t, s, memory, rng)
+        x_s, memory = solver.step(_Told(guess, ends, x_t, t), x_t, t, s, memory, rng)
+        x_t = still(x_t, x_s, t, s)
         if memory is not None:
             raise ValueError(f"particles cannot be drawn anew under a solver with memory: use Euler, not {solver}")
     weigh(x_t, tree.each(torch.zeros_like, times[-1]))

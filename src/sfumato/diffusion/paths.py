@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from sfumato.diffusion.coefficients import along
+from sfumato.diffusion.coefficients import along, blend, remembered
 from sfumato.diffusion.rng import Rng, normal_like
+from sfumato.diffusion.schedule import Schedule
 from sfumato.diffusion.weights import mean_counted
 
 
@@ -78,5 +79,23 @@ class StraightPath:
         added = (self.schedule.sigma(t) ** 2 - (kept * self.schedule.sigma(s)) ** 2).clamp_min(0).sqrt()
         return along(kept, x_s) * x_s + along(added, x_s) * self.prior(x_s, rng)
 
+    def renoise(self, z: Tensor, t: Tensor, s: Tensor, eta: float = 0.0, rng: Rng = None) -> Tensor:
+        """Replace part of the noise by fresh noise: none at eta = 0, as much as the Markov chain does at eta = 1.
+
+        The variance replaced is eta^2 (1 - SNR_t / SNR_s): DDPM's posterior variance (Ho 2020, eq. 7) in one line.
+        """
+        if eta == 0:
+            return z
+        kept, drawn = _renewal((self.schedule, eta), t, s)
+        return blend(kept, z, drawn, self.prior(z, rng))
+
     def apart(self, a: Endpoints, b: Endpoints, x_t: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         return mean_counted(((a.z - a.x) - (b.z - b.x)) ** 2, t, weight)
+
+
+@remembered
+def _renewal(owner: tuple[Schedule, float], t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors on the old and on the fresh noise, see :meth:`StraightPath.renoise`."""
+    schedule, eta = owner
+    share = (-(eta**2) * torch.expm1(schedule.logsnr(t) - schedule.logsnr(s))).clamp(0, 1)
+    return (1 - share).sqrt(), share.sqrt()

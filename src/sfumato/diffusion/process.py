@@ -24,7 +24,7 @@ from sfumato.diffusion.paths import Endpoints, Path, StraightPath
 from sfumato.diffusion.rng import Rng
 from sfumato.diffusion.schedule import Linear, Schedule
 from sfumato.diffusion.tree import Tree
-from sfumato.diffusion.weights import Weight, mean_counted
+from sfumato.diffusion.weights import Weight, kept, mean_counted
 
 __all__ = ["Answer", "Endpoints", "Gaussian", "Path", "Process", "States", "StraightPath", "Weight", "along", "lerp"]
 
@@ -38,8 +38,10 @@ class Process(Protocol):
     states: ClassVar[States]
     """What its states are: vectors, that may be added and scaled; tokens; points of a manifold; parts, a dict of others.
     Solvers name the worlds that they walk by it."""
-    habits: ClassVar[Mapping[str, Any]]
-    """Solver, grid and eta that suit it, by the names of the command line."""
+
+    @property
+    def habits(self) -> Mapping[str, Any]:
+        """Solver, grid and eta that suit it, by the names of the command line."""
 
     @property
     def schedule(self) -> Schedule:
@@ -206,7 +208,8 @@ class Gaussian(StraightPath):
         return 1 / sigma, -self.schedule.alpha(t) / sigma
 
     def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
-        error = (answer.to(x.dtype) - self.target(x, z, t)) ** 2
+        answer = kept(answer.to(x.dtype), x.shape, t, weight)
+        error = (answer - self.target(x, z, t)) ** 2
         return mean_counted(along(self.loss_weight(t), x) * error, t, weight)
 
     def loss_weight(self, t: Tensor) -> Tensor:
@@ -216,16 +219,6 @@ class Gaussian(StraightPath):
             ratio = self.row(self.loss_in, t)[2] / self.row(self.predicts, t)[2]
             factor = ratio.abs().clamp_max(self.cap) ** 2
         return factor if self.weight is None else factor * self.weight(self.schedule.logsnr(t))
-
-    def renoise(self, z: Tensor, t: Tensor, s: Tensor, eta: float = 0.0, rng: Rng = None) -> Tensor:
-        """Replace part of the noise by fresh noise: none at eta = 0, as much as the Markov chain does at eta = 1.
-
-        The variance replaced is eta^2 (1 - SNR_t / SNR_s): DDPM's posterior variance (Ho 2020, eq. 7) in one line.
-        """
-        if eta == 0:
-            return z
-        kept, drawn = _renewal((self.schedule, eta), t, s)
-        return blend(kept, z, drawn, self.prior(z, rng))
 
     def step(self, ends: Endpoints, x_t: Tensor, t: Tensor, s: Tensor, eta: float = 0.0, rng: Rng = None) -> Tensor:
         return self.interpolate(ends.x, self.renoise(ends.z, t, s, eta, rng), s)
@@ -237,11 +230,3 @@ class Gaussian(StraightPath):
 def lerp(a: Tensor, b: Tensor, w: float | Tensor) -> Tensor:
     """a + w (b - a), with w one number or one per sample (B,)."""
     return torch.lerp(a, b, along(w, a) if isinstance(w, Tensor) else w)
-
-
-@remembered
-def _renewal(owner: tuple[Schedule, float], t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors on the old and on the fresh noise, see :meth:`Gaussian.renoise`."""
-    schedule, eta = owner
-    share = (-(eta**2) * torch.expm1(schedule.logsnr(t) - schedule.logsnr(s))).clamp(0, 1)
-    return (1 - share).sqrt(), share.sqrt()

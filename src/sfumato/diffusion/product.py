@@ -105,7 +105,6 @@ class Product:
     factors: tuple[float, ...]
 
     states: ClassVar[States] = "parts"
-    habits: ClassVar[Mapping[str, Any]] = {"solver": "euler", "grid": "cosine", "eta": 1.0}
 
     def __init__(self, weights: Mapping[str, float] | None = None, **processes: Process):
         if not processes:
@@ -143,6 +142,15 @@ class Product:
     def schedule(self) -> Schedule:
         """That of the first part that moves: where the parts share their times, it is the pace that grids ask for."""
         return next(iter(self.moving().values())).schedule
+
+    @property
+    def habits(self) -> Mapping[str, Any]:
+        """Euler, with as much fresh noise as the most careful of the parts: geodesics, say, carry none."""
+        return {
+            "solver": "euler",
+            "grid": "cosine",
+            "eta": min(process.habits.get("eta", 0.0) for process in self.moving().values()),
+        }
 
     def _same_parts(self, what: str, value: Any, optional: bool = False) -> Mapping[str, Part]:
         """``value``, found to have exactly the parts of this product (clean ones may be missing if ``optional``)."""
@@ -197,11 +205,13 @@ class Product:
         leaves out counts in full, or one tensor for all parts, (B,)."""
         answer, t = self._same_parts("the network's answer", answer, optional=True), self._times(t)
         x, z = self._same_parts("x", x), self._same_parts("z", z)
-        counts = self._weights(weight)
-        return {
-            name: process.loss(answer.get(name), x[name], z[name], t[name], counts.get(name))
-            for name, process in self.parts
-        }
+        counts, losses = self._weights(weight), {}
+        for name, process in self.parts:
+            try:
+                losses[name] = process.loss(answer.get(name), x[name], z[name], t[name], counts.get(name))
+            except ValueError as wrong:
+                raise ValueError(f"part {name!r}: {wrong}") from wrong
+        return losses
 
     def _weights(self, weight: Any) -> Mapping[str, Any]:
         if weight is None or isinstance(weight, Tensor):

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from sfumato.diffusion import philox
+
 _MASK = 0xFFFFFFFF
 
 
@@ -40,33 +42,52 @@ class Streams:
         base: key of the family of streams, from :func:`key`; or one for each row.
         indices: number of each row's stream within the family, below 2**32: (B,).
         device: where the numbers are drawn. CPU and GPU streams differ.
+        counted: by counting (:mod:`~sfumato.diffusion.philox`), for whole batches at once; None: on a GPU.
 
     torch's CPU generator keeps only the low 32 bits of a seed, so the seed of stream i is a bijection of i: two
     streams of one family never coincide (a random 64-bit hash would collide after about 10**5 samples).
     """
 
-    def __init__(self, base: int | Sequence[int], indices: Sequence[int] | range, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        base: int | Sequence[int],
+        indices: Sequence[int] | range,
+        device: torch.device | str = "cpu",
+        counted: bool | None = None,
+    ):
         self.device = torch.device(device)
-        bases = [base] * len(indices) if isinstance(base, int) else base
-        self.generators = [
-            torch.Generator(device=self.device).manual_seed(mix(mix(i) ^ family))
-            for family, i in zip(bases, indices, strict=True)
-        ]
+        bases = [base] * len(indices) if isinstance(base, int) else list(base)
+        if len(bases) != len(indices):
+            raise ValueError(f"{len(bases)} keys for {len(indices)} streams: give one, or one for each row")
+        self.counted = self.device.type == "cuda" if counted is None else counted
+        self.count, self.drawn = len(bases), 0
+        if self.counted:
+            family, own = (torch.tensor(list(words), dtype=torch.int64) & _MASK for words in (bases, indices))
+            self.keys = moved(torch.stack([family, philox.mixed(philox.mixed(own) ^ family)], 1), self.device)
+        else:
+            seeds = (mix(mix(i) ^ family) for family, i in zip(bases, indices))
+            self.generators = [torch.Generator(device=self.device).manual_seed(seed) for seed in seeds]
 
     def __len__(self) -> int:
-        return len(self.generators)
+        return self.count
+
+    def _checked(self, shape: Sequence[int]) -> None:
+        if len(shape) == 0 or shape[0] != len(self):
+            raise ValueError(f"{len(self)} streams cannot fill a batch of shape {tuple(shape)}: one stream per row")
 
     def _rows(
         self, shape: Sequence[int], dtype: torch.dtype
     ) -> tuple[Tensor, Iterator[tuple[Tensor, torch.Generator]]]:
         """An empty tensor, and its rows with their generators."""
-        if len(shape) == 0 or shape[0] != len(self):
-            raise ValueError(f"{len(self)} streams cannot fill a batch of shape {tuple(shape)}: one stream per row")
         out = torch.empty(tuple(shape), dtype=dtype, device=self.device)
         return out, zip(out.unbind(), self.generators, strict=True)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers of the given shape (B, ...), row i from stream i."""
+        self._checked(shape)
+        if self.counted:
+            self.drawn += 1
+            return philox.normal(self.keys, self.drawn, shape, dtype)
         out, rows = self._rows(shape, dtype)
         for row, generator in rows:
             row.normal_(generator=generator)
@@ -74,6 +95,10 @@ class Streams:
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform numbers in [0, 1) of the given shape (B, ...), row i from stream i."""
+        self._checked(shape)
+        if self.counted:
+            self.drawn += 1
+            return philox.uniform(self.keys, self.drawn, shape, dtype)
         out, rows = self._rows(shape, dtype)
         for row, generator in rows:
             row.uniform_(generator=generator)
@@ -90,7 +115,7 @@ def normal_like(x: Tensor, rng: Rng) -> Tensor:
         return torch.randn(x.shape, generator=rng, dtype=dtype, device=rng.device).to(x.device)
     if rng is None:
         return torch.randn(x.shape, dtype=dtype, device=x.device)
-    return rng.normal(x.shape, dtype).to(x.device)
+    return moved(rng.normal(x.shape, dtype), x.device)
 
 
 def uniform_like(x: Tensor, rng: Rng, shape: Sequence[int] | None = None) -> Tensor:
@@ -100,4 +125,11 @@ def uniform_like(x: Tensor, rng: Rng, shape: Sequence[int] | None = None) -> Ten
         return torch.rand(shape, generator=rng, dtype=torch.float64, device=rng.device).to(x.device)
     if rng is None:
         return torch.rand(shape, dtype=torch.float64, device=x.device)
-    return rng.uniform(shape, torch.float64).to(x.device)
+    return moved(rng.uniform(shape, torch.float64), x.device)
+
+
+def moved(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; from the CPU to a GPU through pinned memory, so that nothing waits for the copy."""
+    if device.type == "cuda" and value.device.type == "cpu":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)

@@ -19,7 +19,7 @@ from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.paths import Endpoints
 from sfumato.diffusion.process import States
 from sfumato.diffusion.rng import Rng
-from sfumato.diffusion.tree import Tree
+from sfumato.diffusion.tree import Tree, own
 
 
 class Solver(Protocol):
@@ -102,11 +102,7 @@ def walk(
         ValueError: a solver that does not walk this world; times that are not falling from at most 1 to at least 0.
     """
     process = denoiser.process
-    if process.states not in solver.states:
-        raise ValueError(
-            f"{type(solver).__name__} walks {' and '.join(solver.states)}, and the states of {type(process).__name__} are "
-            f"{process.states}: use Euler()" + (", or Parts with a solver for each part" * (process.states == "parts"))
-        )
+    check_world(process, solver)
     check_times(times)
     guess = Bound.of(denoiser, condition)
     x_t, memory = process.start(z) if x_t is None else x_t, solver.prepare(times)
@@ -117,16 +113,21 @@ def walk(
         yield x_t, memory
 
 
+def check_world(process: Any, solver: Solver) -> None:
+    """Complain unless the solver walks the world of this process. Raises ValueError, which names both."""
+    if process.states not in solver.states:
+        raise ValueError(
+            f"{type(solver).__name__} walks {' and '.join(solver.states)}, and the states of {type(process).__name__} are "
+            f"{process.states}: use Euler()" + (", or Parts with a solver for each part" * (process.states == "parts"))
+        )
+
+
 def still(x_t: Tree, x_s: Tree, t: Tree, s: Tree) -> Tree:
     """x_s, and x_t itself wherever time stands still (t = s): known frames, columns and tokens stay to the bit."""
     if isinstance(x_s, Mapping):
-        parts = isinstance(t, Mapping)
-        return {
-            name: still(x_t[name], value, *((t[name], s[name]) if parts else (t, s)))
-            if not parts or name in t
-            else value
-            for name, value in x_s.items()
-        }
+        times = {name: (own(t, name), own(s, name)) for name in x_s}
+        clean = {name for name, pair in times.items() if any(u is None for u in pair)}
+        return {name: x if name in clean else still(x_t[name], x, *times[name]) for name, x in x_s.items()}
     if plain(t) and plain(s):
         return x_t if t.item() == s.item() else x_s
     same = t == s
@@ -149,19 +150,31 @@ def check_times(times: Tree) -> None:
             )
         if len(times) < 2:
             raise ValueError(f"{len(times)} time(s): a walk needs two at least, where it begins and where it ends")
+        for t, s in pairwise(times):
+            _check_fall(t, s)
         return
     if times.ndim == 0 or len(times) < 2:
         raise ValueError(
             f"times of shape {tuple(times.shape)}: a walk needs two at least, as in torch.tensor([1.0, 0.0])"
         )
-    if times.device.type != "cpu":
+    _check_fall(times[:-1], times[1:])
+
+
+def _check_fall(t: Tree, s: Tree, part: str = "") -> None:
+    """Complain unless 1 >= t >= s >= 0 everywhere, part by part."""
+    if isinstance(t, Mapping) or isinstance(s, Mapping):
+        for name in t if isinstance(t, Mapping) else s:
+            here, there = own(t, name), own(s, name)
+            if here is not None and there is not None:
+                _check_fall(here, there, f" of part {name!r}")
         return
-    if not bool(((times >= 0) & (times <= 1)).all()):
-        raise ValueError(
-            f"times go from {float(times.min()):g} to {float(times.max()):g}: they must lie between 0 and 1"
-        )
-    if not bool((times[1:] <= times[:-1]).all()):
-        raise ValueError("times must fall, from noise (1) to data (0): these rise somewhere")
+    if t.device.type != "cpu" or s.device.type != "cpu":
+        return
+    low, high = float(s.min()), float(t.max())
+    if bool((t < s).any()):
+        raise ValueError(f"the times{part} must fall, from noise (1) to data (0): these rise somewhere")
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"the times{part} go from {high:g} to {low:g}: they must lie between 0 and 1")
 
 
 def trajectory(

@@ -13,7 +13,7 @@ from sfumato.diffusion.coefficients import along, blend
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.flow_solvers import Heun
 from sfumato.diffusion.rng import Rng
-from sfumato.diffusion.sample import Euler, Solver
+from sfumato.diffusion.sample import Euler, Solver, still
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Churn(Solver):
         schedule = guess.process.schedule
         ratio = schedule.angle(t).tan()
         gamma = min(self.churn / memory, math.sqrt(2) - 1)
-        inside = (ratio >= self.low) & (ratio <= self.high) & (gamma > 0)
+        inside = (ratio >= self.low) & (ratio <= self.high) & (gamma > 0) & (s < t)
         raised = schedule.time(schedule.logsnr(t) - 2 * math.log1p(gamma))
         up = torch.where(inside & (raised <= 1), raised, t)
         scale = torch.where(up > t, schedule.alpha(up) / schedule.alpha(t), torch.ones_like(t))
@@ -65,7 +65,7 @@ class EulerMaruyama(Solver):
     def step(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: None, rng: Rng) -> tuple[Tensor, None]:
         schedule = guess.process.schedule
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        if bool((alpha < 1e-6).any()):
+        if bool(((alpha < 1e-6) & (s < t)).any()):
             raise ValueError(
                 "EulerMaruyama cannot start at pure noise (alpha = 0): use a VP or VE schedule, or Euler(eta=1)"
             )
@@ -98,15 +98,17 @@ class PredictorCorrector(Solver):
         return None
 
     def step(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: None, rng: Rng) -> tuple[Tensor, None]:
-        process = guess.process
-        x_t, _ = Euler().step(guess, x_t, t, s, None, rng)
-        if bool((process.schedule.sigma(s) < 1e-6).any()):  # pure data
+        process, schedule = guess.process, guess.process.schedule
+        x_t = still(x_t, Euler().step(guess, x_t, t, s, None, rng)[0], t, s)
+        settled = (schedule.sigma(s) < 1e-6) | (t == s)  # pure data, or a place where time stands still
+        if bool(settled.all()):
             return x_t, None
-        walked = (process.schedule.logsnr(s) - process.schedule.logsnr(t)).clamp_max(1e30)  # infinite from pure noise
-        share = -torch.expm1(-self.strength * walked / self.corrections).clamp_max(0)
+        walked = (schedule.logsnr(s) - schedule.logsnr(t)).clamp_max(1e30)  # infinite from pure noise
+        share = -torch.expm1(-self.strength * torch.where(settled, 0.0, walked) / self.corrections).clamp_max(0)
         for _ in range(self.corrections):
             x, z = guess(x_t, s)
-            x_t = process.interpolate(x, blend((1 - share).sqrt(), z, share.sqrt(), process.prior(z, rng)), s)
+            moved = process.interpolate(x, blend((1 - share).sqrt(), z, share.sqrt(), process.prior(z, rng)), s)
+            x_t = torch.where(along(settled, x_t) > 0, x_t, moved) if bool(settled.any()) else moved
         return x_t, None
 
 
@@ -144,8 +146,8 @@ class Renoised(Solver):
     def step(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: Any, rng: Rng) -> tuple[Tensor, Any]:
         schedule = guess.process.schedule
         here, there = schedule.angle(t).tan(), schedule.angle(s).tan()
-        fresh = self.eta**2 * (1 - (there / here) ** 2)
-        r = schedule.at_angle(torch.atan(there * (1 - fresh).sqrt())).clamp(0, 1)
+        fresh = torch.where(s < t, self.eta**2 * (1 - (there / here) ** 2), 0.0)
+        r = torch.where(s < t, schedule.at_angle(torch.atan(there * (1 - fresh).sqrt())).clamp(0, 1), s)
         x_r, memory = self.solver.step(guess, x_t, t, r, memory, rng)
         lift, noise = schedule.alpha(s) / schedule.alpha(r), schedule.sigma(s) * fresh.sqrt()
         return along(lift, x_r) * x_r + along(noise, x_r) * guess.process.prior(x_r, rng), memory

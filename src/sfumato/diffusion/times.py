@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.diffusion import tree
-from sfumato.diffusion.rng import Rng, Streams, uniform_like
+from sfumato.diffusion.rng import Rng, Streams, moved, uniform_like
 from sfumato.diffusion.schedule import Schedule
 from sfumato.diffusion.tree import Tree
 
@@ -45,7 +45,7 @@ def stratified(rng: Streams, positions: Tensor, total: int) -> Tensor:
     out without communication; the place within a stratum comes from each row's own stream. Low discrepancy lowers the
     variance of the loss for nothing (VDM, Kingma 2021, appendix I).
     """
-    return (positions.to(rng.device) + rng.uniform((len(positions),), torch.float64)) / total
+    return (moved(positions, rng.device) + rng.uniform((len(positions),), torch.float64)) / total
 
 
 def _normal_quantile(u: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from sfumato.diffusion.loss import loss
 from sfumato.diffusion.process import Endpoints, States, lerp
 from sfumato.diffusion.rng import Rng, uniform_like
 from sfumato.diffusion.schedule import Linear, Schedule
-from sfumato.diffusion.weights import mean_counted
+from sfumato.diffusion.weights import kept, mean_counted
 
 F64 = torch.float64
 NEVER = -1e30
@@ -228,7 +228,7 @@ class UniformTokens:
         check_tokens(x)
         self._check_range(x)
         x_t, alpha = self.interpolate(x, z, t), self.share(x, t)[..., None]
-        belief = self.belief(answer, x).to(F64).exp()
+        belief = self.belief(kept(answer, x.shape, t, weight), x).to(F64).exp()
         data, here, floor = certain(x, self.vocab), x_t[..., None], (1 - alpha) / self.vocab
 
         def excess(p: Tensor) -> Tensor:  # (ratio - 1) / alpha, which does not cancel when alpha is small

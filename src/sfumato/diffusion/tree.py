@@ -21,10 +21,15 @@ def each(f: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
 
     Raises:
         TypeError: a leaf that is no tensor.
+        ValueError: another tree with other names than the first.
     """
     if isinstance(tree, Tensor):
         return f(tree, *others)
     if isinstance(tree, Mapping):
+        for other in others:
+            if not isinstance(other, Mapping) or other.keys() != tree.keys():
+                names = ", ".join(other) if isinstance(other, Mapping) else type(other).__name__
+                raise ValueError(f"trees of different parts: {', '.join(tree)} and {names}")
         return {name: each(f, value, *(other[name] for other in others)) for name, value in tree.items()}
     if isinstance(tree, tuple):
         values = [each(f, value, *(other[i] for other in others)) for i, value in enumerate(tree)]
@@ -82,6 +87,11 @@ def where(chosen: Tensor, yes: Tree, no: Tree) -> Tree:
         return torch.where(chosen.to(a.device).reshape(-1, *[1] * (a.ndim - 1)), a, b.to(a.dtype))
 
     return each(pick, yes, no)
+
+
+def own(t: Tree, part: str) -> Tree:
+    """The times of a part: its own where they are a dict, and None where that leaves it out, as it may a clean part."""
+    return t.get(part) if isinstance(t, Mapping) else t
 
 
 def to(tree: Tree, device: torch.device | str) -> Tree:

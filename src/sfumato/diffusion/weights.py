@@ -7,7 +7,7 @@ number they are one tensor or tree beside the data: padding is 0, a latitude its
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,40 @@ Weight = Callable[[Tensor], Tensor]
 """A loss weight by noise level: log-SNR (B,) or (B, L) -> weight of the same shape."""
 
 
-def mean_counted(error: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
-    """The mean of weight x error over the numbers that count, (B,), for errors (B, ...).
+def counted(shape: Sequence[int], t: Tensor, weight: Tensor | None = None) -> Tensor | None:
+    """Which numbers of errors of this ``shape`` (B, ...) count: bool, broadcasting against them. None: all of them.
 
     A number counts unless its weight is 0 (padding) or, where numbers have times of their own, its t is 0 (it was given).
+
+    Raises:
+        ValueError: a weight that does not broadcast against the errors.
+    """
+    counts = None if t.ndim < 2 else _ahead(t, shape) > 0
+    if weight is None:
+        return counts
+    fits = weight.ndim <= len(shape) and all(own in (1, size) for own, size in zip(weight.shape, shape))
+    if not fits:
+        raise ValueError(f"a weight of shape {tuple(weight.shape)} does not fit errors of shape {tuple(shape)}")
+    heavy = _ahead(weight, shape) != 0
+    return heavy if counts is None else heavy & counts.to(heavy.device)
+
+
+def kept(answer: Tensor, shape: Sequence[int], t: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The answer (B, ...) where errors of this ``shape``, its first axes, count; 0 elsewhere.
+
+    A process begins its loss with it: then no gradient comes from what does not count, whatever was answered and whatever
+    stands there, infinities too (0 times infinity would be no number). An answer of another shape passes as it is.
+    """
+    counts = counted(shape, t, weight)
+    if counts is None or answer.shape[: len(shape)] != torch.Size(shape):
+        return answer
+    counts = counts.reshape(counts.shape + (1,) * (answer.ndim - len(shape)))
+    return torch.where(counts.to(answer.device), answer, torch.zeros((), dtype=answer.dtype, device=answer.device))
+
+
+def mean_counted(error: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The mean of weight x error over the numbers that count (:func:`counted`), (B,), for errors (B, ...).
+
     The weights are not divided out: cosines should average 1, and a ratio p / q scales its whole row. A row in which
     nothing counts is 0.
 
@@ -31,31 +61,19 @@ def mean_counted(error: Tensor, t: Tensor, weight: Tensor | None = None) -> Tens
     Raises:
         ValueError: a weight that does not broadcast against the error.
     """
-    if weight is None and t.ndim < 2:
+    counts = counted(error.shape, t, weight)
+    if counts is None:
         return error.flatten(1).mean(1)
-    counts = torch.ones((), dtype=torch.bool, device=error.device)
-    if t.ndim >= 2:
-        counts = counts & (_ahead(t, error) > 0)
     if weight is not None:
-        try:
-            weight = _ahead(weight, error).to(error.dtype)
-            if torch.broadcast_shapes(weight.shape, error.shape) != error.shape:
-                raise ValueError("it is larger")
-        except (RuntimeError, ValueError) as wrong:
-            raise ValueError(
-                f"a weight of shape {tuple(weight.shape)} does not fit errors of shape {tuple(error.shape)}"
-            ) from wrong
-        counts, error = counts & (weight != 0), weight * error
-    counts = counts.expand(error.shape)
+        error = _ahead(weight, error.shape).to(error.device, error.dtype) * error
+    counts = counts.to(error.device).expand(error.shape)
     total = torch.where(counts, error, torch.zeros((), dtype=error.dtype, device=error.device)).flatten(1).sum(1)
     return total / counts.flatten(1).sum(1).clamp_min(1)
 
 
-def _ahead(value: Tensor, x: Tensor) -> Tensor:
-    """A value whose axes are the first ones of x, so that it broadcasts against it."""
-    if value.ndim > x.ndim:
-        raise ValueError(f"{value.ndim} axes for errors of {x.ndim}")
-    return value.to(x.device).reshape(value.shape + (1,) * (x.ndim - value.ndim))
+def _ahead(value: Tensor, shape: Sequence[int]) -> Tensor:
+    """A value whose axes are the first ones of ``shape``, with ones for the others."""
+    return value.reshape(tuple(value.shape) + (1,) * (len(shape) - value.ndim))
 
 
 # ---- by noise level --------------------------------------------------------------------------------------------------

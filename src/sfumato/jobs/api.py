@@ -52,19 +52,30 @@ def train(
     """
     from sfumato.jobs.train import train as go
 
-    names = {f.name for f in dataclasses.fields(TrainOptions)}
-    mine = {name: value for name, value in given.items() if name in names}
+    names = _names(TrainOptions)
     rest = {name: value for name, value in given.items() if name not in names}
-    if training is not None and mine:
-        raise Wrong(f"{next(iter(mine))}: is given twice, by itself and within `training`")
-    how = training if training is not None else options(TrainOptions, mine)
     if isinstance(data, Recipe):
         if rest:
             raise Wrong(f"{next(iter(rest))}: give it to the recipe itself")
         recipe = data
     else:
         recipe = options(find.kind(field or find.plain()), {"data": Path(data), **rest}, names)
+    how = _training(training, {name: value for name, value in given.items() if name in names})
     return go(recipe, how, Path("runs") / recipe.title() if out is None else _path(out))
+
+
+def _names(*kinds: type) -> set[str]:
+    return {f.name for kind in kinds for f in dataclasses.fields(kind)}
+
+
+def _training(whole: TrainOptions | None, given: Mapping[str, Any], more: set[str] | None = None) -> TrainOptions:
+    """How to train, said as a whole or by keywords. Raises Wrong where it is said twice."""
+    if whole is None:
+        made: TrainOptions = options(TrainOptions, given, more or set())
+        return made
+    if given:
+        raise Wrong(f"{next(iter(given))}: is given by itself, beside `training`; put it in there")
+    return whole
 
 
 def resume(run: Place) -> Run:
@@ -77,39 +88,51 @@ def resume(run: Place) -> Run:
 def load(run: Place, **given: Any) -> Any:
     """A trained run: a model with ``sample``, or what its field makes of it (a policy, a forecaster).
 
-    Keywords are options of the walk and of the drawing, as in `sfumato sample`: steps, solver, w, seed, precision, ...
-    Raises RunError, CheckpointError, Wrong.
+    Keywords are options of the walk and of the drawing, as in `sfumato sample`: steps, solver, w, seed, precision, ...; and
+    ``walk``, the name of a walk that the field knows. Raises RunError, CheckpointError, Wrong.
     """
     model = _model(run, given)
     return model.recipe.ready(model)
 
 
-def _model(run: Place, given: Mapping[str, Any]) -> Any:
-    walks = {f.name for f in dataclasses.fields(Walk)}
+def _model(run: Place, given: Mapping[str, Any], more: set[str] | None = None) -> Any:
+    walks = _names(Walk)
     walk = {name: value for name, value in given.items() if name in walks}
-    rest = {name: value for name, value in given.items() if name not in walks}
-    return _load(_path(run), options(Walk, walk), options(Drawing, rest, walks))
+    rest = {name: value for name, value in given.items() if name not in walks and name != "walk"}
+    named = given.get("walk", "usual")
+    return _load(_path(run), options(Walk, walk), options(Drawing, rest, {*walks, "walk", *(more or ())}), named)
 
 
 def evaluate(run: Place, measure: Any = None, ask: Any = None, **given: Any) -> str:
-    """`sfumato evaluate`: the report of a run as text. ``measure`` and ``ask`` are the field's Measure and Ask; keywords
-    as for :func:`load`. Raises RunError, DataError, MetricError, Wrong."""
+    """`sfumato evaluate`: the report of a run as text.
+
+    ``measure`` and ``ask`` are the field's Measure and Ask, or keywords are options of them (quick=True, n=200); all others
+    are as for :func:`load`. Raises RunError, DataError, MetricError, Wrong.
+    """
+    from sfumato.jobs.config import read_config
     from sfumato.jobs.evaluate import evaluate as go
 
-    return go(_model(run, given), measure, ask)
+    recipe = read_config(Run(_path(run))).recipe
+    made: list[Any] = []
+    for kind, whole in ((recipe.Measure, measure), (recipe.Ask, ask)):
+        mine = {name: value for name, value in given.items() if name in _names(kind)}
+        if whole is not None and mine:
+            raise Wrong(f"{next(iter(mine))}: is given by itself, beside {type(whole).__name__}; put it in there")
+        made.append(options(kind, mine) if whole is None else whole)
+    own = _names(recipe.Measure, recipe.Ask)
+    return go(_model(run, {name: value for name, value in given.items() if name not in own}, own), *made)
 
 
 def distill(run: Place, out: Place | None = None, training: TrainOptions | None = None, **given: Any) -> Run:
     """`sfumato distill`: make a trained run a flow map in the run directory ``out`` (RUN-map). Keywords are options of the
-    conversion and of the training."""
+    conversion and of the training. Raises RunError, Wrong."""
     from sfumato.jobs.distill import distill as go
 
-    own = {f.name for f in dataclasses.fields(DistillOptions)}
+    own, teacher = _names(DistillOptions), _path(run)
     how = options(DistillOptions, {name: value for name, value in given.items() if name in own})
-    rest = {name: value for name, value in given.items() if name not in own}
-    training = training if training is not None else options(TrainOptions, rest, own)
-    teacher = _path(run)
-    return go(teacher, how, training, teacher.with_name(teacher.name + "-map") if out is None else _path(out))
+    how_long = _training(training, {name: value for name, value in given.items() if name not in own}, own)
+    beside = teacher.resolve()
+    return go(teacher, how, how_long, beside.with_name(beside.name + "-map") if out is None else _path(out))
 
 
 def fit(task: Task, out: Place, training: TrainOptions | None = None, **given: Any) -> Run:
@@ -121,7 +144,7 @@ def fit(task: Task, out: Place, training: TrainOptions | None = None, **given: A
     from sfumato.jobs.recipe import usual_batch
     from sfumato.training import loop
 
-    training = training if training is not None else options(TrainOptions, given)
+    training = _training(training, given)
     usual = TrainOptions(batch=usual_batch(len(task.train), 64), steps=1000)
     run = Run(_path(out))
     run.create()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 from sfumato.jobs.strict import ConfigError, convert, to_plain
 from sfumato.training.run import Run, RunError, write_text
@@ -47,3 +48,25 @@ def load_facts(kind: type[T], run: Run) -> T:
 def save_facts(facts: Any, run: Run) -> None:
     """Write a dataclass of plain fields as data.json."""
     write_text(run.path / "data.json", json.dumps(to_plain(facts), indent=1))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a field knows of its data, if it is plain: a field's own frozen dataclass inherits from it, and adds its fields."""
+
+    @classmethod
+    def read(cls, run: Run) -> Self:
+        """From data.json. Raises RunError."""
+        return load_facts(cls, run)
+
+    def write(self, run: Run) -> None:
+        """As data.json."""
+        save_facts(self, run)
+
+    def words(self) -> list[str]:
+        """The data in lines, for the plan and the card of a run."""
+        return [", ".join(f"{name} {value}" for name, value in to_plain(self).items())]
+
+    def values(self) -> list[str]:
+        """Its numbers in lines, for `sfumato inspect`."""
+        return []

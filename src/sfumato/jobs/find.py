@@ -60,7 +60,7 @@ def name_of(recipe: Any) -> str:
         if module == f"{ROOM}.{known}.recipe":
             return known
     for known, entry in _installed().items():
-        if entry.value == f"{module}:{name}":
+        if entry.module == module and entry.load() is type(recipe):
             return known
     raise ConfigError(f"{module}:{name} is no entry point of the group {ROOM!r}; install the package that offers it")
 

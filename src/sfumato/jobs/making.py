@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfumato.errors import DataError
-from sfumato.jobs.strict import to_plain
+from sfumato.jobs.strict import convert, to_plain
 
 if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngInfo
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 KEY = "sfumato"
 """The name under which it stands in a file's own metadata."""
+LIST = "samples.json"
+"""What was written into a folder and how it was made; beside a single file NAME it is NAME.json."""
+LONGEST = 2**25
+"""Characters of a list that are read at most: that of 300,000 files."""
+MOST = 10**9
+"""Numbers of samples are below this."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +63,48 @@ class Making:
 
 
 def made(path: Path) -> Making:
-    """The making in a PNG file, or in NAME.json beside any other. Raises DataError where there is none."""
-    try:
-        if path.suffix.lower() == ".png":
-            from PIL import Image
+    """The making in a PNG file, or in NAME.json beside any other, or in the list of the set that it is of.
 
-            with Image.open(path) as picture:
-                text = str(picture.info.get(KEY, ""))
-        else:
-            text = path.with_name(path.name + ".json").read_text(encoding="utf-8")
-        stored = json.loads(text)
-        stored = stored.get("making", stored)
-        names = {f.name for f in dataclasses.fields(Making)}
-        return Making(**{name: value for name, value in stored.items() if name in names})
-    except (OSError, ValueError, TypeError, AttributeError, SyntaxError) as error:
+    Raises DataError where there is none, or one that cannot be: nothing in such a file is trusted.
+    """
+    try:
+        stored, hints = _stored(path), typing.get_type_hints(Making)
+        making = Making(**{name: convert(hints[name], value) for name, value in stored.items() if name in hints})
+        if making.number is not None and not 0 <= making.number < MOST:
+            raise ValueError(f"number {making.number}")
+    except (OSError, ValueError, TypeError, AttributeError, SyntaxError, KeyError, RecursionError) as error:
         raise DataError(f"{path}: says nothing of how it was made ({type(error).__name__}); give a file that "
                         "`sfumato sample` wrote") from error  # fmt: skip
+    return making
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """What a file says of its making, not looked at yet."""
+    if path.suffix.lower() == ".png":
+        import warnings
+
+        from PIL import Image
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(path, formats=["PNG"]) as picture:  # pixels are not decoded
+                    return dict(json.loads(str(picture.info.get(KEY, ""))[:LONGEST]))
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise ValueError("a picture too large") from error
+    beside = path.with_name(path.name + ".json")
+    if beside.is_file():
+        stored = _read(beside)
+        return dict(stored.get("making", stored))
+    listed = _read(path.with_name(LIST))
+    if path.name not in listed["files"] or not path.stem.isdecimal():
+        raise ValueError("not of the set")
+    return {**listed["making"], "number": int(path.stem)}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    with file.open(encoding="utf-8") as opened:
+        text = opened.read(LONGEST + 1)
+    if len(text) > LONGEST:
+        raise ValueError("a list too long")
+    return dict(json.loads(text))

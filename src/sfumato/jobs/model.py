@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from sfumato.jobs.adapt import Adaptation
 from sfumato.jobs.config import Configuration, read_config
 from sfumato.jobs.making import Making
 from sfumato.jobs.recipe import Data, Recipe, say
-from sfumato.jobs.strict import convert, to_plain
+from sfumato.jobs.strict import convert, inner_dataclass, to_plain
 from sfumato.jobs.walk import USUAL, Drawing, Walk, grid_of, solver_of
 from sfumato.training.run import Run, RunError
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from sfumato.diffusion.tree import Tree
     from sfumato.training.objective import Savable, Task
 
+DESCENT = 250
+"""Calls of the network that a descent makes at most, unless asked otherwise."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -38,6 +42,8 @@ class Model:
         denoiser: the network and the process.
         walk: how samples are drawn unless told otherwise, resolved.
         measured: what the run measured of itself (walk.json).
+        bring: gives the companions, the same ones each time.
+        given, named: what ``walk`` was resolved from.
     """
 
     run: Run
@@ -49,6 +55,14 @@ class Model:
     adaptations: tuple[Adaptation, ...]
     device: Any
     measured: Mapping[str, Any] = field(default_factory=dict)
+    bring: Callable[[], Any] = field(default=lambda: None, repr=False)
+    given: Walk = field(default_factory=Walk)
+    named: str = "usual"
+
+    @property
+    def companions(self) -> Any:
+        """What the field wants beside the network, loaded when first asked for. Raises DataError, RunError."""
+        return self.bring()
 
     @property
     def process(self) -> Any:
@@ -76,7 +90,7 @@ class Model:
 
         own: dict[str, Any] = {}
         if "residual" in self.measured:
-            own["descent"] = d.Descent(tol=walk.tol or self.measured["residual"] or 0.2, most=walk.steps or 250)
+            own["descent"] = d.Descent(tol=walk.tol or self.measured["residual"] or 0.2, most=walk.steps or DESCENT)
         for adaptation in self.adaptations:
             own |= adaptation.solvers(self.process)
         if walk.tol is None or walk.solver == "descent":
@@ -172,16 +186,30 @@ class Model:
         how = options(Walk, {name: value for name, value in asked.items() if name in walks})
         ask = options(self.recipe.Ask, {name: value for name, value in asked.items() if name not in walks}, walks)
         drawing = self.drawing if seed is None else dataclasses.replace(self.drawing, seed=seed)
-        return dataclasses.replace(self, walk=self.walked(how) if how != Walk() else self.walk, drawing=drawing), ask
+        walk = self.walked(how.over(self.given), self.named) if how != Walk() else self.walk
+        return dataclasses.replace(self, walk=walk, drawing=drawing), ask
 
     def making(self, ask: Any, suffix: str = "") -> Making:
         """What samples of this model are made by."""
-        weights = self.run.model
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else ""
         return Making(
-            str(self.run.path), digest, self.drawing.seed, to_plain(ask), to_plain(self.walk), to_plain(self.drawing),
-            suffix=suffix,
+            str(self.run.path), fingerprint(self.run), self.drawing.seed, to_plain(ask), to_plain(self.walk),
+            to_plain(self.drawing), suffix=suffix,
         )  # fmt: skip
+
+
+def fingerprint(run: Run) -> str:
+    """16 digits that tell a run's weights from others, whatever the order in which its file names them; "" without any."""
+    import torch
+
+    from sfumato.training import checkpoint
+
+    if not run.model.is_file():
+        return ""
+    digest = hashlib.sha256()
+    for name, value in sorted(checkpoint.read_tensors(run.model).items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -220,10 +248,20 @@ def options(kind: type, given: Mapping[str, Any], more: Sequence[str] | set[str]
     hints = typing.get_type_hints(kind)
     values = {}
     for name, value in given.items():
+        inner = inner_dataclass(hints[name])
         try:
-            values[name] = value if isinstance(value, Path) else convert(hints[name], to_plain(value))
+            if isinstance(value, Path) or (inner is not None and isinstance(value, inner)):
+                values[name] = value
+            elif inner is not None and isinstance(value, Mapping):
+                values[name] = options(inner, value)
+            else:
+                values[name] = convert(hints[name], to_plain(value))
         except (TypeError, ValueError) as error:
-            raise Wrong(f"{name} = {value!r}: {error}") from error
+            raise error if isinstance(error, Wrong) else Wrong(f"{name} = {value!r}: {error}") from error
+    required = (dataclasses.MISSING, dataclasses.MISSING)
+    for f in dataclasses.fields(kind):
+        if f.name not in values and (f.default, f.default_factory) == required:
+            raise Wrong(f"{f.name}: is missing")
     return kind(**values)
 
 
@@ -234,7 +272,10 @@ def resolved(asked: Walk, name: str, recipe: Recipe, process: Any, adaptations: 
         walk = walk.over(recipe.walk("few"))
     for adaptation in reversed(adaptations):
         walk = walk.over(adaptation.walk())
-    walk = walk.over(recipe.walk(name)).over(Walk(**process.habits)).over(USUAL)
+    walk = walk.over(recipe.walk(name)).over(Walk(**process.habits))
+    if (walk.solver or "").partition(":")[0] == "descent":  # goes as far as it needs: steps are a bound alone
+        walk = walk.over(Walk(steps=DESCENT))
+    walk = walk.over(USUAL)
     if (
         walk.tol is not None
         and asked.solver is None
@@ -266,14 +307,24 @@ def task_of(config: Configuration, run: Run, data: Data | None = None) -> Task:
     for adaptation in config.adaptations:
         task = adaptation.task(task, run, config.training, recipe.kinds())
     if task.preview is None:
-        facts, adaptations = data.facts, config.adaptations
-        task = dataclasses.replace(task, preview=lambda guess: previewed(guess, run, recipe, facts, adaptations, seed))
+        facts, adaptations, bring = data.facts, config.adaptations, companions(recipe, run)
+        task = dataclasses.replace(
+            task, preview=lambda guess: previewed(guess, run, recipe, facts, adaptations, seed, bring)
+        )
     return task
 
 
+def companions(recipe: Recipe, run: Run) -> Callable[[], Any]:
+    """A function that gives the field's companions of a run: loaded when it is first called, and once."""
+    from sfumato.training.parallel import pick_device
+
+    return cache(partial(recipe.companions, run, pick_device()))
+
+
 def previewed(
-    guess: Any, run: Run, recipe: Recipe, facts: Any, adaptations: tuple[Adaptation, ...], seed: int, count: int = 16
-) -> Savable | None:
+    guess: Any, run: Run, recipe: Recipe, facts: Any, adaptations: tuple[Adaptation, ...], seed: int,
+    bring: Callable[[], Any], count: int = 16,
+) -> Savable | None:  # fmt: skip
     """What a person sees of a run on the way: a few of the usual samples, from the same noise every time, unguided."""
     import torch
 
@@ -284,7 +335,7 @@ def previewed(
         usual = dataclasses.replace(Walk(batch=count), steps=4, grid="cosine", shift=1.0)
     walk = resolved(usual, "usual", recipe, guess.process, adaptations)
     device = next(guess.network.parameters()).device
-    model = Model(run, recipe, facts, guess, walk, Drawing(seed), adaptations, device)
+    model = Model(run, recipe, facts, guess, walk, Drawing(seed), adaptations, device, bring=bring)
     with torch.no_grad():
         queries = recipe.queries(model, recipe.Ask(), count)
         things = [
@@ -329,9 +380,12 @@ def load(out: Path | str, walk: Walk = Walk(), drawing: Drawing = Drawing(), nam
     process, precise = recipe.process(facts), Precise(network, bf16)
     made = [adaptation.denoiser(precise, process) for adaptation in config.adaptations]
     denoiser = made[-1] if made else Denoiser(precise, process)
-    walk = resolved(walk, name, recipe, process, config.adaptations)
-    model = Model(run, recipe, facts, denoiser, walk, drawing, config.adaptations, device, _measured(run))
-    model.solver(walk), model.grid(walk)  # what cannot be used is said now
+    chosen = resolved(walk, name, recipe, process, config.adaptations)
+    model = Model(
+        run, recipe, facts, denoiser, chosen, drawing, config.adaptations, device, _measured(run), companions(recipe, run),
+        walk, name,
+    )  # fmt: skip
+    model.solver(chosen), model.grid(chosen)  # what cannot be used is said now
     return model
 
 

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfumato.jobs.making import Making
+from sfumato.jobs.making import LIST, Making
 from sfumato.training.run import RunError, write_text
-
-LIST = "samples.json"
-"""What was written into a folder and how it was made; beside a single file NAME it is NAME.json."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,7 @@ class Place:
     single: bool
 
     @property
-    def list(self) -> Path:
+    def manifest(self) -> Path:
         """The file that says what else is ours."""
         return self.path.with_name(self.path.name + ".json") if self.single else self.path / LIST
 
@@ -31,10 +28,10 @@ class Place:
     def folder(self) -> Path:
         return self.path.parent if self.single else self.path
 
-    def clear(self) -> None:
-        """Make the folder, and remove an earlier set of ours, of which no file was changed since.
+    def check(self) -> None:
+        """Make the folder, and see that what stands there is an earlier set of ours, of which no file was changed since.
 
-        Raises RunError where something stands there that we did not write, or that was changed.
+        Raises RunError where something stands there that we did not write, or that was changed, or a link.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -43,29 +40,41 @@ class Place:
                 f"{self.folder}: cannot write here ({error.strerror}); choose another folder with --out"
             ) from error
         ours = self._ours()
-        found = {path for path in ([self.path] if self.single else self.folder.iterdir()) if path.exists()} - {
-            self.list
-        }
-        strange = sorted(path for path in found if ours.get(path.name) != _state(path))
+        strange = sorted(
+            path for path in self._there() if (state := _state(path)) is None or ours.get(path.name) != state
+        )
+        if (self.manifest.exists() or self.manifest.is_symlink()) and (_state(self.manifest) is None or not ours):
+            strange.append(self.manifest)
         if strange:
             more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
             raise RunError(
                 f"{strange[0]}{more}: was not written by `sfumato sample`, or was changed since; nothing is overwritten, "
                 "give another --out"
             )
-        for path in found:
+
+    def clear(self) -> None:
+        """Remove the earlier set of ours. Raises RunError as :meth:`check`."""
+        self.check()
+        for path in self._there():
             path.unlink()
 
+    def _there(self) -> list[Path]:
+        """What stands where samples go, links that lead nowhere too; the list aside."""
+        paths = [self.path] if self.single else sorted(self.folder.iterdir())
+        return [path for path in paths if path != self.manifest and (path.exists() or path.is_symlink())]
+
     def _ours(self) -> dict[str, Any]:
+        """What we wrote, name -> its state then; nothing where there is no list of ours."""
         try:
-            return dict(json.loads(self.list.read_text(encoding="utf-8"))["files"])
-        except (OSError, ValueError, KeyError, TypeError):
+            stored = json.loads(self.manifest.read_text(encoding="utf-8"))
+            return {"": None, **stored["files"]} if "making" in stored else {}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
 
     def note(self, files: Iterable[Path], making: Making) -> None:
         """Write down what was written, and how it was made."""
         states = {path.name: _state(path) for path in files if path.is_file()}
-        write_text(self.list, json.dumps({"making": json.loads(making.text()), "files": states}, indent=1))
+        write_text(self.manifest, json.dumps({"making": json.loads(making.text()), "files": states}, indent=1))
 
 
 def _state(path: Path) -> Any:

@@ -66,11 +66,12 @@ class Look:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One field of use. No option bears the name of a method here, and no option of ``Ask`` one that `sfumato sample` has
-    anyway; both are checked when the class is made."""
+    """One field of use. No option bears a name that stands here, no option of ``Ask`` one that `sfumato sample` has anyway,
+    and none of ``Measure`` one of `sfumato evaluate`; all is checked when the class is made."""
 
     Facts: ClassVar[Any] = None
-    """What is known of the data: a class with ``read(run)``; instances have ``words()``, lines for people."""
+    """What is known of the data: a class with ``read(run)``, whose instances have ``words()`` and ``values()``, lines for
+    people: one that inherits from :class:`~sfumato.jobs.facts.Facts` has all three."""
     Ask: ClassVar[type] = Nothing
     """What a sample may be asked for: a dataclass whose fields are options. ``Ask()`` is the usual, as in previews."""
     Measure: ClassVar[type] = Nothing
@@ -89,13 +90,17 @@ class Recipe:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         own = [name for name, hint in vars(cls).get("__annotations__", {}).items() if "ClassVar" not in str(hint)]
-        if taken := [name for name in own if callable(getattr(Recipe, name, None))]:
+        if taken := [name for name in own if hasattr(Recipe, name)]:
             raise TypeError(f"{cls.__name__}: the option {taken[0]!r} bears the name of a method of recipes; rename it")
-        used = {"run", "n", "out", "like", "format"} | {f.name for kind in (Walk, Drawing) for f in fields(kind)}
-        if taken := [f.name for f in fields(cls.Ask) if f.name in used]:
-            raise TypeError(
-                f"{cls.__name__}.Ask: the option {taken[0]!r} is one of `sfumato sample` already; rename it"
-            )
+        shared = {"run", "walk", "seed"} | {f.name for kind in (Walk, Drawing) for f in fields(kind)}
+        asked = {f.name for f in fields(cls.Ask)}
+        for kind, verb, used in (
+            (cls.Ask, "sample", shared | {"n", "out", "like", "format"}), (cls.Measure, "evaluate", shared | asked),
+        ):  # fmt: skip
+            if taken := [f.name for f in fields(kind) if f.name in used]:
+                raise TypeError(
+                    f"{cls.__name__}.{kind.__name__}: the option {taken[0]!r} is one of `sfumato {verb}` already; rename it"
+                )
 
     # ---- what a field must give
 
@@ -166,14 +171,18 @@ class Recipe:
 
     def task(self, data: Data, network: nn.Module) -> Task:
         """What to train."""
+        import numpy as np
+
         from sfumato.training.objective import Task
 
         method = self.learning()
         share = float(getattr(self, "drop", 0.1))
+        there = data.train.batch(np.arange(1)) if self.guided else {}  # classes may not have been asked for
+        guided = tuple(name for name in self.guided if name in there)
         return Task(
             network, self.process(data.facts), data.train, data.held_out, times=method.distribution(),
             coupling=method.dealt(), uncertainty=method.learns_weights(),
-            hidden={self.guided: share} if self.guided and share > 0 else {},
+            hidden={guided: share} if guided and share > 0 else {},
         )  # fmt: skip
 
     def walk(self, name: str = "usual") -> Walk:
@@ -184,6 +193,11 @@ class Recipe:
         if name not in ("usual", "few"):
             raise Wrong(f"walk = {name!r}: must be usual; this field names no other")
         return Walk()
+
+    def companions(self, run: Run, device: Any) -> Any:
+        """What samples need besides the network: a decoder, a ranker, the windows held out. Loaded when it is first asked
+        for, as ``model.companions``, and once. Raises DataError, RunError."""
+        return None
 
     def begin(self, process: Process, z: Tree, times: Tree, query: Mapping[str, Tree]) -> tuple[Tree, Tree]:
         """The first state and the times to walk through, from the noise z and the walk's own times (n + 1,)."""

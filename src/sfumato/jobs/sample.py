@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from sfumato.training.run import RunError, write_text
 
 SHOWN = 256
 """Things on a sheet at most."""
+LARGEST = 10_000
+"""Steps, and samples at once, that the making in a file may ask for."""
 
 
 def sample(model: Model, n: int | None, ask: Any, out: Path | None = None, suffix: str = "") -> list[Path]:
@@ -45,7 +48,7 @@ def sample(model: Model, n: int | None, ask: Any, out: Path | None = None, suffi
             raise Wrong(f"out = {str(out)!r}: must be a file that ends with one of {', '.join(recipe.formats)}")
     place, making = Place(out or Path("samples"), recipe.single), model.making(ask, "" if recipe.single else suffix)
     queries = model.recipe.queries(model, ask, n)
-    place.clear()
+    place.check()
     shown: list[tuple[int, Any]] = []
     calls: list[int] = []
     done: list[Path] = []
@@ -53,7 +56,7 @@ def sample(model: Model, n: int | None, ask: Any, out: Path | None = None, suffi
 
         def things() -> Iterator[tuple[int, Any]]:
             count = 0
-            for drawn in recipe.draw(model, queries, range(len(queries))):
+            for drawn in parts:
                 calls.extend(drawn.scores["calls"].tolist() if "calls" in drawn.scores else ())
                 pairs = list(zip(drawn.numbers, recipe.things(model, queries, drawn), strict=True))
                 shown.extend(pairs[: SHOWN - len(shown)])
@@ -61,6 +64,10 @@ def sample(model: Model, n: int | None, ask: Any, out: Path | None = None, suffi
                 count += len(pairs)
                 watch.show(count)
 
+        parts: Iterator[Any] = iter(recipe.draw(model, queries, range(len(queries))))
+        first = list(islice(parts, 1))  # an earlier set goes once there is something to put in its place
+        parts = chain(first, parts)
+        place.clear()
         try:
             for path in recipe.write(model, queries, things(), place.path, making):
                 done.append(path)
@@ -81,22 +88,31 @@ def sample(model: Model, n: int | None, ask: Any, out: Path | None = None, suffi
     return done
 
 
-def again(run: Path, like: Path, walk: Walk, out: Path | None = None) -> list[Path]:
-    """The sample in a file of ours drawn again, into the folder ``out``; what ``walk`` gives comes before its own walk.
+def again(
+    run: Path, like: Path, walk: Walk = Walk(), out: Path | None = None, ask: Any = None, drawing: Drawing = Drawing()
+) -> list[Path]:
+    """The sample in a file of ours drawn again, into the folder ``out``; what ``walk``, ``ask`` and ``drawing`` say other
+    than usual comes before what the file says.
 
-    Raises DataError where the file says nothing of its making, RunError where it was made of other weights.
+    Raises DataError where the file says nothing of its making, RunError where it was made of other weights or lies where
+    the new one is to go.
     """
-    making = made(like)
-    drawing = options(Drawing, making.drawing)
-    model = load(run, walk.over(options(Walk, making.walk)), dataclasses.replace(drawing, seed=making.seed))
+    making, place = made(like), Place(out or Path("samples"), False)
+    if like.resolve().parent == place.path.resolve():
+        raise RunError(f"{like}: lies in the folder that the new sample would go to; give another --out")
+    before = options(Walk, making.walk)
+    if max(before.batch or 1, before.steps or 1) > LARGEST:
+        raise DataError(f"{like}: asks for more than {LARGEST:,} steps, or samples at once; give another file")
+    told = options(Drawing, {**making.drawing, "seed": making.seed, **_unusual(drawing)})
+    model = load(run, walk.over(before), told)
     own = model.making(model.recipe.Ask())
     if own.weights != making.weights:
         raise RunError(f"{like}: was made of the weights {making.weights}, and those of {run} are {own.weights}")
-    ask = options(model.recipe.Ask, making.ask)
+    ask = options(model.recipe.Ask, {**making.ask, **_unusual(ask)})
     queries = model.recipe.queries(model, ask, None if making.number is None else making.number + 1)
     if making.number is None or making.number >= len(queries):
         raise DataError(f"{like}: says no number of a sample that can be drawn again")
-    place, kept = Place(out or Path("samples"), False), model.making(ask, like.suffix.lower())
+    kept = model.making(ask, like.suffix.lower())
     place.clear()
     done = [
         path
@@ -107,3 +123,9 @@ def again(run: Path, like: Path, walk: Walk, out: Path | None = None) -> list[Pa
     ]
     place.note(done, kept)
     return done
+
+
+def _unusual(given: Any) -> dict[str, Any]:
+    """The options that were given another value than their usual one."""
+    every = () if given is None else dataclasses.fields(given)
+    return {f.name: getattr(given, f.name) for f in every if getattr(given, f.name) != getattr(type(given)(), f.name)}

@@ -92,7 +92,7 @@ def _read_dataclass(kind: Any, node: Any, source: str, path: str, base: Any, pla
         if name in seen:
             raise ConfigError(f"{where}: {path + name!r} is given twice")
         seen.add(name)
-        inner = _dataclass_in(hints[name])
+        inner = inner_dataclass(hints[name])
         nothing = value_node.tag == "tag:yaml.org,2002:null"
         values[name] = (
             _read(inner, value_node, source, f"{path}{name}.", values.get(name))
@@ -109,7 +109,7 @@ def _read_dataclass(kind: Any, node: Any, source: str, path: str, base: Any, pla
         raise ConfigError(f"{place}: {path}{error}") from error
 
 
-def _dataclass_in(hint: Any) -> Any:
+def inner_dataclass(hint: Any) -> Any:
     """The dataclass that a hint is, or may be instead of None."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
     return next((option for option in options if dataclasses.is_dataclass(option)), None)
@@ -118,6 +118,11 @@ def _dataclass_in(hint: Any) -> Any:
 def convert(kind: Any, value: Any) -> Any:
     """A plain value as an instance of a type hint. Raises ValueError that says what was expected."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin is dict:
+        pairs = _expect(value, dict, "names and values").items()
+        return {convert(arguments[0], key): convert(arguments[1], item) for key, item in pairs}
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None

@@ -116,7 +116,8 @@ def spelt(what: str, text: str, known: Mapping[str, Any]) -> Any:
     base = known[name]
     if not rest.strip():
         return base
-    parameters, changes = _parameters(base), {}
+    graded = any(type(other) is type(base) and other.order != base.order for other in known.values() if _ordered(base))
+    parameters, changes = _parameters(base, graded), {}
     for item in rest.split(","):
         key, sign, value = (part.strip() for part in item.partition("="))
         if not sign or key not in parameters:
@@ -136,10 +137,16 @@ def _close(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
-def _parameters(base: Any) -> dict[str, Any]:
-    """The numbers and switches of a dataclass or function, with their usual values."""
+def _ordered(base: Any) -> bool:
+    return dataclasses.is_dataclass(base) and "order" in {f.name for f in dataclasses.fields(base)}
+
+
+def _parameters(base: Any, graded: bool = False) -> dict[str, Any]:
+    """The numbers and switches of a dataclass or function, with their usual values. The order is one of a class that is
+    known in several orders (``graded``), and what it is of the others."""
     if dataclasses.is_dataclass(base):
-        values = {f.name: getattr(base, f.name) for f in dataclasses.fields(base) if f.init and f.name != "order"}
+        names = [f.name for f in dataclasses.fields(base) if f.init and (graded or f.name != "order")]
+        values = {name: getattr(base, name) for name in names}
     else:
         every = inspect.signature(base).parameters.values()
         values = {p.name: p.default for p in every if p.default is not inspect.Parameter.empty}
@@ -173,6 +180,26 @@ def solvers_of(process: Any) -> dict[str, Any]:
     return {name: each for name, each in {**SOLVERS, **TOKEN_SOLVERS}.items() if process.states in each.states}
 
 
+ONLY = {
+    "leap": "leap is for flow maps, which `sfumato distill` makes",
+    "descent": "descent is for equilibrium matching, --method.process equilibrium of `sfumato train`",
+}
+"""Solvers that only some runs have."""
+
+
+def _walks(text: str, process: Any, own: Mapping[str, Any]) -> Any:
+    """The solver that a text spells, for the world of a process. Raises Wrong, and says which world another one is for."""
+    from sfumato.diffusion import SOLVERS
+    from sfumato.diffusion.unmasking import TOKEN_SOLVERS
+
+    name, fitting = text.partition(":")[0].strip(), {**solvers_of(process), **own}
+    elsewhere = {**SOLVERS, **TOKEN_SOLVERS}.get(name)
+    if name not in fitting and (name in ONLY or elsewhere is not None):
+        why = ONLY[name] if elsewhere is None else f"it walks {' and '.join(elsewhere.states)}, not {process.states}"
+        raise Wrong(f"solver = {text!r}: {why}; must be one of {', '.join(fitting)}")
+    return spelt("solver", text, fitting)
+
+
 def solver_of(walk: Walk, process: Any, more: Mapping[str, Any]) -> Solver:
     """The solver of a resolved walk; ``more`` are those that only this run has. Raises Wrong."""
     from sfumato.diffusion import Parts
@@ -185,15 +212,15 @@ def solver_of(walk: Walk, process: Any, more: Mapping[str, Any]) -> Solver:
         named = {name.strip(): of.strip() for name, _, of in items}
         if unknown := [name for name in named if name not in process.moving()]:
             raise Wrong(f"solver = {text!r}: no part {unknown[0]!r}; the parts are {', '.join(process.moving())}")
-        return Parts(
-            {name: _eta(spelt("solver", of, solvers_of(process.moving()[name])), walk) for name, of in named.items()}
-        )
-    return _eta(spelt("solver", text, {**solvers_of(process), **more}), walk)
+        return Parts({name: _eta(_walks(of, process.moving()[name], {}), walk, of) for name, of in named.items()})
+    return _eta(_walks(text, process, more), walk, text)
 
 
-def _eta(solver: Any, walk: Walk) -> Any:
-    """With the walk's fresh noise, where the solver has that parameter and its name does not say it (ancestral does)."""
-    if getattr(solver, "eta", None) == 0.0 and walk.eta:
+def _eta(solver: Any, walk: Walk, text: str) -> Any:
+    """With the walk's fresh noise, where the solver has that parameter and neither its name (as of ancestral) nor its
+    spelling (euler:eta=0) says it."""
+    said = {item.partition("=")[0].strip() for item in text.partition(":")[2].split(",")}
+    if getattr(solver, "eta", None) == 0.0 and walk.eta and "eta" not in said:
         return dataclasses.replace(solver, eta=walk.eta)
     return solver
 

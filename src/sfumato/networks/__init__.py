@@ -1,4 +1,4 @@
-"""Networks that answer what a process asks: `network(x, level, level_s=None, *, label=None) -> answer shaped like x`.
+"""Networks that answer what a process asks: `network(x, level, level_s=None, *, label=None, ...) -> answer shaped like x`.
 
 `level` is ln(sigma / alpha), the logarithm of the noise-to-signal ratio of x; networks know nothing else of a process.
 `MLP` takes vectors, `UNet` pictures, `DiT` sequences, pictures and clips. Names are imported when first asked for, so that

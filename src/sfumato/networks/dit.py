@@ -42,6 +42,7 @@ class DiT(nn.Module):
     heads    of attention; by default one per 64 channels of width.
     classes  number of class labels, 0 for none.
     guided   the strength of guidance is an input (flow maps).
+    vectors  number of numbers that a sample is drawn for, 0 for none.
     context_dim  width of a condition sequence to attend to, 0 for none.
     routing  share of the tokens that skip the middle blocks during training (TREAD, Krause et al. 2025,
              arXiv 2501.04765); they are put back unchanged. Cheaper steps, and a weak model for autoguidance.
@@ -68,6 +69,7 @@ class DiT(nn.Module):
         loops: Sequence[int] | None = None,
         mlp_ratio: float = 8 / 3,
         guided: bool = False,
+        vectors: int = 0,
     ) -> None:
         super().__init__()
         self.options = {
@@ -84,7 +86,7 @@ class DiT(nn.Module):
             "loops": None if loops is None else list(loops),
             "mlp_ratio": mlp_ratio,
             "guided": guided,
-        }
+        } | ({"vectors": vectors} if vectors else {})
         if dims not in (1, 2, 3):
             raise ValueError(f"dims is {dims}, expected 1 (sequence), 2 (picture) or 3 (clip)")
         heads = max(1, width // 64) if heads is None else heads
@@ -104,7 +106,7 @@ class DiT(nn.Module):
         numbers = channels * patch ** (1 if dims == 1 else 2)
         hidden = max(1, round(mlp_ratio * width / 64)) * 64  # matrix units like multiples of 64
 
-        self.condition = Condition(width, classes=classes, guided=guided)
+        self.condition = Condition(width, classes=classes, vectors=vectors, guided=guided)
         self.modulation = nn.Linear(width, 8 * width)  # 6 for every block, 2 for the head
         self.enter = nn.Linear(numbers, width)
         self.place = nn.Linear(self.head_width, width, bias=False)
@@ -123,6 +125,8 @@ class DiT(nn.Module):
         *,
         label: Tensor | None = None,
         guidance: Tensor | None = None,
+        vector: Tensor | None = None,
+        vector_known: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
         route: bool | None = None,
@@ -147,7 +151,7 @@ class DiT(nn.Module):
         batch, tokens = x.shape[0], math.prod(sides)
         check_level(level, batch, None if self.dims == 2 else x.shape[1])
 
-        condition = self.condition(level, level_s, label, guidance)
+        condition = self.condition(level, level_s, label, guidance, vector, vector_known)
         if condition.ndim == 2:
             condition = condition[:, None]
         elif self.dims == 1:

@@ -37,6 +37,7 @@ def choose(
     *,
     count: int,
     classes: int = 0,
+    vectors: int = 0,
     kind: Literal["auto", "dit", "unet", "mlp"] = "auto",
     width: int | None = None,
     depth: int | None = None,
@@ -74,7 +75,9 @@ def choose(
 
     if kind == "mlp":
         wide = 512 if fast and count >= 50_000 else 256
-        return MLP(dim=shape[0], width=width or wide, depth=depth or (6 if fast else 4), classes=classes)
+        return MLP(
+            dim=shape[0], width=width or wide, depth=depth or (6 if fast else 4), classes=classes, vectors=vectors
+        )
     if kind == "unet":
         unshuffle = 2 if shape[1] % 2 == shape[2] % 2 == 0 and min(shape[1:]) >= 32 else 1
         side = math.gcd(*shape[1:]) // unshuffle
@@ -90,6 +93,7 @@ def choose(
             multipliers=multipliers,
             unshuffle=unshuffle,
             classes=classes,
+            vectors=vectors,
         )
     if fast:
         wide, deep = (768, 12) if count >= 1_000_000 else (512, 12) if count >= 50_000 else (384, 10)
@@ -102,6 +106,7 @@ def choose(
         depth=depth or deep,
         patch=patch or _patch(shape, fast) or 1,
         classes=classes,
+        vectors=vectors,
         loops=loops,
     )
 

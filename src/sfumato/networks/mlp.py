@@ -19,10 +19,19 @@ class MLP(nn.Module):
 
     options: dict[str, Any]
 
-    def __init__(self, *, dim: int, width: int = 256, depth: int = 4, classes: int = 0, guided: bool = False) -> None:
+    def __init__(
+        self, *, dim: int, width: int = 256, depth: int = 4, classes: int = 0, guided: bool = False, vectors: int = 0
+    ) -> None:
         super().__init__()
-        self.options = {"kind": "mlp", "dim": dim, "width": width, "depth": depth, "classes": classes, "guided": guided}
-        self.condition = Condition(width, classes=classes, guided=guided)
+        self.options = {
+            "kind": "mlp",
+            "dim": dim,
+            "width": width,
+            "depth": depth,
+            "classes": classes,
+            "guided": guided,
+        } | ({"vectors": vectors} if vectors else {})
+        self.condition = Condition(width, classes=classes, vectors=vectors, guided=guided)
         self.enter = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(Residual(width) for _ in range(depth))
         self.head = nn.Linear(width, dim)
@@ -36,6 +45,8 @@ class MLP(nn.Module):
         *,
         label: Tensor | None = None,
         guidance: Tensor | None = None,
+        vector: Tensor | None = None,
+        vector_known: Tensor | None = None,
     ) -> Tensor:
         """x (B, dim), level (B,), level_s (B,), label (B,) int64 with -1 for none, guidance (B, 3) -> (B, dim).
 
@@ -45,7 +56,7 @@ class MLP(nn.Module):
         if x.ndim != 2 or x.shape[1] != dim:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (batch, {dim})")
         check_level(level, x.shape[0])
-        condition = F.silu(self.condition(level, level_s, label, guidance))
+        condition = F.silu(self.condition(level, level_s, label, guidance, vector, vector_known))
         h = self.enter(x)
         for block in self.blocks:
             h = block(h, condition)

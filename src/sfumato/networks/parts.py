@@ -97,15 +97,40 @@ def waves(x: Tensor, longest: float, shortest: float, count: int = 64) -> Tensor
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 
+class VectorEmbedding(nn.Module):
+    """Vector for numbers that a sample is drawn for (measurements, an embedding of somebody's own), with one of its own for
+    "not known", which is what guidance calls unconditional."""
+
+    def __init__(self, numbers: int, width: int) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(numbers, width), nn.Linear(width, width)
+        self.unknown = nn.Parameter(torch.zeros(width))
+        nn.init.normal_(self.outer.weight, std=0.02)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, vector: Tensor | None, known: Tensor | None, batch: int) -> Tensor:
+        """vector (B, numbers) at about unit variance or None, known (B,) bool or None (all are) -> (B, width).
+
+        Raises ValueError for another shape.
+        """
+        nothing = self.unknown.expand(batch, -1)
+        if vector is None:
+            return nothing
+        if vector.shape != (batch, self.inner.in_features):
+            raise ValueError(f"vector has shape {tuple(vector.shape)}, expected ({batch}, {self.inner.in_features})")
+        made = self.outer(F.silu(self.inner(vector.to(self.inner.weight.dtype))))
+        return made if known is None else torch.where(known[:, None], made, nothing.to(made.dtype))
+
+
 class Condition(nn.Module):
-    """One vector for everything that modulates a network: noise level, arrival level, class label, guidance.
+    """One vector for everything that modulates a network: noise level, arrival level, class label, numbers, guidance.
 
     The arrival level (flow maps) and the guidance (networks built with ``guided``) start with no influence. Label -1, or
     no label at all, means "dropped" and has an embedding of its own, which is what classifier-free guidance calls
     unconditional (Ho and Salimans 2022).
     """
 
-    def __init__(self, width: int, *, classes: int = 0, guided: bool = False) -> None:
+    def __init__(self, width: int, *, classes: int = 0, vectors: int = 0, guided: bool = False) -> None:
         super().__init__()
         self.level = LevelEmbedding(width)
         self.arrival = ArrivalEmbedding(width)
@@ -113,37 +138,48 @@ class Condition(nn.Module):
         if self.labels is not None:
             nn.init.normal_(self.labels.weight, std=0.02)
         self.guidance = GuidanceEmbedding(width) if guided else None
+        self.vectors = VectorEmbedding(vectors, width) if vectors else None
 
     def forward(
-        self, level: Tensor, level_s: Tensor | None, label: Tensor | None, guidance: Tensor | None = None
+        self,
+        level: Tensor,
+        level_s: Tensor | None,
+        label: Tensor | None,
+        guidance: Tensor | None = None,
+        vector: Tensor | None = None,
+        vector_known: Tensor | None = None,
     ) -> Tensor:
-        """level (B,) or (B, L), level_s of the same shape or None, label (B,) or None, guidance (B, 3) or None ->
-        (B, width) or (B, L, width).
+        """level (B,) or (B, L), level_s of the same shape or None, label (B,) or None, guidance (B, 3) or None, vector
+        (B, vectors) or None, vector_known (B,) bool or None -> (B, width) or (B, L, width).
 
-        Raises ValueError if shapes differ, a label is given to a network built without classes, or guidance to one built
-        without.
+        Raises ValueError if shapes differ, or a label, a vector or guidance is given to a network built without.
         """
         batch = level.shape[0]
-        vector = self.level(level)
+        conditioned = self.level(level)
         if level_s is not None:
             if level_s.shape != level.shape:
                 raise ValueError(f"level_s has shape {tuple(level_s.shape)}, level has {tuple(level.shape)}")
-            vector = vector + self.arrival(level_s)
+            conditioned = conditioned + self.arrival(level_s)
         if guidance is not None:
             if self.guidance is None:
                 raise ValueError("this network was built with guided=False and takes no guidance")
             known = self.guidance(guidance)
-            vector = vector + (known if vector.ndim == 2 else known[:, None])
+            conditioned = conditioned + (known if conditioned.ndim == 2 else known[:, None])
+        if self.vectors is not None:
+            numbers = self.vectors(vector, vector_known, batch)
+            conditioned = conditioned + (numbers if conditioned.ndim == 2 else numbers[:, None])
+        elif vector is not None:
+            raise ValueError("this network was built with vectors=0 and takes no vector")
         if self.labels is None:
             if label is not None:
                 raise ValueError("this network was built with classes=0 and takes no label")
-            return vector
+            return conditioned
         if label is None:
             label = torch.full((batch,), -1, device=level.device)
         elif label.shape != (batch,):
             raise ValueError(f"label has shape {tuple(label.shape)}, expected ({batch},)")
         named = self.labels(label + 1)
-        return vector + (named if vector.ndim == 2 else named[:, None])
+        return conditioned + (named if conditioned.ndim == 2 else named[:, None])
 
 
 def check_level(level: Tensor, batch: int, length: int | None = None) -> None:

@@ -22,6 +22,7 @@ class UNet(nn.Module):
     depth             residual blocks per level, on the way down and again on the way up
     attention_levels  number of lowest levels with attention (the bottom always attends once if this is > 0)
     guided            the strength of guidance is an input (flow maps)
+    vectors           number of numbers that a sample is drawn for, 0 for none
     unshuffle         fold squares of this many pixels into channels first: 2 makes everything four times cheaper
 
     H and W must be multiples of `unshuffle * 2 ** (len(multipliers) - 1)`.
@@ -40,6 +41,7 @@ class UNet(nn.Module):
         classes: int = 0,
         unshuffle: int = 1,
         guided: bool = False,
+        vectors: int = 0,
     ) -> None:
         super().__init__()
         self.options = {
@@ -52,7 +54,7 @@ class UNet(nn.Module):
             "classes": classes,
             "unshuffle": unshuffle,
             "guided": guided,
-        }
+        } | ({"vectors": vectors} if vectors else {})
         if not multipliers:
             raise ValueError("multipliers is empty: a U-Net needs one level or more")
         self.channels, self.unshuffle = channels, unshuffle
@@ -62,7 +64,7 @@ class UNet(nn.Module):
         folded = channels * unshuffle**2
         condition = 4 * width
 
-        self.condition = Condition(condition, classes=classes, guided=guided)
+        self.condition = Condition(condition, classes=classes, vectors=vectors, guided=guided)
         self.enter = nn.Conv2d(folded, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         here = widths[0]
@@ -88,6 +90,8 @@ class UNet(nn.Module):
         *,
         label: Tensor | None = None,
         guidance: Tensor | None = None,
+        vector: Tensor | None = None,
+        vector_known: Tensor | None = None,
     ) -> Tensor:
         """x (B, channels, H, W), level (B,), level_s (B,), label (B,) int64 with -1 for none, guidance (B, 3) -> shaped
         like x.
@@ -100,7 +104,7 @@ class UNet(nn.Module):
             if side % self.divisor:
                 raise ValueError(f"{name} {side} is not divisible by {self.divisor} (unshuffle and halvings)")
         check_level(level, x.shape[0])
-        condition = F.silu(self.condition(level, level_s, label, guidance))
+        condition = F.silu(self.condition(level, level_s, label, guidance, vector, vector_known))
 
         h = F.pixel_unshuffle(x, self.unshuffle) if self.unshuffle > 1 else x
         if h.device.type == "cpu":

@@ -25,17 +25,17 @@ _JOBS = {
 }
 _FIELDS = {
     "acting": ("policy.acting",),
-    "chunks": ("policy.chunks",),
+    "chunks": ("policy.data", "policy.fans"),
     "cloning": ("policy.cloning",),
     "demo": ("images.demo",),
     "evaluation": ("images.measure",),
     "filming": ("policy.simulators.filming",),
     "images": ("images.recipe",),
     "openmoji": ("images.openmoji",),
-    "policy": ("policy.recipe", "policy.acting"),
+    "policy": ("policy.recipe", "policy.samples", "policy.acting"),
     "recording": ("policy.simulators.recording",),
     "rollout": ("policy.simulators.rollout",),
-    "trials": ("policy.simulators.trials",),
+    "trials": ("policy.measure",),
 }
 MOVED: dict[str, tuple[str, ...]] = {
     **{old: tuple(f"sfumato.{new}" for new in places) for old, places in _JOBS.items()},
@@ -45,6 +45,15 @@ MOVED: dict[str, tuple[str, ...]] = {
 MOVED["evaluation"] += ("sfumato.jobs.evaluate",)
 MOVED["images"] += ("sfumato.data.sheet",)
 MOVED["rollout"] += ("sfumato.metrics.intervals",)
+GONE = {
+    "SampleOptions": "sfumato.jobs.walk.Walk (how) and Drawing (which noise); what is asked for is the field's Ask",
+    "MeasureOptions": "sfumato.fields.images.measure.Measure",
+    "converted": "sfumato.jobs.adapt.DistillOptions.task",
+    "grid": "sfumato.data.sheet.sheet",
+    "trial": "sfumato.fields.policy.measure.evaluate",
+    "Facts": "sfumato.fields.policy.data.PolicyFacts",
+}
+"""Names that are nothing any more -> what does their work."""
 
 
 class _Forward(MetaPathFinder, Loader):
@@ -69,7 +78,8 @@ class _Forward(MetaPathFinder, Loader):
                         stacklevel=2,
                     )
                     return found
-            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+            instead = f"; use {GONE[name]}" if name in GONE else ""
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}{instead}")
 
         module.__dict__["__getattr__"] = forward
 

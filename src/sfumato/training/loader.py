@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from sfumato.data import Dataset, batch_indices, bucket_indices
+from sfumato.data import DataError, Dataset, batch_indices, bucket_indices
 from sfumato.diffusion import tree
 from sfumato.diffusion.tree import Tree
+
+RESERVED = ("aside", "weak", "given", "x_t", "t", "s", "denoiser", "times", "solver", "rng")
+"""Names that no condition may have: they belong to queries, or to what guesses and walks are called with."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,10 @@ class Batch:
 
     @classmethod
     def of(cls, rows: Mapping[str, Tree], places: Tensor, indices: list[int]) -> Batch:
-        """From what a data set's `batch` returned, as tensors."""
+        """From what a data set's `batch` returned, as tensors. Raises DataError for a condition with a name of ours."""
         rest = dict(rows)
+        if taken := [name for name in RESERVED if name in rest]:
+            raise DataError(f"a condition of the data is called {taken[0]!r}, which means something else: rename it")
         return cls(rest.pop("x"), rest.pop("weight", None), rest.pop("z", None), rest, places, indices)
 
     def to(self, device: torch.device) -> Batch:

@@ -7,6 +7,7 @@ so continuing needs nothing else and is exact.
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 import sys
 import time
@@ -92,7 +93,7 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
             torch.manual_seed(key("network", options.seed, step, runtime.rank))
             optimizer.zero_grad(set_to_none=True)
             total = torch.zeros((), device=here)
-            terms: dict[str, Any] = {}
+            terms: dict[str, Tensor] = {}
             seen: list[tuple[Tensor, Tensor]] = []
             for i, batch in enumerate(pieces):
                 rows = _draw(task, options, step, i * piece, batch, here)
@@ -100,13 +101,16 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
                 (value / options.accumulate).backward()
                 total += losses.mean() / options.accumulate
                 for name, mean in means.items():
-                    terms[name] = terms.get(name, 0) + mean / options.accumulate
+                    terms[name] = terms.get(name, torch.zeros_like(mean)) + mean / options.accumulate
                 if isinstance(task.times, Adaptive):
                     seen.append((rows.t, losses))
             total, norm = runtime.mean(total), optim.clip(parameters, options.optim.clip)
+            said = (step + 1) % 10 == 0 or step + 1 == options.steps
+            parts = {name: float(runtime.mean(mean)) for name, mean in terms.items()} if said else {}
 
             # one wait for the device a step, so that a bad number stops before it reaches the weights
-            if not bool(torch.isfinite(total + norm)):
+            loss, size = torch.stack([total.detach().double(), norm.detach().double()]).tolist()
+            if not math.isfinite(loss + size):
                 raise NonFinite(_explain(task, objective, options, step, here, runtime))
             if isinstance(task.times, Adaptive) and seen:
                 levels, wrong = (runtime.gather(torch.cat(parts)) for parts in zip(*seen, strict=True))
@@ -119,16 +123,14 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
             ema.update(dict(network.named_parameters()), step, step - 1)
 
             # people and files
-            loss = float(total)
             last = step == options.steps
             ending = runtime.agree(stop.signal is not None) or last
             if runtime.first:
                 watch.show(step, f"loss {loss:.4f}  {memory(here):.1f} GB")
-                record = {"step": step, "loss": loss, "norm": float(norm), "lr": lr, "memory": memory(here)}
-                if step % 10 == 0 or last:
-                    record |= {name: float(mean) for name, mean in terms.items()}
-                    run.log(record)
-                    events({"loss": loss, "norm": record["norm"], "lr": lr}, step)
+                if said:
+                    record = {"loss": loss, "norm": size, "lr": lr}
+                    run.log({**parts, "step": step, **record, "memory": memory(here)})
+                    events({**parts, **record}, step)
                 if ending or time.monotonic() - saved > options.save_seconds:
                     _save(run, step, objective, optimizer, ema, options)
                     saved = time.monotonic()
@@ -251,7 +253,7 @@ def _explain(
     device: torch.device,
     runtime: Runtime,
 ) -> str:
-    """Run the step again and name what is not finite."""
+    """Run the step again, just as it was, and name what is not finite."""
     _, pieces = next(_steps(task, options, step, runtime))
     assert options.batch is not None
     torch.manual_seed(key("network", options.seed, step, runtime.rank))
@@ -259,7 +261,8 @@ def _explain(
     for i, batch in enumerate(pieces):
         place = i * (options.batch // options.accumulate)
         piece = _draw(task, options, step, place, batch, device)
-        rows, where = blame(objective, piece)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout as it was for what follows
+            rows, where = blame(objective, piece)
         if rows:
             t = tree.each(lambda value: value.reshape(len(value), -1).mean(1), piece.t)
             files = ", ".join(
@@ -272,10 +275,20 @@ def _explain(
                 "as before this step and the last checkpoint is whole; look at these files, or lower --optim.lr"
             )
         objective(*_draw(task, options, step, place, batch, device))[0].backward()
-    bad = [n for n, p in objective.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
-    if not bad and runtime.world > 1:
+    whole = "The weights are as before this step and the last checkpoint is whole"
+    slopes = {n: p.grad for n, p in objective.named_parameters() if p.grad is not None}
+    bad = [n for n, slope in slopes.items() if not bool(torch.isfinite(slope).all())]
+    if bad:
+        return (
+            f"step {step}: the loss is finite but its gradient is not, in layer {bad[-1]}. {whole}; lower --optim.lr or use "
+            "--precision fp32"
+        )
+    if not bool(torch.isfinite(torch.nn.utils.get_total_norm(slopes.values()))):
+        return f"step {step}: the gradient is too large, its norm is infinite. {whole}; lower --optim.lr"
+    if runtime.world > 1:
         return f"step {step}: another process met a loss or gradient that is not finite, and names it"
     return (
-        f"step {step}: the loss is finite but its gradient is not{f', in layer {bad[-1]}' if bad else ''}. The weights are "
-        "as before this step and the last checkpoint is whole; lower --optim.lr or use --precision fp32"
+        f"step {step}: the loss or its gradient was not finite, but that did not happen again on replay with the same data, "
+        f"times and noise. {whole}: resume; if it comes back, suspect the machine (memory, heat) or a network that keeps "
+        "something from call to call"
     )

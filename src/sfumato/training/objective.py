@@ -15,7 +15,7 @@ from sfumato.data import Dataset
 from sfumato.diffusion import Adaptive, Denoiser, Guess, LearnedUncertainty, LogitNormal, hide, independent, loss, tree
 from sfumato.diffusion.couplings import Coupling
 from sfumato.diffusion.process import Process
-from sfumato.diffusion.rng import Rng, Streams, key
+from sfumato.diffusion.rng import Rng, Streams, key, moved
 from sfumato.diffusion.times import Times, stratified
 from sfumato.diffusion.tree import Tree
 from sfumato.training.loader import Batch
@@ -148,12 +148,12 @@ def noised(task: Task, batch: Batch, base: int, first: int, total: int, device: 
     """
     k = task.copies
     places = (batch.places[:, None] * k + torch.arange(k)).flatten() if k > 1 else batch.places
-    rng = Streams(base, [first * k + int(place) for place in places])
+    rng = Streams(base, [first * k + int(place) for place in places], device)
     batch = batch.to(device)
     whole = {"x": batch.x, "weight": batch.weight, **batch.condition}
     u = stratified(rng, places, total * k)
     drawn = task.times.draw(u, rng, task.process, repeated(whole, k))
-    t = tree.each(lambda value: value.to(device, torch.float32), drawn)
+    t = tree.each(lambda value: moved(value.to(torch.float32), device), drawn)
     condition = batch.condition
     for names, share in (task.hidden or {(): 0.0}).items():
         gone = rng.uniform((len(places),))[::k] < share
@@ -230,14 +230,20 @@ def observe(times: Adaptive, process: Any, t: Tensor, losses: Tensor) -> None:
 
 
 def parted(task: Task) -> tuple[Dataset, Dataset]:
-    """The data to learn from and the data held out: the task's own, or every tenth item of the first."""
+    """The data to learn from and the data held out: the task's own, or a tenth of the first, at random but ever the same.
+
+    Raises:
+        DataError: no second item to hold out.
+    """
     import numpy as np
 
-    from sfumato.data import Part
+    from sfumato.data import DataError, Part
 
     if task.held_out is not None:
         return task.train, task.held_out
     numbers = np.arange(len(task.train))
+    if len(numbers) < 2:
+        raise DataError(f"{len(numbers)} item(s) to learn from: two at least, for one is held out, or give held_out")
     order = numbers[
         np.argsort(np.random.Philox(key=np.array([key("held out"), 0], dtype=np.uint64)).random_raw(len(numbers)))
     ]

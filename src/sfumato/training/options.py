@@ -45,13 +45,15 @@ class TrainOptions:
     """Grids of samples and held-out losses over the run."""
 
     def over(self, base: TrainOptions) -> TrainOptions:
-        """These options, with what they leave open as ``base`` has it: steps (or minutes), batch, threads."""
+        """These options, with what they leave open as ``base`` has it: steps (or minutes), batch, threads, the rate."""
         import dataclasses
 
         open_ = [name for name in ("steps", "minutes", "batch", "threads") if getattr(self, name) is None]
         if self.steps is not None or self.minutes is not None:
             open_ = [name for name in open_ if name not in ("steps", "minutes")]
-        return dataclasses.replace(self, **{name: getattr(base, name) for name in open_})
+        rate = base.optim.lr if self.optim.lr is None else self.optim.lr
+        chosen = {name: getattr(base, name) for name in open_}
+        return dataclasses.replace(self, **chosen, optim=dataclasses.replace(self.optim, lr=rate))
 
     def __post_init__(self) -> None:
         check(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sfumato.diffusion import Auto, Denoiser, Guess, Streams, auto, key, tree
 from sfumato.diffusion.sample import Bound
 from sfumato.diffusion.tree import Tree
+from sfumato.diffusion.weights import mean_counted
 from sfumato.training.checkpoint import save_weights
 from sfumato.training.ema import PowerEMA
 from sfumato.training.loader import Batch, bunched
@@ -26,11 +27,14 @@ LEVELS = torch.linspace(-3.5, 3.0, 10)
 
 
 @torch.no_grad()
-def loss_by_level(denoiser: Guess, items: Tensor, condition: Mapping[str, Tree], levels: Tensor = LEVELS) -> Tensor:
+def loss_by_level(
+    denoiser: Guess, items: Tensor, condition: Mapping[str, Tree], levels: Tensor = LEVELS, weight: Tensor | None = None
+) -> Tensor:
     """Mean squared error of the v answer on data (N, ...) at each noise level ln(sigma / alpha): (levels,).
 
     v has unit variance whatever the network answers and whatever its schedule, so 1 means "knows nothing" for every
-    run alike. Deterministic: item i meets the same noise every time, the same at every level. For vectors.
+    run alike. Deterministic: item i meets the same noise every time, the same at every level. For vectors; ``weight`` says
+    what counts of the items, as in a loss.
     """
     process = denoiser.process
     z = process.prior(items, Streams(key("held out"), range(len(items))))
@@ -41,7 +45,7 @@ def loss_by_level(denoiser: Guess, items: Tensor, condition: Mapping[str, Tree],
         angle = process.schedule.angle(t)
         x, guessed = known(process.interpolate(items, z, t), t)
         error = angle.cos() * (guessed - z) - angle.sin() * (x - items)
-        out.append(float((error**2).mean()))
+        out.append(float(mean_counted(error**2, t, weight).mean()))
     return torch.tensor(out)
 
 
@@ -51,7 +55,7 @@ def held_out_loss(task: Task, denoiser: Denoiser, batches: Sequence[Batch], time
     criterion = task.judged or task.criterion
     total, count = 0.0, sum(len(batch.indices) for batch in batches)
     for batch in batches:
-        numbers, device = range(len(batch.indices)), tree.first(batch.x).device
+        numbers, device = batch.indices, tree.first(batch.x).device
         z = batch.z if batch.z is not None else task.process.prior(batch.x, Streams(key("held out"), numbers))
         given = denoiser.given(**batch.condition)
         for k in range(times):
@@ -94,7 +98,8 @@ class Averaged:
         self.take(ema)
         record: dict[str, Any] = {"step": step, "held_out": held_out_loss(self.task, self.denoiser, self.batches)}
         if self.items is not None:
-            by_level = loss_by_level(self.denoiser, self.items, self.batches[0].condition)
+            first = self.batches[0]
+            by_level = loss_by_level(self.denoiser, self.items, first.condition, weight=first.weight)
             record |= {"by_level": [round(v, 6) for v in by_level.tolist()], "levels": LEVELS.tolist()}
         self.run.log(record)
         seen = None if self.task.preview is None else self.task.preview(self.denoiser)
@@ -113,12 +118,12 @@ class Averaged:
         }
         condition = {**tree.take(self.batches[0].condition, some), **beside}
         finest: float = getattr(self.task.process, "finest", 0.0)
-        return auto(self.denoiser, z, finest=finest, **condition)
+        return auto(Bound.of(self.denoiser, condition), z, finest=finest)  # a condition may be called "points", too
 
     def finish(self, ema: PowerEMA) -> None:
         """Write what a user takes away: the averaged weights, and what the run measured of itself for its walks."""
         self.take(ema)
-        settings = {"network": json.dumps(getattr(self.network, "options", {})), "width": str(ema.widths[0])}
+        settings = {"network": _options(self.network), "width": str(ema.widths[0])}
         save_weights(self.run.model, self.network.state_dict(), settings)
         facts: dict[str, Any] = {}
         with evaluating(self.network), torch.no_grad():
@@ -127,6 +132,14 @@ class Averaged:
             if (measured := getattr(self.task.process, "measured", None)) is not None:
                 facts |= measured(self.denoiser, self.batches[0].x, **self.batches[0].condition)
         write_text(self.run.walk, json.dumps(facts))
+
+
+def _options(network: nn.Module) -> str:
+    """What a network can be built from again, as JSON: its ``options``; {} where it has none that can be written."""
+    try:
+        return json.dumps(getattr(network, "options", {}))
+    except (TypeError, ValueError):
+        return "{}"
 
 
 def blame(objective: Objective, rows: Noised) -> tuple[list[int], str]:

@@ -11,18 +11,22 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.fields.images.measure import MeasureOptions, evaluate
+from sfumato.fields.images.measure import Measure
 from sfumato.jobs import plots
-from sfumato.jobs.evaluate import shuffled
-from sfumato.jobs.walk import SampleOptions
+from sfumato.jobs.evaluate import evaluate, shuffled
+from sfumato.jobs.model import load
+from sfumato.jobs.walk import Walk
 from sfumato.metrics import features, inception
 from sfumato.metrics import table as evaluation_table
 from sfumato.metrics.inception import InceptionV3
 from tests.jobs.small import SMALL, sfumato, write_data
 
 CLOTHES = Path(__file__).parents[4] / "shared" / "data" / "clothing64"
-QUICK = MeasureOptions(quick=True)
-OPTIONS = SampleOptions(steps=2)
+
+
+def report(run: Path, data: Path | None = None, samples: Path | None = None, **more) -> str:
+    """What `sfumato evaluate --steps 2` prints."""
+    return evaluate(load(run, Walk(steps=2)), Measure(data, samples=samples, **more))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,7 @@ def metrics(run: Path) -> dict[str, dict[str, float]]:
 
 
 def test_one_half_of_real_pictures_against_the_other_gives_the_floor(clothes: Path):
-    text = evaluate(clothes / "run", clothes / "one", None, OPTIONS, clothes / "other")
+    text = report(clothes / "run", clothes / "one", clothes / "other")
     found = metrics(clothes / "run")
     for name, row in found.items():
         # Value and floor are two draws from the same: each scatters by about the half-width of the interval.
@@ -67,7 +71,7 @@ def test_noise_is_far_from_the_floor(clothes: Path, tmp_path: Path):
     rng = np.random.default_rng(1)
     for i in range(60):
         Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
-    text = evaluate(clothes / "run", clothes / "one", None, OPTIONS, tmp_path)
+    text = report(clothes / "run", clothes / "one", tmp_path)
     found = metrics(clothes / "run")
     for name in ("frechet_distance", "sliced_wasserstein", "frechet_infinity"):
         assert found[name]["low"] > 20 * abs(found[name]["floor"]), (name, found[name])
@@ -81,7 +85,7 @@ def test_noise_is_far_from_the_floor(clothes: Path, tmp_path: Path):
 def test_training_pictures_are_flagged_as_memorised(clothes: Path, tmp_path: Path):
     for path in sorted((clothes / "train").iterdir())[:100]:
         shutil.copyfile(path, tmp_path / path.name)
-    text = evaluate(clothes / "run", clothes / "one", None, OPTIONS, tmp_path)
+    text = report(clothes / "run", clothes / "one", tmp_path)
     found = metrics(clothes / "run")
     assert found["copied"]["value"] > 0.9  # the run held out 5% of its folder
     assert found["memorisation_ratio"]["high"] < 0.2
@@ -91,7 +95,7 @@ def test_training_pictures_are_flagged_as_memorised(clothes: Path, tmp_path: Pat
 
 
 def test_a_second_call_works_out_nothing_about_real_data(clothes: Path, monkeypatch: pytest.MonkeyPatch):
-    evaluate(clothes / "run", clothes / "one", None, OPTIONS, clothes / "other")
+    report(clothes / "run", clothes / "one", clothes / "other")
     first = metrics(clothes / "run")
     before = sorted((clothes / "run" / "cache" / "reference").iterdir())
     seen: list[int] = []
@@ -103,12 +107,12 @@ def test_a_second_call_works_out_nothing_about_real_data(clothes: Path, monkeypa
             evaluation_table, name, lambda *a, own=self, name=name, **k: calls.append(name) or own(*a, **k)
         )
     calls: list[str] = []
-    evaluate(clothes / "run", clothes / "one", None, OPTIONS, clothes / "other")
+    report(clothes / "run", clothes / "one", clothes / "other")
     assert seen == [160]  # the samples
     assert sorted(calls) == ["classifier_test", "frechet_infinity"]  # of the samples, not of the floor
     assert metrics(clothes / "run") == first
     assert sorted((clothes / "run" / "cache" / "reference").iterdir()) == before
-    evaluate(clothes / "run", clothes / "other", None, OPTIONS, clothes / "one")  # other data: other statistics
+    report(clothes / "run", clothes / "other", clothes / "one")  # other data: other statistics
     assert metrics(clothes / "run")["frechet_distance"]["value"] == pytest.approx(first["frechet_distance"]["floor"])
     assert metrics(clothes / "run")["frechet_distance"]["floor"] == pytest.approx(first["frechet_distance"]["value"])
 
@@ -207,8 +211,7 @@ def test_fid_by_the_letter_names_its_weights(trained, tmp_path: Path, monkeypatc
     out = trained("classes")
     network = InceptionV3().eval()
     monkeypatch.setattr(inception, "load", lambda path, checksum: inception.Inception(network, "ab" * 32))
-    measure = MeasureOptions(quick=True, inception=tmp_path / "w.pth")
-    text = evaluate(out, None, None, OPTIONS, measure=measure)
+    text = report(out, quick=True, inception=tmp_path / "w.pth")
     found = measured(out)
     assert found["inception_sha256"] == "ab" * 32
     for name in ("fid", "kid"):
@@ -222,7 +225,7 @@ def test_without_matplotlib_the_report_is_the_pictures(trained, monkeypatch: pyt
     out = trained("classes")
     monkeypatch.setattr(plots, "available", lambda: False)
     (out / "report.png").unlink(missing_ok=True)
-    evaluate(out, None, None, OPTIONS, measure=QUICK)
+    report(out, quick=True)
     assert Image.open(out / "report.png").size[0] >= 300
 
 

@@ -12,7 +12,7 @@ import pytest
 import sfumato.policy
 from sfumato.fields.policy.demonstrations.replay import save_episodes
 from sfumato.training.run import RunError
-from tests.fields.policy.test_recipe import QUICK, reaching
+from tests.fields.policy.reach import QUICK, reaching
 from tests.jobs.small import sfumato as command
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.fields.policy.network import BODIES, Pictures, Policy, choose_policy
+from sfumato.fields.policy.network import BODIES, ChunkNetwork, Pictures, choose_network
 from sfumato.networks import build, describe
 from sfumato.networks.parts import count
 from tests.networks.test_contract import shaken
@@ -27,11 +27,11 @@ CASES = [*((name, "all") for name in BODIES), *(("mlp", name) for name in SEEN)]
 every = pytest.mark.parametrize(("body", "seen"), CASES)
 
 
-def make(body: str, seen: str, batch: int = 3) -> tuple[Policy, Tensor, Tensor, dict[str, Tensor]]:
+def make(body: str, seen: str, batch: int = 3) -> tuple[ChunkNetwork, Tensor, Tensor, dict[str, Tensor]]:
     """Network, x, level over the whole range, and what it is shown."""
     torch.manual_seed(0)
     shown = SEEN[seen]
-    network = Policy(dim=DIM, horizon=HORIZON, observed=OBSERVED, body=body, width=32, depth=2, **shown)
+    network = ChunkNetwork(dim=DIM, horizon=HORIZON, observed=OBSERVED, body=body, width=32, depth=2, **shown)
     condition: dict[str, Tensor] = {}
     if "state" in shown:
         condition["state"] = torch.rand(batch, OBSERVED, 5) * 2 - 1
@@ -113,7 +113,7 @@ def test_gradient_reaches_every_parameter(body: str, seen: str) -> None:
 @every
 def test_options_survive_json(body: str, seen: str) -> None:
     network, x, level, condition = make(body, seen)
-    twin = build(json.loads(json.dumps(network.options)), {"policy": Policy})
+    twin = build(json.loads(json.dumps(network.options)), {"policy": ChunkNetwork})
     assert twin.options == network.options
     twin.load_state_dict(shaken(network).state_dict())
     for other in (twin.eval(), copy.deepcopy(network)):
@@ -157,21 +157,21 @@ def test_wrong_shapes_and_missing_observations_raise() -> None:
 ])  # fmt: skip
 def test_options_that_do_not_fit_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Policy(dim=DIM, horizon=HORIZON, **options)
+        ChunkNetwork(dim=DIM, horizon=HORIZON, **options)
 
 
 def test_presets_suit_the_machine() -> None:
     with torch.device("meta"):
         for name in BODIES:
-            small, large = (choose_policy(dim=2, horizon=16, body=name, state=5, device=d) for d in ("cpu", "cuda"))
+            small, large = (choose_network(dim=2, horizon=16, body=name, state=5, device=d) for d in ("cpu", "cuda"))
             assert 1e6 < count(small) < 4e6, name
             assert count(large) > 4 * count(small)
-        assert [choose_policy(dim=2, horizon=16, state=5, device=d).options["body"] for d in ("cpu", "cuda")] == [
+        assert [choose_network(dim=2, horizon=16, state=5, device=d).options["body"] for d in ("cpu", "cuda")] == [
             "mlp",
             "unet",
         ]
-        assert choose_policy(dim=2, horizon=6, body="unet", state=5).options["depth"] == 2  # 6 can be halved once
-        assert "body mlp, width 384, depth 4" in describe(choose_policy(dim=2, horizon=16, state=5))
+        assert choose_network(dim=2, horizon=6, body="unet", state=5).options["depth"] == 2  # 6 can be halved once
+        assert "body mlp, width 384, depth 4" in describe(choose_network(dim=2, horizon=16, state=5))
 
 
 # ---- pictures --------------------------------------------------------------------------------------------------------------
@@ -216,7 +216,9 @@ def test_where_a_channel_looks_moves_with_what_it_sees() -> None:
 def test_learns_what_depends_on_the_observation(body: str) -> None:
     """Chunks that are a function of the state are told from noise by the state alone: the error falls to half and less."""
     torch.manual_seed(0)
-    network = Policy(dim=2, horizon=4, observed=1, state=3, body=body, width=16 if body == "unet" else 64, depth=2)
+    network = ChunkNetwork(
+        dim=2, horizon=4, observed=1, state=3, body=body, width=16 if body == "unet" else 64, depth=2
+    )
     optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)
     mixing = torch.randn(3, 8) / 3**0.5
     state = torch.randn(32, 1, 3)

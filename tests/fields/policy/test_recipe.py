@@ -1,4 +1,4 @@
-"""A policy from demonstrations, through the command line and in a loop: what it sees, what it does, what is refused."""
+"""A policy from demonstrations, through the command line: what it leaves, what it draws, what is refused."""
 
 from __future__ import annotations
 
@@ -11,90 +11,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from sfumato.adapting.flow_map import Leap
 from sfumato.data import DataError
-from sfumato.diffusion import Denoiser, Gaussian, Linear, LogitNormal, loss
 from sfumato.fields.images.recipe import Images
-from sfumato.fields.policy.acting import Controller, Policy
-from sfumato.fields.policy.chunks import Facts
-from sfumato.fields.policy.cloning import Covered, Regression, Staggered, ramp
-from sfumato.fields.policy.demonstrations.episodes import Demonstrations, Windows
-from sfumato.fields.policy.demonstrations.replay import open_episodes, save_episodes
-from sfumato.fields.policy.recipe import PolicyRecipe
+from sfumato.fields.policy import samples
+from sfumato.fields.policy.acting import Policy
+from sfumato.fields.policy.data import PolicyFacts
+from sfumato.fields.policy.demonstrations.episodes import Demonstrations
+from sfumato.fields.policy.demonstrations.replay import save_episodes
+from sfumato.fields.policy.recipe import ChunkAsk, PolicyRecipe
 from sfumato.jobs import train as job
 from sfumato.jobs.config import Configuration, read_config
 from sfumato.jobs.find import kind, name_of, names
 from sfumato.jobs.model import load
 from sfumato.jobs.strict import ConfigError
-from sfumato.jobs.walk import SampleOptions
+from sfumato.jobs.walk import Walk
 from sfumato.training import checkpoint
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run, RunError
+from tests.fields.policy.reach import QUICK, look_of, reaching
 from tests.jobs.small import sfumato, write_pictures
 
 PUSHT = Path(__file__).parents[4] / "shared" / "data" / "pusht" / "pusht_cchi_v7_replay.zarr"
-QUICK = ["--network.width", "32", "--network.depth", "1", "--batch", "16", "--steps", "6", "--previews", "1",
-         "--snapshots", "2", "--held-out", "0.3", "--threads", "1"]  # fmt: skip
-
-
-def reaching(episodes: int = 12, eye: bool = False, tasks: bool = False) -> Demonstrations:
-    """A point walks to a goal; the action is where to be next. The state is the place (2) and the goal (2)."""
-    chance, states, actions, ends, told = np.random.default_rng(0), [], [], [], []
-    for number in range(episodes):
-        place, goal = chance.uniform(0, 100, (2, 2))
-        for _ in range(int(chance.integers(9, 16))):
-            towards = place + (goal - place) * min(1, 8 / max(1e-9, np.linalg.norm(goal - place)))
-            states.append(np.concatenate([place, goal]))
-            actions.append(towards)
-            told.append(number % 2)
-            place = towards
-        ends.append(len(states))
-    seen: dict[str, Any] = {"state": np.array(states, np.float32), "step": np.arange(len(states))[:, None]}
-    if eye:
-        dots = np.zeros((len(states), 16, 16, 3), np.uint8)
-        for picture, state in zip(dots, states, strict=True):
-            picture[int(state[1] * 0.15), int(state[0] * 0.15)] = 255
-        seen["eye"] = dots
-    named: dict[str, Any] = {"tasks": ("red", "blue"), "task": np.array(told)} if tasks else {}
-    return Demonstrations(np.array(actions, np.float32), np.array(ends), seen, fps=10.0, **named)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Demonstrations on disk, and a policy trained for a moment on each."""
-    folder = tmp_path_factory.mktemp("world")
-    save_episodes(reaching(), folder / "reach.npz")
-    save_episodes(reaching(eye=True, tasks=True), folder / "look.npz")
-    assert sfumato("train", "policy", folder / "reach.npz", *QUICK, "--out", folder / "run") == 0
-    words = ["--observations", "eye", "state", "--levels", "each", "--horizon", "8", "--acted", "4",
-             "--angles", "state.1"]  # fmt: skip
-    assert sfumato("train", "policy", folder / "look.npz", *words, *QUICK, "--out", folder / "look") == 0
-    return folder
-
-
-def policy_of(run: Path, answer: Any = None) -> Policy:
-    """A trained policy; with ``answer``, one whose network always answers this chunk as the data."""
-    found = Policy.load(run)
-    if answer is None:
-        return found
-
-    def network(shown: Tensor, *levels: Tensor, **condition: Tensor) -> Tensor:
-        return (answer(shown, **condition) if callable(answer) else answer).expand_as(shown)
-
-    process = Gaussian(predicts="data")
-    denoiser = Denoiser(network, process)
-    return dataclasses.replace(found, model=dataclasses.replace(found.model, denoiser=denoiser, process=process))
-
-
-def look_of(rows: int, seed: int = 0, facts: Facts | None = None) -> dict[str, np.ndarray]:
-    """Observations of so many rows."""
-    chance = np.random.default_rng(seed)
-    seen: dict[str, np.ndarray] = {"state": chance.uniform(0, 100, (rows, 4))}
-    if facts is not None and facts.pictures:
-        seen["eye"] = chance.integers(0, 255, (rows, 16, 16, 3), dtype=np.uint8)
-    return seen
 
 
 # ---- the job ---------------------------------------------------------------------------------------------------------------
@@ -108,7 +47,7 @@ def test_a_run_leaves_every_file_and_says_what_it_chose(world: Path):
         "log.jsonl",
         "README.md",
         "data.json",
-        "grid.json",
+        "walk.json",
         "cache/episodes.npz",
     ]
     assert [name for name in files if not (out / name).is_file()] == []
@@ -130,7 +69,7 @@ def test_the_ranges_in_the_run_are_those_of_the_episodes_trained_on(tmp_path: Pa
     run.create()
     PolicyRecipe(tmp_path / "moves.npz", held_out=0.3).prepare(run, lambda text: None)
     train = np.load(run.cache / "split.npz")["train"]
-    facts, moving = Facts.read(run), np.isin(np.arange(12), train)
+    facts, moving = PolicyFacts.read(run), np.isin(np.arange(12), train)
     assert 0 < len(train) < 12
     for name, low, high in (("action", 0 * moving, moving), ("state", -1 * moving, 0 * moving)):
         np.testing.assert_array_equal(facts.ranges.low[name], low)
@@ -155,8 +94,8 @@ def test_samples_are_chunks_in_the_units_of_the_robot(world: Path, tmp_path: Pat
     assert sfumato("sample", world / "run", "-n", 10, "--out", tmp_path / "s") == 0
     assert sfumato("sample", world / "run", "-n", 3, "--out", tmp_path / "few") == 0
     paths = sorted(path.name for path in (tmp_path / "s").iterdir())
-    assert paths == [*(f"{i:04d}.npy" for i in range(10)), "grid.png"]
-    facts = Facts.read(Run(world / "run"))
+    assert paths == [*(f"{i:04d}.npy" for i in range(10)), "grid.png", "samples.json"]
+    facts = PolicyFacts.read(Run(world / "run"))
     for i in range(10):
         chunk = np.load(tmp_path / "s" / f"{i:04d}.npy")
         assert chunk.shape == (16, 2)
@@ -171,7 +110,7 @@ def test_looking_at_demonstrations_leaves_nothing_behind(world: Path, capsys: py
     assert sfumato("inspect", "policy", world / "look.npz", *QUICK) == 0
     out = capsys.readouterr().out
     for words in ("12 episodes in ", "actions   2 numbers", "there is  eye, (16, 16, 3) uint8", "task      blue",
-                  "range     action: [", "sees state (4,) of 2 step(s)", "network   Policy"):  # fmt: skip
+                  "range     action: [", "sees state (4,) of 2 step(s)", "network   ChunkNetwork"):  # fmt: skip
         assert words in out
     assert {path: path.stat().st_mtime_ns for path in world.rglob("*")} == before
 
@@ -185,10 +124,11 @@ def test_a_flow_map_of_a_policy_acts_without_its_teacher(world: Path, tmp_path: 
     shutil.rmtree(tmp_path / "map" / "cache")
     policy = Policy.load(tmp_path / "map")
     model = policy.model
-    assert model.map is not None
-    assert model.solver(model.chosen(SampleOptions())) == Leap(mean=True)
-    assert model.solver(model.chosen(SampleOptions(last="flow"))) == Leap()
-    session = policy.session(2, [0, 1], SampleOptions(steps=1), tasks=[0, 1], warm=0.5)
+    assert [type(each).__name__ for each in model.adaptations] == ["DistillOptions"]
+    assert (model.walk.steps, model.solver(model.walk)) == (4, Leap(mean=True))
+    assert model.solver(model.walked(Walk(solver="leap"))) == Leap()
+    assert not policy.ramps  # its teacher knew chunks of rising noise
+    session = policy.session(2, [0, 1], Walk(steps=1), tasks=[0, 1], warm=0.5)
     for seed in range(2):  # the second is carried on from the first
         assert session.act(look_of(2, seed, policy.facts)).shape == (2, 4, 2)
 
@@ -198,7 +138,7 @@ def test_a_policy_acts_from_its_own_few_files_wherever_they_are(world: Path, tmp
         (tmp_path / "elsewhere").mkdir(exist_ok=True)
         shutil.copy(world / "run" / name, tmp_path / "elsewhere" / name)
     here, there = (Policy.load(folder).session(2, [0, 1]) for folder in (world / "run", tmp_path / "elsewhere"))
-    uniform = SampleOptions(grid="uniform")  # the measured grid is a file of its own
+    uniform = Walk(grid="uniform")  # the measured grid is a file of its own
     here, there = (Policy.load(f).session(2, [0, 1], uniform) for f in (world / "run", tmp_path / "elsewhere"))
     np.testing.assert_array_equal(here.act(look_of(2)), there.act(look_of(2)))
 
@@ -206,11 +146,9 @@ def test_a_policy_acts_from_its_own_few_files_wherever_they_are(world: Path, tmp
 def test_few_steps_go_to_little_noise_unless_asked_otherwise(world: Path):
     model = Policy.load(world / "run").model
     for asked, stop in ((None, 1 / 3), (1.0, 1 / 2), (3.0, 3 / 4)):
-        options = model.chosen(SampleOptions(steps=2, grid="uniform", shift=asked))
-        assert model.stops(options)(model.process.schedule, 2).tolist() == pytest.approx([1, stop, 0])
-    one, two = (
-        Policy.load(world / "run").session(1, [0], SampleOptions(steps=2, shift=k)).act(look_of(1)) for k in (0.1, 1.0)
-    )
+        walk = model.walked(Walk(steps=2, grid="uniform", shift=asked))
+        assert model.grid(walk)(model.process.schedule, 2).tolist() == pytest.approx([1, stop, 0])
+    one, two = (Policy.load(world / "run").session(1, [0], Walk(steps=2, shift=k)).act(look_of(1)) for k in (0.1, 1.0))
     assert np.abs(one - two).max() > 1e-4
 
 
@@ -233,314 +171,9 @@ def test_pictures_in_a_video_are_unpacked_once_and_one_task_is_none(world: Path,
     assert policy.facts.tasks == ()
     assert policy.facts.picture == (3, 64, 64)
     seen = {"state": found.observations["state"][5][None], "eye": np.asarray(kept[5])[None]}
-    assert policy.session(1, [0], SampleOptions(steps=1)).act(seen).shape == (1, 8, 2)
+    assert policy.session(1, [0], Walk(steps=1)).act(seen).shape == (1, 8, 2)
     shutil.rmtree(tmp_path / "set")
     assert sfumato("resume", tmp_path / "run") == 0
-
-
-# ---- sessions --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["run", "look"])
-def test_a_session_shows_the_network_what_training_showed_it(name: str, world: Path):
-    """Walking through an episode, the network's inputs are those of the windows, padding at the start included."""
-    policy = Policy.load(world / name)
-    facts = policy.facts
-    found = open_episodes(world / ("reach.npz" if name == "run" else "look.npz"))
-    windows = Windows(
-        found, facts.observed, facts.horizon, facts.acted, facts.ranges, (*facts.states, *facts.pictures), [0]
-    )
-    session = policy.session(1, [0], tasks=[0] if facts.tasks else None)
-    for step in range(found.episode(0).stop - facts.horizon + facts.acted):
-        session.observe({key: x[step][None] for key, x in found.observations.items()})
-        shown = facts.shown(session.history)
-        window = {key.removeprefix("observation."): value[None] for key, value in windows[step].items()}
-        assert windows.name(step).endswith(f"episode 0, step {step}")
-        for key, value in facts.joined(window).items():
-            torch.testing.assert_close(shown[key], value, rtol=0, atol=0)
-
-
-def test_angles_are_shown_as_sine_and_cosine_in_which_a_turn_is_no_jump(world: Path):
-    facts = Facts.read(Run(world / "look"))
-    assert facts.angles == ("state.1",)
-    look = {name: np.repeat(x[:, None], facts.observed, axis=1) for name, x in look_of(4, facts=facts).items()}
-    look["eye"] = look["eye"].transpose(0, 1, 4, 2, 3)
-    shown = facts.shown(look)["state"]
-    plain = dataclasses.replace(facts, angles=()).shown(look)["state"]
-    angle = look["state"][..., 1]
-    assert facts.state == shown.shape[2] == 5
-    torch.testing.assert_close(shown[..., :3], plain[..., [0, 2, 3]], rtol=0, atol=0)
-    np.testing.assert_allclose(shown[..., 3], np.sin(angle), atol=1e-4)
-    np.testing.assert_allclose(shown[..., 4], np.cos(angle), atol=1e-4)
-    turned = {**look, "state": look["state"] + [0, 2 * np.pi, 0, 0]}
-    torch.testing.assert_close(facts.shown(turned)["state"], shown, rtol=0, atol=1e-4)
-
-
-def test_a_run_from_before_angles_has_none(world: Path, tmp_path: Path):
-    shutil.copytree(world / "run", tmp_path / "run")
-    stored = json.loads((tmp_path / "run" / "data.json").read_text())
-    assert stored.pop("angles") == []
-    (tmp_path / "run" / "data.json").write_text(json.dumps(stored))
-    assert (Facts.read(Run(tmp_path / "run")).angles, Facts.read(Run(tmp_path / "run")).state) == ((), 4)
-
-
-def test_the_actions_are_those_of_the_chunk_from_now_on(world: Path):
-    """The first action of a chunk belongs to the first observed step, not to now; all are in the demonstrations' units."""
-    answer = torch.linspace(-1, 1, 16)[:, None].repeat(1, 2)
-    answer[:, 1] = -0.5
-    policy = policy_of(world / "run", answer)
-    ranges = policy.facts.ranges
-    low, high = ranges.low["action"], ranges.high["action"]
-    for steps in (1, 3, 8):
-        chunk = policy.session(3, [0, 1, 2], SampleOptions(steps=steps)).act(look_of(3))
-        assert chunk.shape == (3, 8, 2)
-        wanted = low + (answer.numpy()[1:9] + 1) / 2 * (high - low)
-        np.testing.assert_allclose(chunk, np.broadcast_to(wanted, chunk.shape), atol=1e-4)
-    beyond = policy_of(world / "run", torch.full((16, 2), 7.0)).session(1, [0]).act(look_of(1))
-    np.testing.assert_allclose(beyond, np.broadcast_to(high, beyond.shape))  # no further than anybody went
-
-
-def test_a_row_depends_on_its_own_seed_and_sight_alone(world: Path):
-    policy, options = Policy.load(world / "run"), SampleOptions(steps=3)
-    seen = look_of(3)
-    together = policy.session(3, [5, 6, 7], options)
-    alone = policy.session(1, [6], options)
-    for _ in range(2):
-        a, b = together.act(seen), alone.act({"state": seen["state"][1:2]})
-        np.testing.assert_allclose(a[1:2], b, rtol=1e-4, atol=1e-3)
-    assert np.abs(together.act(seen) - a).max() > 1e-3  # every chunk has noise of its own
-    same = policy.session(2, [6, 9], options).act({"state": seen["state"][[1, 1]]})
-    assert np.abs(same[0] - same[1]).max() > 1e-3  # and every seed
-
-
-def test_a_row_that_is_reset_begins_anew_and_the_others_go_on(world: Path):
-    policy, options = Policy.load(world / "run"), SampleOptions(steps=2)
-    session = policy.session(2, [3, 4], options)
-    first = session.act(look_of(2, 0))
-    session.observe(look_of(2, 1))
-    session.reset([0])
-    again = session.act(look_of(2, 0))
-    np.testing.assert_allclose(again[0], first[0], rtol=1e-4, atol=1e-3)
-    np.testing.assert_array_equal(session.history["state"][0, 0], session.history["state"][0, 1])
-    np.testing.assert_array_equal(session.history["state"][1, 0], look_of(2, 1)["state"][1])
-    session.reset()
-    np.testing.assert_allclose(session.act(look_of(2, 0)), first, rtol=1e-4, atol=1e-3)
-    session.reset(1, seeds=[3])
-    assert session.seeds == [3, 3]
-
-
-def test_the_observation_that_ends_a_chunk_may_be_given_twice(world: Path):
-    histories = []
-    for twice in (False, True):
-        session = Policy.load(world / "run").session(2, [0, 1], SampleOptions(steps=1))
-        session.act(look_of(2, 0))
-        for seed in (1, 2, 3) if twice else (1, 2):
-            session.observe(look_of(2, seed))
-        session.act(look_of(2, 3))
-        histories.append(session.history["state"])
-    np.testing.assert_array_equal(*histories)
-    np.testing.assert_array_equal(histories[0][:, 0], look_of(2, 2)["state"])
-
-
-def test_a_chunk_is_carried_on_from_what_was_left_of_the_one_before(world: Path):
-    """Started from nearly no noise, the next chunk is the last one moved on by what was carried out."""
-    answer = torch.linspace(-0.9, 0.9, 16)[:, None].repeat(1, 2)
-    for run, horizon, acted, tasks in (("run", 16, 8, None), ("look", 8, 4, [0, 1])):
-        answer = torch.linspace(-0.9, 0.9, horizon)[:, None].repeat(1, 2)
-        kept: list[Tensor] = []
-
-        def keep(shown: Tensor, kept: list[Tensor] = kept, answer: Tensor = answer, **condition: Tensor) -> Tensor:
-            kept.append(shown)
-            return answer
-
-        policy = policy_of(world / run, keep)
-        session = policy.session(2, [0, 1], SampleOptions(steps=1), warm=1e-4, tasks=tasks)
-        session.act(look_of(2, 0, policy.facts))
-        session.act(look_of(2, 1, policy.facts))
-        from_noise, carried = kept
-        assert (from_noise - answer).abs().max() > 0.5
-        left = 1 if run == "look" else horizon - acted  # with levels of their own, later actions start from more noise
-        torch.testing.assert_close(carried[:, :left], answer[acted : acted + left].expand(2, -1, -1), atol=2e-3, rtol=0)
-        if run == "look":
-            assert (carried[:, -1] - answer[-1]).abs().max() > 0.1
-        session.reset([1])
-        session.act(look_of(2, 2, policy.facts))
-        assert (kept[2][0, :left] - answer[acted : acted + left]).abs().max() < 2e-3
-        assert (kept[2][1, :left] - answer[acted : acted + left]).abs().max() > 0.1  # a new episode starts from noise
-
-
-@pytest.mark.parametrize(("seen", "message"), [
-    ({}, "observation state is missing; this policy sees state"),
-    ({"state": np.zeros((2, 3))}, r"observation state has shape \(2, 3\), expected \(2, 4\)"),
-    ({"state": np.full((2, 4), np.nan)}, "observation state must be finite numbers"),
-    ({"state": np.zeros((3, 4))}, r"expected \(2, 4\)"),
-])  # fmt: skip
-def test_observations_that_do_not_fit_are_refused(seen: dict[str, np.ndarray], message: str, world: Path):
-    session = Policy.load(world / "run").session(2, [0, 1])
-    for call in (session.act, session.observe):
-        with pytest.raises(ValueError, match=message):
-            call(seen)
-
-
-def test_pictures_are_bytes_in_either_order_of_axes(world: Path):
-    policy = Policy.load(world / "look")
-    seen = look_of(2, 0, policy.facts)
-    session = policy.session(2, [0, 1], SampleOptions(steps=1), tasks=[0, 1])
-    last = session.act(seen)
-    session.reset()
-    moved = session.act({**seen, "eye": np.moveaxis(seen["eye"], -1, 1)})
-    np.testing.assert_array_equal(last, moved)
-    with pytest.raises(ValueError, match="observation eye holds float64, expected bytes"):
-        session.act({**seen, "eye": seen["eye"] / 255})
-
-
-def test_wishes_that_make_no_sense_are_refused(world: Path):
-    run, look = Policy.load(world / "run"), Policy.load(world / "look")
-    for policy, wish, message in (
-        (run, {"rows": 2, "seeds": [0]}, "1 seeds for 2 rows"),
-        (run, {"rows": 1, "seeds": [0], "warm": 1.5}, "warm = 1.5: must be above 0 and at most 1"),
-        (look, {"rows": 1, "seeds": [0]}, r"this policy knows several, .* \(0 red, 1 blue\)"),
-        (look, {"rows": 1, "seeds": [0], "tasks": [2]}, r"tasks = \[2\]"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            policy.session(**wish)
-    with pytest.raises(ValueError, match="steps = 0: must be at least 1"):
-        run.session(1, [0]).act(look_of(1), steps=0)
-    with pytest.raises(ValueError, match="shift = 0: must be above 0"):
-        SampleOptions(shift=0)
-
-
-# ---- one robot -------------------------------------------------------------------------------------------------------------
-
-
-def test_a_controller_acts_as_a_session_of_one_row(world: Path):
-    policy, options = Policy.load(world / "run"), SampleOptions(steps=2)
-    controller, session = Controller(policy, options, seed=4), policy.session(1, [4], options)
-    seen = [look_of(1, seed)["state"] for seed in range(20)]
-    for episode in range(2):
-        for start in range(0, 16, 8):
-            chunk = session.act(seen[start])[0]
-            for k in range(8):
-                np.testing.assert_array_equal(controller.act(seen[start + k][0]), chunk[k])
-                if k:
-                    session.observe(seen[start + k])
-        if not episode:
-            controller.act({"state": seen[16][0]})
-            controller.reset()  # in the middle of a chunk
-            session.reset()
-
-
-def test_a_deadline_is_met_by_fewer_steps(world: Path):
-    calls: list[int] = []
-
-    def count(shown: Tensor, **condition: Tensor) -> Tensor:
-        calls.append(len(shown))
-        return torch.zeros(16, 2)
-
-    controller = Controller(policy_of(world / "run", count), SampleOptions(steps=50))
-    controller.calls.clear()
-    controller.calls.append(0.010)  # as if a call took 10 ms and a chunk 5 ms besides
-    controller.around = 0.005
-    assert [controller.steps_within(s) for s in (None, 10.0, 0.5, 0.1, 0.02, 1e-9)] == [50, 50, 39, 7, 1, 1]
-    for within, steps in ((None, 50), (0.1, 7), (1e-6, 1)):
-        controller.reset()
-        controller.calls.clear()
-        controller.calls.append(0.010)
-        calls.clear()
-        controller.act(np.zeros(4), within)
-        assert len(calls) == steps
-        assert controller.act(np.zeros(4), within).shape == (2,)  # the rest of the chunk costs nothing
-        assert len(calls) == steps
-    with pytest.raises(ValueError, match="within = 0: must be above 0 seconds"):
-        controller.act(np.zeros(4), 0)
-
-
-# ---- methods ---------------------------------------------------------------------------------------------------------------
-
-
-def fitted(process: Gaussian, steps: int = 250) -> Denoiser:
-    """A small network taught that from the one observation there is, people go left or right, never ahead."""
-    from sfumato.fields.policy.network import Policy as Network
-
-    torch.manual_seed(0)
-    network = Network(dim=1, horizon=2, observed=1, state=1, width=64, depth=2)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    denoiser = Denoiser(network, process)
-    for _ in range(steps):
-        side = torch.randint(0, 2, (128, 1, 1)) * 2.0 - 1
-        found = loss(denoiser, 0.8 * side.expand(-1, 2, 1), torch.rand(128), state=torch.zeros(128, 1, 1)).mean()
-        optimiser.zero_grad()
-        found.backward()
-        optimiser.step()
-    return denoiser
-
-
-def test_cloning_goes_ahead_where_people_go_left_or_right():
-    """The mean of both ways, whatever the noise and the number of steps; the flow goes one way or the other."""
-    from sfumato.diffusion import sample, uniform
-
-    z, state = torch.randn(64, 2, 1), torch.zeros(64, 1, 1)
-    cloned, flow = fitted(Regression()), fitted(Gaussian())
-    mean = sample(cloned, z, uniform(cloned.process.schedule, 1), state=state)
-    torch.testing.assert_close(mean, sample(cloned, z, uniform(cloned.process.schedule, 9), state=state))
-    assert mean.abs().max() < 0.2
-    ways = sample(flow, z, uniform(flow.process.schedule, 16), state=state)
-    assert ((ways.abs() - 0.8).abs() < 0.25).float().mean() > 0.9
-    assert 0.25 < (ways[:, 0] > 0).float().mean() < 0.75
-    assert ((ways[:, 0] > 0) == (ways[:, 1] > 0)).float().mean() > 0.9  # and stays with it
-
-
-def test_training_times_cover_the_start_of_every_sample_and_are_else_as_asked():
-    u = (torch.arange(20_000) + 0.5) / 20_000
-    found = Covered(LogitNormal(), share=0.1)(u, Linear())
-    at_start, rest = found == 1, found[found < 1]
-    assert at_start.double().mean().item() == pytest.approx(0.1, abs=1e-3)
-    assert ((found > 0) & (found <= 1)).all()
-    assert (LogitNormal()(u, Linear()) < 0.99).all()  # it alone never comes near
-    plain, even = LogitNormal()(u, Linear()), u.double()
-    for q in (0.05, 0.5, 0.95):  # below 1 it is the mixture of both: its distribution function is theirs, mixed
-        value = rest.quantile(q)
-        mixed = (0.1 * (even < value).double().mean() + 0.8 * (plain < value).double().mean()) / 0.9
-        assert mixed.item() == pytest.approx(q, abs=2e-3)
-
-
-def test_ramps_rise_from_low_to_noise_and_cover_what_sampling_walks_through():
-    low, length = torch.tensor([[0.0], [0.3], [1.0]]), torch.tensor([[4.0], [1.0], [8.0]])
-    found = ramp(low, length, 8)
-    torch.testing.assert_close(found[:, :1], low)
-    assert (found.diff(dim=1) >= 0).all()
-    assert (found[0, 4:] == 1).all()
-    assert found[0, 3] < 1
-    assert (found[1, 1:] == 1).all()
-    assert (found[2] == 1).all()
-
-
-def test_staggered_is_the_plain_loss_where_no_chunk_has_a_ramp_and_sees_less_noise_where_it_has():
-    seen: list[Tensor] = []
-
-    def network(shown: Tensor, level: Tensor) -> Tensor:
-        seen.append(level)
-        return 0.1 * shown
-
-    denoiser, x, z, t = Denoiser(network, Gaussian()), torch.randn(64, 8, 2), torch.randn(64, 8, 2), torch.rand(64)
-    torch.testing.assert_close(Staggered(0.0)(denoiser, x, t, z=z), loss(denoiser, x, t, z=z))
-    found = Staggered(1.0)(denoiser, x, t, z=z)
-    plain, ramped = seen[1], seen[2]
-    assert found.shape == (64,)
-    assert ramped.shape == (64, 8)
-    assert (ramped <= plain[:, None] + 1e-4).all()
-    assert (ramped[:, -1] - plain).abs().lt(1e-4).float().mean() > 0.7  # the last action has all the noise, mostly
-    assert (ramped[:, 0] < plain - 1e-3).float().mean() > 0.9
-    assert (ramped.diff(dim=1) >= -1e-5).all()
-
-
-def test_cloning_is_a_recipe_of_its_own(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert sfumato("train", "policy", world / "reach.npz", *QUICK, "--cloning", "--out", tmp_path / "run") == 0
-    assert "behaviour cloning" in capsys.readouterr().err
-    session = Policy.load(tmp_path / "run").session(2, [0, 1])
-    assert session.options.steps == 1
-    same = session.act({"state": look_of(1)["state"].repeat(2, 0)})
-    np.testing.assert_allclose(same[0], same[1], rtol=1e-5)  # whatever the seed
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------------
@@ -613,13 +246,55 @@ def test_prepared_data_that_is_gone_is_named(world: Path, tmp_path: Path):
 
 def test_samples_for_a_task(world: Path):
     model = load(world / "look")
-    condition = model.condition(SampleOptions(label="blue"))
-    assert condition is not None
-    assert condition(range(5))["task"].tolist() == [1] * 5
+    assert model.recipe.queries(model, ChunkAsk("blue"), 5).batch(range(5))["task"].tolist() == [1] * 5
+    blue, red = (model.sample(2, label=label, steps=2) for label in ("blue", "red"))
+    assert np.abs(blue[0].actions - red[0].actions).max() > 0
     with pytest.raises(ValueError, match="label = 'green': must be one of red, blue"):
-        model.condition(SampleOptions(label="green"))
+        model.sample(2, label="green")
     with pytest.raises(ValueError, match="was trained without tasks"):
-        load(world / "run").condition(SampleOptions(label="red"))
+        load(world / "run").sample(2, label="red")
+
+
+def test_samples_are_for_what_was_seen_in_windows_held_out_eight_for_each(world: Path):
+    model = load(world / "run")
+    held = model.recipe.open(model.run).held_out
+    things = model.sample(20)
+    assert [thing.window for thing in things] == [0] * 8 + [1] * 8 + [2] * 4
+    known = held.batch(np.arange(3))
+    asked = model.recipe.queries(model, ChunkAsk(), 20).batch(range(20))
+    for i, thing in enumerate(things):
+        np.testing.assert_array_equal(thing.demonstrated, known["x"][i // 8])
+        np.testing.assert_array_equal(asked["state"][i], known["state"][i // 8])
+        np.testing.assert_allclose(thing.actions, model.facts.ranges.restore("action", np.clip(thing.x, -1, 1)))
+    assert not asked["x"].any()  # the network is not told what was done
+
+
+def test_the_windows_held_out_are_read_once_for_all_that_is_drawn(world: Path, monkeypatch: pytest.MonkeyPatch):
+    reads: list[Path] = []
+    read = PolicyRecipe.companions
+    monkeypatch.setattr(
+        PolicyRecipe, "companions", lambda self, run, device: reads.append(run.path) or read(self, run, device)
+    )
+    model = load(world / "run")
+    assert reads == []  # a policy acts without its data
+    for seed in range(3):
+        model.sample(2, seed=seed, steps=1)
+    assert reads == [world / "run"]
+
+
+def test_a_panel_shows_the_chunks_of_a_window_over_what_was_demonstrated(monkeypatch: pytest.MonkeyPatch):
+    seen: list[Any] = []
+    monkeypatch.setattr(samples, "fans", lambda *given, **more: seen.append((given, more)))
+    things = [samples.Chunk(np.zeros((4, 2)), np.full((4, 2), i), i // 8, np.full((4, 2), -i // 8)) for i in range(20)]
+    samples.panels(things)
+    samples.sheet(things, 5)
+    (chunks, truth), _ = seen[0]
+    assert [len(panel) for panel in chunks] == [8, 8, 4]
+    assert [int(panel[0, 0, 0]) for panel in chunks] == [0, 8, 16]
+    assert [int(each[0, 0]) for each in truth] == [0, -1, -2]
+    (chunks,), more = seen[1]
+    assert len(chunks) == 20
+    assert more["columns"] == 5
 
 
 # ---- recipes by name -------------------------------------------------------------------------------------------------------

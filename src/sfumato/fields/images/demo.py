@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfumato.data.sheet import sheet, to_bytes
-from sfumato.fields.images.measure import Measure, MeasureOptions, features_for
+from sfumato.fields.images.measure import Measure, features_for
 from sfumato.fields.images.openmoji import draw
 from sfumato.fields.images.recipe import Images
 from sfumato.jobs import plots
@@ -49,7 +49,7 @@ def demo(out: Path, minutes: float, seed: int, side: int = 32, curve: tuple[int,
     sample(model, 64, model.recipe.Ask(), out / "samples" / "final")
     shutil.copyfile(out / "samples" / "final" / "grid.png", out / "samples.png")
     process_picture(model, out / "process.png", seed)
-    text = evaluate(model, Measure(measure=MeasureOptions(quick=True)))
+    text = evaluate(model, Measure(quick=True))
     quality(model, curve)
     look = {
         "samples.png": "64 samples, a class a column", "process.png": "a picture dissolving, and samples forming",

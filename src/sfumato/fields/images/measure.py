@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,9 +30,15 @@ LEAST = 12
 
 
 @dataclass(frozen=True)
-class MeasureOptions:
-    """What is measured."""
+class Measure:
+    """What `sfumato evaluate` can be asked of pictures and other items."""
 
+    data: Path | None = None
+    """Real pictures that were not trained on (default: those the run held out)."""
+    n: Annotated[int | None, arg(aliases=["-n"])] = None
+    """How many samples (default: as many as there are real ones, at most 2000)."""
+    samples: Path | None = None
+    """Measure these pictures instead of drawing samples."""
     features: str = "auto"
     """Space of the distances: auto (patches for pictures, pca for the rest), patches, pca, raw, imagenet (a network from a
     package, extra `features`), or a network of your own as a .onnx file."""
@@ -48,23 +54,10 @@ class MeasureOptions:
     def __post_init__(self) -> None:
         check(
             self,
+            (self.n is None or self.n >= 1, "n", "at least 1"),
             (self.bits == 0 or self.bits >= 2, "bits", "0, or 2 items or more"),
             (self.inception_sha is None or self.inception, "inception_sha", "given with inception"),
         )
-
-
-@dataclass(frozen=True)
-class Measure:
-    """All that `sfumato evaluate` can be asked of pictures and other items."""
-
-    data: Path | None = None
-    """Real pictures that were not trained on (default: those the run held out)."""
-    n: Annotated[int | None, arg(aliases=["-n"])] = None
-    """How many samples (default: as many as there are real ones, at most 2000)."""
-    samples: Path | None = None
-    """Measure these pictures instead of drawing samples."""
-    measure: Annotated[MeasureOptions, arg(name="")] = field(default_factory=MeasureOptions)
-    """What is measured."""
 
 
 def read_pictures(folder: Path, statistics: Statistics, budget: float, learned: str) -> Tensor:
@@ -102,7 +95,7 @@ def features_for(train: Tensor) -> Any:
     return PCA.fit(train, min(64, len(train) - 1, train[0].numel()))
 
 
-def evaluate(model: Model, asked: Measure, ask: Any) -> Report:
+def evaluate(model: Model, measure: Measure, ask: Any) -> Report:
     """Samples against training data, beside the floor that real held-out data set.
 
     What depends on real data alone is kept in the run under a hash of it, and not worked out again.
@@ -113,18 +106,18 @@ def evaluate(model: Model, asked: Measure, ask: Any) -> Report:
     from sfumato.metrics.table import compare
 
     recipe: Any = model.recipe
-    facts, data, measure = model.facts, recipe.open(model.run), asked.measure
+    facts, data = model.facts, recipe.open(model.run)
     train = stacked(data.train)
     own = facts.statistics, recipe.broken_budget, recipe.data.name
-    held_out = spread_out(data.held_out, MOST) if asked.data is None else {"x": read_pictures(asked.data, *own)}
+    held_out = spread_out(data.held_out, MOST) if measure.data is None else {"x": read_pictures(measure.data, *own)}
     real = held_out["x"]
     if len(real) < LEAST:
         raise RunError(f"{len(real)} held-out items are too few to measure with: give at least {LEAST} with --data")
-    fresh = asked.samples is None
-    if asked.samples is None:
-        fake = draw_samples(model, asked.n or min(len(real), MOST), ask=ask)
+    fresh = measure.samples is None
+    if measure.samples is None:
+        fake = draw_samples(model, measure.n or min(len(real), MOST), ask=ask)
     else:
-        fake = read_pictures(asked.samples, *own)
+        fake = read_pictures(measure.samples, *own)
     if len(fake) < LEAST:
         raise RunError(f"{len(fake)} samples are too few to be measured: at least {LEAST} are needed")
 
@@ -133,9 +126,9 @@ def evaluate(model: Model, asked: Measure, ask: Any) -> Report:
     space = spaces.choose(measure.features, train, restore, remember)
     known, held = (space.remembered(x, remember) for x in (train, real))
     rows = compare(space(fake), known, held, remember=remember)
-    about: dict[str, Any] = {"features": space.name, "data": str(asked.data or "held out")}
+    about: dict[str, Any] = {"features": space.name, "data": str(measure.data or "held out")}
     if not fresh:
-        about["samples"] = str(asked.samples)
+        about["samples"] = str(measure.samples)
     if measure.inception:
         more, checksum = fid(measure.inception, measure.inception_sha, fake, train, real, restore, remember)
         rows, about = rows + more, {**about, "inception_sha256": checksum}
@@ -178,7 +171,7 @@ def fid(
     return inception_rows(space(fake), known, held, remember=remember), network.checksum
 
 
-def remarks(rows: Sequence[Row], fresh: bool, model: Model, measure: MeasureOptions) -> list[str]:
+def remarks(rows: Sequence[Row], fresh: bool, model: Model, measure: Measure) -> list[str]:
     """What the numbers say, in words, where they say it clearly; and what was not measured."""
     by = {row.metric: row for row in rows}
     found = []

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from sfumato.errors import Wrong, check
 from sfumato.fields.images import measure
-from sfumato.fields.images.data import ARRAYS, PictureFacts, opened, prepared
+from sfumato.fields.images.data import ARRAYS, PictureFacts, asked_vectors, opened, prepared
 from sfumato.jobs.making import Making
 from sfumato.jobs.methods import MethodOptions
 from sfumato.jobs.recipe import Data, Look, Recipe, Say
@@ -39,6 +39,8 @@ class PictureAsk:
 
     label: str | None = None
     """Class to draw from (default: all in turn)."""
+    vector: tuple[float, ...] | None = None
+    """Numbers to draw for, in the units of --vectors (default: those of held-out items in turn)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Images(Recipe):
     Facts: ClassVar[type] = PictureFacts
     Ask: ClassVar[type] = PictureAsk
     Measure: ClassVar[type] = measure.Measure
-    guided: ClassVar[tuple[str, ...]] = ("label",)
+    guided: ClassVar[tuple[str, ...]] = ("label", "vector", "vector_known")
     formats: ClassVar[tuple[str, ...]] = (".png", ".npy")
     demo: ClassVar[str] = "sfumato.fields.images.demo:demo"
 
@@ -58,12 +60,15 @@ class Images(Recipe):
     """Pictures are cropped to squares and resized to this many pixels."""
     labels: bool = False
     """Learn the names of the sub-folders as classes."""
+    vectors: Path | None = None
+    """Learn numbers beside each item as its condition: a .csv whose first column names the picture's file, or a .npy (or the
+    array "vectors" of a .npz) with a row for each item of an array file."""
     held_out: float = 0.1
     """Share of the pictures kept out of training, to measure with."""
     broken_budget: float = 0.01
     """Share of broken files that is skipped with a warning; more stops the run."""
     drop: float = 0.1
-    """Share of training samples whose class is hidden, for guidance."""
+    """Share of training samples whose class and numbers are hidden, for guidance."""
     network: NetworkOptions = field(default_factory=NetworkOptions)
     """Network."""
     method: MethodOptions = field(default_factory=MethodOptions)
@@ -113,12 +118,12 @@ class Images(Recipe):
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Images:
         if self.data.suffix.lower() in ARRAYS:
-            prepared(run, self.data, None, self.labels, self.held_out)
+            prepared(run, self.data, None, self.labels, self.held_out, self.vectors)
             return self
         scan = self.scan(tell)
         recipe = dataclasses.replace(self, side=self.chosen_side(scan))
         assert recipe.side is not None
-        prepared(run, self.data, (scan, recipe.side), self.labels, self.held_out)
+        prepared(run, self.data, (scan, recipe.side), self.labels, self.held_out, self.vectors)
         return recipe
 
     def open(self, run: Run) -> Data:
@@ -151,6 +156,7 @@ class Images(Recipe):
             facts.shape,
             count=facts.count,
             classes=len(facts.classes),
+            vectors=len(facts.vector_names),
             device=device,
             **dataclasses.asdict(self.network),
         )
@@ -169,7 +175,12 @@ class Images(Recipe):
             )
             raise Wrong(f"label = {label!r}: {known}" + ("" if classes else " (use --labels)"))
         turns = torch.arange(len(classes)) if label is None else torch.tensor([classes.index(label)])
-        return Blanks(torch.zeros(model.facts.shape), 16 if n is None else n, {"label": turns} if classes else {})
+        condition = {"label": turns} if classes else {}
+        vectors = asked_vectors(model.run, model.facts, ask.vector)
+        if vectors is not None:
+            rows = torch.from_numpy(vectors)
+            condition |= {"vector": rows, "vector_known": torch.ones(len(rows), dtype=torch.bool)}
+        return Blanks(torch.zeros(model.facts.shape), 16 if n is None else n, condition)
 
     def things(self, model: Model, queries: Queries, drawn: Drawn) -> list[np.ndarray]:
         """Picture bytes (H, W, 3) or (H, W), or other items as they are in the data, float32."""

@@ -12,45 +12,58 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfumato.errors import Wrong
+from sfumato.fields.policy.data import PolicyFacts
 from sfumato.jobs.model import Model
 from sfumato.jobs.model import load as load_model
-from sfumato.jobs.walk import SampleOptions
+from sfumato.jobs.walk import Drawing, Walk
 from sfumato.training.run import RunError
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from sfumato.fields.policy.chunks import Facts
-
 
 @dataclass(frozen=True)
 class Policy:
-    """A trained policy: what it sees, and the denoiser of its chunks. Holds no state; sessions do."""
+    """A trained policy: what it sees, and the model of its chunks. Holds no state; sessions do.
+
+    ``ramps``: whether it knows chunks whose noise rises from one action to the next.
+    """
 
     model: Model
-    facts: Facts
+    facts: PolicyFacts
+    ramps: bool = False
 
     @classmethod
-    def load(cls, out: Path, options: SampleOptions = SampleOptions()) -> Policy:
+    def load(cls, out: Path, walk: Walk = Walk(), drawing: Drawing = Drawing()) -> Policy:
         """The policy of a run, from its config.yaml, data.json and weights alone.
 
-        ``options.precision`` is fp32 unless asked otherwise: at a few rows that is faster on a CPU.
-        Raises RunError for a run of another recipe, and where the ranges of actions or states are missing.
+        Raises RunError for a run of another field, and where the ranges of actions or states are missing.
         """
-        from sfumato.fields.policy.chunks import Facts
-
-        wide = options.precision == "auto"
-        model = load_model(Path(out), dataclasses.replace(options, precision="fp32") if wide else options)
-        if not hasattr(model.recipe, "acted"):
+        model = load_model(Path(out), walk, drawing)
+        made = model.recipe.ready(model)
+        if not isinstance(made, Policy):
             raise RunError(f"{out}: is not a policy; train one with `sfumato train policy DEMONSTRATIONS`")
-        return cls(model, Facts.read(model.run))
+        return made
+
+    @classmethod
+    def of(cls, model: Model, ramps: bool = False) -> Policy:
+        """The policy of a model of chunks. Its precision is fp32 unless asked otherwise: at a few rows that is faster on a
+        CPU."""
+        from sfumato.training.objective import Precise
+
+        if model.drawing.precision == "auto":
+            whole = Precise(model.denoiser.network.network, bf16=False)
+            denoiser = dataclasses.replace(model.denoiser, network=whole)
+            drawing = dataclasses.replace(model.drawing, precision="fp32")
+            model = dataclasses.replace(model, denoiser=denoiser, drawing=drawing)
+        return cls(model, model.facts, ramps)
 
     def session(
         self,
         rows: int,
         seeds: Sequence[int],
-        options: SampleOptions = SampleOptions(),
+        walk: Walk | None = None,
         *,
         warm: float | None = None,
         tasks: Sequence[int] | None = None,
@@ -59,14 +72,29 @@ class Policy:
 
         Args:
             seeds: one per row; what a row does depends on its seed and what it sees alone.
-            options: steps, solver and grid, as in `sfumato sample`.
+            walk: steps, solver and grid, as in `sfumato sample`; those that the policy was loaded with unless given.
             warm: start each chunk from what is left of the one before, noised to this time (0 to 1), instead of from
                 noise; fewer steps then do, and chunks follow on smoothly.
             tasks: the number of each row's task, where the policy knows several.
 
         Raises ValueError for a number of seeds or tasks other than ``rows``, or a time outside 0 to 1.
         """
-        return Session(self, rows, seeds, self.model.chosen(options), warm, tasks)
+        return Session(self, rows, seeds, walk, warm, tasks)
+
+    def controller(
+        self, seed: int = 0, walk: Walk | None = None, *, warm: float | None = None, task: int | str | None = None
+    ) -> Controller:
+        """One robot: `act(observation)` gives its action, `reset()` begins an episode. Arguments as for a session; a task by
+        number or by name. Raises Wrong for a task that was not learned, ValueError where one is needed."""
+        if isinstance(task, str):
+            if task not in self.facts.tasks:
+                raise Wrong(f"task = {task!r}: must be one of {', '.join(self.facts.tasks) or '(no tasks)'}")
+            task = self.facts.tasks.index(task)
+        return Controller(self, walk, seed, warm, task)
+
+    def sample(self, n: int | None = None, *, seed: int | None = None, **asked: Any) -> list[Any]:
+        """Chunks for held-out observations, as :meth:`~sfumato.jobs.model.Model.sample` gives them."""
+        return self.model.sample(n, seed=seed, **asked)
 
 
 class Session:
@@ -81,7 +109,7 @@ class Session:
         policy: Policy,
         rows: int,
         seeds: Sequence[int],
-        options: SampleOptions,
+        walk: Walk | None = None,
         warm: float | None = None,
         tasks: Sequence[int] | None = None,
     ) -> None:
@@ -95,7 +123,10 @@ class Session:
             raise ValueError(
                 f"tasks = {tasks}: this policy knows several, give the number of one for each row ({named})"
             )
-        self.policy, self.rows, self.options, self.warm, self.tasks = policy, rows, options, warm, tasks
+        model = policy.model
+        self.walk = model.walk if walk is None else model.walked(walk)
+        self.solver, self.grid = model.solver(self.walk), model.grid(self.walk)
+        self.policy, self.rows, self.warm, self.tasks = policy, rows, warm, tasks
         self.seeds = list(seeds)
         self.history: dict[str, np.ndarray] = {}  # name -> (rows, observed, ...)
         self.fresh = [True] * rows  # has seen nothing yet
@@ -161,8 +192,8 @@ class Session:
         from sfumato.diffusion import Streams, key
         from sfumato.diffusion.sample import walk
 
-        model, options = self.policy.model, self.options
-        count = options.steps or 1 if steps is None else steps
+        model = self.policy.model
+        count = self.walk.steps or 1 if steps is None else steps
         if count < 1:
             raise Wrong(f"steps = {count}: must be at least 1")
         task = None if self.tasks is None else np.asarray(self.tasks)
@@ -170,13 +201,20 @@ class Session:
         condition = {name: value.to(model.device) for name, value in shown.items()}
         numbers = [key(seed, number) for seed, number in zip(self.seeds, self.chunks, strict=True)]
         rng = Streams(key("act"), numbers, model.device)
-        z = model.process.prior(torch.zeros(self.rows, *model.shape, device=model.device), rng)
-        solver, times = model.solver(options), model.stops(options)(model.process.schedule, count)
+        blank = torch.zeros(self.rows, self.policy.facts.horizon, self.policy.facts.dim, device=model.device)
+        z, guess = model.process.prior(blank, rng), model.guided(self.walk)(model.denoiser, condition)
+        times = self.grid(model.process.schedule, 1 if self.solver.counts else count)
         x_t = model.process.start(z)
         if self.warm is not None and self.last is not None:
             x_t, times = self._carried_on(z, times)
         with torch.no_grad():
-            *_, (end, _) = walk(model.guess(options), z, times, solver, rng, x_t=x_t, **condition)
+            *_, (end, _) = walk(guess, z, times, self.solver, rng, x_t=x_t, **condition)
+        if not bool(torch.isfinite(end).all()):
+            known = "; ".join(line.removeprefix("range     ") for line in self.policy.facts.values())
+            raise Wrong(
+                "the policy answers NaN or infinity to what it sees, so there is no action; give observations in the units of "
+                f"the demonstrations ({known}), or train it again"
+            )
         return end
 
     def _carried_on(self, z: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,7 +234,7 @@ class Session:
         moved = torch.cat([last[:, facts.acted :], last[:, -1:].expand(-1, facts.acted, -1)], 1)
         left = facts.horizon - facts.acted
         one = torch.ones(self.rows, facts.horizon, dtype=torch.float64)
-        if getattr(self.policy.model.recipe, "levels", "one") == "each" and self.policy.model.map is None:
+        if self.policy.ramps:
             start = ramp(warm * one[:, :1], max(1, left) * one[:, :1], facts.horizon)
         else:
             start = warm * one
@@ -215,11 +253,16 @@ class Controller:
     """
 
     def __init__(
-        self, policy: Policy, options: SampleOptions, seed: int = 0, warm: float | None = None, task: int | None = None
+        self,
+        policy: Policy,
+        walk: Walk | None = None,
+        seed: int = 0,
+        warm: float | None = None,
+        task: int | None = None,
     ):
-        self.session = policy.session(1, [seed], options, warm=warm, tasks=None if task is None else [task])
+        self.session = policy.session(1, [seed], walk, warm=warm, tasks=None if task is None else [task])
         self.policy = policy
-        self.steps: int = self.session.options.steps or 1
+        self.steps: int = self.session.walk.steps or 1
         self.left: deque[np.ndarray] = deque()
         self.calls: deque[float] = deque(maxlen=32)  # seconds per call of the network, the last ones
         self.around = 0.0  # seconds that a chunk takes besides
@@ -301,13 +344,7 @@ def load(
 
     Raises RunError for a folder that holds no policy, Wrong for options that make no sense.
     """
-    options = SampleOptions(steps=steps, solver=solver)
-    policy = Policy.load(Path(run), options)
-    if isinstance(task, str):
-        if task not in policy.facts.tasks:
-            raise Wrong(f"task = {task!r}: must be one of {', '.join(policy.facts.tasks) or '(no tasks)'}")
-        task = policy.facts.tasks.index(task)
-    return Controller(policy, options, seed, warm, task)
+    return Policy.load(Path(run), Walk(steps=steps, solver=solver)).controller(seed, warm=warm, task=task)
 
 
 def _row(value: Any) -> np.ndarray:

@@ -39,7 +39,7 @@ SIZES: dict[Body, tuple[tuple[int, int], tuple[int, int]]] = {
 }
 
 
-class Policy(nn.Module):
+class ChunkNetwork(nn.Module):
     """Chunks of `horizon` actions of `dim` numbers, given observations.
 
     body        "mlp": residual blocks on the chunk laid flat, the fastest on a CPU; "transformer": a token per action;
@@ -343,12 +343,12 @@ class Conv(nn.Module):
 BODIES: dict[str, type[nn.Module]] = {"mlp": Flattened, "transformer": Tokens, "unet": Waves}
 
 
-def choose_policy(
+def choose_network(
     *, dim: int, horizon: int, body: Body | Literal["auto"] = "auto", width: int | None = None, depth: int | None = None,
     device: str = "cpu", **seen: Any,
-) -> Policy:  # fmt: skip
+) -> ChunkNetwork:  # fmt: skip
     """A policy network that suits the machine: an MLP on a CPU, where a U-Net of equal quality is about ten times slower, and
-    a U-Net elsewhere. `seen` are the options of `Policy` that say what it is shown."""
+    a U-Net elsewhere. `seen` are the options of `ChunkNetwork` that say what it is shown."""
     fast = not device.startswith("cpu")
     chosen: Body = ("unet" if fast else "mlp") if body == "auto" else body
     if chosen not in SIZES:
@@ -357,4 +357,4 @@ def choose_policy(
     if chosen == "unet":
         while horizon % 2 ** (deep - 1):
             deep -= 1
-    return Policy(dim=dim, horizon=horizon, body=chosen, width=width or wide, depth=depth or deep, **seen)
+    return ChunkNetwork(dim=dim, horizon=horizon, body=chosen, width=width or wide, depth=depth or deep, **seen)

@@ -26,7 +26,7 @@ from sfumato.fields.policy.simulators.world import (
     PICTURE,
     PUSH_T,
     STATE,
-    Controller,
+    Act,
     Observations,
     Step,
     World,
@@ -136,7 +136,7 @@ class Environment:
         """What a person would see now, uint8 (H, W, 3). Raises DataError when it can't be drawn here."""
         return told(f"{shown(self.id)}, as a picture", self._world.render)
 
-    def expert(self) -> Controller:
+    def expert(self) -> Act:
         """A scripted policy, observations -> action. Raises DataError where there is none."""
         return self._world.expert()
 
@@ -224,7 +224,7 @@ class _Gymnasium:
             raise DataError(f"{shown(self.id)}: draws no pictures; expected the render mode rgb_array")
         return np.asarray(drawn, dtype=np.uint8)
 
-    def expert(self) -> Controller:
+    def expert(self) -> Act:
         raise DataError(f"{shown(self.id)}: has no scripted expert; {META_WORLD}TASK has one")
 
     def place_of(self, actions: np.ndarray) -> np.ndarray:

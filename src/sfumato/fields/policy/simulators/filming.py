@@ -13,7 +13,7 @@ import numpy as np
 from sfumato.data.errors import DataError, shown
 from sfumato.data.video import VideoWriter
 from sfumato.fields.policy.simulators.crew import Job, Make, crew
-from sfumato.fields.policy.simulators.rollout import Episode, SessionOf, chunk_of
+from sfumato.fields.policy.simulators.rollout import ActorOf, Episode, chunk_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -114,7 +114,7 @@ def _sheet(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 def futures(
     make: Make,
-    session_of: SessionOf,
+    actor_of: ActorOf,
     count: int,
     *,
     state: Sequence[float] | None = None,
@@ -135,16 +135,16 @@ def futures(
     try:
         seen = team.begin([Job(world, seed, place)] * count)
         jobs = [Job(world, seed + i, place) for i in range(count)]
-        session, done = session_of(jobs), np.zeros(count, dtype=bool)
+        actor, done = actor_of(jobs), np.zeros(count, dtype=bool)
         for chunk in range(chunks):
-            actions = chunk_of(session, seen, jobs)
+            actions = chunk_of(actor, seen, jobs)
             out.append(np.where(done[:, None, None], np.nan, actions))
             if chunk == chunks - 1:
                 break
             played = team.act(actions)
             out[-1][np.isnan(played.rewards)] = np.nan
             for k in range(actions.shape[1] - 1):
-                session.observe({name: x[:, k] for name, x in played.observations.items()})
+                actor.observe({name: x[:, k] for name, x in played.observations.items()})
             seen, done = {name: x[:, -1] for name, x in played.observations.items()}, played.done
             if done.all():
                 out += [np.full_like(actions, np.nan)] * (chunks - 1 - chunk)

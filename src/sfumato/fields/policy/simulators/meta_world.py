@@ -15,7 +15,7 @@ from sfumato.fields.policy.simulators.world import (
     PICTURE,
     PUSH_T,
     STATE,
-    Controller,
+    Act,
     Observations,
     Step,
     package,
@@ -72,7 +72,7 @@ class MetaWorld:
         # Meta-World's cameras in the corners hang upside down
         return np.ascontiguousarray(seen[::-1, ::-1] if self.camera.startswith("corner") else seen)
 
-    def expert(self) -> Controller:
+    def expert(self) -> Act:
         policy = package("metaworld.policies").ENV_POLICY_MAP[self.task]()
 
         def act(observations: Mapping[str, np.ndarray]) -> np.ndarray:

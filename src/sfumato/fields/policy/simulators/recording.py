@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sfumato.fields.policy.demonstrations.episodes import Demonstrations
     from sfumato.fields.policy.simulators.environments import Environment
-    from sfumato.fields.policy.simulators.world import Controller
+    from sfumato.fields.policy.simulators.world import Act
 
 TRIES = 3
 
@@ -81,7 +81,7 @@ class _Play:
 
     seed: int
     state: np.ndarray | None
-    controller: Callable[[Environment], Controller]
+    player: Callable[[Environment], Act]
 
 
 def record(environments: Sequence[str], out: Path, options: RecordOptions = RecordOptions()) -> str:
@@ -140,19 +140,19 @@ def _plays(environment: Environment, options: RecordOptions) -> tuple[Iterator[_
         return _recorded(Path(options.policy), environment, options)
     if options.policy == "expert":
         environment.expert()  # says at once that there is none
-        controller: Callable[[Environment], Controller] = _expert
+        player: Callable[[Environment], Act] = _expert
     else:
-        controller = _imported(options.policy)
+        player = _imported(options.policy)
     wanted = options.episodes or 50
     last = options.seed + TRIES * wanted
-    return (_Play(seed, None, controller) for seed in range(options.seed, last)), wanted
+    return (_Play(seed, None, player) for seed in range(options.seed, last)), wanted
 
 
-def _expert(environment: Environment) -> Controller:
+def _expert(environment: Environment) -> Act:
     return environment.expert()
 
 
-def _imported(name: str) -> Callable[[Environment], Controller]:
+def _imported(name: str) -> Callable[[Environment], Act]:
     """MODULE:FUNCTION, from the folder one stands in or from what is installed."""
     import importlib
 
@@ -172,16 +172,16 @@ def _imported(name: str) -> Callable[[Environment], Controller]:
     finally:
         sys.path.remove(os.getcwd())
 
-    def controller(environment: Environment) -> Controller:
+    def player(environment: Environment) -> Act:
         try:
-            made: Controller = found(environment)
+            made: Act = found(environment)
         except Exception as error:
             raise DataError(f"policy = {shown(name)}: failed ({one_line(error)})") from error
         if not callable(made):
             raise DataError(f"policy = {shown(name)}: gives {type(made).__name__}; expected a function of observations")
         return made
 
-    return controller
+    return player
 
 
 def _recorded(path: Path, environment: Environment, options: RecordOptions) -> tuple[Iterator[_Play], int]:
@@ -243,12 +243,12 @@ def _play(environment: Environment, play: _Play, options: RecordOptions, tape: _
     from sfumato.data.errors import DataError, one_line
 
     seen = environment.reset(play.seed, play.state)
-    controller = play.controller(environment)
+    player = play.player(environment)
     success: bool | None = None
     left, steps = options.after, 0
     while True:
         try:
-            asked: Any = controller(seen)
+            asked: Any = player(seen)
         except DataError:
             raise
         except Exception as error:

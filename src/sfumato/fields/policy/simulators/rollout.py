@@ -31,7 +31,7 @@ _WARM = 3
 Trace = list[list[dict[str, np.ndarray]]]
 
 
-class Session(Protocol):
+class Actor(Protocol):
     """A policy at work on R rows at once. Row i must depend on nothing but its own observations and its own seed."""
 
     def act(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -44,8 +44,8 @@ class Session(Protocol):
         """Forget what was seen, in some rows or in all."""
 
 
-SessionOf = Callable[[Sequence[Job]], Session]
-"""What R rows are to play, each a `world` (the name of its environment, so what is to be done) and a `seed` -> a session."""
+ActorOf = Callable[[Sequence[Job]], Actor]
+"""What R rows are to play, each a `world` (the name of its environment, so what is to be done) and a `seed` -> an actor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,9 +214,9 @@ class _Group:
         return out
 
 
-def chunk_of(session: Session, observations: Mapping[str, np.ndarray], jobs: Sequence[Job]) -> np.ndarray:
-    """The session's next chunk, checked. Raises DataError naming the episode whose actions are not what they must be."""
-    actions = np.asarray(session.act(observations), dtype=np.float64)
+def chunk_of(actor: Actor, observations: Mapping[str, np.ndarray], jobs: Sequence[Job]) -> np.ndarray:
+    """The actor's next chunk, checked. Raises DataError naming the episode whose actions are not what they must be."""
+    actions = np.asarray(actor.act(observations), dtype=np.float64)
     if actions.ndim != 3 or len(actions) != len(jobs) or 0 in actions.shape:
         raise DataError(
             f"{jobs[0]}: the policy gives actions of shape {actions.shape}; expected ({len(jobs)}, chunk, action)"
@@ -229,7 +229,7 @@ def chunk_of(session: Session, observations: Mapping[str, np.ndarray], jobs: Seq
 
 def rollout(
     makes: Mapping[str, Make],
-    session_of: SessionOf,
+    actor_of: ActorOf,
     seeds: Sequence[int],
     *,
     rows: int = 50,
@@ -242,7 +242,7 @@ def rollout(
 
     Args:
         makes: the environments by name, as `{"push-v3": partial(make, "metaworld/push-v3")}`.
-        session_of: gives the policy's session for some rows; there are always `rows` of them, the last one repeated
+        actor_of: gives the policy's actor for some rows; there are always `rows` of them, the last one repeated
             where there are fewer episodes, so that an episode does not depend on how many others there are.
         workers: processes for the simulators; None takes as many as there are cores, and 1 (this process) where the
             episodes are few. The episodes are the same for any number.
@@ -273,7 +273,7 @@ def rollout(
             for first in range(0, len(jobs), rows):
                 group = jobs[first : first + rows]
                 show = partial(_show, watch, tuple(episodes))
-                known, seconds, seen = _play(team, session_of, group, rows, stop, show)
+                known, seconds, seen = _play(team, actor_of, group, rows, stop, show)
                 calls += seconds
                 episodes += known
                 trace = trace or seen
@@ -282,7 +282,7 @@ def rollout(
     actions = np.concatenate([episode.actions for episode in episodes])
     spread = np.where(actions.std(axis=0) > 0, actions.std(axis=0), 1)
     half = high / 2 - low / 2
-    alone = _alone(session_of, jobs[:1], trace, timed) if timed else []
+    alone = _alone(actor_of, jobs[:1], trace, timed) if timed else []
     return Rollouts(
         episodes=tuple(sorted(episodes, key=lambda episode: list(makes).index(episode.world))),
         scale=np.where(np.isfinite(half) & (half > 0), half, spread),
@@ -301,7 +301,7 @@ def _show(watch: Watch, before: Sequence[Episode], done: int) -> None:
 
 def _play(
     team: Crew,
-    session_of: SessionOf,
+    actor_of: ActorOf,
     jobs: Sequence[Job],
     rows: int,
     stop: bool,
@@ -309,7 +309,7 @@ def _play(
 ) -> tuple[list[Episode], list[float], Trace]:
     """One group of episodes to their ends: them, the seconds of each call, and what the first row saw, chunk by chunk."""
     filled = [*jobs, *[jobs[-1]] * (rows - len(jobs))]
-    session, group = session_of(filled), _Group(jobs)
+    actor, group = actor_of(filled), _Group(jobs)
     seen, calls = team.begin(jobs), []
     trace: Trace = []
     done = np.zeros(len(jobs), dtype=bool)
@@ -318,7 +318,7 @@ def _play(
         trace.append([{name: x[:1] for name, x in part.items()} for part in (*inside, seen)])
         given = _filled(seen, rows)
         start = time.perf_counter()
-        actions = chunk_of(session, given, filled)[: len(jobs)]
+        actions = chunk_of(actor, given, filled)[: len(jobs)]
         calls.append(time.perf_counter() - start)
         played = team.act(actions, stop)
         group.actions.append(actions)
@@ -326,7 +326,7 @@ def _play(
         steps = [{name: x[:, k] for name, x in played.observations.items()} for k in range(actions.shape[1])]
         inside, seen, done = steps[:-1], steps[-1], played.done
         for part in inside:
-            session.observe(_filled(part, rows))
+            actor.observe(_filled(part, rows))
         show(int(done.sum()))
     return group.episodes(), calls, trace
 
@@ -339,16 +339,16 @@ def _filled(observations: Mapping[str, np.ndarray], rows: int) -> dict[str, np.n
     }
 
 
-def _alone(session_of: SessionOf, jobs: Sequence[Job], trace: Trace, timed: int) -> list[float]:
+def _alone(actor_of: ActorOf, jobs: Sequence[Job], trace: Trace, timed: int) -> list[float]:
     """Seconds of calls of `act` with one row, on what the first episode saw, after a few that warm up."""
-    session = session_of(jobs)
+    actor = actor_of(jobs)
     calls: list[float] = []
     while len(calls) < timed + _WARM:
-        session.reset()
+        actor.reset()
         for *inside, seen in trace:
             for part in inside:
-                session.observe(part)
+                actor.observe(part)
             start = time.perf_counter()
-            chunk_of(session, seen, jobs)
+            chunk_of(actor, seen, jobs)
             calls.append(time.perf_counter() - start)
     return calls[_WARM:][:timed]

@@ -11,17 +11,19 @@ import pytest
 
 pytest.importorskip("gymnasium")
 from sfumato.fields.policy.acting import Policy
+from sfumato.fields.policy.measure import TrialOptions, session_of, worlds
 from sfumato.fields.policy.simulators.recording import RecordOptions, record
 from sfumato.fields.policy.simulators.rollout import rollout
-from sfumato.fields.policy.simulators.trials import TrialOptions, session_of, trial, worlds
-from sfumato.jobs.walk import SampleOptions
+from sfumato.jobs.evaluate import evaluate
+from sfumato.jobs.model import load
+from sfumato.jobs.walk import Drawing, Walk
 from sfumato.training.run import RunError
 from tests.fields.policy.robots import LIMIT, POINT
 from tests.jobs.small import sfumato
 
 QUICK = ["--network.width", "32", "--network.depth", "1", "--batch", "16", "--steps", "6", "--previews", "1",
          "--snapshots", "2", "--held-out", "0.3", "--threads", "1"]  # fmt: skip
-SAMPLING = SampleOptions(steps=2)
+WALK = Walk(steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_is_put_to_the_test(run: Path):
     options = TrialOptions((POINT,), episodes=3, rows=2, workers=1, film=2)
-    text = trial(run, options, replace(SAMPLING, seed=70))
+    text = evaluate(load(run, WALK, Drawing(seed=70)), options)
     stored = json.loads((run / "rollouts.json").read_text())
     assert [each["seed"] for each in stored["each"]] == [100_070, 100_071, 100_072]
     assert {each["world"] for each in stored["each"]} == {POINT}
@@ -42,6 +44,11 @@ def test_a_run_is_put_to_the_test(run: Path):
     assert f"{stored['mean_maximum']:.3f}" in text
     assert "2 steps of" in text
     assert f"{stored['mean_maximum']:.3f}" in (run / "README.md").read_text()
+    metrics = json.loads((run / "metrics.json").read_text())["metrics"]
+    for name, value in (("success", stored["success"]), ("mean_maximum", stored["mean_maximum"])):
+        assert metrics[name]["value"] == pytest.approx(value)
+        assert metrics[name]["low"] <= value <= metrics[name]["high"]
+        assert metrics[name]["n"] == 3
     assert (run / "episodes.mp4").stat().st_size > 500
     assert not (run / "fan.png").exists()  # its actions are no places in its picture
 
@@ -69,9 +76,9 @@ def test_the_command_plays_a_policy_and_measures_pictures_each_with_its_own_opti
 
 
 def test_a_policy_does_the_same_in_any_company(run: Path):
-    policy, options = Policy.load(run, SAMPLING), TrialOptions((POINT,))
+    policy, options = Policy.load(run, WALK), TrialOptions((POINT,))
     found = [
-        rollout(worlds(policy, options), lambda jobs: session_of(policy, SAMPLING, None, jobs), range(5), rows=rows,
+        rollout(worlds(policy, options), lambda jobs: session_of(policy, None, None, jobs), range(5), rows=rows,
                 workers=1, timed=0, silent=True).episodes
         for rows in (1, 2, 5)
     ]  # fmt: skip
@@ -83,12 +90,17 @@ def test_a_policy_does_the_same_in_any_company(run: Path):
 
 
 def test_tasks_find_their_environments_and_their_rows(run: Path):
-    policy = Policy.load(run, SAMPLING)
+    policy = Policy.load(run, WALK)
     taught = replace(policy, facts=replace(policy.facts, tasks=("push-v3", "reach-v3")))
     assert list(worlds(taught, TrialOptions())) == ["push-v3", "reach-v3"]
     assert worlds(taught, TrialOptions(("metaworld/reach-v3",)))["reach-v3"].args == ("metaworld/reach-v3",)
     with pytest.raises(RunError, match="was not taught door-open-v3; its tasks are push-v3, reach-v3"):
         worlds(taught, TrialOptions(("metaworld/door-open-v3",)))
+    assert list(worlds(taught, TrialOptions(), "reach-v3")) == ["reach-v3"]
+    with pytest.raises(RunError, match=r"none of metaworld/push-v3 is of the task reach-v3"):
+        worlds(taught, TrialOptions(("metaworld/push-v3",)), "reach-v3")
+    with pytest.raises(ValueError, match="label = 'door': must be one of push-v3, reach-v3"):
+        worlds(taught, TrialOptions(), "door")
     with pytest.raises(RunError, match="give the environment to play in, as --environment"):
         worlds(policy, TrialOptions())
 

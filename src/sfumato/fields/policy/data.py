@@ -1,16 +1,20 @@
-"""What a policy is shown and what it answers: observations and chunks of actions, in the units of networks and of robots.
+"""Demonstrations made ready in a run, and what is known of them: observations and chunks of actions, in the units of
+networks and of robots.
 
-    raw observations, `observed` steps --Facts.shown--> {"state", "picture", "task"}       raw actions <--Facts.actions-- x
+    raw observations, `observed` steps --shown--> {"state", "picture", "task"}       raw actions <--actions-- x
 
 Everything needed for it lies in data.json of a run, so a run acts without its data.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfumato.errors import Wrong
@@ -19,7 +23,6 @@ from sfumato.training.run import Run, RunError, write_text
 
 if TYPE_CHECKING:
     import numpy as np
-    from PIL.Image import Image
     from torch import Tensor
 
     from sfumato.fields.policy.demonstrations.episodes import Demonstrations, Ranges, Windows
@@ -29,7 +32,7 @@ MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class Facts:
+class PolicyFacts:
     """Which observations a policy sees, in which order, and the ranges that make them and the actions numbers around 0."""
 
     ranges: Ranges
@@ -48,6 +51,9 @@ class Facts:
     fps: float | None = None
     angles: tuple[str, ...] = ()
     """Numbers of states that are angles in radians, as NAME.PLACE: shown as sine and cosine."""
+    episodes: int = 0
+    """Episodes trained on; 0 in runs that did not write it down yet, as of those held out."""
+    held: int = 0
     turning: tuple[int, ...] = field(init=False)
     """The places of the angles in the states laid side by side."""
 
@@ -77,15 +83,15 @@ class Facts:
     def write(self, run: Run) -> None:
         """Into data.json of a run."""
         facts = {
-            "shape": [self.horizon, self.dim], "classes": [], "tasks": list(self.tasks),
-            "count": self.count, "states": list(self.states), "pictures": list(self.pictures),
+            "shape": [self.horizon, self.dim], "tasks": list(self.tasks), "count": self.count, "episodes": self.episodes,
+            "held": self.held, "states": list(self.states), "pictures": list(self.pictures),
             "shapes": {name: list(shape) for name, shape in self.shapes.items()}, "observed": self.observed,
             "acted": self.acted, "fps": self.fps, "angles": list(self.angles), "ranges": self.ranges.to_json(),
         }  # fmt: skip
         write_text(run.path / "data.json", json.dumps(facts, indent=1))
 
     @classmethod
-    def read(cls, run: Run) -> Facts:
+    def read(cls, run: Run) -> PolicyFacts:
         """From data.json of a run. Raises RunError where it is damaged, DataError where a range is."""
         from sfumato.fields.policy.demonstrations.episodes import Ranges
 
@@ -103,6 +109,8 @@ class Facts:
                 count=int(stored["count"]),
                 fps=stored["fps"],
                 angles=tuple(stored.get("angles", ())),
+                episodes=int(stored.get("episodes", 0)),
+                held=int(stored.get("held", 0)),
             )
             missing = [name for name in ("action", *found.states) if name not in found.ranges.low]
         except (KeyError, TypeError, ValueError) as error:
@@ -114,6 +122,26 @@ class Facts:
                 f"{run.path / 'data.json'}: has no range of {', '.join(missing)}, which says what the numbers mean: train again"
             )
         return found
+
+    def words(self) -> list[str]:
+        """The data in a line."""
+        seen = ", ".join(f"{name} {self.shapes[name]}" for name in (*self.states, *self.pictures)) or "the task"
+        of = f" of {self.episodes} episodes" if self.episodes else ""
+        held = f", {self.held} episodes held out" if self.held else ""
+        tasks = f", {len(self.tasks)} tasks" if self.tasks else ""
+        angles = f" ({', '.join(self.angles)} as sine and cosine)" if self.angles else ""
+        return [
+            f"{self.count} windows{of} to learn from{tasks}{held}; sees {seen}{angles} of {self.observed} step(s), "
+            f"predicts {self.horizon} actions of {self.dim} numbers, acts on {self.acted}"
+        ]
+
+    def values(self) -> list[str]:
+        """The range of every number, a line for each name."""
+        import numpy as np
+
+        low, high = self.ranges.low, self.ranges.high
+        with np.printoptions(precision=4, suppress=True, threshold=12):
+            return [f"range     {name}: {low[name]} to {high[name]}" for name in low]
 
     def observation(self, given: Any, rows: int) -> dict[str, np.ndarray]:
         """Raw observations of one step, by name, as arrays (rows, ...) of the shapes known; pictures become (rows, C, H, W)
@@ -135,7 +163,7 @@ class Facts:
                     raise ValueError(f"observation {name} holds {value.dtype}, expected bytes from 0 to 255")
                 if value.shape[1:] == (*shape[1:], shape[0]):
                     value = np.moveaxis(value, -1, 1)
-            elif value.dtype.kind not in "fiub" or not np.isfinite(value).all():
+            elif value.dtype.kind not in "fiub" or not (np.abs(value) < np.finfo(np.float32).max).all():
                 raise ValueError(f"observation {name} must be finite numbers")
             if value.shape != (rows, *shape):
                 raise ValueError(f"observation {name} has shape {value.shape}, expected {(rows, *shape)}")
@@ -187,13 +215,13 @@ class Chunks:
     """Windows as items for training: {"x" (horizon, dim), "state" (observed, S), "picture" (observed, K, C, H, W), "task"}."""
 
     windows: Windows
-    facts: Facts
+    facts: PolicyFacts
     order: np.ndarray
     """Item i is window order[i]."""
     kept: Mapping[str, np.ndarray] | None = None
 
     @classmethod
-    def of(cls, windows: Windows, facts: Facts, spread: bool = False) -> Chunks:
+    def of(cls, windows: Windows, facts: PolicyFacts, spread: bool = False) -> Chunks:
         """Numbers are cut into windows once, if there is room; pictures are read when asked for. ``spread``: neighbouring
         items come from far apart, so that the first few stand for all."""
         import numpy as np
@@ -225,29 +253,101 @@ class Chunks:
     def __len__(self) -> int:
         return len(self.windows)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        import numpy as np
-
-        if self.kept is not None:
-            return {name: value[index] for name, value in self.kept.items()}
-        return {name: value[0] for name, value in self.batch(np.array([index])).items()}
-
     def name(self, index: int) -> str:
         return self.windows.name(int(self.order[index]))
 
 
-def facts_of(
-    demonstrations: Demonstrations, ranges: Ranges, names: Sequence[str], windows: Windows, angles: tuple[str, ...] = ()
-) -> Facts:  # fmt: skip
-    """What is to be known of these demonstrations. Raises DataError for pictures of different shapes, ValueError for angles
-    that are not in the states."""
-    from sfumato.data import DataError
+def chosen(source: Path, observations: Sequence[str] | None) -> Demonstrations:
+    """Demonstrations with what a policy sees of them, in order: the names given, or "state" if there is one, or else all
+    numbers, or else all pictures. Raises DataError."""
+    from sfumato.data import DataError, shown
     from sfumato.fields.policy.demonstrations.episodes import is_picture
+    from sfumato.fields.policy.demonstrations.lerobot import open_demonstrations
 
+    every = open_demonstrations(source, names=observations)
+    names = tuple(every.observations)
+    if observations is None:
+        numbers = tuple(name for name in names if not is_picture(every.observations[name]))
+        names = ("state",) if "state" in numbers else numbers or names
+    if not names and (every.task is None or len(every.tasks) < 2):
+        raise DataError(f"{shown(source)}: has actions but no observations; a policy must see something")
+    return dataclasses.replace(every, observations={name: every.observations[name] for name in names})
+
+
+def store(demonstrations: Demonstrations, train: np.ndarray, held_out: np.ndarray, run: Run) -> None:
+    """Keep in the run the demonstrations, pictures unpacked, and the numbers of the episodes trained on and held out."""
+    import numpy as np
+
+    from sfumato.fields.policy.demonstrations.replay import save_episodes, store_pictures
+    from sfumato.training.progress import Watch
+
+    seen = demonstrations.observations
+    lazy = [name for name, values in seen.items() if not isinstance(values, np.ndarray)]
+    if lazy:
+        with Watch("unpack pictures", sum(len(seen[name]) for name in lazy), unit="pictures") as watch:
+            store_pictures(demonstrations, run.cache, progress=lambda done, total: watch.show(done))
+    rest = {name: values for name, values in seen.items() if name not in lazy}
+    save_episodes(dataclasses.replace(demonstrations, observations=rest), run.cache / "episodes.npz")
+    np.savez(run.cache / "split.npz", train=train, held_out=held_out)
+
+
+def stored(run: Run, source: Path, facts: PolicyFacts) -> tuple[Demonstrations, np.ndarray, np.ndarray]:
+    """What ``store`` kept. Raises DataError."""
+    import numpy as np
+
+    from sfumato.data import DataError
+    from sfumato.fields.policy.demonstrations.replay import open_episodes
+
+    try:
+        kept = open_episodes(run.cache / "episodes.npz")
+        parts = np.load(run.cache / "split.npz", allow_pickle=False)
+        train, held_out = parts["train"], parts["held_out"]
+        lazy = [name for name in facts.pictures if name not in kept.observations]
+        pictures = {name: np.load(run.cache / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in lazy}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{run.cache}: the prepared data cannot be read ({error}); train again from {source}"
+        ) from error
+    whole = dataclasses.replace(kept, observations={**kept.observations, **pictures}, source=str(source))
+    return whole, train, held_out
+
+
+def windows_of(demonstrations: Demonstrations, facts: PolicyFacts, episodes: np.ndarray) -> Windows:
+    """The windows of some episodes, in standard units."""
+    from sfumato.fields.policy.demonstrations.episodes import Windows
+
+    names = (*facts.states, *facts.pictures)
+    return Windows(demonstrations, facts.observed, facts.horizon, facts.acted, facts.ranges, names, episodes)
+
+
+def opened(run: Run, source: Path, facts: PolicyFacts) -> tuple[Chunks, Chunks]:
+    """The prepared windows, to learn from and held out. Raises DataError."""
+    whole, train, held_out = stored(run, source, facts)
+    return Chunks.of(windows_of(whole, facts, train), facts), Chunks.of(windows_of(whole, facts, held_out), facts, True)
+
+
+def held_out_of(run: Run, source: Path, facts: PolicyFacts) -> Chunks:
+    """The windows that a run held out, alone. Raises DataError."""
+    whole, _, held_out = stored(run, source, facts)
+    return Chunks.of(windows_of(whole, facts, held_out), facts, spread=True)
+
+
+def facts_of(
+    demonstrations: Demonstrations, train: np.ndarray, held_out: np.ndarray, *, observed: int, horizon: int, acted: int,
+    angles: tuple[str, ...] = (),
+) -> PolicyFacts:  # fmt: skip
+    """What is to be known of these demonstrations; ranges are those of the episodes trained on.
+
+    Raises DataError for pictures of different shapes, Wrong for angles that are not in the states.
+    """
+    from sfumato.data import DataError
+    from sfumato.fields.policy.demonstrations.episodes import Ranges, is_picture
+
+    seen = demonstrations.observations
+    pictures = tuple(name for name, values in seen.items() if is_picture(values))
     shapes: dict[str, tuple[int, ...]] = {}
-    pictures = tuple(name for name in names if is_picture(demonstrations.observations[name]))
-    for name in names:
-        shape = tuple(int(n) for n in demonstrations.observations[name].shape[1:])
+    for name, values in seen.items():
+        shape = tuple(int(n) for n in values.shape[1:])
         shapes[name] = (shape[-1], *shape[:-1]) if name in pictures and shape[-1] in (1, 3) else shape
     if len({shapes[name] for name in pictures}) > 1:
         sizes = ", ".join(f"{name} {shapes[name]}" for name in pictures)
@@ -255,49 +355,20 @@ def facts_of(
             f"pictures have different shapes (C, H, W): {sizes}; pick some of one shape with --observations"
         )
     several = demonstrations.task is not None and len(demonstrations.tasks) > 1
-    return Facts(
-        ranges=ranges, states=tuple(name for name in names if name not in pictures), pictures=pictures, shapes=shapes,
-        tasks=demonstrations.tasks if several else (), observed=windows.observed, horizon=windows.horizon,
-        acted=windows.acted, count=len(windows), fps=demonstrations.fps, angles=angles,
+    facts = PolicyFacts(
+        ranges=Ranges.of(demonstrations, train), states=tuple(name for name in seen if name not in pictures),
+        pictures=pictures, shapes=shapes, tasks=demonstrations.tasks if several else (), observed=observed,
+        horizon=horizon, acted=acted, count=0, fps=demonstrations.fps, angles=angles, episodes=len(train),
+        held=len(held_out),
     )  # fmt: skip
+    return dataclasses.replace(facts, count=len(windows_of(demonstrations, facts, train)))
 
 
-# ---- pictures for people -------------------------------------------------------------------------------------------------
-
-INKS = ((31, 119, 180), (214, 39, 40), (44, 160, 44), (148, 103, 189), (255, 127, 14), (140, 86, 75), (23, 190, 207))
-
-
-def fans(
-    chunks: Sequence[np.ndarray], truth: Sequence[np.ndarray] | None = None, columns: int | None = None, side: int = 180
-) -> Image:
-    """Panels of chunks, each (K, horizon, dim) in standard units: two numbers as a path on the plane, others as curves over
-    time, all K samples over one another, the demonstrated chunk (horizon, dim) in black."""
-    import numpy as np
-    from PIL import Image as pil
-    from PIL import ImageDraw
-
-    columns = columns or max(1, min(8, round((2 * len(chunks)) ** 0.5)))
-    rows, scale = -(-len(chunks) // columns), 2
-    sheet = pil.new("RGB", (columns * side * scale, rows * side * scale), "white")
-    pen = ImageDraw.Draw(sheet)
-
-    def line(path: np.ndarray, corner: np.ndarray, ink: tuple[int, int, int], width: int) -> None:
-        at = [tuple(p) for p in (corner + (np.clip(path, -1.1, 1.1) / 2.3 + 0.5) * side * scale).tolist()]
-        pen.line(at, fill=ink, width=width * scale, joint="curve")
-        end = at[-1]
-        pen.ellipse([end[0] - 2 * scale, end[1] - 2 * scale, end[0] + 2 * scale, end[1] + 2 * scale], fill=ink)
-
-    for i, panel in enumerate(chunks):
-        corner = np.array([i % columns, i // columns]) * side * scale
-        pen.rectangle([*corner.tolist(), *(corner + side * scale - 1).tolist()], outline=(220, 220, 220))
-        dim = panel.shape[-1]
-        every = [(chunk, INKS[k % len(INKS)] if dim == 2 else None, 1) for k, chunk in enumerate(panel)]
-        every += [] if truth is None else [(truth[i], (0, 0, 0), 2)]
-        for chunk, ink, width in every:
-            if dim == 2:
-                line(chunk, corner, ink or (0, 0, 0), width)
-                continue
-            time = np.linspace(-1, 1, len(chunk))
-            for j in range(dim):
-                line(np.stack([time, -chunk[:, j]], 1), corner, ink or INKS[j % len(INKS)], width)
-    return sheet.resize((columns * side, rows * side), pil.Resampling.LANCZOS)
+def task_number(facts: PolicyFacts, label: str | None, run: Run) -> int | None:
+    """The number of the task of that name; None where none is named. Raises Wrong for one that was not learned."""
+    if label is None:
+        return None
+    if label not in facts.tasks:
+        known = f"must be one of {', '.join(facts.tasks)}" if facts.tasks else f"{run.path} was trained without tasks"
+        raise Wrong(f"label = {label!r}: {known}")
+    return facts.tasks.index(label)

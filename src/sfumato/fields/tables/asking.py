@@ -1,0 +1,343 @@
+"""What rows are asked for: columns that are known, and conditions that every row must meet.
+
+    age >= 40 and sex = 'woman' and city in ('Rome', 'Paris')
+
+An equality is a known column: it stands from the start, and the others are drawn for it. Any other comparison is met by
+drawing again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sfumato.data.errors import shown
+from sfumato.diffusion import tree
+from sfumato.diffusion.generate import Drawn
+from sfumato.errors import DataError
+from sfumato.fields.tables.columns import States
+from sfumato.fields.tables.data import Facts, rows_of
+from sfumato.fields.tables.reading import read_table
+from sfumato.fields.tables.table import Column, Table
+
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")|(?P<sign><=|>=|!=|==|[=<>(),])|(?P<word>[^\s=<>!(),'"]+))"""
+)
+MOST_DRAWS = 1000
+"""Times that a row which does not meet a condition is drawn."""
+_ORDERED = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
+
+
+@dataclass(frozen=True)
+class Clause:
+    """One comparison of a column with one word, or with several ("in")."""
+
+    column: str
+    sign: str
+    words: tuple[str, ...]
+
+
+def parse(where: str) -> list[Clause]:
+    """The clauses of a condition, all of which must hold.
+
+    Raises:
+        DataError: what is not understood, quoted.
+    """
+    tokens = _tokens(where)
+    clauses: list[Clause] = []
+    while True:
+        if len(tokens) < 3:
+            raise DataError(f"--where {where!r}: ends in the middle; it should be like  age >= 40 and sex = 'woman'")
+        (_, column), (kind, sign) = tokens[:2]
+        sign = sign.lower() if kind == "word" else {"==": "="}.get(sign, sign)
+        if sign == "in":
+            words, tokens = _listed(where, tokens[2:])
+        elif kind == "sign" and sign in ("=", "!=", *_ORDERED):
+            words, tokens = (tokens[2][1],), tokens[3:]
+        else:
+            raise DataError(f"--where {where!r}: {sign!r} is no comparison; use =, !=, <, <=, >, >= or in ('a', 'b')")
+        clauses.append(Clause(column, sign, words))
+        if not tokens:
+            return clauses
+        if tokens[0][1].lower() != "and":
+            raise DataError(
+                f"--where {where!r}: {tokens[0][1]!r} where 'and' should stand; put words with blanks in quotes"
+            )
+        tokens = tokens[1:]
+
+
+def _tokens(where: str) -> list[tuple[str, str]]:
+    found, at = [], 0
+    while where[at:].strip():
+        match = _TOKEN.match(where, at)
+        if match is None:
+            raise DataError(f"--where {where!r}: cannot read {where[at:]!r}")
+        kind = match.lastgroup or ""
+        text = match[kind]
+        found.append((kind, text[1:-1].replace(text[0] * 2, text[0]) if kind == "text" else text))
+        at = match.end()
+    return found
+
+
+def _listed(where: str, tokens: list[tuple[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
+    if not tokens or tokens[0] != ("sign", "(") or ("sign", ")") not in tokens:
+        raise DataError(f"--where {where!r}: after 'in' comes a list in brackets, as in ('a', 'b')")
+    end = tokens.index(("sign", ")"))
+    return tuple(text for kind, text in tokens[1:end] if kind != "sign"), tokens[end + 1 :]
+
+
+def checked(clauses: Sequence[Clause], facts: Facts) -> list[Clause]:
+    """The clauses, found to be about columns of the table and values that they can have.
+
+    Raises:
+        DataError: an unknown column with the nearest name, or a word that is no value of its column.
+    """
+    names = {states.kind.name: states for states in facts.learned}
+    for clause in clauses:
+        if clause.column not in names:
+            near = difflib.get_close_matches(clause.column, names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; they are {', '.join(map(shown, names))}"
+            raise DataError(f"--where names {shown(clause.column)!r}, which is no learned column{hint}")
+        states = names[clause.column]
+        if states.kind.kind == "category":
+            if clause.sign in _ORDERED:
+                raise DataError(f"--where: {clause.column!r} holds words, which have no order: use =, != or in")
+            known = [*states.words, *(word for word, _ in states.rare), *(gap or "" for gap in states.kind.gaps)]
+            for word in clause.words:
+                if word not in known:
+                    raise DataError(f"--where: {clause.column!r} is never {word!r}; it is {', '.join(known[:12])}")
+        else:
+            for word in clause.words:
+                _value(states, word)
+    return list(clauses)
+
+
+def _value(states: States, word: str) -> float:
+    kind = states.kind
+    if word in kind.gaps:
+        return float("nan")
+    try:
+        return kind.spelling.value(word)
+    except ValueError:
+        raise DataError(f"--where: {kind.name!r} is a {kind.kind}, and {word!r} is none") from None
+
+
+def meets(table: Table, clauses: Sequence[Clause], facts: Facts) -> np.ndarray:
+    """Which rows meet all clauses: bool (n,). A gap meets only = and in that name it, and != that does not."""
+    names = {states.kind.name: states for states in facts.learned}
+    good = np.ones(len(table), dtype=bool)
+    for clause in clauses:
+        column, states = table[clause.column], names[clause.column]
+        good &= np.array([_holds(word, clause, states) for word in column.words])[column.codes]
+    return good
+
+
+def _holds(word: str | None, clause: Clause, states: States) -> bool:
+    kind = states.kind
+    if kind.kind == "category" or word in kind.gaps or word is None:
+        here = (word or "") in clause.words
+        return here if clause.sign in ("=", "in") else clause.sign == "!=" and not here
+    value = kind.spelling.value(word)
+    wanted = [_value(states, each) for each in clause.words]
+    if clause.sign in _ORDERED:
+        return bool(_ORDERED[clause.sign](value, wanted[0]))
+    return (value in wanted) == (clause.sign != "!=")
+
+
+def given_by(clauses: Sequence[Clause], facts: Facts) -> Table | None:
+    """The columns that equalities fix, as a table of one row; None where there is none."""
+    fixed = {clause.column: clause.words[0] for clause in clauses if clause.sign == "="}
+    types = {states.kind.name: states.kind.type for states in facts.learned}
+    columns = tuple(Column.of(name, [word], types[name]) for name, word in fixed.items())
+    return Table(columns, facts.format) if columns else None
+
+
+# ---- queries ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Rows to draw, ``each`` for every row of ``known``, or ``each`` in all where nothing is known. Queries of the core.
+
+    Args:
+        known: rows of which cells that are not empty are known; missing columns are not.
+        clauses: what every row must meet besides.
+    """
+
+    facts: Facts
+    each: int
+    known: Table | None = None
+    clauses: tuple[Clause, ...] = ()
+    named: bool = False
+    buckets: None = None
+    _rows: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.known is not None:
+            self._rows.update(_encoded(self.known, self.facts))
+
+    def __len__(self) -> int:
+        return self.each * (len(self.known) if self.known is not None and self.named else 1)
+
+    def row(self, number: int) -> int:
+        """The known row that sample ``number`` is drawn for."""
+        return number // self.each if self.named else 0
+
+    def name(self, number: int) -> tuple[str, int]:
+        return (f"row {self.row(number) + 1}", number % self.each) if self.named else ("", number)
+
+    def batch(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """x, blank; where anything is known, aside: x and known, bool, of each part."""
+        facts = self.facts
+        x = {"states": torch.zeros(len(numbers), len(facts.sizes), dtype=torch.int64)}
+        if facts.valued:
+            x["values"] = torch.zeros(len(numbers), len(facts.valued))
+        if self.known is None:
+            return {"x": x}
+        rows = torch.tensor([self.row(number) for number in numbers])
+        return {"x": x, "aside": tree.take(self._rows, rows)}
+
+
+def _encoded(table: Table, facts: Facts) -> dict[str, Any]:
+    """The known cells of a table as x, and which are known."""
+    names = table.names
+    if unknown := [name for name in names if name not in [states.kind.name for states in facts.columns]]:
+        raise DataError(f"column {shown(unknown[0])!r} is not in the table that was learned")
+    known = np.zeros((len(table), len(facts.learned)), dtype=bool)
+    columns = []
+    for i, states in enumerate(facts.learned):
+        filler = _any_word(states)
+        cells = table[states.kind.name].cells() if states.kind.name in names else [None] * len(table)
+        known[:, i] = [cell not in ("", None) for cell in cells]
+        columns.append(
+            Column.of(states.kind.name, [cell if here else filler for cell, here in zip(cells, known[:, i])])
+        )
+    rows = rows_of(Table(tuple(columns), facts.format), facts)
+    x = rows.batch(np.arange(len(rows)))["x"]
+    which = {"states": torch.from_numpy(known), "values": torch.from_numpy(known[:, facts.valued])}
+    return {"x": x, "known": {part: which[part] for part in x}}
+
+
+def _any_word(states: States) -> str | None:
+    """A cell that the column can have."""
+    found = [*states.words, *states.kind.gaps, *(word for word, _ in states.rare)]
+    return found[0] if found else states.kind.spelling.word(states.edges[0] if states.edges else 0.0)
+
+
+def restored(table: Table, asked: Asked, numbers: Sequence[int]) -> Table:
+    """Drawn rows with the known cells as they were given, to the letter."""
+    if asked.known is None:
+        return table
+    rows = [asked.row(number) for number in numbers]
+    columns = []
+    for column in table.columns:
+        if column.name in asked.known.names:
+            given = asked.known[column.name].cells()
+            cells = [
+                column.words[code] if given[row] in ("", None) else given[row] for code, row in zip(column.codes, rows)
+            ]
+            column = Column.of(column.name, cells, column.type)
+        columns.append(column)
+    return Table(tuple(columns), table.format)
+
+
+def begin(
+    process: Any, z: Mapping[str, torch.Tensor], times: Any, query: Mapping[str, Any]
+) -> tuple[dict[str, torch.Tensor], Any]:
+    """The first state of a walk along ``times`` (n + 1 of them) in which what is known stands, and its times."""
+    start, aside = process.start(z), query.get("aside")
+    if aside is None:
+        return start, times
+    x, known = aside["x"], aside["known"]
+    x_t = {part: torch.where(known[part], x[part], state) for part, state in start.items()}
+    return x_t, [
+        {part: torch.where(known[part], 0.0, _of(t, part).to(z[part].device)) for part in start} for t in times
+    ]
+
+
+def _of(t: Any, part: str) -> torch.Tensor:
+    """The time of a part, where all have the same or each its own."""
+    found: torch.Tensor = t if isinstance(t, torch.Tensor) else t[part]
+    return found
+
+
+# ---- for the recipe --------------------------------------------------------------------------------------------------
+
+
+def asked(facts: Facts, where: str | None, known: Path | None, rows: int, each: int) -> Asked:
+    """The rows that are asked for: so many in all, or ``each`` for every row of the file ``known``.
+
+    Raises:
+        DataError: what :func:`checked` refuses; a file of other columns; both kinds of known cells.
+    """
+    clauses = tuple(checked(parse(where), facts)) if where else ()
+    given = given_by(clauses, facts)
+    if known is None:
+        return Asked(facts, rows, given, clauses)
+    if given is not None:
+        raise DataError("--where with = and --known both say what is known: write the value into the file")
+    return Asked(facts, each, read_table(known), clauses, named=True)
+
+
+@dataclass(frozen=True)
+class Tries:
+    """More draws of samples: try k of a sample has randomness of its own, the same in whatever company."""
+
+    asked: Asked
+    tries: Sequence[tuple[int, int]]
+    buckets: None = None
+
+    def __len__(self) -> int:
+        return len(self.tries)
+
+    def name(self, number: int) -> tuple[str, int]:
+        sample, k = self.tries[number]
+        name, place = self.asked.name(sample)
+        return f"{name} again {k}", place
+
+    def batch(self, numbers: Sequence[int]) -> dict[str, Any]:
+        return self.asked.batch([self.tries[number][0] for number in numbers])
+
+
+def drawn_to_meet(
+    model: Any, queries: Asked, numbers: Sequence[int], rows: Callable[[Any, Asked, Drawn], Table]
+) -> Iterator[Drawn]:
+    """Samples that meet the conditions: each is drawn again until it does.
+
+    Args:
+        rows: model, queries, samples -> their table.
+
+    Raises:
+        DataError: a row that has not met them after :data:`MOST_DRAWS` draws, with the share that did.
+    """
+    if not queries.clauses:
+        yield from model.draw(queries, numbers)
+        return
+    batch, tried, met = model.walk.batch or 16, 0, 0
+    for start in range(0, len(numbers), batch):
+        wanted, k = list(numbers[start : start + batch]), 0
+        good: dict[int, dict[str, torch.Tensor]] = {}
+        while left := [number for number in wanted if number not in good]:
+            if k >= MOST_DRAWS:
+                raise DataError(
+                    f"--where: {met} of {tried} rows drawn met the condition, too few to go on; ask for what is less rare"
+                )
+            more = 1 if k == 0 else min(batch // len(left), MOST_DRAWS - k)
+            tries = [(number, k + i) for number in left for i in range(more)]
+            source = Tries(queries, tries) if k else queries
+            for drawn in model.draw(source, range(len(tries)) if k else left):
+                mine = drawn._replace(numbers=[tries[i][0] for i in drawn.numbers] if k else drawn.numbers)
+                fits = meets(rows(model, queries, mine), queries.clauses, queries.facts)
+                tried, met = tried + len(fits), met + int(fits.sum())
+                for i in np.flatnonzero(fits).tolist():  # the first try that meets them counts
+                    good.setdefault(mine.numbers[i], {part: value[i] for part, value in drawn.x.items()})
+            k += more
+        x = {part: torch.stack([good[number][part] for number in wanted]) for part in good[wanted[0]]}
+        yield Drawn(x, queries.batch(wanted), wanted, {})

@@ -1,0 +1,314 @@
+"""A table as data: its facts, fitted on training rows, and its rows as x = {"states", "values"}.
+
+states  int64 (C,)     the state of each learned column, counted from 0 within the column
+values  float32 (N,)   the value of each column that has bins; its weight is 0 where the state is no bin
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from sfumato.data.dataset import split
+from sfumato.data.errors import one_line, shown
+from sfumato.diffusion.rng import Streams, key
+from sfumato.errors import DataError
+from sfumato.fields.tables.columns import BINS, Knots, States, decode, encode, fit
+from sfumato.fields.tables.kinds import Kind, find_kind, key_word, kinds_asked
+from sfumato.fields.tables.spelling import Dates, Numbers
+from sfumato.fields.tables.table import Column, Format, Say, Table
+from sfumato.jobs.facts import read_facts
+from sfumato.training.run import Run, RunError, write_text
+
+FEWEST_ROWS = 50
+KNOTS = ("value", "low", "high", "bin")
+NAMES = (
+    ("number", "number", "numbers"), ("category", "category", "categories"), ("date", "date", "dates"),
+    ("key", "key", "keys"), ("constant", "constant", "constants"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What is known of a table: enough to build the network and to write samples.
+
+    Args:
+        columns: every column, in the order of the file; constants and keys have no states.
+        format: how the file spells it.
+        rows, held: rows that are trained on, and rows that are not.
+        source: hash of the table.
+        knots: column -> the distribution of its values.
+    """
+
+    columns: tuple[States, ...]
+    format: Format
+    rows: int
+    held: int
+    source: str
+    knots: Mapping[str, Knots]
+
+    @property
+    def learned(self) -> list[States]:
+        """The columns that the model knows, in order."""
+        return [column for column in self.columns if column.kind.kind not in ("key", "constant")]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of states of each learned column: (C,)."""
+        return [column.count for column in self.learned]
+
+    @property
+    def first_bins(self) -> list[int]:
+        """First state of each learned column that is a bin; the number of its states where none is: (C,)."""
+        return [column.first_bin for column in self.learned]
+
+    @property
+    def valued(self) -> list[int]:
+        """Which of the learned columns have values: (N,)."""
+        return [i for i, column in enumerate(self.learned) if column.bins]
+
+    @classmethod
+    def of(
+        cls,
+        table: Table,
+        train: np.ndarray,
+        kinds: Mapping[str, str] | None = None,
+        bins: int = BINS,
+        tell: Say = lambda line: None,
+    ) -> Facts:
+        """The facts of a table of which the rows ``train`` are trained on.
+
+        Args:
+            kinds: column -> what it is, where that should not be found by looking.
+            bins: pieces into which the numbers of a column are cut.
+
+        Raises:
+            DataError: fewer than 50 training rows, a column that cannot be learned, or none that can.
+        """
+        asked = kinds or {}
+        kinds_asked(asked, table.names)
+        if len(train) < FEWEST_ROWS:
+            raise DataError(f"{len(train)} rows to train on, at least {FEWEST_ROWS} are needed")
+        columns, knots = [], {}
+        for column in table.columns:
+            kind = find_kind(column, asked.get(column.name), tell)
+            if kind.kind in ("key", "constant"):
+                columns.append(States(kind))
+                continue
+            states, found = fit(column, kind, train, bins)
+            columns.append(states)
+            if found is not None:
+                knots[column.name] = found
+        facts = cls(tuple(columns), table.format, len(train), len(table) - len(train), table.source(), knots)
+        if not facts.learned:
+            raise DataError("every column is a key or always the same: there is nothing to learn")
+        return facts
+
+    def words(self) -> list[str]:
+        """The table in a line, for people."""
+        kinds = Counter(column.kind.kind for column in self.columns)
+        named = ", ".join(
+            f"{kinds[kind]} {many if kinds[kind] > 1 else one}" for kind, one, many in NAMES if kinds[kind]
+        )
+        gaps = sum(bool(column.kind.gaps) for column in self.learned)
+        holes = f"; gaps in {gaps}" if gaps else ""
+        return [f"{self.rows} rows to learn from, {self.held} held out: {named}{holes}"]
+
+    def values(self) -> list[str]:
+        """The columns, a line each."""
+        return [f"{shown(column.kind.name):<20} {column.words_of()}" for column in self.columns]
+
+    def again(self, table: Table, train: np.ndarray) -> Facts:
+        """These facts for another table of the same columns, whose states and values stay."""
+        return replace(self, rows=len(train), held=len(table) - len(train), source=table.source(), format=table.format)
+
+    def save(self, run: Run) -> None:
+        """Into data.json and data.safetensors."""
+        columns = [asdict(column) for column in self.columns]
+        plain = {
+            "columns": columns,
+            "format": asdict(self.format),
+            "rows": self.rows,
+            "held": self.held,
+            "source": self.source,
+        }
+        write_text(run.path / "data.json", json.dumps(plain, indent=1, ensure_ascii=False))
+        arrays: dict[str, np.ndarray] = {}
+        for i, column in enumerate(self.columns):
+            if (found := self.knots.get(column.kind.name)) is not None:
+                arrays |= {f"{i}.{part}": np.ascontiguousarray(getattr(found, part)) for part in KNOTS}
+        save_file(arrays, run.path / "data.safetensors")
+
+    @classmethod
+    def read(cls, run: Run) -> Facts:
+        """As they were saved. Raises RunError."""
+        plain = read_facts(run)
+        try:
+            arrays = load_file(run.path / "data.safetensors")
+            columns = tuple(_states(each) for each in plain["columns"])
+            knots = {
+                column.kind.name: Knots(*(arrays[f"{i}.{part}"] for part in KNOTS))
+                for i, column in enumerate(columns)
+                if column.bins
+            }
+            return cls(columns, Format(**plain["format"]), plain["rows"], plain["held"], plain["source"], knots)
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+            raise RunError(f"{run.path / 'data.json'}: is damaged ({one_line(error)}); train again") from error
+
+
+def _states(plain: dict[str, Any]) -> States:
+    kind = dict(plain["kind"])
+    kind["gaps"] = tuple(kind["gaps"])
+    kind["numbers"] = Numbers(**kind["numbers"]) if kind["numbers"] else None
+    kind["dates"] = Dates(**kind["dates"]) if kind["dates"] else None
+    rare = tuple((word, n) for word, n in plain["rare"])
+    return States(Kind(**kind), tuple(plain["words"]), rare, tuple(plain["edges"]), plain["bins"])
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows as the model knows them; a data set.
+
+    Args:
+        states: int64 (n, C). values: float32 (n, N). live: bool (n, N), where the state is a bin.
+    """
+
+    states: np.ndarray
+    values: np.ndarray
+    live: np.ndarray
+    buckets = None
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def batch(self, indices: np.ndarray) -> dict[str, Any]:
+        """{"x": {"states", "values"}, "weight": {"values"}}; without values where no column has any."""
+        x = {"states": torch.from_numpy(self.states[indices])}
+        if not self.values.shape[1]:
+            return {"x": x}
+        x["values"] = torch.from_numpy(self.values[indices])
+        return {"x": x, "weight": {"values": torch.from_numpy(self.live[indices].astype(np.float32))}}
+
+    def name(self, index: int) -> str:
+        return f"row {index + 1}"
+
+    def take(self, rows: np.ndarray) -> Rows:
+        return Rows(self.states[rows], self.values[rows], self.live[rows])
+
+
+def rows_of(table: Table, facts: Facts) -> Rows:
+    """A table of the same columns, row by row.
+
+    Raises:
+        DataError: a column that is missing, or a cell that never occurred.
+    """
+    n, learned = len(table), facts.learned
+    states = np.zeros((n, len(learned)), dtype=np.int64)
+    values = np.zeros((n, len(facts.valued)), dtype=np.float32)
+    live = np.zeros(values.shape, dtype=bool)
+    place = {i: j for j, i in enumerate(facts.valued)}
+    hashes = table.hashes()
+    for i, column in enumerate(learned):
+        name = column.kind.name
+        if name not in table.names:
+            raise DataError(f"the table lacks column {shown(name)!r}")
+        chance = _chance(hashes, name)
+        states[:, i], value = encode(table[name], column, facts.knots.get(name), chance)
+        if i in place:
+            values[:, place[i]], live[:, place[i]] = value, states[:, i] >= column.first_bin
+    return Rows(states, values, live)
+
+
+def _chance(hashes: np.ndarray, name: str) -> np.ndarray:
+    """A uniform number for each row, by its content and the column alone (splitmix64, Steele 2014)."""
+    word = hashes + np.uint64(key("tables", name) * 0x9E3779B97F4A7C15 % 2**64)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        word = (word ^ (word >> np.uint64(shift))) * np.uint64(factor)
+    return ((word ^ (word >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def table_of(states: np.ndarray, values: np.ndarray, facts: Facts, numbers: Sequence[int], seed: int = 0) -> Table:
+    """Rows (n, C) and (n, N) as a table with all the columns of the file.
+
+    Args:
+        numbers: of the samples: they count keys, and choose among rare categories together with ``seed``.
+    """
+    counted = np.asarray(numbers, dtype=np.int64)
+    chance = Streams(key("tables", "rare", seed), counted.tolist()).uniform(
+        (len(counted), len(facts.columns)), torch.float64
+    )
+    place = {i: j for j, i in enumerate(facts.valued)}
+    columns, i = [], 0
+    for each, drawn in zip(facts.columns, chance.T.numpy()):
+        kind = each.kind
+        if kind.kind == "constant":
+            cells: list[str | None] = [kind.word] * len(counted)
+        elif kind.kind == "key":
+            cells = [key_word(kind, number) for number in counted.tolist()]
+        else:
+            value = values[:, place[i]] if i in place else np.zeros(len(counted), dtype=np.float32)
+            cells = decode(states[:, i], value, each, facts.knots.get(kind.name), drawn, counted)
+            i += 1
+        columns.append(Column.of(kind.name, cells, kind.type))
+    return Table(tuple(columns), facts.format)
+
+
+# ---- the cache of a run ----------------------------------------------------------------------------------------------
+
+
+def save_table(table: Table, folder: Path) -> None:
+    """The table in a folder, as words and codes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = [{"name": c.name, "type": c.type, "words": list(c.words)} for c in table.columns]
+    write_text(folder / "words.json", json.dumps({"format": asdict(table.format), "columns": plain}))
+    np.save(folder / "codes.npy", np.stack([column.codes for column in table.columns]))
+
+
+def load_table(folder: Path, facts: Facts) -> Table:
+    """As it was saved. Raises RunError where it is damaged or another one."""
+    try:
+        plain = json.loads((folder / "words.json").read_text(encoding="utf-8"))
+        codes = np.load(folder / "codes.npy", allow_pickle=False)
+        columns = zip(plain["columns"], codes, strict=True)
+        found = Table(
+            tuple(Column(c["name"], tuple(c["words"]), own, c["type"]) for c, own in columns), Format(**plain["format"])
+        )
+        if found.source() != facts.source:
+            raise ValueError("it is not the table that the run began with")
+    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise RunError(f"{folder}: cannot be read ({one_line(error)}); train again") from error
+    return found
+
+
+def without(table: Table, names: Sequence[str]) -> Table:
+    """The table without some columns.
+
+    Raises:
+        DataError: a column that is not there, or none left.
+    """
+    for name in names:
+        if name not in table.names:
+            raise DataError(
+                f"--leave-out names {shown(name)!r}, but the columns are {', '.join(map(shown, table.names))}"
+            )
+    kept = tuple(column for column in table.columns if column.name not in names)
+    if not kept:
+        raise DataError("--leave-out leaves no column")
+    return replace(table, columns=kept)
+
+
+def parts(table: Table, held_out: float) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers (train, held out), by the rows' content: no copy of a training row is held out."""
+    return split(table.keys(), held_out)

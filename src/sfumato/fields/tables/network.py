@@ -1,0 +1,129 @@
+"""The network of tables: states and values of a row in, logits of every state and an answer for every value out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.networks.parts import LevelEmbedding, no_autocast, standard, waves, zero_
+
+FREQUENCIES = 16
+BARRED = -1e30
+"""Logit of a state that a column does not have: finite, as :data:`sfumato.diffusion.tokens.NEVER` is."""
+
+
+class Block(nn.Module):
+    """h + outer(silu(inner(standard(h)))); starts as the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, width)
+        self.outer = nn.Linear(width, width)
+        zero_(self.outer)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.outer(F.silu(self.inner(standard(h))))
+
+
+class TableMLP(nn.Module):
+    """Residual network on whole rows: every column is embedded, the row is one vector, every column has its own head.
+
+    The level of the states is not looked at: which of them are masked is all that it could tell (the law of what stands
+    under the masks is the same at every time). Values are shown times alpha / hypot, so that one that is all noise is
+    silent, and not at all where their state is known to be no bin. Each value has its own alpha / hypot beside it, so any
+    columns can be known; the level in waves is that of the noisiest.
+
+    Args:
+        sizes: number of states of each column, (C,).
+        first_bins: the first state of each that is a bin, (C,).
+        valued: which columns have values, (N,).
+        width, depth: of the residual blocks.
+        embedding: numbers that describe a state.
+    """
+
+    options: dict[str, Any]
+    bar: Tensor
+    place: Tensor
+    row: Tensor
+    bins: Tensor
+    owner: Tensor
+
+    def __init__(
+        self,
+        *,
+        sizes: Sequence[int],
+        first_bins: Sequence[int],
+        valued: Sequence[int],
+        width: int = 256,
+        depth: int = 3,
+        embedding: int = 16,
+    ) -> None:
+        super().__init__()
+        sizes, first_bins, valued = list(sizes), list(first_bins), list(valued)
+        self.options = {
+            "kind": "table", "sizes": sizes, "first_bins": first_bins, "valued": valued, "width": width, "depth": depth,
+            "embedding": embedding,
+        }  # fmt: skip
+        columns, most = len(sizes), max(sizes)
+        self.most, self.columns = most, columns
+        offsets = torch.tensor([0, *(size + 1 for size in sizes)]).cumsum(0)
+        # column c's state k is row offsets[c] + k of the embedding, its mask the row after its last state
+        row = offsets[:-1, None] + torch.arange(most + 1).clamp_max(torch.tensor(sizes)[:, None])
+        place = [c * most + k for c, size in enumerate(sizes) for k in range(size)]
+        self.register_buffer("row", row, persistent=False)
+        self.register_buffer("place", torch.tensor(place), persistent=False)
+        self.register_buffer("bins", torch.tensor(first_bins), persistent=False)
+        self.register_buffer("owner", torch.tensor(valued, dtype=torch.int64), persistent=False)
+        self.states = nn.Embedding(int(offsets[-1]), embedding)
+        self.enter = nn.Linear(columns * embedding + (2 * len(valued) + 2 * FREQUENCIES if valued else 0), width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.logits = nn.Linear(width, sum(sizes))
+        self.values = nn.Linear(width, len(valued)) if valued else None
+        nn.init.normal_(self.states.weight, std=0.5)
+        for head in (self.logits, self.values):
+            if head is not None:
+                zero_(head)
+
+    def forward(self, shown: Mapping[str, Tensor], level: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """{"states": int64 (B, C), "values": (B, N)}, {"values": (B,) or (B, N)} -> {"states": logits (B, C, V), V the
+        most states that a column has, "values": (B, N)}; no values where no column has any.
+
+        Raises:
+            ValueError: a part of another shape.
+        """
+        x = shown["states"]
+        if x.ndim != 2 or x.shape[1] != self.columns:
+            raise ValueError(f"states have shape {tuple(x.shape)}, expected (batch, {self.columns})")
+        columns = torch.arange(self.columns, device=x.device)
+        parts = [self.states(self.row[columns, x]).flatten(1)]
+        if self.values is not None:
+            values, noise = self._values(shown["values"], level["values"])
+            masked = x[:, self.owner] == self.most
+            live = masked | (x[:, self.owner] >= self.bins[self.owner])
+            share = torch.rsqrt(1 + torch.exp(2 * noise.float())) * live  # alpha / hypot
+            clock = waves(noise.float().amax(1), LevelEmbedding.LONGEST, LevelEmbedding.SHORTEST, FREQUENCIES)
+            parts += [each.to(parts[0].dtype) for each in (values * share, share.expand(values.shape), clock)]
+        h = self.enter(torch.cat(parts, 1))
+        for block in self.blocks:
+            h = block(h)
+        with no_autocast(h):
+            h = h.to(self.logits.weight.dtype)
+            flat = self.logits(h)
+            logits = flat.new_full((len(x), self.columns * self.most), BARRED).index_copy(1, self.place, flat)
+            answer = {"states": logits.unflatten(1, (self.columns, self.most))}
+            if self.values is not None:
+                answer["values"] = self.values(h)
+        return answer
+
+    def _values(self, values: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Values and their levels, both checked: (B, N), and (B, N) or (B, 1)."""
+        if values.ndim != 2 or values.shape[1] != len(self.owner):
+            raise ValueError(f"values have shape {tuple(values.shape)}, expected (batch, {len(self.owner)})")
+        level = level[:, None] if level.ndim == 1 else level
+        if level.shape[0] not in (1, len(values)) or level.shape[1] not in (1, values.shape[1]):
+            raise ValueError(f"the level of the values has shape {tuple(level.shape)}, expected {tuple(values.shape)}")
+        return values, level.expand(len(values), -1)

@@ -1,0 +1,246 @@
+"""Tables as a field: what `sfumato train`, `sample` and `evaluate` do with a file of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tyro.conf import Positional
+
+from sfumato.errors import Wrong, check
+from sfumato.fields.tables.options import RowAsk, RowMethod, TableMeasure
+from sfumato.jobs.making import Making
+from sfumato.jobs.recipe import Data, Look, Recipe, Say, usual_batch
+from sfumato.jobs.walk import Walk
+from sfumato.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sfumato.diffusion import Drawn, Product
+    from sfumato.diffusion.generate import Queries
+    from sfumato.diffusion.tree import Tree
+    from sfumato.fields.tables.asking import Asked
+    from sfumato.fields.tables.data import Facts
+    from sfumato.fields.tables.table import Table
+    from sfumato.jobs.model import Model
+    from sfumato.jobs.report import Report
+    from sfumato.training.objective import Task
+    from sfumato.training.run import Run
+
+Row = dict[str, str | None]
+"""A row by the names of its columns, each cell as the file spells it; None is a null of the file's own."""
+VALUE_CALLS = 10
+BATCH, DRAWN = 1024, 512
+USUAL_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Tables(Recipe):
+    """A table in a .csv, .tsv, .parquet or .jsonl file: columns of numbers, categories, dates and gaps."""
+
+    Ask: ClassVar[type] = RowAsk
+    Measure: ClassVar[type] = TableMeasure
+    formats: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".jsonl")
+    single: ClassVar[bool] = True
+
+    data: Positional[Path]
+    """The file."""
+    leave_out: tuple[str, ...] = ()
+    """Columns that are not learned, nor written."""
+    kind: tuple[str, ...] = ()
+    """What columns are, where looking at them is not enough: AGE:category, or number, date, key, constant."""
+    held_out: float = 0.1
+    """Share of the rows kept out of training, to measure with (at most 2000)."""
+    bins: int = 8
+    """Pieces into which the numbers of a column are cut."""
+    width: int | None = None
+    """Of the network (default: 256, 512 for more than 64 columns)."""
+    depth: int = 3
+    """Blocks of the network."""
+    calls: tuple[int, int] | None = None
+    """Calls of the network to draw the states and the values of a row (default: one for each column, and 10)."""
+    method: RowMethod = dataclasses.field(default_factory=RowMethod)
+    """Diffusion method."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            (0 < self.held_out < 1, "held_out", "a share between 0 and 1"),
+            (all(name and kind for name, kind in self._kinds()), "kind", "like AGE:category"),
+            (self.bins >= 1, "bins", "at least 1"),
+            (self.width is None or self.width >= 8, "width", "at least 8"),
+            (self.depth >= 1, "depth", "at least 1"),
+            (
+                self.calls is None or (self.calls[0] >= 1 and self.calls[1] >= 0),
+                "calls",
+                "two numbers, the first above 0",
+            ),
+            (0 <= self.method.known <= 1, "method.known", "a share from 0 to 1"),
+        )
+
+    def _kinds(self) -> list[tuple[str, str]]:
+        pairs = (each.rpartition(":") for each in self.kind)
+        return [(name, kind) for name, _, kind in pairs]
+
+    # ---- data --------------------------------------------------------------------------------------------------------
+
+    def _read(self, tell: Say, base: Facts | None = None) -> tuple[Table, Facts, Any]:
+        """The table, its facts and the numbers of the rows to train on. Raises DataError."""
+        from sfumato.fields.tables import data
+        from sfumato.fields.tables.reading import read_table
+
+        table = data.without(read_table(self.data, tell), self.leave_out)
+        train, _ = data.parts(table, self.held_out)
+        facts = base.again(table, train) if base else data.Facts.of(table, train, dict(self._kinds()), self.bins, tell)
+        return table, facts, train
+
+    def prepare(self, run: Run, tell: Say, base: Any = None) -> Tables:
+        from sfumato.fields.tables import data
+
+        table, facts, _ = self._read(tell, base)
+        data.rows_of(table, facts)  # what does not fit the facts of another run is refused before anything is written
+        data.save_table(table, run.cache / "table")
+        facts.save(run)
+        calls = self.calls or (len(facts.sizes), VALUE_CALLS if facts.valued else 0)
+        return dataclasses.replace(self, calls=(calls[0], calls[1] if facts.valued else 0))
+
+    def facts(self, run: Run) -> Facts:
+        from sfumato.fields.tables import data
+
+        return data.Facts.read(run)
+
+    def open(self, run: Run) -> Data:
+        from sfumato.fields.tables import data
+
+        facts, table = self.facts(run), self.table(run)
+        rows = data.rows_of(table, facts)
+        return Data(facts, *(rows.take(part) for part in data.parts(table, self.held_out)))
+
+    def table(self, run: Run) -> Table:
+        """The table of a run. Raises RunError."""
+        from sfumato.fields.tables import data
+
+        return data.load_table(run.cache / "table", self.facts(run))
+
+    def examine(self) -> Look:
+        told: list[str] = []
+        table, _, _ = self._read(told.append)
+        return Look(
+            (f"{len(table)} rows of {len(table.columns)} columns in {self.data}: {table.format.words()}", *told), self
+        )
+
+    # ---- network -----------------------------------------------------------------------------------------------------
+
+    def process(self, facts: Facts) -> Product:
+        from sfumato.fields.tables.process import process_of
+
+        return process_of(facts.sizes, len(facts.valued))
+
+    def build(self, facts: Facts, device: str) -> nn.Module:
+        from sfumato.fields.tables.network import TableMLP
+
+        width = self.width or (256 if len(facts.sizes) <= 64 else 512)
+        return TableMLP(
+            sizes=facts.sizes, first_bins=facts.first_bins, valued=facts.valued, width=width, depth=self.depth
+        )
+
+    def kinds(self) -> Mapping[str, type[nn.Module]]:
+        from sfumato.fields.tables.network import TableMLP
+
+        return {"table": TableMLP}
+
+    def training(self, data: Data, device: str) -> TrainOptions:
+        return TrainOptions(batch=usual_batch(len(data.train), BATCH))
+
+    def task(self, data: Data, network: nn.Module) -> Task:
+        from sfumato.fields.tables.process import RowTimes
+        from sfumato.training.objective import Task
+
+        times = RowTimes(tuple(data.facts.valued), known=self.method.known)
+        return Task(network, self.process(data.facts), data.train, data.held_out, times=times)
+
+    # ---- samples -----------------------------------------------------------------------------------------------------
+
+    def walk(self, name: str = "usual") -> Walk:
+        if name != "usual":
+            raise Wrong(f"walk = {name!r}: must be usual; tables have no other")
+        states, values = self.calls or (1, 0)
+        solver = "states=confidence:temperature=1e9" + ("; values=dpmpp_2m" if values else "")  # states in random order
+        return Walk(steps=states + values, solver=solver, eta=0.0, grid="uniform", batch=DRAWN)
+
+    def queries(self, model: Model, ask: RowAsk, n: int | None) -> Asked:
+        from sfumato.fields.tables.asking import asked
+
+        return asked(model.facts, ask.where, ask.known, USUAL_ROWS if n is None else n, 1 if n is None else n)
+
+    def begin(self, process: Any, z: Tree, times: Any, query: Mapping[str, Tree]) -> tuple[Tree, Tree]:
+        from sfumato.fields.tables import asking
+        from sfumato.fields.tables.process import walked
+
+        return asking.begin(process, z, walked(times, self.calls or (1, 0)), query)
+
+    def draw(self, model: Model, queries: Any, numbers: Sequence[int]) -> Iterator[Drawn]:
+        from sfumato.fields.tables.asking import drawn_to_meet
+
+        yield from drawn_to_meet(model, queries, numbers, self.rows)
+
+    def rows(self, model: Model, queries: Any, drawn: Drawn) -> Table:
+        """Samples as a table of all columns, what was known as it was given."""
+        from sfumato.fields.tables import asking, data
+
+        x = {
+            name: value.float().cpu().numpy() if name == "values" else value.cpu().numpy()
+            for name, value in drawn.x.items()
+        }
+        values = x.get("values", x["states"][:, :0])
+        made = data.table_of(x["states"], values, model.facts, drawn.numbers, model.drawing.seed)
+        return asking.restored(made, queries, drawn.numbers)
+
+    def things(self, model: Model, queries: Queries, drawn: Drawn) -> list[Row]:
+        made = self.rows(model, queries, drawn)
+        return [dict(zip(made.names, row)) for row in made.rows()]
+
+    def save(self, thing: Row, path: Path, making: Making) -> Path:
+        """One row as a table of its own; its making beside it."""
+        from sfumato.fields.tables.writing import write_rows
+        from sfumato.training.run import write_text
+
+        write_rows([tuple(thing.values())], path, list(thing), ["text"] * len(thing))
+        write_text(path.with_name(path.name + ".json"), making.text())
+        return path
+
+    def write(
+        self, model: Model, queries: Queries, things: Iterable[tuple[int, Row]], out: Path, making: Making
+    ) -> Iterator[Path]:
+        from sfumato.fields.tables.writing import write_rows
+
+        if not out.suffix:  # one row drawn again, into a folder
+            yield from super().write(model, queries, things, out, making)
+            return
+        kinds, form = [column.kind for column in model.facts.columns], model.facts.format
+        rows = (tuple(thing.values()) for _, thing in things)
+        yield write_rows(rows, out, [kind.name for kind in kinds], [kind.type for kind in kinds], form)
+
+    def picture(self, model: Model, things: Sequence[Row], columns: int | None = None) -> Any:
+        """The first rows as text."""
+        from sfumato.fields.tables.writing import Sheet
+
+        return Sheet(tuple(things[:16]))
+
+    def usage(self) -> Iterable[str]:
+        return (
+            'Rows: `sfumato sample RUN -n 1000 --out rows.csv`; with `--where "age >= 40"` such rows alone, with',
+            "`--known rows.csv` the empty cells of that table drawn. How good they are: `sfumato evaluate RUN`.",
+        )
+
+    def evaluate(self, model: Model, measure: TableMeasure, ask: RowAsk) -> Report:
+        from sfumato.fields.tables.measure import evaluate
+
+        return evaluate(model, measure, ask)
+
+
+RECIPE = Tables

@@ -1,0 +1,1 @@
+"""Cloth: what warp and weft make."""
