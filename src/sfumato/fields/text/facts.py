@@ -6,7 +6,7 @@ from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sfumato.jobs.facts import read_facts, save_facts
+from sfumato.jobs import facts
 from sfumato.training.run import Run, RunError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Facts:
+class Facts(facts.Facts):
     """What a run knows of its texts. `vocab` is the number of pieces V; `window` of tokens in one item; `suffix` that of
     most of the text; `source` a hash of all documents."""
 
@@ -42,7 +42,7 @@ class Facts:
     @classmethod
     def read(cls, run: Run) -> Facts:
         """From data.json. Raises RunError naming the value that is wrong."""
-        stored, file = read_facts(run), run.path / "data.json"
+        stored, file = facts.read_facts(run), run.path / "data.json"
 
         def whole(of: Any, name: str) -> int:
             value = of.get(name) if isinstance(of, dict) else None
@@ -56,10 +56,6 @@ class Facts:
 
         suffix, source = (str(stored.get(name, "")) for name in ("suffix", "source"))
         return cls(whole(stored, "vocab"), whole(stored, "window"), suffix, part("train"), part("held_out"), source)
-
-    def write(self, run: Run) -> None:
-        """As data.json."""
-        save_facts(self, run)
 
     @property
     def end(self) -> int:
