@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sfumato.jobs import find
 from sfumato.jobs import train as job
 from sfumato.jobs.config import read_config
 from sfumato.training.run import Run
 from tests.jobs.small import SMALL, sfumato, write_data, write_pictures
 
-VERBS = ("demo", "inspect", "train", "resume", "sample", "evaluate")
+VERBS = ("demo", "inspect", "train", "resume", "distill", "sample", "evaluate")
 
 
 def in_a_process(code: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -37,6 +40,60 @@ def test_words_about_the_command_need_no_torch(words: list[str]):
     done = in_a_process(code, *words)
     assert done.returncode == 0, done.stderr
     assert "HEAVY []" in done.stdout
+
+
+FIELDS = """
+import sys
+from pathlib import Path
+import sfumato.fields
+home = Path(sys.argv.pop(1))
+for name in sys.argv.pop(1).split():
+    (home / name).mkdir(exist_ok=True)
+    (home / name / "__init__.py").write_text(f'"The line of {name}."')
+    (home / name / "recipe.py").write_text("raise SystemExit('imported')")
+sfumato.fields.__path__.append(str(home))
+from sfumato.cli import main
+try: main(["--help"])
+except SystemExit as error: assert not error.code, error
+print("LOADED", len(sys.modules), sorted(name for name in sys.modules if name.startswith("sfumato.fields.")))
+"""
+
+
+def test_the_help_lists_all_fields_and_imports_none_but_the_plain_one(tmp_path: Path):
+    """So that it does not grow slower with more fields: what is loaded is counted, not timed."""
+    few, many = (in_a_process(FIELDS, str(tmp_path), names).stdout for names in ("one", "one two three four five six"))
+    loaded = [text.split("LOADED ")[1] for text in (few, many)]
+    assert loaded[0] == loaded[1]
+    assert all(name.startswith("sfumato.fields.images") for name in re.findall(r"sfumato[\w.]+", loaded[0]))
+    assert int(loaded[0].split()[0]) < 1000  # twice what it was at first
+    assert "  six        The line of six." in many
+    for name in find.names():
+        assert f"  {name:<10} {find.line(name)[:40]}" in few
+        assert find.line(name)
+
+
+@pytest.mark.slow
+def test_the_help_takes_a_moment():
+    """CPU seconds of 0.26 when this was written; an import of torch alone takes 1.8."""
+    best = 9.0
+    for _ in range(5):
+        before = os.times()
+        in_a_process("import sys; from sfumato.cli import main; main(['--help'])")
+        after = os.times()
+        best = min(best, after.children_user + after.children_system - before.children_user - before.children_system)
+    assert best < 0.8
+
+
+@pytest.mark.parametrize(("run", "there", "absent"), [
+    ("classes", ["--label", "Class to draw from", "--solver", "--like", "--walk"], ["--task", "--environment"]),
+    ("policy", ["--label", "Task to draw for", "--solver"], ["Class to draw from"]),
+])  # fmt: skip
+def test_the_help_of_sample_is_that_of_the_runs_field(run: str, there, absent, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        sfumato("sample", Path(__file__).parent / "runs" / "a3fdda3" / run, "--help")
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert [word for word in there if word not in out] == []
+    assert [word for word in absent if word in out] == []
 
 
 @pytest.mark.parametrize("verb", [None, *VERBS])

@@ -102,6 +102,18 @@ def test_a_module_brings_only_what_it_needs(module: str, absent: str):
     assert done.stdout.strip() == ""
 
 
+def test_the_options_of_no_field_need_torch():
+    """Each in turn, those of other packages too: what does is imported inside methods."""
+    code = (
+        "import sys\nfrom sfumato.jobs import find\n"
+        "for name in find.names():\n    find.kind(name); find.verbs(name)\n    print(name, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.endswith("True")] == []
+    assert len(done.stdout.splitlines()) >= 2
+
+
 class Trap:
     """Unpickling this makes a file."""
 

@@ -51,12 +51,14 @@ class FlowMap(Denoiser):
         return super().answer(x_t, t, t if s is None else s, given=given, **condition)
 
 
-def check_path(process: Any) -> None:
-    """Raises TypeError, and says what to use instead, where a process has no velocity and hence no flow map."""
+def check_path(process: Any, where: str = "") -> None:
+    """Raises TypeError, and says what to use instead, where a process, or a part of it, has no velocity and no flow map."""
+    for name, part in getattr(process, "parts", ()):
+        check_path(part, f"{where}part {name!r}: ")
     if not hasattr(process, "chord"):
         raise TypeError(
-            f"{type(process).__name__} has no paths with a velocity, hence no flow map: use Gaussian or Geodesic, OneHot(vocab) "
-            "for tokens (gaussian noise on one-hot vectors), or a product of these"
+            f"{where}{type(process).__name__} has no paths with a velocity, hence no flow map: use Gaussian or Geodesic, "
+            "OneHot(vocab) for tokens (gaussian noise on one-hot vectors), or a product of these"
         )
 
 

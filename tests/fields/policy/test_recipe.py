@@ -125,7 +125,7 @@ def test_a_flow_map_of_a_policy_acts_without_its_teacher(world: Path, tmp_path: 
     policy = Policy.load(tmp_path / "map")
     model = policy.model
     assert [type(each).__name__ for each in model.adaptations] == ["DistillOptions"]
-    assert (model.walk.steps, model.solver(model.walk)) == (4, Leap(mean=True))
+    assert (model.walk.steps, model.walk.shift, model.solver(model.walk)) == (4, 0.5, Leap(mean=True))
     assert model.solver(model.walked(Walk(solver="leap"))) == Leap()
     assert not policy.ramps  # its teacher knew chunks of rising noise
     session = policy.session(2, [0, 1], Walk(steps=1), tasks=[0, 1], warm=0.5)

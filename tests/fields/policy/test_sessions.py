@@ -13,12 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import sfumato
 from sfumato.errors import Wrong
 from sfumato.fields.policy.acting import Policy
 from sfumato.fields.policy.data import PolicyFacts
 from sfumato.fields.policy.demonstrations.episodes import Windows
 from sfumato.fields.policy.demonstrations.replay import open_episodes
-from sfumato.jobs.walk import Walk
+from sfumato.jobs.walk import Drawing, Walk
 from sfumato.training.run import Run
 from tests.fields.policy.reach import look_of, policy_of
 
@@ -175,6 +176,18 @@ def test_pictures_are_bytes_in_either_order_of_axes(world: Path):
     np.testing.assert_array_equal(last, moved)
     with pytest.raises(ValueError, match="observation eye holds float64, expected bytes"):
         session.act({**seen, "eye": seen["eye"] / 255})
+
+
+def test_a_session_keeps_what_its_policy_was_loaded_with(world: Path):
+    policy = Policy.load(world / "run", Walk(solver="euler", grid="uniform"), Drawing(precision="bf16"))
+    for asked, known in ((None, ("euler", 8)), (Walk(steps=3), ("euler", 3)), (Walk(solver="ab2"), ("ab2", 8))):
+        walk = policy.session(1, [0], asked).walk
+        assert (walk.solver, walk.steps, walk.grid) == (*known, "uniform")
+    exact, asked = sfumato.load(world / "run"), sfumato.load(world / "run", precision="bf16")
+    assert [each.model.denoiser.network.bf16 for each in (exact, asked, policy)] == [False, True, True]
+    assert isinstance(exact, Policy)
+    chunks = exact.sample(2, seed=3, steps=2)
+    np.testing.assert_array_equal(chunks[0].actions, exact.sample(1, seed=3, steps=2)[0].actions)
 
 
 def test_a_policy_never_acts_nan(world: Path):

@@ -72,7 +72,7 @@ class Policy:
 
         Args:
             seeds: one per row; what a row does depends on its seed and what it sees alone.
-            walk: steps, solver and grid, as in `sfumato sample`; those that the policy was loaded with unless given.
+            walk: steps, solver and grid, as in `sfumato sample`; what it leaves open is as the policy was loaded with.
             warm: start each chunk from what is left of the one before, noised to this time (0 to 1), instead of from
                 noise; fewer steps then do, and chunks follow on smoothly.
             tasks: the number of each row's task, where the policy knows several.
@@ -124,7 +124,7 @@ class Session:
                 f"tasks = {tasks}: this policy knows several, give the number of one for each row ({named})"
             )
         model = policy.model
-        self.walk = model.walk if walk is None else model.walked(walk)
+        self.walk = model.walk if walk is None else model.walked(walk.over(model.given), model.named)
         self.solver, self.grid = model.solver(self.walk), model.grid(self.walk)
         self.policy, self.rows, self.warm, self.tasks = policy, rows, warm, tasks
         self.seeds = list(seeds)
@@ -152,7 +152,8 @@ class Session:
     def act(self, observations: Any, steps: int | None = None) -> np.ndarray:
         """The actions to carry out from now on, (rows, acted, dim), in the units of the demonstrations.
 
-        ``steps`` of the sampler, if other than the session's. Raises ValueError for observations that do not fit.
+        ``steps`` of the sampler, if other than the session's. Raises ValueError for observations that do not fit, and where
+        the policy has no finite answer to them: it never acts NaN.
         """
         import numpy as np
 
@@ -209,11 +210,13 @@ class Session:
             x_t, times = self._carried_on(z, times)
         with torch.no_grad():
             *_, (end, _) = walk(guess, z, times, self.solver, rng, x_t=x_t, **condition)
-        if not bool(torch.isfinite(end).all()):
+        finite = torch.isfinite(end).flatten(1).all(1).tolist()
+        if not all(finite):
+            who = f"row {finite.index(False)}: " if self.rows > 1 else ""
             known = "; ".join(line.removeprefix("range     ") for line in self.policy.facts.values())
             raise Wrong(
-                "the policy answers NaN or infinity to what it sees, so there is no action; give observations in the units of "
-                f"the demonstrations ({known}), or train it again"
+                f"{who}the policy answers NaN or infinity to what it sees, so there is no action; give observations in the "
+                f"units of the demonstrations ({known}), or train it again"
             )
         return end
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfumato.errors import Wrong
-from sfumato.jobs.facts import read_facts
+from sfumato.jobs.facts import Facts, read_facts
 from sfumato.training.run import Run, RunError, write_text
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class PolicyFacts:
+class PolicyFacts(Facts):
     """Which observations a policy sees, in which order, and the ranges that make them and the actions numbers around 0."""
 
     ranges: Ranges

@@ -118,10 +118,10 @@ def evaluate(policy: Policy, options: TrialOptions, label: str | None = None) ->
     if options.film:
         shown = [played.of(world)[i] for i in range(options.episodes) for world in played.worlds()][: options.film]
         pictures["episodes.mp4"] = Saves(partial(filmed, makes, shown))
-        notes.append(f"{len(shown)} episodes are filmed")
+        notes.append(f"episodes filmed: {len(shown)}")
     if options.fan and list(makes) == [PUSH_T]:
         pictures["fan.png"] = Saves(partial(fanned, makes[PUSH_T], sessions, options.fan, first))
-        notes.append(f"{options.fan} futures from one state are drawn")
+        notes.append(f"futures drawn from one state: {options.fan}")
     return Report(rows(played), tuple(notes), pictures, {"environments": list(makes)}, played.table())
 
 
@@ -132,12 +132,13 @@ def rows(played: Rollouts) -> tuple[Row, ...]:
 
     every = played.episodes
     told = [episode.success for episode in every if episode.success is not None]
-    means = {"mean_maximum": [e.maximum for e in every], "mean_return": [e.total for e in every]}
-    metrics = {name: (sum(values) / len(values), *bootstrap(values, 0.9)) for name, values in means.items()}
+    found = []
     if told:
         share = sum(told) / len(told)
-        metrics = {"success": (share, *share_interval(share, len(told))), **metrics}
-    return tuple(Row(name, *known, None, "higher", len(every), 0) for name, known in metrics.items())
+        found.append(Row("success", share, *share_interval(share, len(told)), None, "higher", len(told), 0))
+    for name, values in (("mean_maximum", [e.maximum for e in every]), ("mean_return", [e.total for e in every])):
+        found.append(Row(name, sum(values) / len(values), *bootstrap(values, 0.9), None, "higher", len(values), 0))
+    return tuple(found)
 
 
 def filmed(makes: dict[str, partial[Environment]], episodes: Sequence[Episode], path: Path) -> None:
