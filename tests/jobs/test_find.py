@@ -19,7 +19,7 @@ FIELDS = sorted(path.parent.name for path in (SOURCE / "fields").glob("*/recipe.
 
 
 def said(text: str) -> set[str]:
-    """Every string but docstrings, and every imported name in a source, the parts of dotted ones too."""
+    """Every string but docstrings, and every name imported from us in a source, the parts of dotted ones too."""
     words: set[str] = set()
     tree = ast.parse(text)
     told = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # words about a thing, not for it
@@ -28,7 +28,9 @@ def said(text: str) -> set[str]:
             words |= {node.value, *node.value.split(".")}
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             parts = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-            words |= {word for part in parts for word in part.split(".")}
+            dotted = [part.split(".") for part in parts]
+            if any(first == "sfumato" for first, *_ in dotted):  # rich.text is no field of ours
+                words |= {word for part in dotted for word in part}
     return words
 
 

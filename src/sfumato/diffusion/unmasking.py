@@ -160,15 +160,15 @@ class Confidence(Solver):
         process = _masks(guess.process, type(self).__name__)
         gain = process.gain(x_t, t, s) * process.open(x_t)
         u = uniform_like(x_t, rng, (*x_t.shape, 2))  # drawn even if nothing is left to do: rows keep their streams
-        if not bool((gain > 0).any()):
-            return x_t, memory
+        due = gain.sum(1) + (0.0 if memory is None else memory)
+        count = (due + 1e-9).floor()
+        if not bool(((count[:, None] >= 1) & (gain > 0) | (gain >= 1)).any()):  # no token is due: no need to ask
+            return x_t, due - count
         law = _revealed_law(process, guess(x_t, t), x_t, t)
         drawn = draw(law, u[..., 0])
         gumbel = -torch.log(-torch.log(u[..., 1].clamp(1e-300, 1 - 1e-16)))
         score = law.gather(-1, drawn[..., None])[..., 0].log() + self.temperature * gumbel
         score = score.masked_fill(gain <= 0, -torch.inf)
-        due = gain.sum(1) + (0.0 if memory is None else memory)
-        count = (due + 1e-9).floor()
         place = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         chosen = ((place < count[:, None]) & (gain > 0)) | (gain >= 1)
         return torch.where(chosen, drawn, x_t), due - count

@@ -156,7 +156,7 @@ def convert(kind: Any, value: Any) -> Any:
         return float(value)
     if kind is int and isinstance(value, bool):
         raise ValueError("expected a whole number")
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "words"}
     return _expect(value, kind, names.get(kind, str(kind)))
 
 

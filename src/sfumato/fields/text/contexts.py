@@ -1,0 +1,59 @@
+"""What of an item is given and what is to be learned: prompts, holes, and plain writing, in one distribution of times.
+
+A given token has a time of its own, 0: it is seen as it is and no loss is taken on it. All others share the item's t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.diffusion.rng import Rng, uniform_like
+from sfumato.diffusion.times import Times
+from sfumato.diffusion.tree import Tree
+from sfumato.diffusion.tree import first as leaf
+
+
+@dataclass(frozen=True)
+class Contexts(Times):
+    """Times (B, L) of training: the share `prefix` of the items has a beginning that is given, the share `hole` has both
+    sides given and a run between them open, the rest is open throughout.
+
+    low: the least t; where next to nothing is hidden there is next to nothing to learn.
+    Raises ValueError for shares below 0 or above 1 together, or a low that is not in (0, 1).
+    """
+
+    prefix: float = 0.25
+    hole: float = 0.25
+    low: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if min(self.prefix, self.hole) < 0 or self.prefix + self.hole > 1:
+            raise ValueError(
+                f"shares prefix = {self.prefix:g} and hole = {self.hole:g}: must be 0 or more, at most 1 in all"
+            )
+        if not 0 < self.low < 1:
+            raise ValueError(f"low = {self.low:g}: must be above 0 and below 1")
+
+    def __call__(self, u: Tensor, schedule: Any) -> Tensor:
+        """The time of what is open, from uniform numbers u (B,) in [0, 1): (B,) float64."""
+        return self.low + (1 - self.low) * u.double()
+
+    def draw(self, u: Tensor, rng: Rng, process: Any, batch: Mapping[str, Tree]) -> Tensor:
+        """Times (B, L) of the items x (B, L) of a batch."""
+        open_ = self.open(uniform_like(u, rng, (len(u), 3)), leaf(batch["x"]).shape[1])
+        return torch.where(open_, self(u, process.schedule)[:, None], 0.0)
+
+    def open(self, own: Tensor, length: int) -> Tensor:
+        """Which of `length` tokens are open, at least one in every row, from uniform numbers (B, 3): bool (B, L)."""
+        kind, begin, end = own.unbind(1)
+        place = torch.arange(length, device=own.device)
+        first = (begin * length).floor()
+        last = first + 1 + (end * (length - first)).floor()
+        first = torch.where(kind < self.prefix + self.hole, first, 0)[:, None]
+        last = torch.where((kind >= self.prefix) & (kind < self.prefix + self.hole), last, length)[:, None]
+        return (place >= first) & (place < last)

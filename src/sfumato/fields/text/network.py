@@ -1,0 +1,105 @@
+"""A transformer over tokens that attends both ways and is told no time.
+
+What stands under a mask depends on the tokens seen and not on how many were to be hidden: the best answer of a masked
+process has no time in it (Ou 2024, arXiv 2406.03736), so the level is not looked at. Blocks are pre-normalised, with
+rotary positions, normalised queries and keys and SwiGLU; the table of tokens is also the last layer (Press 2017).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.networks.parts import SelfAttention, SwiGLU, rotary_angles, rotary_turns, standard, zero_
+
+
+class TokenTransformer(nn.Module):
+    """Logits of every token from tokens of which some are masks.
+
+    answers  number of tokens V that may be answered
+    extra    tokens beyond those that are only shown: 1, the mask
+    heads    of attention; by default one per 64 channels of width
+    dropout  share of the numbers of each block's two answers that is dropped in training
+
+    Raises ValueError if the options do not fit together.
+    """
+
+    options: dict[str, Any]
+
+    def __init__(
+        self,
+        *,
+        answers: int,
+        extra: int = 1,
+        width: int = 192,
+        depth: int = 5,
+        heads: int | None = None,
+        mlp_ratio: float = 8 / 3,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.options = {
+            "kind": "tokens",
+            "answers": answers,
+            "extra": extra,
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "mlp_ratio": mlp_ratio,
+            "dropout": dropout,
+        }
+        heads = max(1, width // 64) if heads is None else heads
+        for good, name, right in (
+            (answers >= 2, f"answers = {answers}", "at least 2"),
+            (extra >= 0, f"extra = {extra}", "0 or more"),
+            (depth >= 1, f"depth = {depth}", "at least 1"),
+            (width % heads == 0, f"width = {width}", f"divisible by the {heads} heads"),
+            (0 <= dropout < 1, f"dropout = {dropout}", "from 0 to below 1"),
+        ):
+            if not good:
+                raise ValueError(f"{name}: must be {right}")
+        rotary_angles((1,), width // heads)  # complains now, not at the first batch
+        hidden = max(1, round(mlp_ratio * width / 64)) * 64  # matrix units like multiples of 64
+        self.answers, self.head_width = answers, width // heads
+        self.embed = nn.Embedding(answers + extra, width)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout) for _ in range(depth))
+        self.scale = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor, level: Tensor, level_s: Tensor | None = None) -> Tensor:
+        """x (B, L) int64 -> logits (B, L, answers); the levels change nothing.
+
+        Raises ValueError for tokens of another shape or type, or beyond the table.
+        """
+        if x.ndim != 2 or x.dtype != torch.int64:
+            raise ValueError(f"tokens are int64 of shape (batch, length), got {x.dtype} of shape {tuple(x.shape)}")
+        h = standard(self.embed(x))
+        if torch.is_autocast_enabled(x.device.type):
+            h = h.to(torch.get_autocast_dtype(x.device.type))
+        turns = rotary_turns(rotary_angles((x.shape[1],), self.head_width, x.device), h.dtype)
+        for block in self.blocks:
+            h = block(h, turns)
+        return nn.functional.linear(standard(h, self.scale), self.embed.weight[: self.answers])
+
+
+class Block(nn.Module):
+    """Attention and feed-forward; starts as the identity."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.attention = SelfAttention(width, heads)
+        self.feed = SwiGLU(width, hidden)
+        zero_(self.attention.out)
+        zero_(self.feed.out)
+
+    def forward(self, h: Tensor, turns: Tensor) -> Tensor:
+        """h (B, L, width), turns (2, L, head) -> (B, L, width)."""
+        h = h + self.dropped(self.attention(standard(h), turns))
+        return h + self.dropped(self.feed(standard(h)))
+
+    def dropped(self, answer: Tensor) -> Tensor:
+        """An answer (B, L, width) of which in training a share is dropped."""
+        return nn.functional.dropout(answer, self.dropout) if self.training and self.dropout else answer

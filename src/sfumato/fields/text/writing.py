@@ -1,0 +1,137 @@
+"""What is to be written: a prompt to go on from, or a text with holes, laid out as tokens of which some are known.
+
+    def area(r):\\n    return <fill:8>\\n        ->        known tokens, 8 masks, known tokens
+
+Holes are `<fill>`, or `<fill:12>` for 12 tokens. What is around them is known to the byte, and stays so: each stretch is
+encoded by itself, its tokens never change, and what does not fit into a window beside the holes is put back untouched.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato.data.errors import DataError
+from sfumato.diffusion import Endpoints, Guess
+from sfumato.diffusion.guidance import Wrapped
+from sfumato.diffusion.tokens import NEVER
+from sfumato.fields.text.vocabulary import Vocabulary
+
+HOLE = re.compile(rb"<fill(?::(\d{1,6}))?>")
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Tokens (L,) int64, read where `known` (L,) is True; `before` and `after` are the bytes around them.
+
+    `written` turns drawn tokens into the text. `ends` says whether a drawn end of the document ends the text (a prompt is
+    gone on from), or cannot be drawn at all (a hole has another side).
+    """
+
+    tokens: np.ndarray
+    known: np.ndarray
+    before: bytes = b""
+    after: bytes = b""
+    ends: bool = True
+
+    def written(self, drawn: np.ndarray, vocabulary: Vocabulary) -> bytes:
+        """The whole text of drawn tokens (L,), up to its end if one was drawn."""
+        tokens = np.where(self.known, self.tokens, drawn)
+        if self.ends:
+            closing = np.flatnonzero((tokens == vocabulary.end) & ~self.known)
+            tokens = tokens[: closing[0]] if len(closing) else tokens
+        return self.before + vocabulary.decode(tokens) + self.after
+
+    def marked(self, drawn: np.ndarray, vocabulary: Vocabulary) -> bytes:
+        """What the window of drawn tokens (L,) holds, with quotes around what was written into each hole."""
+        edges = np.flatnonzero(np.diff(self.known)) + 1
+        parts = []
+        for begin, run in zip([0, *edges], np.split(np.where(self.known, self.tokens, drawn), edges)):
+            text = vocabulary.decode(run)
+            parts.append(text if self.known[begin] else "\u00ab".encode() + text + "\u00bb".encode())
+        return b"".join(parts)
+
+    def longer(self, length: int) -> Layout:
+        """The same with what follows its window open, `length` tokens in all."""
+        more = length - len(self.tokens)
+        tokens = np.concatenate([self.tokens, np.zeros(more, dtype=np.int64)])
+        known = np.concatenate([self.known, np.zeros(more, dtype=bool)])
+        return Layout(tokens, known, self.before, self.after, self.ends)
+
+
+def prompted(prompt: bytes, vocabulary: Vocabulary, length: int) -> Layout:
+    """A document that begins with `prompt`, the rest of `length` tokens (its opening end among them) to be written.
+
+    A prompt that leaves less than half of the length free is known by its last tokens only; none of it is lost.
+    Raises DataError for a length below 2.
+    """
+    if length < 2:
+        raise DataError(f"length = {length}: must be at least 2 tokens")
+    ids = np.concatenate([[vocabulary.end], vocabulary.encode(prompt)]).astype(np.int64)
+    seen = ids[-max(1, length // 2) :]
+    tokens = np.concatenate([seen, np.full(length - len(seen), vocabulary.end)])
+    return Layout(tokens, np.arange(length) < len(seen), vocabulary.decode(ids[: len(ids) - len(seen)]))
+
+
+def filled(text: bytes, vocabulary: Vocabulary, window: int, hole: int) -> Layout:
+    """A text with holes, `hole` tokens long unless they say how long; what is known around them as far as a window holds it.
+
+    Raises DataError without a hole, for a hole of no tokens, and where the holes do not fit into one window with what is
+    between them.
+    """
+    parts: list[np.ndarray] = []
+    known: list[bool] = []
+    place = 0
+    for number, match in enumerate(HOLE.finditer(text), 1):
+        count = int(match.group(1) or hole)
+        if not 1 <= count <= window:
+            raise DataError(f"hole {number} is {count} tokens long: must be from 1 to {window}, the window of this run")
+        parts += [vocabulary.encode(text[place : match.start()]), np.full(count, vocabulary.end)]
+        known += [True, False]
+        place = match.end()
+    if not parts:
+        raise DataError("the text has no hole: mark what is to be written with <fill>, or <fill:12> for 12 tokens")
+    parts.append(vocabulary.encode(text[place:]))
+    known.append(True)
+    edge = [np.array([vocabulary.end])]
+    tokens = np.concatenate(edge + parts + edge).astype(np.int64)
+    where = np.concatenate([[True], *(np.full(len(part), well) for part, well in zip(parts, known)), [True]])
+    holes = np.flatnonzero(~where)
+    first, last = int(holes[0]), int(holes[-1]) + 1
+    if last - first > window:
+        raise DataError(
+            f"from the first hole to the end of the last there are {last - first} tokens, a window of this run has {window}: "
+            "fill them one after the other, or make them shorter"
+        )
+    start = min(max(0, first - (window - (last - first)) // 2), max(0, len(tokens) - window))
+    stop = min(len(tokens), start + window)
+    before, after = vocabulary.decode(tokens[:start]), vocabulary.decode(tokens[stop:])
+    return Layout(tokens[start:stop], where[start:stop], before, after, ends=False)
+
+
+@dataclass(frozen=True)
+class Sharpened(Wrapped):
+    """A guess of tokens at another temperature: log-probabilities divided by it, so that below 1 the likely is likelier.
+
+    ``temperature`` is one number, or one a row (B,). ``barred`` (B,) bool or None: rows in which the token ``bar`` cannot
+    be drawn.
+    """
+
+    base: Guess
+    temperature: float | Tensor = 1.0
+    bar: int = 0
+    barred: Tensor | None = None
+
+    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+        ends = self.base(x_t, t, s, **condition)
+        warmth = self.temperature
+        x = ends.x / (warmth if isinstance(warmth, float) else warmth.to(ends.x)[:, None, None])
+        if self.barred is not None:
+            closing = torch.arange(x.shape[-1], device=x.device) == self.bar
+            x = torch.where(self.barred[:, None, None] & closing & (x_t != self.bar)[..., None], NEVER, x)
+        return Endpoints(x, ends.z)

@@ -1,0 +1,197 @@
+"""The whole job through the command, on a small folder of text: inspect, train, resume, sample, fill, evaluate."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("tokenizers", reason="needs the extra sfumato[text]")
+
+import sfumato
+from sfumato.cli import main
+from sfumato.errors import DataError, Wrong
+from sfumato.fields.text.measure import choose, rulers
+from sfumato.fields.text.options import TextAsk
+from sfumato.fields.text.queries import asked
+from sfumato.jobs.model import load
+from sfumato.training import loop
+from sfumato.training.checkpoint import read_tensors
+from sfumato.training.run import Run, RunError
+
+NAMES = ["apple", "basil", "cedar", "daisy", "elder", "fennel"]
+TRAIN = ["--vocab", "280", "--window", "32", "--held-out", "0.2", "--network.width", "32", "--network.depth", "2",
+         "--batch", "8", "--optim.lr", "5e-3", "--threads", "1", "--previews", "1", "--precision", "fp32"]  # fmt: skip
+
+
+def folder(path: Path) -> Path:
+    """Files of Python in which every line names a plant and its number."""
+    path.mkdir()
+    for i in range(24):
+        lines = (f"{NAMES[(i + j) % 6]} = {(i + j) % 6}\n" for j in range(12 + i % 5))
+        (path / f"{i:02d}.py").write_text("".join(lines), encoding="utf-8")
+    (path / "picture.py").write_bytes(b"\0\1\2")
+    (path / "copy.py").write_bytes((path / "03.py").read_bytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a minute's patience: 60 steps."""
+    place = tmp_path_factory.mktemp("text")
+    data, out = folder(place / "garden"), place / "run"
+    assert main(["train", "text", str(data), *TRAIN, "--steps", "60", "--out", str(out)]) == 0
+    return out
+
+
+def test_inspect_says_what_is_there_and_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "text", str(folder(tmp_path / "garden")), *TRAIN]) == 0
+    said = capsys.readouterr().out
+    assert "24 documents" in said
+    assert "picture.py: binary (a zero byte at 0); left out" in said
+    assert "copy.py: the same as 03.py" in " ".join(said.split()) or "03.py: the same as copy.py" in said
+    assert "suffixes  .py 100%" in said
+    assert "windows of 32 tokens" in said
+    assert "TokenTransformer" in said
+
+
+def test_training_goes_on_to_the_bit_where_it_was_stopped(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, save = tmp_path / "run", loop._save
+
+    def stopping(run: Run, step: int, *rest: Any) -> None:
+        save(run, step, *rest)
+        if step == 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_save", stopping)
+        words = ["train", "text", str(run.parent / "garden"), *TRAIN, "--steps", "60", "--out", str(out)]
+        assert main([*words, "--save-seconds", "1e-9"]) == 143
+    assert not (out / "model.safetensors").is_file()
+    assert main(["resume", str(out)]) == 0
+    weights, whole = (read_tensors(place / "model.safetensors") for place in (out, run))
+    assert all(torch.equal(weights[name], whole[name]) for name in whole)
+    assert weights.keys() == whole.keys()
+
+
+def test_texts_are_files_with_their_making_beside_and_can_be_made_again(run: Path, tmp_path: Path) -> None:
+    out, again = tmp_path / "texts", tmp_path / "again"
+    words = ["sample", str(run), "-n", "3", "--prompt", "basil = ", "--steps", "8", "--seed", "5", "--out", str(out)]
+    assert main(words) == 0
+    texts = [(out / f"{i:04d}.py").read_bytes() for i in range(3)]
+    assert all(text.startswith(b"basil = ") for text in texts)
+    making = json.loads((out / "0001.py.json").read_text())
+    assert (making["number"], making["seed"], making["ask"]["prompt"]) == (1, 5, "basil = ")
+    assert (out / "grid.txt").read_text().startswith("---- 0 ----\nbasil = ")
+    assert main(["sample", str(run), "--like", str(out / "0002.py"), "--out", str(again)]) == 0
+    assert (again / "0002.py").read_bytes() == texts[2]
+    assert main(words) == 0  # a set of ours is replaced
+    assert main([*words, "--format", ".txt"]) == 0
+    assert (out / "0000.txt").read_bytes() == texts[0]
+
+
+def test_what_is_around_a_hole_stays_to_the_byte(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "open.py"
+    file.write_bytes(b"apple = 0\r\nbasil = <fill:2>\n\tcedar = <fill:1>\xf0\x9f\x8c\xb1\n" + b"daisy = 3\n" * 30)
+    things = sfumato.load(run, steps=4).sample(3, around=file, seed=1)
+    for thing in things:
+        assert thing.text.startswith(b"apple = 0\r\nbasil = ")
+        assert thing.text.endswith(b"\xf0\x9f\x8c\xb1\n" + b"daisy = 3\n" * 30)
+        assert b"<fill" not in thing.text
+        assert thing.shown.count("\u00ab") == thing.shown.count("\u00bb") == 2
+    assert main(["sample", str(run), "-n", "2", "--around", str(file), "--out", str(tmp_path / "filled")]) == 0
+    assert (tmp_path / "filled" / "0001.py").read_bytes().startswith(b"apple = 0\r\nbasil = ")
+
+
+@pytest.mark.parametrize("block", [None, 8])
+def test_a_text_is_the_same_alone_and_among_others(run: Path, block: int | None) -> None:
+    """Also where it is longer than a window and so written on."""
+    model = load(run)
+    ask = TextAsk(prompt="apple", length=70, block=block)
+    queries = model.recipe.queries(model, ask, 5)
+    (every,) = model.recipe.draw(model, queries, range(5))
+    (alone,) = model.recipe.draw(model, queries, [3])
+    one, same = (model.recipe.things(model, queries, drawn) for drawn in (alone, every))
+    assert one[0].text == same[3].text
+    assert every.x.shape[1] == 70 or bool((every.x[:, 1:] == model.facts.end).any(1).all())
+
+
+def test_blocks_are_written_from_left_to_right(run: Path) -> None:
+    """In as many steps in all as asked, no token moves before all those of the blocks before it stand."""
+    model = load(run)
+    queries = asked(TextAsk(block=8), model.recipe.vocabulary(model.run), model.facts, 2)
+    batch = queries.batch([0, 1])
+    z = model.process.prior(batch["x"])
+    _, times = model.recipe.begin(model.process, z, model.grid(model.walk)(model.process.schedule, 64), batch)
+    assert times.shape == (64 + 1, 1, 32)
+    for t, s in pairwise(times[:, 0]):
+        (moving,) = (t > s).nonzero(as_tuple=True)
+        assert int(moving[-1]) - int(moving[0]) == 7
+        assert bool((s[: int(moving[0])] == 0).all())
+    whole = asked(TextAsk(block=None), queries.vocabulary, model.facts, 2).batch([0, 1])
+    grid = model.grid(model.walk)(model.process.schedule, 64)
+    assert torch.equal(model.recipe.begin(model.process, z, grid, whole)[1], grid)
+
+
+def test_the_report_has_every_number_beside_its_ruler(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", str(run), "--holes", "20", "-n", "4", "--span", "8", "--draws", "1", "--steps", "8"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    for name in ("bits_per_byte", "... of xz", "... of 3-gram of tokens", "holes_of_3_right", "... of 3 by a trigram",
+                 "parses", "sound"):  # fmt: skip
+        assert name in said
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert "bits_per_byte" in json.dumps(metrics)
+    assert (run / "texts.txt").read_text().count("----\n") == 4
+    # what compressors and n-grams reach is kept, for these documents alone
+    file = run / "cache" / "rulers.json"
+    kept = json.loads(file.read_text())
+    xz = kept["rulers"]["xz"][0]
+    file.write_text(
+        json.dumps({**kept, "rulers": {**kept["rulers"], "xz": [[7 * b for b in xz], kept["rulers"]["xz"][1]]}})
+    )
+    corpus = load(run).recipe.corpus(Run(run))
+    chosen = choose(corpus, 10**6)
+    assert rulers(corpus, chosen, run / "cache")["xz"].bits.tolist() == [7 * b for b in xz]
+    assert rulers(corpus, chosen[:1], run / "cache")["xz"].bits.tolist() == xz[:1]
+    file.write_text("{")
+    assert rulers(corpus, chosen, run / "cache")["xz"].bits.tolist() == xz
+
+
+def test_what_makes_no_sense_is_said_in_a_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = sfumato.load(run)
+    empty = tmp_path / "whole.py"
+    empty.write_text("x = 1\n")
+    with pytest.raises(DataError, match=r"whole.py: the text has no hole: mark what is to be written with <fill>"):
+        model.sample(1, around=empty)
+    with pytest.raises(DataError, match="there is no such file"):
+        model.sample(1, around=tmp_path / "nothing.py")
+    empty.write_bytes(b"\xff<fill>")
+    with pytest.raises(DataError, match=r"not UTF-8 .*; expected a text of UTF-8"):
+        model.sample(1, around=empty)
+    with pytest.raises(Wrong, match=r"around = .*: must be given without prompt"):
+        model.sample(1, around=empty, prompt="x")
+    with pytest.raises(Wrong, match=r"temperature = 0\.0: must be from 0\.001 to 10"):
+        model.sample(1, temperature=0.0)
+    assert main(["sample", str(run), "--walk", "upwards", "--out", str(tmp_path / "out")]) == 1
+    assert "must be one of usual, surest, any, few" in capsys.readouterr().err
+    assert main(["distill", str(run), "--out", str(tmp_path / "map")]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    stored = json.loads((run / "data.json").read_text())
+    (damaged / "data.json").write_text(json.dumps({**stored, "vocab": "many"}))
+    with pytest.raises(RunError, match="vocab = 'many': must be a whole number"):
+        model.recipe.facts(Run(damaged))
+    assert main(["train", "text", str(tmp_path / "nowhere"), "--out", str(tmp_path / "x")]) == 1
+    assert "there is no such file or folder" in capsys.readouterr().err
+    assert main(["train", "text", str(run.parent / "garden"), "--method.process", "uniform", "--out", "y"]) == 1
+    assert "method.process = 'uniform': must be 'masked'" in capsys.readouterr().err
