@@ -127,7 +127,7 @@ def test_a_walk_asks_once_for_each_side(name: str) -> None:
 def test_a_bare_call_is_right_too(name: str, time: float) -> None:
     """With what is given or without, of an encoding network or a plain one: one guess."""
     wrap, _ = WRAPPERS[name]
-    network, denoiser = encoding()
+    _network, denoiser = encoding()
     guess, plain, t = wrap(denoiser), wrap(Denoiser(Plain(), PROCESS)), scalar(time)
     bare = guess(X, t, **CONDITION)
     told = guess(X, t, given=guess.given(**CONDITION))

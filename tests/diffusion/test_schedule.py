@@ -257,13 +257,7 @@ def test_zero_terminal_ends_without_signal() -> None:
     wanted = (kept - kept[-1]) * kept[0] / (kept[0] - kept[-1])
     assert (schedule.alpha(t) - wanted).abs().max() < 1e-15
     assert schedule.alpha(t)[-1] == 0
-<<<<<<< HEAD
-    assert schedule.sigma(t)[-1] == pytest.approx(
-        1, abs=1e-14
-    )  # a root of a sum, rounded by each processor its own way
-=======
-    assert float(schedule.sigma(t)[-1]) == pytest.approx(1, abs=1e-15)
->>>>>>> w-core
+    assert float(schedule.sigma(t)[-1]) == pytest.approx(1, abs=1e-14)  # a root, rounded by each processor its own way
     assert schedule.alpha(t)[0] == 1
     assert schedule.sigma(t)[0] == 0
     tiny = torch.tensor([1e-9], dtype=F64)  # no cancellation near the data
