@@ -37,7 +37,7 @@ from sfumato.diffusion import (
     ZeroTerminal,
     uniform,
 )
-from sfumato.fields.policy.network import Policy
+from sfumato.fields.policy.network import ChunkNetwork
 
 ROWS, LENGTH, VOCAB = 8, 6, 5
 SCHEDULES: dict[str, Schedule] = {
@@ -214,18 +214,18 @@ NETWORKS: dict[str, Net] = {
         lambda: {"routing_order": torch.rand(4, 16, generator=torch.Generator().manual_seed(3))},
         given={"route": True},
     ),
-    "Policy, mlp": Net(
-        lambda: Policy(dim=2, horizon=8, state=3, body="mlp", width=64, depth=2),
+    "ChunkNetwork, mlp": Net(
+        lambda: ChunkNetwork(dim=2, horizon=8, state=3, body="mlp", width=64, depth=2),
         (8, 2),
         lambda: {"state": normal(4, 2, 3, seed=4)},
     ),
-    "Policy, transformer on pictures": Net(
-        lambda: Policy(dim=2, horizon=8, picture=(3, 32, 32), tasks=3, body="transformer", width=64, depth=2),
+    "ChunkNetwork, transformer on pictures": Net(
+        lambda: ChunkNetwork(dim=2, horizon=8, picture=(3, 32, 32), tasks=3, body="transformer", width=64, depth=2),
         (8, 2),
         lambda: {"picture": normal(4, 2, 1, 3, 32, 32, seed=5), "task": torch.tensor([0, 1, 2, -1])},
     ),
-    "Policy, unet": Net(
-        lambda: Policy(dim=2, horizon=8, state=3, body="unet", width=32, depth=2),
+    "ChunkNetwork, unet": Net(
+        lambda: ChunkNetwork(dim=2, horizon=8, state=3, body="unet", width=32, depth=2),
         (8, 2),
         lambda: {"state": normal(4, 2, 3, seed=4)},
     ),
