@@ -107,6 +107,14 @@ def test_what_is_around_a_hole_stays_to_the_byte(run: Path, tmp_path: Path) -> N
         assert thing.text.endswith(b"\xf0\x9f\x8c\xb1\n" + b"daisy = 3\n" * 30)
         assert b"<fill" not in thing.text
         assert thing.shown.count("\u00ab") == thing.shown.count("\u00bb") == 2
+    model = load(run)  # and the network itself is shown it, from the first call on
+    queries, shown = model.recipe.queries(model, TextAsk(around=file), 3), []
+    network = next(module for module in model.denoiser.network.modules() if hasattr(module, "embed"))
+    network.register_forward_pre_hook(lambda module, given: shown.append(given[0]))
+    list(model.recipe.draw(model, queries, range(3)))
+    where, known = torch.from_numpy(queries.layout.known), torch.from_numpy(queries.layout.tokens)
+    assert all(torch.equal(x[:, where], known[where].expand(len(x), -1)) for x in shown)
+    assert bool((shown[0][:, ~where] == model.facts.mask).all())
     assert main(["sample", str(run), "-n", "2", "--around", str(file), "--out", str(tmp_path / "filled")]) == 0
     assert (tmp_path / "filled" / "0001.py").read_bytes().startswith(b"apple = 0\r\nbasil = ")
 
