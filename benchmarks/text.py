@@ -49,7 +49,7 @@ from sfumato.fields.text.options import Measured, TextAsk, TextNetwork
 from sfumato.fields.text.queries import TextQueries
 from sfumato.fields.text.recipe import Sheet, Text
 from sfumato.fields.text.samples import Seen, parses
-from sfumato.fields.text.writing import filled
+from sfumato.fields.text.writing import laid_out
 from sfumato.jobs.model import Model, load
 from sfumato.jobs.walk import Walk
 from sfumato.metrics.intervals import share_interval
@@ -229,7 +229,7 @@ def lines(model: Model, corpus: Corpus, sizes: Sizes, out: Path) -> dict[str, An
     with (out / "lines.txt").open("w", encoding="utf-8") as file:
         for number, (name, before, line, after) in enumerate(held_out_lines(corpus, sizes.lines)):
             tokens = len(corpus.vocabulary.encode(line))
-            layout = filled(before + b"<fill:%d>" % tokens + after, corpus.vocabulary, corpus.facts.window, 1)
+            layout = laid_out([before, tokens, after], corpus.vocabulary, corpus.facts.window)
             found = []
             for n, warmth in ((1, 0.001), (3, 0.7))[: 2 if number < 24 else 1]:
                 who = dataclasses.replace(model, walk=model.walked(Walk(batch=n, steps=tokens), "surest"))

@@ -84,23 +84,30 @@ def filled(text: bytes, vocabulary: Vocabulary, window: int, hole: int) -> Layou
     Raises DataError without a hole, for a hole of no tokens, and where the holes do not fit into one window with what is
     between them.
     """
-    parts: list[np.ndarray] = []
-    known: list[bool] = []
+    pieces: list[bytes | int] = []
     place = 0
     for number, match in enumerate(HOLE.finditer(text), 1):
         count = int(match.group(1) or hole)
         if not 1 <= count <= window:
             raise DataError(f"hole {number} is {count} tokens long: must be from 1 to {window}, the window of this run")
-        parts += [vocabulary.encode(text[place : match.start()]), np.full(count, vocabulary.end)]
-        known += [True, False]
+        pieces += [text[place : match.start()], count]
         place = match.end()
-    if not parts:
+    if not pieces:
         raise DataError("the text has no hole: mark what is to be written with <fill>, or <fill:12> for 12 tokens")
-    parts.append(vocabulary.encode(text[place:]))
-    known.append(True)
+    return laid_out([*pieces, text[place:]], vocabulary, window)
+
+
+def laid_out(pieces: Sequence[bytes | int], vocabulary: Vocabulary, window: int) -> Layout:
+    """Known stretches (bytes) and holes (their number of tokens) in order, as one document; what is known around the holes
+    as far as a window holds it.
+
+    Raises DataError where the holes do not fit into one window with what is between them.
+    """
+    holes_ = [isinstance(piece, int) for piece in pieces]
+    parts = [np.full(piece, vocabulary.end) if isinstance(piece, int) else vocabulary.encode(piece) for piece in pieces]
     edge = [np.array([vocabulary.end])]
     tokens = np.concatenate(edge + parts + edge).astype(np.int64)
-    where = np.concatenate([[True], *(np.full(len(part), well) for part, well in zip(parts, known)), [True]])
+    where = np.concatenate([[True], *(np.full(len(part), not hole) for part, hole in zip(parts, holes_)), [True]])
     holes = np.flatnonzero(~where)
     first, last = int(holes[0]), int(holes[-1]) + 1
     if last - first > window:
