@@ -9,6 +9,7 @@ encoded by itself, its tokens never change, and what does not fit into a window 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
