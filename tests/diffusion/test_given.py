@@ -127,7 +127,7 @@ def test_a_walk_asks_once_for_each_side(name: str) -> None:
 def test_a_bare_call_is_right_too(name: str, time: float) -> None:
     """With what is given or without, of an encoding network or a plain one: one guess."""
     wrap, _ = WRAPPERS[name]
-    _network, denoiser = encoding()
+    _, denoiser = encoding()
     guess, plain, t = wrap(denoiser), wrap(Denoiser(Plain(), PROCESS)), scalar(time)
     bare = guess(X, t, **CONDITION)
     told = guess(X, t, given=guess.given(**CONDITION))
@@ -229,9 +229,10 @@ def test_misspelt_conditions_are_not_swallowed() -> None:
     for network in (Plain(), Encoding()):
         with pytest.raises(TypeError, match="lable"):
             sample(Denoiser(network, PROCESS), X, uniform(Linear(), 3), lable=LABEL, style=LABEL, text=LABEL)
+        guess = Denoiser(network, PROCESS)
+        given = guess.given(**CONDITION)
         with pytest.raises(TypeError, match="previus"):
-            guess = Denoiser(network, PROCESS)
-            guess(X, T, given=guess.given(**CONDITION), previus=X)
+            guess(X, T, given=given, previus=X)
 
 
 # ---- law 15 ------------------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def test_a_walk_from_the_middle_is_the_tail_of_the_whole(name: str) -> None:
     whole = [x for x, _ in walk(world.denoiser, z, times, Euler(), rng)]
     rng.set_state(state)
     head = [x for x, _ in walk(world.denoiser, z, times[:4], Euler(), rng)]
-    tail = [x for x, _ in walk(world.denoiser, None, times[3:], Euler(), rng, x_t=head[-1])]
+    tail = [x for x, _ in walk(world.denoiser, z, times[3:], Euler(), rng, x_t=head[-1])]
     assert len(tail) == 5
     for one, two in zip(tail, whole[3:], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(tree.leaves(one), tree.leaves(two), strict=True))

@@ -13,7 +13,7 @@ from sfumato.diffusion.paths import Endpoints
 from sfumato.diffusion.process import States
 from sfumato.diffusion.product import Product
 from sfumato.diffusion.rng import Rng
-from sfumato.diffusion.sample import Euler, Solver, still
+from sfumato.diffusion.sample import Euler, Solver
 from sfumato.diffusion.tree import Tree
 
 
@@ -91,6 +91,5 @@ class Parts(Solver):
                 continue
             here, there = ((u[name] if isinstance(u, Mapping) else u) for u in (t, s))
             told = _Asked(process, Endpoints(ends.x[name], ends.z[name]), x_t[name], here, type(solvers[name]).__name__)
-            moved, kept[name] = solvers[name].step(told, x_t[name], here, there, memory.get(name), rng)
-            x_s[name] = still(x_t[name], moved, here, there)
+            x_s[name], kept[name] = solvers[name].step(told, x_t[name], here, there, memory.get(name), rng)
         return x_s, kept

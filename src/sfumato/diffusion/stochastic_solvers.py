@@ -146,9 +146,11 @@ class Renoised(Solver):
 
     def step(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: Any, rng: Rng) -> tuple[Tensor, Any]:
         schedule = guess.process.schedule
-        here, there = schedule.angle(t).tan(), schedule.angle(s).tan()
-        fresh = torch.where(s < t, self.eta**2 * (1 - (there / here) ** 2), 0.0)
-        r = torch.where(s < t, schedule.at_angle(torch.atan(there * (1 - fresh).sqrt())).clamp(0, 1), s)
+        here, there, least = (schedule.angle(u).tan() for u in (t, s, torch.zeros_like(s)))
+        # no further down than the schedule goes: one that ends with some noise keeps that
+        fresh = torch.minimum(self.eta**2 * (1 - (there / here) ** 2), 1 - (least / there) ** 2)
+        fresh = torch.where(there > least, fresh, 0.0)
+        r = schedule.at_angle(torch.atan(there * (1 - fresh).sqrt())).clamp(0, 1)
         x_r, memory = self.solver.step(guess, x_t, t, r, memory, rng)
         lift, noise = schedule.alpha(s) / schedule.alpha(r), schedule.sigma(s) * fresh.sqrt()
         return along(lift, x_r) * x_r + along(noise, x_r) * guess.process.prior(x_r, rng), memory

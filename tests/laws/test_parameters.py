@@ -1,0 +1,422 @@
+"""Every parameter of every solver away from its default: what it does, as a law at two other values or more."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import fields, is_dataclass
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sfumato.diffusion as diffusion
+from sfumato.diffusion import (
+    EDM,
+    SOLVERS,
+    VE,
+    VP,
+    Confidence,
+    Denoiser,
+    Descent,
+    EntropyBound,
+    Equilibrium,
+    Gaussian,
+    Linear,
+    Masked,
+    Parts,
+    Remask,
+    Renoised,
+    ab,
+    descend,
+    dpmpp_2m,
+    euler,
+    heun,
+    sample,
+    uniform,
+    walk,
+)
+from sfumato.diffusion.exact import MixtureData
+from sfumato.diffusion.sample import Euler, Solver
+from sfumato.diffusion.schedule import LogLinear, Schedule
+from sfumato.diffusion.solvers import AdaptiveSolver, Churn, Multistep, NotMet, PredictorCorrector
+from tests.laws.orders import Impulses, curve, exact_end, mixture, moment_error, noises, panel, slope, worst_ratio
+from tests.laws.worlds import F64, Told, normal, scalar
+
+FINITE: dict[str, Schedule] = {"vp": VP(), "ve": VE(), "edm": EDM(), "loglinear": LogLinear()}
+
+
+# ---- every solver whose noise is fresh: it is the right noise, whatever the parameters -----------------------------------
+
+FRESH: dict[str, Any] = {
+    **{f"euler {eta}": euler(eta) for eta in (0.0, 0.3, 0.8, 1.0)},
+    **{f"dpmpp_2m {eta}": dpmpp_2m(eta) for eta in (0.0, 0.3, 0.8, 1.0)},
+    **{f"renoised {eta}": Renoised(euler(), eta) for eta in (0.0, 0.3, 0.8, 1.0)},
+    **{f"renoised heun {eta}": Renoised(heun(), eta) for eta in (0.4, 0.9)},
+    **{f"churn {churn} {low} {high}": Churn(churn, low, high) for churn, low, high in (
+        (0.0, 0.05, 50.0), (5.0, 0.0, 1e9), (300.0, 0.05, 50.0), (20.0, 0.5, 3.0), (20.0, 0.05, 0.4), (20.0, 3.0, 50.0))},
+    **{f"corrections {strength} {times}": PredictorCorrector(strength, times)
+       for strength in (0.0, 0.2, 1.5) for times in (1, 3)},
+}  # fmt: skip
+
+
+def point(schedule: Schedule, x: float = 1.7) -> MixtureData:
+    """Data that is one point: the guess is always right."""
+    return MixtureData(
+        torch.ones(1, dtype=F64), torch.full((1, 1), x, dtype=F64), torch.zeros(1, dtype=F64),
+        process=Gaussian(schedule, "data"),
+    )  # fmt: skip
+
+
+def linear_walk(solver: Any, schedule: Schedule, times: Tensor, draws: int = 1) -> list[Tensor]:
+    """Every state of walks to the one point: row 0 without any noise, row 1 with a unit of that at the start, rows 2 and on
+    with one of a fresh draw each; the state is affine in them."""
+    data, one = point(schedule), times[0]
+    start = (schedule.alpha(one) * 1.7).repeat(2 + draws * (len(times) - 1), 1)
+    start[1] += schedule.sigma(one)
+    impulses: Any = Impulses()
+    return [x for x, _ in walk(data, None, times, solver, impulses, x_t=start)]
+
+
+@pytest.mark.parametrize("name", FRESH)
+@pytest.mark.parametrize("schedule", FINITE)
+def test_delta_data_has_the_kernels_law_at_every_step(name: str, schedule: str) -> None:
+    """Where the guess is right, x_s is N(alpha x, sigma^2) for any amount of fresh noise: it replaces what was taken."""
+    world, times = FINITE[schedule], uniform(FINITE[schedule], 9)
+    for time, x_s in zip(times, linear_walk(FRESH[name], world, times, draws=3), strict=True):
+        spread, wanted = (x_s[1:] - x_s[0]).pow(2).sum().sqrt(), world.sigma(time)
+        assert abs(float(x_s[0, 0] - world.alpha(time) * 1.7)) < 1e-9
+        assert float(spread) == pytest.approx(float(wanted), rel=1e-9, abs=1e-11)
+
+
+def kept(solver: Any, schedule: Schedule, times: Tensor) -> list[float]:
+    """How much of the noise at the start is left in every state, in units of the noise there."""
+    return [float((x[1] - x[0]) / schedule.sigma(t))
+            for t, x in zip(times, linear_walk(solver, schedule, times, draws=6), strict=True)]  # fmt: skip
+
+
+@pytest.mark.parametrize("eta", [0.3, 0.8])
+@pytest.mark.parametrize("make", [euler, dpmpp_2m, lambda eta: Renoised(heun(), eta)], ids=["euler", "2m", "renoised"])
+def test_eta_is_that_of_ddim(eta: float, make: Any) -> None:
+    """Song 2020, eq. 16, from the products of 1 - beta: the deviation of the fresh noise, and of all solvers the same."""
+    times = torch.linspace(0.95, 0.15, 6, dtype=F64)
+    found = kept(make(eta), VP(), times)
+    left = 1.0
+    for (t, s), share in zip(pairwise(times), found[1:], strict=True):
+        bar_t, bar_s = (math.exp(-0.5 * float(u) ** 2 * 19.9 - 0.1 * float(u)) for u in (t, s))
+        deviation = eta * math.sqrt((1 - bar_s) / (1 - bar_t)) * math.sqrt(1 - bar_t / bar_s)
+        left *= math.sqrt(1 - bar_s - deviation**2) / math.sqrt(1 - bar_s)
+        assert share == pytest.approx(left, rel=1e-9)
+    assert kept(make(0.0), VP(), times) == pytest.approx([1.0] * 6, rel=1e-9)
+
+
+@pytest.mark.parametrize("strength", [0.2, 1.0])
+@pytest.mark.parametrize("corrections", [1, 2, 5])
+def test_corrections_are_langevin_time_per_log_snr(strength: float, corrections: int) -> None:
+    """The noise that is left after Langevin time tau is exp(-tau / 2), in however many corrections and steps it was spent."""
+    for steps in (3, 9):
+        times = torch.linspace(0.9, 0.2, steps + 1, dtype=F64)
+        asked: list[float] = []
+        found = kept(PredictorCorrector(strength, corrections), VP(), times)
+        for time, share in zip(times, found, strict=True):
+            walked = float(VP().logsnr(time) - VP().logsnr(times[0]))
+            assert share == pytest.approx(math.exp(-strength * walked / 2), rel=1e-9)
+        sample(counted(point(VP()), asked), normal(2, 1), torch.cat([times, times.new_zeros(1)]),
+               PredictorCorrector(strength, corrections))  # fmt: skip
+        assert len(asked) == steps * (1 + corrections) + 1  # none at pure data
+
+
+def counted(base: Any, asked: list[float]) -> Any:
+    """Notes the times at which it is asked, at most over the rows."""
+
+    class Counting(Told):
+        process = base.process
+
+        def guess(self, x_t: Tensor, t: Tensor, s: Tensor | None = None) -> Any:
+            asked.append(float(t.max()))
+            return base(x_t, t)
+
+    return Counting()
+
+
+# ---- Churn -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("churn", [1.0, 3.5])
+@pytest.mark.parametrize("inflation", [1.0, 1.3])
+def test_churn_raises_sigma_by_its_share_of_the_walk(churn: float, inflation: float) -> None:
+    """On VE, of n steps each raises sigma by churn / n: the noise left of the start is 1 / (1 + churn / n) a step, and the
+    fresh noise has the deviation that is missing, times the inflation."""
+    n = 10
+    times = torch.linspace(0.8, 0.4, n + 1, dtype=F64)
+    solver = Churn(churn, 0.0, math.inf, inflation)
+    for i, (t, x) in enumerate(zip(times, linear_walk(solver, VE(), times), strict=True)):
+        parts = (x[1:, 0] - x[0, 0]) / VE().sigma(t)
+        assert float(parts[0]) == pytest.approx((1 + churn / n) ** -i, rel=1e-9)
+        fresh = inflation * math.sqrt(1 - (1 + churn / n) ** -2)
+        for step in range(i):
+            assert float(parts[1 + step]) == pytest.approx(fresh * (1 + churn / n) ** -(i - 1 - step), rel=1e-9)
+
+
+def test_churn_is_capped_a_step() -> None:
+    """However much is asked for, a step raises sigma by a factor of sqrt(2) at most (Karras 2022, alg. 2)."""
+    times = torch.linspace(0.8, 0.4, 5, dtype=F64)
+    for churn in (10.0, 1e6):
+        found = kept(Churn(churn, 0.0, math.inf), VE(), times)
+        assert found == pytest.approx([2 ** (-i / 2) for i in range(5)], rel=1e-9)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.3, 2.0), (0.05, 0.6)])
+def test_churn_has_its_range(low: float, high: float) -> None:
+    """Steps that begin outside of it are Heun's own, to the last digit or so; inside there is fresh noise in each."""
+    data, schedule = mixture(VP()), VP()
+    times = uniform(schedule, 24)
+    states = [x for x, _ in walk(data, normal(4, 1), times, Churn(20.0, low, high), torch.Generator().manual_seed(0))]
+    inside = 0
+    for (t, s), (x_t, x_s) in zip(pairwise(times), pairwise(states), strict=True):
+        plain, _ = heun().step(data, x_t, t, s, None, None)
+        ratio = float(schedule.sigma(t) / schedule.alpha(t))
+        assert ((x_s - plain).abs().max() > 1e-3) == (low <= ratio <= high and float(s) > 0) or float(s) == 0
+        inside += low <= ratio <= high
+    assert 3 < inside < 20
+
+
+@pytest.mark.parametrize("churn", [5.0, 60.0])
+def test_churn_of_any_strength_is_of_first_order(churn: float) -> None:
+    few, many = (96, 288) if churn < 40 else (160, 480)  # below, steps of so much churn are cut
+    coarse, fine = curve(Churn(churn), VP(), "uniform", (few, many))
+    assert slope(coarse, fine, many / few) >= 0.85
+
+
+def test_inflation_is_a_bias_that_stays() -> None:
+    """Noise of 2 % too much is not taken back by more steps, and grows with it; without it the error falls."""
+    at = {
+        inflation: curve(Churn(20.0, inflation=inflation), VP(), "uniform", (64, 512))
+        for inflation in (1.0, 1.02, 1.04)
+    }
+    assert at[1.0][1] < at[1.0][0] / 4
+    for inflation in (1.02, 1.04):
+        assert at[inflation][1] > 0.5 * at[inflation][0]
+    assert 1.5 < (at[1.04][1] - at[1.0][1]) / (at[1.02][1] - at[1.0][1]) < 2.5
+
+
+# ---- eta, weakly ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eta", [0.3, 0.8])
+@pytest.mark.parametrize("make", [euler, dpmpp_2m], ids=["euler", "dpmpp_2m"])
+def test_any_eta_is_of_weak_order_one_and_falls(make: Any, eta: float) -> None:
+    counts = (8, 9, 12, 16, 24, 64, 256)
+    found = curve(make(eta), VP(), "uniform", counts)
+    assert slope(found[-2], found[-1], 4) >= 0.85
+    assert worst_ratio(found) <= 1.1
+
+
+@pytest.mark.parametrize("eta", [0.3, 0.8])
+def test_looking_back_pays_with_fresh_noise_too(eta: float) -> None:
+    """The second-order walk errs less than Euler's of the same eta, at few steps and at many."""
+    for schedule in (VP(), LogLinear()):
+        for steps in (12, 48):
+            times = uniform(schedule, steps)
+            assert moment_error(dpmpp_2m(eta), schedule, times) < 0.85 * moment_error(euler(eta), schedule, times)
+
+
+@pytest.mark.parametrize("solver", [euler(), heun()], ids=["euler", "heun"])
+@pytest.mark.parametrize("eta", [0.4, 0.9])
+def test_renoised_has_the_order_of_its_solver(solver: Any, eta: float) -> None:
+    renoised = Renoised(solver, eta)
+    assert renoised.order == solver.order
+    for schedule, grid in ((VP(), "cosine"), (LogLinear(), "uniform")):
+        coarse, fine = curve(renoised, schedule, grid, (48, 192))
+        assert slope(coarse, fine, 4) >= solver.order - 0.2
+
+
+def test_limits_of_eta() -> None:
+    data, times, z = mixture(VP()), uniform(VP(), 12), normal(4, 1)
+
+    def end(solver: Any) -> Tensor:
+        return sample(data, z, times, solver, torch.Generator().manual_seed(3))
+
+    assert (end(Renoised(heun(), 0.0)) - end(heun())).abs().max() < 1e-9
+    assert (end(dpmpp_2m(1e-9)) - end(dpmpp_2m())).abs().max() < 1e-6
+    assert (end(euler(1e-9)) - end(euler())).abs().max() < 1e-6
+    assert (end(Churn(1e-9)) - end(heun())).abs().max() < 1e-3  # deviation goes with the root of the churn
+    assert (end(PredictorCorrector(1e-12)) - end(euler())).abs().max() < 1e-4
+    for wrong in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="eta must be 0 to 1"):
+            Renoised(heun(), wrong)
+
+
+# ---- the adaptive solver -------------------------------------------------------------------------------------------------
+
+
+ENDS = torch.tensor([1.0, 0.0], dtype=F64)
+
+
+@pytest.mark.parametrize("which", ["rtol", "atol"])
+def test_each_tolerance_alone_governs_the_error(which: str) -> None:
+    """With the other one next to nothing; and with the other one large it costs nothing to ask for less of this one."""
+    errors, calls = [], []
+    for tolerance in (1e-2, 1e-3, 1e-4):
+        asked: list[float] = []
+        solver = AdaptiveSolver(**{"rtol": 1e-10, "atol": 1e-10, which: tolerance})
+        end = sample(counted(panel(VP()), asked), noises()[None], ENDS, solver)[0]
+        errors.append(float((end - exact_end(VP())).pow(2).mean().sqrt()))
+        calls.append(len(asked))
+        loose: list[float] = []
+        sample(
+            counted(panel(VP()), loose),
+            noises()[None],
+            ENDS,
+            AdaptiveSolver(**{"rtol": 1.0, "atol": 1.0, which: tolerance}),
+        )
+        assert len(loose) < 40
+        assert errors[-1] < 3 * tolerance
+    assert all(b < a / 2 for a, b in pairwise(errors))
+    assert all(b > a for a, b in pairwise(calls))
+
+
+@pytest.mark.parametrize("finest", [0.05, 0.3])
+def test_below_the_finest_angle_there_is_one_euler_step(finest: float) -> None:
+    asked: list[float] = []
+    data, z = mixture(VP()), normal(3, 1)
+    end = sample(counted(data, asked), z, ENDS, AdaptiveSolver(1e-5, 1e-5, finest=finest))
+    lowest = torch.tensor(min(asked), dtype=F64)
+    assert float(VP().angle(lowest)) == pytest.approx(finest, rel=1e-6)
+    above = sample(data, z, torch.stack([ENDS[0], lowest]), AdaptiveSolver(1e-5, 1e-5, finest=1e-4))
+    rest = data.process.step(data(above, lowest), above, lowest, scalar(0.0))
+    assert (end - rest).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("most", [30, 90])
+def test_it_gives_up_after_so_many_calls(most: int) -> None:
+    asked: list[float] = []
+    with pytest.raises(NotMet, match=f"not met in {most} calls"):
+        sample(counted(mixture(VP()), asked), normal(3, 1), ENDS, AdaptiveSolver(1e-11, 1e-11, most=most))
+    assert most < len(asked) <= most + 4
+
+
+# ---- tokens --------------------------------------------------------------------------------------------------------------
+
+
+class Believing(Told):
+    """The same belief about each token, whatever the others are: log-probabilities (L, V)."""
+
+    def __init__(self, probabilities: list[list[float]]) -> None:
+        self.logits = torch.tensor(probabilities, dtype=F64).log()
+        self.process = Masked(self.logits.shape[1])
+        self.asked = 0
+
+    def guess(self, x_t: Tensor, t: Tensor, s: Tensor | None = None) -> Any:
+        self.asked += 1
+        return self.process.endpoints(self.logits.expand(len(x_t), -1, -1), x_t, t)
+
+    def sample(self, solver: Any, times: Tensor, rows: int, seed: int = 0) -> list[Tensor]:
+        rng = torch.Generator().manual_seed(seed)
+        z = self.process.prior(torch.zeros(rows, len(self.logits), dtype=torch.int64), rng)
+        return [x for x, _ in walk(self, z, times, solver, rng)]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_the_order_of_confidence_is_a_gumbel_race(temperature: float) -> None:
+    """Of two tokens the one drawn with probability p comes before that with q in a share 1 / (1 + (q / p)^(1 / T))."""
+    first, second, rows = [0.7, 0.3], [0.55, 0.45], 20_000
+    guess = Believing([first, second])
+    states = guess.sample(Confidence(temperature), torch.tensor([1.0, 0.5, 0.0], dtype=F64), rows)
+    early = states[1][:, 0] != 2
+    assert bool(((states[1] == 2).sum(1) == 1).all())  # one of the two was written
+    wanted = sum(p * q / (1 + (q / p) ** (1 / temperature)) for p in first for q in second)
+    assert abs(float(early.double().mean()) - wanted) < 4 * math.sqrt(wanted * (1 - wanted) / rows)
+
+
+@pytest.mark.parametrize("strength", [0.5, 3.0])
+def test_remasking_takes_a_quarter_of_its_strength_back(strength: float) -> None:
+    """Per unit of alpha, ``strength`` of the tokens that are there as far as there is room for them among the masks: over the
+    walk each token is taken back strength times the integral of min(alpha, 1 - alpha), 1 / 4, on every schedule."""
+    for schedule in (Linear(), diffusion.Cosine()):
+        process, times, taken = Masked(2, schedule), uniform(schedule, 500), 0.0
+        x_t = torch.zeros(1, 1, dtype=torch.int64)
+        for t, s in pairwise(times):
+            ends = process.endpoints(torch.zeros(1, 1, 2, dtype=F64), x_t, t)
+            law = Remask(strength).transition(process, ends, x_t, t, s)
+            taken += float(schedule.alpha(t) * law[0, 0, 2])
+        assert taken == pytest.approx(strength / 4, rel=0.02)
+
+
+@pytest.mark.parametrize(("budget", "at_once"), [(0.0, 1), (0.5, 1), (1.5, 2), (3.2, 4), (100.0, 12)])
+def test_a_budget_buys_so_many_tokens_a_step(budget: float, at_once: int) -> None:
+    """Twelve tokens of entropy h each: the first is free, and the others cost h."""
+    guess = Believing([[0.25] * 4] * 12)
+    times = torch.cat([torch.linspace(1, 1e-3, 200, dtype=F64), torch.zeros(1, dtype=F64)])
+    states = guess.sample(EntropyBound(budget * math.log(4)), times, 6)
+    written = [int((x != 4).sum(1).unique().item()) for x in states]
+    assert written[1] == min(12, at_once)
+    assert all(b - a == min(at_once, 12 - a) for a, b in pairwise(written) if a < 12)
+    assert guess.asked == math.ceil(12 / at_once)
+
+
+# ---- descent -------------------------------------------------------------------------------------------------------------
+
+
+def test_descent_hands_its_parameters_on() -> None:
+    """As a solver it is ``descend`` with the same numbers, and each of them matters."""
+    denoiser = Denoiser(lambda shown, level: 4 * (shown - 0.5) / (1 + shown.abs()), Equilibrium())
+    z = 2 * normal(5, 3)
+    plain: dict[str, Any] = {"step": 0.01, "momentum": 0.2, "tol": 0.3, "most": 40}
+    ends = []
+    for change in ({}, {"step": 0.03}, {"step": 0.005}, {"momentum": 0.6}, {"momentum": 0.0}, {"tol": 1.2}, {"tol": 1.5},
+                   {"most": 3}, {"most": 8}):  # fmt: skip
+        numbers = {**plain, **change}
+        wanted = descend(denoiser, z, **numbers)
+        solver = Descent(numbers["step"], numbers["momentum"], numbers["tol"], numbers["most"])
+        *_, (x, calls) = walk(denoiser, z, ENDS, solver)
+        assert torch.equal(x, wanted.x)
+        assert torch.equal(calls, wanted.steps)
+        assert int(calls.max()) <= numbers["most"]
+        ends.append((x, calls))
+    assert all((a[0] - b[0]).abs().max() > 1e-6 for i, a in enumerate(ends) for b in ends[:i])
+
+
+# ---- all of them -----------------------------------------------------------------------------------------------------------
+
+LAWS_HERE: dict[type, set[str]] = {
+    Euler: {"eta"},
+    diffusion.solvers.DPMpp2M: {"eta"},
+    diffusion.solvers.Heun: set(),
+    Multistep: {"order", "corrector"},  # tests/laws/test_solvers.py has every order, with and without
+    Churn: {"churn", "low", "high", "inflation"},
+    diffusion.solvers.EulerMaruyama: set(),
+    PredictorCorrector: {"strength", "corrections"},
+    AdaptiveSolver: {"rtol", "atol", "finest", "most"},
+    Renoised: {"solver", "eta"},
+    Confidence: {"temperature"},
+    EntropyBound: {"budget"},
+    Remask: {"strength"},
+    Descent: {"step_size", "momentum", "tol", "most"},
+    Parts: {"solvers"},  # tests/laws/test_worlds.py
+    diffusion.selfconditioning.Remember: {"solver", "blank"},  # tests/diffusion/test_selfconditioning.py
+}
+
+
+def solvers_of_the_core() -> set[type]:
+    found: set[type] = set()
+    for name in dir(diffusion):
+        module = getattr(diffusion, name)
+        if inspect.ismodule(module):
+            found |= {
+                kind for kind in vars(module).values()
+                if inspect.isclass(kind) and kind is not Solver and Solver in kind.__mro__ and is_dataclass(kind)
+            }  # fmt: skip
+    return found
+
+
+def test_no_parameter_is_without_a_law() -> None:
+    """A new solver, or a new parameter, belongs here with a law of its own."""
+    assert solvers_of_the_core() == set(LAWS_HERE)
+    for kind, named in LAWS_HERE.items():
+        own = {field.name for field in fields(kind)} - ({"order"} if kind is not Multistep else set())
+        assert own == named, kind.__name__
+    assert {type(solver) for solver in SOLVERS.values()} <= set(LAWS_HERE)
+    assert ab(2).order == 2
