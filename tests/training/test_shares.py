@@ -105,12 +105,16 @@ def test_training_hides_what_guidance_hides_in_the_promised_shares(makes: bool, 
     # what the network is shown on the weak side of guidance, of each item
     network.seen.clear()
     network.eval()
-    guided = guide(Denoiser(network, task.process), 0.0, [name for names in GROUPS for name in names])
+    guided = guide(Denoiser(network, task.process), 0.0, names_of(GROUPS))
     asked = Blanks(torch.zeros(4), COUNT, CONDITION)
     list(generate(guided, asked, range(COUNT), begin=FromNoise(1), batch=COUNT))
     assert len(network.seen) == 1
     weak = network.seen[0]
     assert torch.equal(weak.pop("number"), CONDITION["number"])  # not among the names to guide by
+
+    means = {torch.float32: 0.0, torch.int64: -1, torch.bool: False}
+    for name in names_of(GROUPS):
+        assert all(bool((value == means[value.dtype]).all()) for value in tree.leaves(weak[name])), name
 
     # each row of the training shows the item's own condition or, of whole groups, the weak side's
     gone = {}
@@ -128,6 +132,10 @@ def test_training_hides_what_guidance_hides_in_the_promised_shares(makes: bool, 
     assert agrees(one.sum(), first)
     assert agrees(other.sum(), second)
     assert agrees((one & other).sum(), first * second)  # and apart from the other group
+
+
+def names_of(groups: dict[tuple[str, ...], float]) -> list[str]:
+    return [name for names in groups for name in names]
 
 
 def rowwise(a: Tensor, b: Tensor) -> Tensor:
@@ -217,6 +225,10 @@ def test_a_ramp_is_a_share_of_the_rows(share: float, tmp_path: Path):
     assert agrees(rising.sum(), share)
     assert bool((t[~rising] == t[~rising][:, :1]).all())
     assert bool((t.diff(dim=1) >= 0).all())
+    full = t[rising & (t[:, -2] == t[:, -1])]  # which reach their time before the end
+    low = full[:, 0] / full[:, -1]
+    assert agrees((low < 0.3).sum(), 0.3, len(low))  # ramps of every height
+    assert agrees((full[:, -1] < 0.3).sum(), 0.3, len(low))  # and at every time
 
 
 def test_every_frame_has_a_time_of_its_own(tmp_path: Path):
@@ -237,6 +249,8 @@ def test_parts_go_together_in_a_share_of_the_rows(together: float, tmp_path: Pat
     assert agrees(same.sum(), together)
     apart = torch.stack([t["place"], t["angle"]]).double()[:, ~same]
     assert abs(float(apart.corrcoef()[0, 1])) < 4 / math.sqrt(ROWS)
+    for times in (*apart, t["place"], t["angle"]):
+        assert agrees((times < 0.3).sum(), 0.3, len(times))
 
 
 # ---- conversion --------------------------------------------------------------------------------------------------------
