@@ -51,7 +51,7 @@ def _channels_last(shape: tuple[int, ...], name: str, frames: str) -> bool:
         return last <= FEW
     if first == middle != last:  # the two equal sides are height and width, as of latents (32, 32, 8)
         return last < first or first <= FEW
-    if middle == last or first > FEW:
+    if first > FEW or first != middle == last:
         return False
     raise DataError(f"{name} may be {frames}CHW or {frames}HWC; say which with --layout")
 

@@ -34,9 +34,8 @@ def numbers_of(raw: np.ndarray, kind: np.dtype) -> np.ndarray:
         most = float(np.finfo(kind).max)
         return np.clip(values, -most, most).astype(kind)
     info = np.iinfo(kind)
-    # the largest 64-bit numbers are no floats: what is rounded up to 2^63 or 2^64 is put right
-    inside = np.clip(np.rint(values), float(info.min), np.nextafter(float(info.max) + 1, 0))
-    return np.minimum(inside.astype(kind), info.max)
+    # below the first number past the type: of 64 bits the largest is no float, and would be rounded up past it
+    return np.clip(np.rint(values), float(info.min), np.nextafter(float(info.max) + 1, 0)).astype(kind)
 
 
 def raw_of(numbers: Any, kind: np.dtype) -> np.ndarray:

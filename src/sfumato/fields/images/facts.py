@@ -29,10 +29,10 @@ class PictureFacts:
 
     Units, layout and content, unknown ("" and empty) in runs of earlier revisions:
 
-    dtype, layout: of the items in the file. means, spreads, least, most: of each channel, raw. each: whether a channel is
-    standardised by its own mean and spread. black, white: the numbers of the file that are drawn so, one for all or one a
-    channel; empty where nothing is drawn. copied: whether the run has the numbers itself, as of a folder. source: of what the run learned (`sfumato.data.source.Source`). said: what else
-    there is to say of the data.
+    dtype, layout: of the items in the file. means, spreads: of each channel, raw; least, most: likewise, in numbers of the
+    file. each: whether a channel is standardised by its own mean and spread. black, white: the numbers of the file that are
+    drawn so, one for all or one a channel; empty where nothing is drawn. copied: whether the run has the numbers itself, as
+    of a folder. source: of what the run learned (`sfumato.data.source.Source`). said: what else there is to say of the data.
     """
 
     mean: float
@@ -101,8 +101,9 @@ class PictureFacts:
 
     @property
     def exact(self) -> bool:
-        """Whether a picture file holds all there is: of bytes from 0 to 255."""
-        return self.pictures and self.bytes and self.ends == ((0.0,), (255.0,))
+        """Whether a picture file holds all there is: of grey and colour bytes from 0 to 255. Where alpha is 0, colours are
+        lost in many programs."""
+        return self.pictures and self.bytes and self.shape[0] != 4 and self.ends == ((0.0,), (255.0,))
 
     def items(self, x: np.ndarray) -> list[np.ndarray]:
         """Standard numbers (N, *shape) as items in the units, type and layout of the data."""

@@ -227,7 +227,7 @@ def said(rows: Sequence[Row]) -> list[str]:
         found.append(
             f"the data repeat themselves: {usual:.0%} of the held-out items are copies of training items, or nearly"
         )
-    far = [row.metric for row in rows if row.floor is not None and _beyond(row, row.floor)]
+    far = [row.metric for row in rows if row.metric != "copied" and row.floor is not None and _beyond(row, row.floor)]
     if kernel.low <= kernel.floor and (told is None or told.low <= max(0.5, told.floor or 0)):
         if far:
             found.append(
