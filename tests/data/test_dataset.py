@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from sfumato.data import ArrayDataset, DataError, Dataset, Statistics, batch_indices, split
 from sfumato.data import dataset as module
+from sfumato.data import statistics as measuring
 
 keys = st.lists(st.binary(min_size=1, max_size=2), max_size=60)
 shares = st.floats(0.01, 0.99)
@@ -133,7 +134,7 @@ def test_statistics_are_those_of_everything_at_once(monkeypatch: pytest.MonkeyPa
     arrays = [rng.integers(0, 256, (300, 5), dtype=np.uint8), 1e6 + rng.normal(size=(300, 5)),
               rng.integers(-9, 9, (300, 5)), rng.normal(size=(300, 5)).astype(np.float16)]  # fmt: skip
     for block in (1 << 24, 8 * 5 * 7):  # one block, and many blocks of seven items
-        monkeypatch.setattr(module, "_BLOCK_BYTES", block)
+        monkeypatch.setattr(measuring, "_BLOCK_BYTES", block)
         for array in arrays:
             numbers = array.astype(float) / 127.5 - 1 if array.dtype == np.uint8 else array.astype(float)
             for indices in (None, np.array([299, 4, 4, 17, 0])):
@@ -146,7 +147,7 @@ def test_statistics_are_those_of_everything_at_once(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_the_first_item_that_is_not_a_number_is_named(bad: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK_BYTES", 8 * 4 * 3)
+    monkeypatch.setattr(measuring, "_BLOCK_BYTES", 8 * 4 * 3)
     x = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     x[11, 2] = x[17, 0] = bad
     with pytest.raises(DataError, match=r"^runs\[11\]: contains NaN or infinity"):

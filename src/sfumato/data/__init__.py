@@ -1,10 +1,11 @@
 """Files of each kind -> numbered items in standard units, with complaints about what is broken. Needs no torch."""
 
 from sfumato.data.arrays import Arrays, open_array
-from sfumato.data.dataset import ArrayDataset, Dataset, Items, Part, Statistics, batch_indices, bucket_indices, split
+from sfumato.data.dataset import ArrayDataset, Dataset, Items, Part, batch_indices, bucket_indices, split
 from sfumato.data.errors import DataError, shown
 from sfumato.data.picture import Complaint, Picture, decode, fit
 from sfumato.data.pictures import Scan, check_budget, gather, scan
+from sfumato.data.statistics import Measured, Statistics, measure
 
 __all__ = [
     "ArrayDataset",
@@ -13,6 +14,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Items",
+    "Measured",
     "Part",
     "Picture",
     "Scan",
@@ -23,6 +25,7 @@ __all__ = [
     "decode",
     "fit",
     "gather",
+    "measure",
     "open_array",
     "scan",
     "shown",

@@ -11,31 +11,40 @@ from typing import IO, Any
 
 import numpy as np
 
-from sfumato.data.dataset import Statistics
 from sfumato.data.errors import DataError, one_line, shown
+from sfumato.data.statistics import measure
 
 LABEL_KEYS = ("label", "labels", "y")
+NAMES = "names"
+OTHERS = (*LABEL_KEYS, NAMES, "vectors")
 MEMBER_LIMIT = 16 << 30
+WORD_BYTES = 4096
+"""Of one word of an array of words, at most."""
 
 
 @dataclass(frozen=True, eq=False)
 class Arrays:
-    """`x` of shape (N, ...) with N >= 2, of the type it has on disk; `labels` (N,) int64, or None.
+    """`x` of shape (N, ...) with N >= 2, of the type it has on disk; `labels` (N,) int64, places in `classes`, or None.
 
-    `ArrayDataset` turns any of these types into float32; uint8 means picture bytes.
+    `classes` are the distinct labels by name, whole numbers in their order. `names` are those of the items, if they have
+    any. `ignored` are other arrays of the file. `ArrayDataset` turns any type of x into float32; uint8 means picture bytes.
     """
 
     x: np.ndarray
     labels: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+    names: tuple[str, ...] | None = None
+    ignored: tuple[str, ...] = ()
 
 
-def open_array(path: str | os.PathLike[str], *, limit: int = MEMBER_LIMIT) -> Arrays:
-    """Opens `.npy` (memory-mapped, no labels) or `.npz` (key "x" or the only array; labels "label", "labels" or "y").
+def open_array(path: str | os.PathLike[str], *, limit: int = MEMBER_LIMIT, checked: bool = True) -> Arrays:
+    """Opens `.npy` (memory-mapped, no labels) or `.npz` (key "x" or the only array; labels "label", "labels" or "y", whole
+    numbers or words; names of the items "names").
 
     `limit` bounds the bytes of one `.npz` array, which must be held in memory; it is read from the headers before any
     data are. Nothing is ever unpickled. Raises DataError when the file is missing, damaged or of another kind, when
-    `x` is not numbers of shape (N, ...) with N >= 2, holds NaN or infinity (naming the first such item) or is
-    constant, and when the labels are not N integers.
+    `x` is not numbers of shape (N, ...) with N >= 2, when the labels are not N whole numbers or words, and, unless it was
+    `checked` before, when x holds NaN or infinity (naming the first such item) or is constant.
     """
     path = Path(path)
     try:
@@ -53,12 +62,13 @@ def open_array(path: str | os.PathLike[str], *, limit: int = MEMBER_LIMIT) -> Ar
         raise DataError(f"{shown(path)}: file not found; expected a .npy or .npz file") from None
     except Exception as error:  # a damaged header may raise almost anything
         raise DataError(f"{shown(path)}: cannot be read ({one_line(error)}); save it again with numpy.save") from error
-    Statistics.of(arrays.x, name=os.fspath(path))
+    if checked:
+        measure(arrays.x, name=os.fspath(path))
     return arrays
 
 
-def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """(shape, type, bytes of the header) of the .npy data at the start of `file`; refuses what is not numbers."""
+def _header(file: IO[bytes], name: str, words: bool = False) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """(shape, type, bytes of the header) of the .npy data at the start of `file`; refuses what is not numbers (or words)."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         shape, _, kind = np.lib.format.read_array_header_1_0(file)
@@ -68,6 +78,8 @@ def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any],
         raise DataError(f"{name}: .npy version {version} is for named fields; expected plain numbers")
     if kind.hasobject:
         raise DataError(f"{name}: holds Python objects, which could run code when loaded; save plain numbers instead")
+    if words and kind.kind in "US" and 0 < kind.itemsize <= WORD_BYTES:
+        return shape, kind, file.tell()
     if kind.kind not in "fiub" or kind.itemsize > 8:
         raise DataError(f"{name}: holds numbers of type {kind}; expected whole or floating-point numbers up to 64 bits")
     return shape, kind, file.tell()
@@ -93,7 +105,7 @@ def _unzip(path: Path, limit: int) -> Arrays:
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         label_keys = [key for key in LABEL_KEYS if key in members]
-        others = [key for key in members if key not in LABEL_KEYS]
+        others = [key for key in members if key not in OTHERS] or [key for key in members if key not in LABEL_KEYS]
         key = "x" if "x" in members else others[0] if len(others) == 1 else None
         if key is None or len(label_keys) > 1:
             raise DataError(
@@ -102,21 +114,53 @@ def _unzip(path: Path, limit: int) -> Arrays:
             )
         x = member(archive, members[key], path, limit)
         _check_shape(x.shape, f"{shown(path)}[{shown(key)}]")
-        if not label_keys:
-            return Arrays(x)
-        labels = member(archive, members[label_keys[0]], path, limit)
-    if labels.shape == (len(x), 1):
+        found = member(archive, members[label_keys[0]], path, limit, words=True) if label_keys else None
+        names = _names(archive, members[NAMES], path, limit, len(x)) if NAMES in members and key != NAMES else None
+    used = {key, *label_keys, *([NAMES] if names is not None else [])}
+    labels, classes = (None, ()) if found is None else _classes(found, len(x), f"{shown(path)}[{label_keys[0]}]")
+    return Arrays(x, labels, classes, names, tuple(shown(name) for name in members if name not in used))
+
+
+def _classes(labels: np.ndarray, count: int, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels as places (N,) int64 in the distinct values, and those by name."""
+    if labels.shape == (count, 1):
         labels = labels[:, 0]
-    if labels.shape != (len(x),) or labels.dtype.kind not in "iub":
+    if labels.shape != (count,) or labels.dtype.kind not in "iubUS":
         raise DataError(
-            f"{shown(path)}[{label_keys[0]}]: labels have shape {labels.shape} and type {labels.dtype}; "
-            f"expected {len(x)} integers, one per item"
+            f"{name}: labels have shape {labels.shape} and type {labels.dtype}; "
+            f"expected {count} integers or words, one per item"
         )
-    return Arrays(x, labels.astype(np.int64))
+    values, places = np.unique(labels, return_inverse=True)
+    return places.reshape(-1).astype(np.int64), tuple(_words(values, name))
 
 
-def member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, limit: int) -> np.ndarray:
-    """One array of a `.npz`, of ``limit`` bytes at most. Raises DataError, before anything is allocated that lies."""
+def _names(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, limit: int, count: int
+) -> tuple[str, ...] | None:
+    """The names of items, where the array so called holds a word for each; else it is something else, and left alone."""
+    name = f"{shown(path)}[{NAMES}]"
+    with archive.open(info) as file:
+        try:
+            shape, kind, _ = _header(file, name, words=True)
+        except (DataError, ValueError):
+            return None
+    if shape != (count,) or kind.kind not in "US":
+        return None
+    return tuple(_words(member(archive, info, path, limit, words=True), name))
+
+
+def _words(values: np.ndarray, name: str) -> list[str]:
+    """Values as words that can be printed. Raises DataError for bytes that are no UTF-8."""
+    try:
+        found = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: holds bytes that are no UTF-8 ({one_line(error)}); save words as text") from error
+    return [shown(str(value)) for value in found.tolist()]
+
+
+def member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, limit: int, words: bool = False) -> np.ndarray:
+    """One array of a `.npz`, of ``limit`` bytes at most: numbers, or ``words`` too. Raises DataError, before anything is
+    allocated that lies."""
     name = f"{shown(path)}[{shown(info.filename.removesuffix('.npy'))}]"
     if info.file_size > limit:
         raise DataError(
@@ -124,7 +168,7 @@ def member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, limit: i
             "save it as .npy, which need not fit into memory"
         )
     with archive.open(info) as file:
-        shape, kind, start = _header(file, name)
+        shape, kind, start = _header(file, name, words)
     # The array is allocated from its own header, so the two sizes must agree before anything is
     need = start + math.prod(shape) * kind.itemsize
     if need != info.file_size:

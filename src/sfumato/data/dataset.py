@@ -8,9 +8,8 @@ Nothing here keeps state: the held-out part is a function of the content, the or
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -18,10 +17,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sfumato.data.errors import DataError, shown
+from sfumato.data.errors import DataError
+from sfumato.data.statistics import Statistics
 
 MAX_HELD_OUT = 2000
-_BLOCK_BYTES = 16 << 20
 _WORD = 2**64
 
 
@@ -116,85 +115,6 @@ def _rows(value: Any, indices: np.ndarray) -> Any:
     return (
         {name: _rows(part, indices) for name, part in value.items()} if isinstance(value, Mapping) else value[indices]
     )
-
-
-def raw_numbers(array: np.ndarray) -> np.ndarray:
-    """The numbers an array stands for, as float64: bytes are pixels (value / 127.5 - 1), the rest is taken as is."""
-    values = np.asarray(array, dtype=np.float64)
-    return values / 127.5 - 1 if array.dtype == np.uint8 else values
-
-
-def _blocks(x: Any, indices: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(item numbers, items) a few megabytes at a time, so that a memory-mapped array is never held whole."""
-    count = len(x) if indices is None else len(indices)
-    size = max(1, _BLOCK_BYTES // (8 * max(1, math.prod(x.shape[1:]))))
-    for start in range(0, count, size):
-        stop = min(start + size, count)
-        if indices is None:
-            yield np.arange(start, stop), np.asarray(x[start:stop])
-        else:
-            yield indices[start:stop], np.asarray(x[indices[start:stop]])
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Mean and standard deviation (scalars) over `count` items of shape `shape`, in raw units.
-
-    Raw units are the numbers of the file; for picture bytes they are value / 127.5 - 1.
-    """
-
-    mean: float
-    spread: float
-    count: int
-    shape: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.mean) and math.isfinite(self.spread) and self.spread > 0):
-            raise DataError(
-                f"the data have mean {self.mean:g} and spread {self.spread:g}: "
-                "there is nothing to learn unless the numbers are finite and differ from each other"
-            )
-
-    @classmethod
-    def of(cls, x: Any, indices: np.ndarray | None = None, name: str = "array") -> Statistics:
-        """Measures `x` of shape (N, ...), or its items `indices`, in one pass of bounded memory.
-
-        Raises DataError naming the first item with NaN or infinity, or when all numbers are equal.
-        """
-        seen, mean, scatter, low, high = 0, 0.0, 0.0, math.inf, -math.inf
-        for numbers, block in _blocks(x, indices):
-            values = raw_numbers(block).reshape(len(block), -1)
-            good = np.isfinite(values).all(axis=1)
-            if not good.all():
-                raise DataError(
-                    f"{shown(name)}[{numbers[np.argmin(good)]}]: contains NaN or infinity; every number must be finite"
-                )
-            if not values.size:
-                continue
-            # Chan's update: exact to rounding whatever the offset, unlike the mean of squares less the squared mean
-            with np.errstate(over="ignore", invalid="ignore"):
-                part = float(values.mean())
-                total, gap = seen + values.size, part - mean
-                scatter += float(np.square(values - part).sum()) + gap * gap * seen * values.size / total
-                mean += gap * values.size / total
-            seen = total
-            low, high = min(low, float(values.min())), max(high, float(values.max()))
-        if not seen:
-            raise DataError(f"{shown(name)}: holds no numbers (shape {tuple(x.shape)}); at least one item is needed")
-        if low == high:
-            raise DataError(f"{shown(name)}: every number is {low:g} (spread 0); there is nothing to learn from it")
-        if not math.isfinite(scatter):
-            raise DataError(f"{shown(name)}: its numbers ({low:g} to {high:g}) are too large; rescale them")
-        count = len(x) if indices is None else len(indices)
-        return cls(mean, math.sqrt(scatter / seen), count, tuple(int(n) for n in x.shape[1:]))
-
-    def standardise(self, raw: np.ndarray) -> np.ndarray:
-        """Raw numbers (uint8 means picture bytes) of any shape -> float32 with mean 0 and spread 1."""
-        return ((raw_numbers(np.asarray(raw)) - self.mean) / self.spread).astype(np.float32)
-
-    def restore(self, x: np.ndarray) -> np.ndarray:
-        """The inverse of `standardise`: raw units as float32 (pictures: -1 black to 1 white)."""
-        return (np.asarray(x, dtype=np.float64) * self.spread + self.mean).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,8 @@ from sfumato.data.picture import HANDLED, MAX_PIXELS, WHITE, Colour, Complaint, 
 
 __all__ = ["HANDLED", "Complaint", "Picture", "Scan", "check_budget", "decode", "fit", "gather", "scan"]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jif", ".jfi", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff",
+            ".ppm", ".pgm", ".pbm", ".pnm")  # fmt: skip
 
 Progress = Callable[[int, int], None]
 _In = TypeVar("_In")

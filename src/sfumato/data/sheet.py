@@ -25,15 +25,15 @@ def pixels(pictures: np.ndarray) -> np.ndarray:
 
 
 def to_bytes(pictures: np.ndarray) -> np.ndarray:
-    """Numbers from -1 (black) to 1 (white), (N, C, H, W) -> picture bytes (N, H, W, 3) or (N, H, W)."""
+    """Numbers from -1 (black) to 1 (white), (N, C, H, W) -> picture bytes (N, H, W, 3 or 4) or (N, H, W)."""
     import numpy as np
 
     picture = np.clip(np.rint((pictures + 1) * 127.5), 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
-    return picture if picture.shape[-1] == 3 else picture[..., 0]
+    return picture if picture.shape[-1] > 1 else picture[..., 0]
 
 
 def sheet(pictures: Sequence[np.ndarray], columns: int | None = None, gap: int = 2, least: int = 512) -> Image:
-    """Pictures of one size, bytes (H, W, 3) or (H, W), side by side on white, enlarged by a whole factor until about
+    """Pictures of one size, bytes (H, W, 3 or 4) or (H, W), side by side on white, enlarged by a whole factor until about
     ``least`` pixels wide."""
     import numpy as np
     from PIL import Image as pil

@@ -110,21 +110,22 @@ def level_curve(levels: Levels) -> dict[str, list[float]]:
 
 def report(
     strips: Mapping[str, np.ndarray], curve: Sequence[Mapping[str, float]], floor: float | None,
-    levels: Mapping[str, Mapping[str, Sequence[float]]], path: Path,
+    levels: Mapping[str, Mapping[str, Sequence[float]]], path: Path, names: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
     """One picture of a model: rows of pictures over quality against steps and loss per noise level, where they are given.
 
     Args:
-        strips: title -> pictures as bytes, (N, H, W) or (N, H, W, 3), equally many in each.
+        strips: title -> pictures as bytes, (N, H, W), (N, H, W, 3) or (N, H, W, 4), equally many in each.
         curve: kernel distance with its interval at each number of steps.
         floor: the kernel distance of real held-out pictures.
         levels: title -> curve, from `level_curve`.
+        names: what stands below each picture of the first strip, its class.
     """
     from matplotlib.figure import Figure
 
     count, height, width = next(iter(strips.values())).shape[:3]
     inches = 11.0
-    tall = inches * 0.97 * height / width / count + 0.3  # a strip with its title
+    tall = inches * 0.97 * height / width / count + 0.3 + 0.15 * bool(names)  # a strip with its title
     panels = [draw for draw, given in ((_steps, curve), (_levels, levels)) if given]
     sizes = [tall] * len(strips) + [3.6] * bool(panels)
     figure = Figure(figsize=(inches, sum(sizes)), layout="constrained")
@@ -134,11 +135,21 @@ def report(
         axes.imshow(_strip(pictures), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set_title(title, loc="left", fontsize=10, color="#2d3748", pad=3)
         axes.axis("off")
+        if names:
+            end = axes.get_xlim()[1]
+            for i, name in enumerate(names):
+                axes.text((i + 0.5) / count * end, axes.get_ylim()[0], _short(name), ha="center", va="top", fontsize=7,
+                          color="#2d3748")  # fmt: skip
+            names = None
     if panels:
         for axes, draw in zip(parts[-1].subplots(1, len(panels), squeeze=False)[0], panels):
             axes.spines[["top", "right"]].set_visible(False)
             draw(axes, curve, floor, levels)
     figure.savefig(path, dpi=150)
+
+
+def _short(name: str, most: int = 16) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def _strip(pictures: np.ndarray) -> np.ndarray:

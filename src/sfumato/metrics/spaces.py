@@ -85,7 +85,7 @@ def _imagenet(restore: Callable[[Tensor], Tensor]) -> Space:
 
 
 def restore_key(restore: Callable[[Tensor], Tensor]) -> list[float]:
-    """What a restoration does to 0 and 1: all there is to know of a scale and a shift."""
+    """What a restoration of items (N, C, H, W) does to 0 and 1: all there is to know of scales and shifts by channel."""
     import torch
 
-    return restore(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+    return restore(torch.tensor([0.0, 1.0], dtype=torch.float64).reshape(2, 1, 1, 1)).flatten().tolist()

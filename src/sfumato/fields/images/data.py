@@ -1,154 +1,247 @@
-"""Pictures and arrays made ready in a run, and what is known of them."""
+"""Pictures and arrays made ready in a run."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sfumato.errors import Wrong
-from sfumato.jobs.facts import load_facts, save_facts
+from sfumato.fields.images.facts import PictureFacts
+from sfumato.jobs.facts import save_facts
 from sfumato.training.run import Run, write_text
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from sfumato.data import ArrayDataset, Scan, Statistics
+    from sfumato.data import ArrayDataset, Measured, Scan
+    from sfumato.data.source import Source
 
 ARRAYS = (".npy", ".npz")
+CACHED = "pictures.npy"
+Layout = Literal["auto", "D", "LD", "DL", "HW", "CHW", "HWC", "THW", "TCHW", "THWC"]
+"""auto, or one of `sfumato.data.layout.LAYOUTS`; spelt here because options need no numpy."""
+Scale = Literal["auto", "all", "each"]
 
 
 @dataclass(frozen=True)
-class PictureFacts:
-    """What is known of the pictures (or arrays) of a run: mean and spread of all numbers, the number of items learned from
-    (``held`` of them are held out), their shape, the names of their classes, whether they are bytes, and the names, means and
-    spreads of the numbers that stand beside each."""
+class Reading:
+    """How data is to be read, where it is asked.
 
-    mean: float
-    spread: float
-    count: int
-    shape: tuple[int, ...]
-    classes: tuple[str, ...] = ()
-    bytes: bool = False
-    held: int = 0
-    vector_names: tuple[str, ...] = ()
-    vector_mean: tuple[float, ...] = ()
-    vector_spread: tuple[float, ...] = ()
+    labelled: whether classes are learned. layout: of an array's items (`sfumato.data.layout`), or auto. scale: whether
+    channels are standardised each by itself or all alike, or auto. drawn: the numbers that are black and white, or None.
+    """
 
-    @classmethod
-    def read(cls, run: Run) -> PictureFacts:
-        """From data.json. Raises RunError."""
-        return load_facts(cls, run)
+    labelled: bool = False
+    layout: Layout = "auto"
+    scale: Scale = "auto"
+    drawn: tuple[float, float] | None = None
 
-    @property
-    def statistics(self) -> Statistics:
-        """What undoes the standardisation."""
-        from sfumato.data import Statistics
 
-        return Statistics(self.mean, self.spread, self.count, self.shape)
+@dataclass(frozen=True, eq=False)
+class Content:
+    """Numbers (N, ...) as networks take them, and all that is known of them before they are split.
 
-    @property
-    def pictures(self) -> bool:
-        """Whether the items can be looked at."""
-        from sfumato.data.sheet import is_picture
+    keys: equal for equal items, None where they are too many to compare. said: what there is to say of them.
+    """
 
-        return is_picture(self.shape)
-
-    def words(self) -> list[str]:
-        """The data in a line, and the names of its classes."""
-        what = f"{self.shape[1]}x{self.shape[2]} pictures" if len(self.shape) == 3 else f"items of shape {self.shape}"
-        named = f", {len(self.classes)} classes" if self.classes else ""
-        if self.vector_names:
-            some, count = ", ".join(self.vector_names[:4]), len(self.vector_names)
-            named += f", {count} number{'s' * (count > 1)} beside each ({some}{', ...' * (count > 4)})"
-        held = f", {self.held} held out" if self.held else ""
-        names = ", ".join(self.classes[:20]) + (f" and {len(self.classes) - 20} more" if len(self.classes) > 20 else "")
-        return [f"{self.count} {what} to learn from{named}{held}", *([f"classes: {names}"] if names else [])]
-
-    def values(self) -> list[str]:
-        """The numbers in the data in a line."""
-        return [f"values    mean {self.mean:.3f}, spread {self.spread:.3f} (black -1, white 1)"]
+    x: np.ndarray
+    layout: str
+    names: str | Sequence[str]
+    labels: np.ndarray | None
+    classes: tuple[str, ...]
+    keys: list[bytes] | None
+    source: Source
+    said: tuple[str, ...] = ()
 
 
 def prepared(
     run: Run,
     data: Path,
     pictures: tuple[Scan, int] | None,
-    labelled: bool,
+    reading: Reading,
     held_out: float,
     vectors: Path | None = None,
 ) -> None:
     """Read the data into the run: pictures found by a scan, at a side in pixels, or else the array file ``data``.
 
+    Every decision about units, layout and classes is made here, once for the whole data set, and written into data.json.
     Raises DataError where there are no two different items.
     """
     import numpy as np
 
-    from sfumato.data import DataError, gather, open_array, shown, split
+    from sfumato.data import DataError, measure, shown, split
     from sfumato.data.vectors import read_vectors
 
-    if pictures is None:
-        found = open_array(data)
-        array, labels = found.x, found.labels if labelled else None
-        classes = tuple(str(c) for c in range(int(labels.max()) + 1)) if labels is not None else ()
-        keys = [np.ascontiguousarray(item).tobytes() for item in array] if array.nbytes < 2**30 else None
-        names: Any = data.name
-    else:
-        scan, side = pictures
-        array = gather(scan, side, run.cache / "pictures.npy")
-        labels, classes, keys = scan.label_numbers, scan.classes if labelled else (), list(scan.digests)
-        names = [shown(os.path.relpath(path, data)) for path in scan.files]
-    train, held = split(keys if keys is not None else [i.to_bytes(8, "little") for i in range(len(array))], held_out)
+    found = _array(run, data, reading) if pictures is None else _folder(run, data, *pictures, reading)
+    array = found.x
+    keys = found.keys if found.keys is not None else [i.to_bytes(8, "little") for i in range(len(array))]
+    train, held = split(keys, held_out)
     if not len(held):
         raise DataError(f"{shown(data)}: {len(array)} item(s), all the same; at least two different ones are needed")
-    chosen: dict[str, Any] = {} if labels is None else {"labels": labels}
-    beside = None if vectors is None else read_vectors(vectors, names, len(array))
-    about: tuple[Any, ...] = ()
+    chosen: dict[str, Any] = {}
+    if found.labels is not None:
+        chosen["labels"] = found.labels
+        train, held = _with_every_class(train, held, found.labels, keys)
+    beside = None if vectors is None else read_vectors(vectors, found.names, len(array))
+    about: dict[str, Any] = {}
     if beside is not None:
         mean, spread = beside.rows[train].mean(0), beside.rows[train].std(0)
         spread = np.where(spread > 0, spread, 1.0)
         chosen["vectors"] = ((beside.rows - mean) / spread).astype(np.float32)
-        about = beside.names, tuple(mean.tolist()), tuple(spread.tolist())
+        about = {
+            "vector_names": beside.names, "vector_mean": tuple(mean.tolist()), "vector_spread": tuple(spread.tolist()),
+        }  # fmt: skip
     np.savez(run.cache / "split.npz", train=train, held_out=held, **chosen)
-    write_text(run.cache / "names.json", json.dumps(names))
-    statistics = _statistics(array, train, data)
-    facts = PictureFacts(
-        statistics.mean, statistics.spread, statistics.count, statistics.shape, classes, bool(array.dtype == np.uint8),
-        len(held),
-        *about,
+    write_text(run.cache / "names.json", json.dumps(found.names))
+    facts = dataclasses.replace(
+        _facts(measure(array, train, str(data)), array.dtype, found, reading, pictures is not None),
+        held=len(held), **about,
     )  # fmt: skip
     save_facts(facts, run)
 
 
-def _statistics(array: np.ndarray, train: np.ndarray, data: Path) -> Statistics:
-    from sfumato.data import Statistics
+def _array(run: Run, data: Path, reading: Reading) -> Content:
+    """What an array file holds, as networks take it."""
+    import numpy as np
 
-    return Statistics.of(array, train, str(data))
+    from sfumato.data import DataError, open_array, shown
+    from sfumato.data.layout import canonical, recognised
+    from sfumato.data.source import Source
+
+    found = open_array(data)
+    if reading.labelled and found.labels is None:
+        raise DataError(
+            f"{shown(data)}: has no labels; give a .npz with x and labels, one for each item, or leave out --labels"
+        )
+    layout = recognised(found.x.shape[1:], found.x.dtype, reading.layout, shown(data))
+    array = canonical(found.x, layout)
+    keys = [np.ascontiguousarray(item).tobytes() for item in array] if array.nbytes < 2**30 else None
+    said = []
+    if found.labels is not None and not reading.labelled:
+        said.append(f"labels of {len(found.classes)} classes are there and not used (--labels learns them)")
+    if found.ignored:
+        said.append(f"other arrays in the file are not used: {', '.join(found.ignored)}")
+    labels, classes = (found.labels, found.classes) if reading.labelled else (None, ())
+    if len(classes) > len(array) // 2:
+        said.append(f"{len(classes)} classes for {len(array)} items: hardly any has a second one")
+    source = Source.of(data, found.x, run.path)
+    return Content(array, layout, found.names or data.name, labels, classes, keys, source, tuple(said))
+
+
+def _folder(run: Run, data: Path, scan: Scan, side: int, reading: Reading) -> Content:
+    """The pictures of a folder, copied into the run as (N, 3, side, side)."""
+    from sfumato.data import gather, shown
+    from sfumato.data.source import Source
+
+    array = gather(scan, side, run.cache / CACHED)
+    names = [shown(os.path.relpath(path, data)) for path in scan.files]
+    said = []
+    if scan.ignored:
+        kinds = ", ".join(f"{suffix or 'no suffix'} ({n})" for suffix, n in scan.ignored.most_common(8))
+        said.append(f"{scan.ignored.total()} files are not read, by their suffix: {kinds}")
+    inside = {name.split("/")[0] for name in names if "/" in name}
+    if not reading.labelled and len(inside) > 1:
+        said.append(f"{len(inside)} sub-folders are there and not used as classes (--labels learns them)")
+    source = Source.of(run.cache / CACHED, array, run.path)
+    classes = scan.classes if reading.labelled else ()
+    return Content(array, "HWC", names, scan.label_numbers, classes, list(scan.digests), source, tuple(said))
+
+
+def _with_every_class(
+    train: np.ndarray, held: np.ndarray, labels: np.ndarray, keys: Sequence[bytes]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The split, with the items of classes of which all would be held out (and their copies) trained on: a class that was
+    never seen cannot be drawn. Unless nothing would be held out then."""
+    import numpy as np
+
+    alone = np.setdiff1d(labels[held], labels[train])
+    if not len(alone):
+        return train, held
+    moved = {keys[i] for i in held if labels[i] in alone}
+    stays = np.array([keys[i] not in moved for i in held])
+    if not stays.any():
+        return train, held
+    return np.sort(np.concatenate([train, held[~stays]])), held[stays]
+
+
+def _facts(measured: Measured, kind: np.dtype, found: Content, reading: Reading, copied: bool) -> PictureFacts:
+    """What was measured, and what is decided by it: the one decision about units."""
+    from sfumato.data.units import by_channel, in_file, is_drawn, own_range, usual_range
+
+    there = in_file(measured, kind)
+    usual = reading.drawn or usual_range(there, kind)
+    black, white = ((usual[0],), (usual[1],)) if usual else own_range(there)
+    if not is_drawn(measured.shape, kind):
+        usual, black, white = None, (), ()
+    auto = by_channel(measured, usual is not None) and not copied
+    each = auto if reading.scale == "auto" else reading.scale == "each" and len(measured.spread) > 1
+    whole = measured.all()
+    assert isinstance(whole.mean, float)
+    assert isinstance(whole.spread, float)
+    return PictureFacts(
+        whole.mean, whole.spread, whole.count, whole.shape, found.classes, bool(kind == "uint8"),
+        dtype=kind.str, layout=found.layout, means=tuple(measured.mean.tolist()), spreads=tuple(measured.spread.tolist()),
+        least=tuple(there.least.tolist()), most=tuple(there.most.tolist()), each=each, black=black, white=white,
+        copied=copied, source=found.source.plain(), said=found.said,
+    )  # fmt: skip
 
 
 def opened(run: Run, data: Path, facts: PictureFacts) -> tuple[ArrayDataset, ArrayDataset]:
-    """The prepared data, to learn from and held out. Raises DataError."""
+    """The prepared data, to learn from and held out. Raises DataError, of an array too that is not what was learned from."""
     import numpy as np
 
     from sfumato.data import ArrayDataset, DataError, open_array
+    from sfumato.data.layout import canonical
+    from sfumato.data.source import content_hash
 
     try:
         stored = np.load(run.cache / "split.npz", allow_pickle=False)
         names = json.loads((run.cache / "names.json").read_text())
-        if data.suffix.lower() in ARRAYS:
-            array = open_array(data).x
-        else:
-            array = np.load(run.cache / "pictures.npy", mmap_mode="r", allow_pickle=False)
         labels, parts = stored.get("labels"), (stored["train"], stored["held_out"])
+        vectors = stored.get("vectors")
+        if data.suffix.lower() in ARRAYS:
+            array = known_array(run, data, facts) if facts.origin else open_array(data).x
+            array = canonical(array, facts.layout)
+        else:
+            array = np.load(run.cache / CACHED, mmap_mode="r", allow_pickle=False)
+            if facts.origin and content_hash(array) != facts.origin.hash:
+                raise DataError(
+                    f"{run.cache / CACHED}: its pixels are not those that were stored; train again from {data}"
+                )
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{run.cache}: the prepared data cannot be read ({error}); train again from {data}") from error
-    vectors = stored.get("vectors")
     made = [ArrayDataset(array, facts.statistics, labels, names, part, vectors) for part in parts]
     return made[0], made[1]
+
+
+def known_array(run: Run, data: Path, facts: PictureFacts) -> np.ndarray:
+    """The array that the run learned from, found where it stood, as the user wrote it, or beside the run.
+
+    Raises DataError where it is in none of these places, or none of them holds the same numbers.
+    """
+    from sfumato.data import DataError, open_array, shown
+    from sfumato.data.source import WHOLE, content_hash
+
+    origin = facts.origin
+    assert origin is not None
+    places = origin.places(data, run.path)
+    for place in places:
+        array = open_array(place, checked=origin.size > WHOLE).x
+        if content_hash(array) == origin.hash:
+            return array
+    if places:
+        raise DataError(
+            f"{shown(places[0])}: its numbers are not those that {run.path} learned from; put the old file back, or train a "
+            "new run"
+        )
+    raise DataError(f"{shown(origin.path)}: file not found; put back the array that {run.path} learned from")
 
 
 def asked_vectors(run: Run, facts: PictureFacts, asked: tuple[float, ...] | None, most: int = 256) -> np.ndarray | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from sfumato.errors import check
+from sfumato.fields.images.facts import PictureFacts
+from sfumato.fields.images.reading import read_pictures
 from sfumato.jobs import plots
 from sfumato.jobs.evaluate import CURVE_SAMPLES, MOST, draw_samples, likelihood, quality, spread_out, stacked
 from sfumato.jobs.model import Model
@@ -22,11 +23,11 @@ from sfumato.training.run import RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sfumato.data import Statistics
     from sfumato.metrics.likelihood import Levels
     from sfumato.metrics.table import Remember, Row
 
 LEAST = 12
+DISTANCES = ("frechet_distance", "kernel_distance", "sliced_wasserstein", "frechet_infinity")
 
 
 @dataclass(frozen=True)
@@ -60,31 +61,6 @@ class Measure:
         )
 
 
-def read_pictures(folder: Path, statistics: Statistics, budget: float, learned: str) -> Tensor:
-    """Pictures of a folder (or an array file) as the run saw its own: same side, same standardisation.
-
-    ``budget`` is the share of broken files that is let pass, ``learned`` the name of what the run was trained on.
-    """
-    import tempfile
-
-    from sfumato.data import ArrayDataset, check_budget, gather, open_array, scan
-
-    if folder.suffix.lower() in (".npy", ".npz"):
-        return stacked(ArrayDataset(open_array(folder).x, statistics, names=folder.name))
-    shape = statistics.shape
-    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
-        raise RunError(f"{folder}: this run learned items of shape {shape} from {learned}; give a .npy or .npz file")
-    found = scan(folder)
-    check_budget(found, budget)
-    kept = [i for i, path in enumerate(found.files) if path != folder / "grid.png"]  # the sheet beside the samples
-    found = dataclasses.replace(
-        found, files=tuple(found.files[i] for i in kept), digests=tuple(found.digests[i] for i in kept)
-    )
-    with tempfile.TemporaryDirectory() as temporary:
-        array = gather(found, shape[1], Path(temporary) / "pictures.npy")
-        return stacked(ArrayDataset(array, statistics))
-
-
 def features_for(train: Tensor) -> Any:
     """The feature map that samples are compared in: patch statistics for pictures, main axes for the rest."""
     from sfumato.data.sheet import is_picture
@@ -108,16 +84,18 @@ def evaluate(model: Model, measure: Measure, ask: Any) -> Report:
     recipe: Any = model.recipe
     facts, data = model.facts, recipe.open(model.run)
     train = stacked(data.train)
-    own = facts.statistics, recipe.broken_budget, recipe.data.name
+    own = facts, recipe.broken_budget, recipe.data.name
     held_out = spread_out(data.held_out, MOST) if measure.data is None else {"x": read_pictures(measure.data, *own)}
     real = held_out["x"]
     if len(real) < LEAST:
         raise RunError(f"{len(real)} held-out items are too few to measure with: give at least {LEAST} with --data")
     fresh = measure.samples is None
     if measure.samples is None:
-        fake = draw_samples(model, measure.n or min(len(real), MOST), ask=ask)
+        count = measure.n or min(len(real), MOST)
+        fake = draw_samples(model, count, ask=ask)
+        labels = recipe.queries(model, ask, count).batch(range(count)).get("label")
     else:
-        fake = read_pictures(measure.samples, *own)
+        fake, labels = read_pictures(measure.samples, *own), None
     if len(fake) < LEAST:
         raise RunError(f"{len(fake)} samples are too few to be measured: at least {LEAST} are needed")
 
@@ -136,25 +114,61 @@ def evaluate(model: Model, measure: Measure, ask: Any) -> Report:
     levels: dict[str, Levels] = {}
     if fresh and not measure.quick:
         curve = quality(model, space, known, ask, min(CURVE_SAMPLES, len(fake)))
-        bin_width = 2 / 255 / facts.spread if facts.bytes else None
-        unit = 0.0 if facts.bytes else math.log2(facts.spread)  # a density is per unit of the data's own numbers
-        more, levels = likelihood(model, data.train, held_out, measure.bits, bin_width, unit)
+        more, levels = likelihood(model, data.train, held_out, measure.bits, *bins(facts))
         rows += more
     about["quality_against_steps"] = curve
     about["loss_by_level"] = {name: plots.level_curve(of) for name, of in levels.items()}
     pictures: dict[str, Any] = {}
     if facts.pictures:
         floor = next(row.floor for row in rows if row.metric == "kernel_distance")
-        drawn = partial(report, fake, train, real, restore, curve, floor, about["loss_by_level"])
+        shown = chosen(fake, labels, held_out, facts.classes)
+        drawn = partial(report, shown, train, restore, curve, floor, about["loss_by_level"])
         pictures = {"report.png": Saves(drawn)}
-    notes = [f"features: {space.name}", *remarks(rows, fresh, model, measure)]
+    notes = [f"features: {space.name}", *strange(real, measure.data), *strange(fake, measure.samples)]
+    notes += remarks(rows, fresh, model, measure)
     return Report(tuple(rows), tuple(notes), pictures, about)
 
 
-def restored(facts: Any, x: Tensor) -> Tensor:
-    """Items in the numbers of the data."""
-    raw: Tensor = x * facts.spread + facts.mean
-    return raw
+def restored(facts: PictureFacts, x: Tensor) -> Tensor:
+    """Items (N, *shape) as they are seen: pictures from -1 (black) to 1 (white), others in the numbers of the data."""
+    import torch
+
+    from sfumato.data.units import raw_of
+
+    scale = facts.statistics
+    mean, spread = (torch.as_tensor(scale.along(ends)).to(x) for ends in (scale.mean, scale.spread))
+    raw: Tensor = x * spread + mean
+    if facts.exact or not facts.pictures:
+        return raw
+    black, white = (torch.as_tensor(raw_of(ends, facts.kind)).to(x).reshape(-1, 1, 1) for ends in facts.ends)
+    seen: Tensor = (raw - black) / (white - black) * 2 - 1
+    return seen
+
+
+def bins(facts: PictureFacts) -> tuple[float | None, float]:
+    """The width of the bins that data lie in, in standard units (None: they are a density), and the bits that are to be added
+    for a density per unit of the data's own numbers."""
+    if facts.bytes and not facts.each:
+        return 2 / 255 / facts.spread, 0.0
+    unit = 127.5 if facts.bytes else 1.0
+    spreads = [spread for spread in facts.spreads if spread > 0] if facts.each else [facts.spread]
+    changing = (
+        len(spreads) / len(facts.spreads) if facts.each else 1.0
+    )  # what never changes has no density: it adds nothing
+    return None, changing * sum(math.log2(unit * spread) for spread in spreads) / len(spreads)
+
+
+def strange(x: Tensor, source: Path | None, most: float = 10.0) -> list[str]:
+    """A word where a file's numbers are far from those learned: x in standard units, of mean 0 and spread 1 if they are alike."""
+    if source is None:
+        return []
+    mean, spread = float(x.double().mean()), float(x.double().std())
+    if abs(mean) <= most and 1 / most <= spread <= most:
+        return []
+    return [
+        f"OTHER UNITS? {source}: its numbers have mean {mean:.3g} and spread {spread:.3g} where those learned have 0 and 1; "
+        "give them in the units of the data"
+    ]
 
 
 def fid(
@@ -172,23 +186,13 @@ def fid(
 
 
 def remarks(rows: Sequence[Row], fresh: bool, model: Model, measure: Measure) -> list[str]:
-    """What the numbers say, in words, where they say it clearly; and what was not measured."""
-    by = {row.metric: row for row in rows}
-    found = []
-    copied, ratio = by["copied"], by["memorisation_ratio"]
-    if copied.low > 0.05:
-        found.append(
-            f"MEMORISED: {copied.value:.0%} of the samples are as close to a training item as the closest 1% of held-out "
-            f"items are; nearest distance {ratio.value:.2g} times the usual"
-        )
-    kernel, told = by["kernel_distance"], by.get("classifier_accuracy")
-    assert kernel.floor is not None
-    if kernel.low <= kernel.floor and (told is None or told.low <= max(0.5, told.floor or 0)):
-        found.append(
-            f"at the floor: {kernel.n} samples cannot be told from real held-out items by kernel distance"
-            + (" or classifier" if told else "")
-        )
-    if "frechet_infinity" in by:
+    """What the numbers say, in words, where they say it clearly; and what was not measured.
+
+    Every sentence follows from the whole row: the samples' value with its interval, and the floor, which is the same metric
+    of held-out items and as uncertain as the interval is wide.
+    """
+    found = said(rows)
+    if any(row.metric == "frechet_infinity" for row in rows):
         found.append("frechet_infinity: without the bias of finite counts, on as many main axes as they carry")
     elbo = next((row for row in rows if row.metric.endswith("_elbo")), None)
     if elbo:
@@ -203,25 +207,112 @@ def remarks(rows: Sequence[Row], fresh: bool, model: Model, measure: Measure) ->
     return found
 
 
+def said(rows: Sequence[Row]) -> list[str]:
+    """What the rows say of copies, of what is at the floor, and of what is below it."""
+    by = {row.metric: row for row in rows}
+    copied, ratio, kernel, told = (
+        by.get(name) for name in ("copied", "memorisation_ratio", "kernel_distance", "classifier_accuracy")
+    )
+    assert copied is not None
+    assert ratio is not None
+    assert kernel is not None
+    assert kernel.floor is not None
+    found, usual = [], copied.floor or 0.0
+    if memorised := copied.low > max(0.05, usual):
+        found.append(
+            f"MEMORISED: {copied.value:.0%} of the samples are as close to a training item as the closest 1% of held-out "
+            f"items are (of held-out items {usual:.0%}); nearest distance {ratio.value:.2g} times the usual"
+        )
+    elif usual > 0.05:
+        found.append(
+            f"the data repeat themselves: {usual:.0%} of the held-out items are copies of training items, or nearly"
+        )
+    far = [row.metric for row in rows if row.metric != "copied" and row.floor is not None and _beyond(row, row.floor)]
+    if kernel.low <= kernel.floor and (told is None or told.low <= max(0.5, told.floor or 0)):
+        if far:
+            found.append(
+                f"kernel distance is at the floor, but not {', '.join(far)}: the samples can be told from real items"
+            )
+        elif not memorised:
+            found.append(
+                f"at the floor: {kernel.n} samples cannot be told from real held-out items by kernel distance"
+                + (" or classifier" if told else "")
+            )
+    distances = (row for row in rows if row.better == "lower" and row.metric in DISTANCES and row.floor is not None)
+    below = [row.metric for row in distances if row.high < (row.floor or 0) - (row.high - row.low)]
+    if below and not memorised:
+        found.append(
+            f"BELOW the floor in {', '.join(below)}: closer to the training items than real held-out items are; of a model that "
+            "was not trained or chosen by this number that speaks of copies, or of held-out items that are of another kind"
+        )
+    return found
+
+
+def _beyond(row: Row, floor: float) -> bool:
+    """Whether a row is worse than its floor by more than both can scatter."""
+    wide = row.high - row.low
+    worse, better = row.low > floor + wide, row.high < floor - wide
+    return worse if row.better == "lower" else better if row.better == "higher" else False
+
+
+def chosen(
+    fake: Tensor, labels: Tensor | None, held_out: dict[str, Tensor], classes: Sequence[str], most: int = 12
+) -> dict[str, Any]:
+    """A fair draw for people: samples, held-out items beside them, and the names of the samples' classes.
+
+    Samples come class by class in turn, at random within each, by a fixed stream; of more classes than places the classes
+    are drawn too. Held-out items are of the same classes, as far as there are any.
+    """
+    some = fair(labels, len(fake), most)
+    names = None if labels is None else tuple(classes[int(labels[i])] for i in some)
+    known = held_out.get("label")
+    if known is None or labels is None:
+        real = fair(None, len(held_out["x"]), len(some))
+    else:
+        order = fair(None, len(known), len(known))
+        left = {place: [i for i in order if int(known[i]) == place] for place in {int(labels[i]) for i in some}}
+        spare = [i for i in order if int(known[i]) not in left] or order
+        real = [
+            (rows.pop(0) if len(rows) > 1 else rows[0]) if (rows := left[int(labels[i])]) else spare[n % len(spare)]
+            for n, i in enumerate(some)
+        ]
+    return {"samples": fake[some], "real": held_out["x"][real], "names": names}
+
+
+def fair(labels: Tensor | None, count: int, most: int) -> list[int]:
+    """At most so many of ``count`` rows, in random order; with classes in turn, each as often as the others."""
+    import torch
+
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+    if labels is None:
+        return order[:most]
+    rows: dict[int, list[int]] = {}
+    for i in order:
+        rows.setdefault(int(labels[i]), []).append(i)
+    kinds = list(rows)[:most] if len(rows) > most else sorted(rows)
+    turns = [rows[kind][turn] for turn in range(most) for kind in sorted(kinds) if turn < len(rows[kind])]
+    return turns[:most]
+
+
 def report(
-    fake: Tensor, train: Tensor, real: Tensor, restore: Any, curve: Sequence[dict[str, float]], floor: float | None,
-    levels: dict[str, Any], path: Path, shown: int = 12,
+    shown: dict[str, Any], train: Tensor, restore: Any, curve: Sequence[dict[str, float]], floor: float | None,
+    levels: dict[str, Any], path: Path,
 ) -> None:  # fmt: skip
     """report.png: samples, the training picture nearest to each, real held-out pictures; and the curves there are.
 
     Without matplotlib the three rows of pictures alone.
-    """
-    import torch
 
+    Args:
+        shown: what `chosen` gave.
+    """
     from sfumato.data.sheet import sheet, to_bytes
     from sfumato.metrics.coverage import nearest
 
-    some = fake[torch.arange(min(shown, len(fake))) * len(fake) // min(shown, len(fake))]
+    some = shown["samples"]
     _, which = nearest(some.flatten(1).double(), train.flatten(1).double())
-    chosen = real[torch.arange(len(some)) * len(real) // len(some)]
-    strips = {"samples": some, "nearest in training": train[which], "real, held out": chosen}
+    strips = {"samples": some, "nearest in training": train[which], "real, held out": shown["real"]}
     pictures = {name: to_bytes(restore(x).float().cpu().numpy()) for name, x in strips.items()}
     if plots.available():
-        plots.report(pictures, curve, floor, levels, path)
+        plots.report(pictures, curve, floor, levels, path, shown["names"])
     else:
         sheet([each for strip in pictures.values() for each in strip], columns=len(some), least=900).save(path)

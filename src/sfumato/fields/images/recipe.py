@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +13,15 @@ from tyro.conf import Positional
 
 from sfumato.errors import Wrong, check
 from sfumato.fields.images import measure
-from sfumato.fields.images.data import ARRAYS, PictureFacts, asked_vectors, opened, prepared
+from sfumato.fields.images.data import ARRAYS, Layout, Reading, Scale, asked_vectors, opened, prepared
+from sfumato.fields.images.facts import PictureFacts
 from sfumato.jobs.making import Making
 from sfumato.jobs.methods import MethodOptions
 from sfumato.jobs.recipe import Data, Look, Recipe, Say
 from sfumato.networks.options import NetworkOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
     from PIL.Image import Image
@@ -59,12 +61,18 @@ class Images(Recipe):
     side: int | None = None
     """Pictures are cropped to squares and resized to this many pixels."""
     labels: bool = False
-    """Learn the names of the sub-folders as classes."""
+    """Learn the names of the sub-folders, or the labels of a .npz, as classes."""
     vectors: Path | None = None
     """Learn numbers beside each item as its condition: a .csv whose first column names the picture's file, or a .npy (or the
     array "vectors" of a .npz) with a row for each item of an array file."""
     held_out: float = 0.1
     """Share of the pictures kept out of training, to measure with."""
+    layout: Layout = "auto"
+    """Which axis of an array's items is which: channels C, height H, width W, frames T, steps L, numbers D."""
+    scale: Scale = "auto"
+    """Whether an array's columns or channels are standardised each by itself or all alike (auto: alike for pictures)."""
+    black_white: tuple[float, float] | None = None
+    """Numbers of an array that are drawn black and white (default: found in the data)."""
     broken_budget: float = 0.01
     """Share of broken files that is skipped with a warning; more stops the run."""
     drop: float = 0.1
@@ -81,6 +89,12 @@ class Images(Recipe):
             (0 < self.held_out < 1, "held_out", "a share between 0 and 1"),
             (0 <= self.broken_budget < 1, "broken_budget", "a share from 0 to below 1"),
             (0 <= self.drop < 1, "drop", "a share from 0 to below 1"),
+            (
+                self.black_white is None
+                or (all(map(math.isfinite, self.black_white)) and self.black_white[0] != self.black_white[1]),
+                "black_white",
+                "two different finite numbers",
+            ),
         )
 
     # ---- data --------------------------------------------------------------------------------------------------------
@@ -117,13 +131,14 @@ class Images(Recipe):
         return min(wanted, smallest - smallest % 4)
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Images:
+        reading = Reading(self.labels, self.layout, self.scale, self.black_white)
         if self.data.suffix.lower() in ARRAYS:
-            prepared(run, self.data, None, self.labels, self.held_out, self.vectors)
+            prepared(run, self.data, None, reading, self.held_out, self.vectors)
             return self
         scan = self.scan(tell)
         recipe = dataclasses.replace(self, side=self.chosen_side(scan))
         assert recipe.side is not None
-        prepared(run, self.data, (scan, recipe.side), self.labels, self.held_out, self.vectors)
+        prepared(run, self.data, (scan, recipe.side), reading, self.held_out, self.vectors)
         return recipe
 
     def open(self, run: Run) -> Data:
@@ -183,17 +198,27 @@ class Images(Recipe):
         return Blanks(torch.zeros(model.facts.shape), 16 if n is None else n, condition)
 
     def things(self, model: Model, queries: Queries, drawn: Drawn) -> list[np.ndarray]:
-        """Picture bytes (H, W, 3) or (H, W), or other items as they are in the data, float32."""
-        from sfumato.data.sheet import to_bytes
+        """Items in the units, type and layout of the data: of a folder picture bytes (H, W, 3)."""
+        items: list[np.ndarray] = model.facts.items(drawn.x.float().cpu().numpy())
+        return items
 
-        raw = model.facts.statistics.restore(drawn.x.float().cpu().numpy())
-        return list(to_bytes(raw) if model.facts.pictures else raw)
+    def write(
+        self, model: Model, queries: Queries, things: Iterable[tuple[int, np.ndarray]], out: Path, making: Making
+    ) -> Iterator[Path]:
+        """A picture of each item that can be looked at, and its numbers (.npy) beside where the picture does not hold them."""
+        facts = model.facts
+        for number, thing in things:
+            path, own = out / f"{number:04d}", making.of(queries, number)
+            drawn = facts.pictures and making.suffix != ".npy"
+            if not drawn or not facts.exact:
+                yield self.save(thing, path.with_suffix(".npy"), own)
+            if drawn:
+                yield self.save(facts.seen([thing])[0], path.with_suffix(".png"), own)
 
     def save(self, thing: np.ndarray, path: Path, making: Making) -> Path:
         import numpy as np
 
-        if thing.dtype != np.uint8 or path.suffix.lower() == ".npy":
-            path = path.with_suffix(".npy")
+        if path.suffix.lower() == ".npy":
             np.save(path, thing)
             return path
         from PIL import Image as pil
@@ -206,7 +231,7 @@ class Images(Recipe):
 
         if not model.facts.pictures:
             return None
-        return sheet(things, columns, least=512 if columns is None else 900)
+        return sheet(model.facts.seen(list(things)), columns, least=512 if columns is None else 900)
 
     def evaluate(self, model: Model, measure: measure.Measure, ask: PictureAsk) -> Report:
         from sfumato.fields.images.measure import evaluate
