@@ -36,7 +36,10 @@ class TrainOptions:
     workers: int = 0
     """Processes that load data; the results do not depend on it."""
     threads: int | None = None
-    """CPU threads (none: the number that is fastest when the run begins)."""
+    """CPU threads (none: the number that is fastest, measured when the run begins and again now and then; the last bits of the
+    results depend on it, so give a number for a run that is the same bit for bit)."""
+    rollback: bool = False
+    """After a spike of the loss, go back to the weights of a checkpoint before it, and on with other data."""
     save_seconds: float = 60.0
     """At most this long between checkpoints."""
     keep: int = 2
