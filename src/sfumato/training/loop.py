@@ -27,11 +27,12 @@ from sfumato.training.objective import Noised, Objective, Task, bf16_pays, noise
 from sfumato.training.options import TrainOptions
 from sfumato.training.pace import Pace
 from sfumato.training.parallel import Runtime, launched
-from sfumato.training.progress import Watch, memory, tell
+from sfumato.training.progress import Watch, memory
 from sfumato.training.run import Run
 from sfumato.training.saving import Saver
 from sfumato.training.spikes import Spikes, interval
 from sfumato.training.state import Kept, NonFinite, State, left, load, spiked
+from sfumato.training.telling import tell
 from sfumato.training.watch import Averaged, blame, tensorboard
 
 __all__ = ["NonFinite", "Stopped", "train"]
@@ -137,7 +138,7 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
                     break
         saver.wait()
         if runtime.first and state.step >= options.steps:
-            averaged.finish(ema)
+            averaged.finish(ema, state.step)
         runtime.barrier()
         if state.step < options.steps:  # a process that got no signal itself leaves as the one that did
             raise Stopped(128 + (stop.signal or signal.SIGTERM), left(run, state, saver))

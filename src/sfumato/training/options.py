@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -62,7 +63,8 @@ class TrainOptions:
         check(
             self,
             (self.steps is None or self.steps >= 1, "steps", "at least 1"),
-            (self.minutes is None or self.minutes > 0, "minutes", "above 0"),
+            (self.minutes is None or 0 < self.minutes < math.inf, "minutes", "above 0"),
+            (abs(self.seed) < 2**63, "seed", "a whole number of at most 63 bits"),
             (self.batch is None or self.batch >= 1, "batch", "at least 1"),
             (self.accumulate >= 1, "accumulate", "at least 1"),
             (

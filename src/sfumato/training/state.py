@@ -19,10 +19,11 @@ from sfumato.training.objective import Objective, Task
 from sfumato.training.optimizer_state import flatten_optimizer, restore_optimizer
 from sfumato.training.options import TrainOptions
 from sfumato.training.parallel import Runtime
-from sfumato.training.progress import Watch, tell
+from sfumato.training.progress import Watch
 from sfumato.training.run import Run
 from sfumato.training.saving import Saver
 from sfumato.training.spikes import MOST, Spikes, interval
+from sfumato.training.telling import tell
 from sfumato.training.watch import settings_of
 
 

@@ -22,8 +22,8 @@ from sfumato.training.ema import PowerEMA
 from sfumato.training.loader import Batch, bunched
 from sfumato.training.memory import Shortage, fitting
 from sfumato.training.objective import Noised, Objective, Precise, Task, evaluating
-from sfumato.training.progress import tell
 from sfumato.training.run import Run, sealed, write_text
+from sfumato.training.telling import tell
 
 LEVELS = torch.linspace(-3.5, 3.0, 10)
 """Noise levels ln(sigma / alpha) at which the held-out loss is measured."""
@@ -137,11 +137,12 @@ class Averaged:
         finest: float = getattr(self.task.process, "finest", 0.0)
         return auto(Bound.of(self.denoiser, condition), z, finest=finest)  # a condition may be called "points", too
 
-    def finish(self, ema: PowerEMA) -> None:
+    def finish(self, ema: PowerEMA, step: int | None = None) -> None:
         """Write what a user takes away: the averaged weights, and what the run measured of itself for its walks; without that
         the run is sampled on a usual grid. Raises CheckpointError where the weights cannot be written."""
         self.take(ema)
         settings = {"network": settings_of(self.network), "width": str(ema.widths[0])}
+        settings |= {} if step is None else {"step": str(step)}
         save_weights(self.run.model, self.network.state_dict(), settings)
         facts: dict[str, Any] = {}
         with self.careful("measuring the grid", (Shortage,)), fitting(), evaluating(self.network), torch.no_grad():
