@@ -17,6 +17,10 @@ class Wrong(Mendable, ValueError):
     """An option with a value that makes no sense, here or at all."""
 
 
+class NonFiniteSample(Mendable, ArithmeticError):
+    """A sample with numbers that are not finite: where on the walk they came. Nothing of it is shown or kept."""
+
+
 class DataError(Mendable):
     """Something is wrong with the data. One line: which file or value, what is wrong, what would be right."""
 
@@ -24,8 +28,12 @@ class DataError(Mendable):
 def check(options: Any, *rules: tuple[Any, str, str]) -> None:
     """Raises Wrong for the first of the rules (holds, name, what is right) that does not hold.
 
-    ``name`` is an attribute of ``options``, or of one of its parts, as "method.process".
+    ``name`` is an attribute of ``options``, or of one of its parts, as "method.process". No option may be NaN, which no rule
+    that compares would notice where it is not the last word.
     """
+    for name, value in vars(options).items():
+        if any(isinstance(each, float) and each != each for each in (value if isinstance(value, tuple) else (value,))):
+            raise Wrong(f"{name} = {value!r}: must be a number")
     for holds, name, right in rules:
         if not holds:
             raise Wrong(f"{name} = {attrgetter(name)(options)!r}: must be {right}")

@@ -20,6 +20,7 @@ from sfumato.training.options import TrainOptions
 share = st.floats(0, 1, exclude_min=True, exclude_max=True)
 number = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(0, exclude_min=True, allow_nan=False)
+finite = st.floats(0, exclude_min=True, allow_nan=False, allow_infinity=False)
 count = st.integers(1, 10**12)
 
 
@@ -33,7 +34,7 @@ networks = st.builds(
 )  # fmt: skip
 methods = st.builds(
     MethodOptions, schedule=st.sampled_from(["linear", "cosine", "vp", "edm", "loglinear"]),
-    loss_in=maybe(st.sampled_from(["data", "noise", "v", "velocity"])), times_mean=number, times_std=number,
+    loss_in=maybe(st.sampled_from(["data", "noise", "v", "velocity"])), times_mean=number, times_std=finite,
     uncertainty=st.booleans(), coupling=st.sampled_from(["independent", "transport"]),
 )  # fmt: skip
 optims = st.builds(
@@ -42,7 +43,8 @@ optims = st.builds(
     clip=positive, momentum=share,
 )  # fmt: skip
 trainings = st.builds(
-    TrainOptions, steps=maybe(count), minutes=maybe(positive), batch=maybe(count), seed=st.integers(), optim=optims,
+    TrainOptions, steps=maybe(count), minutes=maybe(finite), batch=maybe(count),
+    seed=st.integers(1 - 2**63, 2**63 - 1), optim=optims,
     ema=st.sampled_from([(0.05, 0.1), (0.2, 1e-5)]), snapshots=st.integers(0, 99),
     compile=st.sampled_from(["auto", "on", "off"]), precision=st.sampled_from(["auto", "bf16", "fp32"]),
     threads=maybe(count), save_seconds=positive,

@@ -155,6 +155,7 @@ def test_an_unfinished_run_can_be_sampled_and_finished(tmp_path: Path, capsys: p
 
     def saved(run, step, *rest):
         save(run, step, *rest)
+        rest[1].wait()
         if step == 4:
             raise KeyboardInterrupt
 

@@ -29,7 +29,15 @@ from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run
 
 OPTIONS = TrainOptions(
-    steps=10, batch=8, previews=0, snapshots=0, precision="fp32", compile="off", save_seconds=1e-9, keep=3
+    steps=10,
+    batch=8,
+    previews=0,
+    snapshots=0,
+    precision="fp32",
+    compile="off",
+    save_seconds=1e-9,
+    keep=3,
+    threads=1,
 )
 """A checkpoint after every step."""
 
@@ -144,6 +152,7 @@ def after_save(step: int, number: int = signal.SIGKILL, times: int = 1) -> Calla
 
         def saved(run: Any, at: int, *rest: Any) -> None:
             save(run, at, *rest)
+            rest[1].wait()  # for the thread that writes it
             if at == step:
                 for _ in range(times):
                     os.kill(os.getpid(), number)

@@ -396,6 +396,7 @@ def test_the_lock_is_held_while_training(tmp_path: Path):
 
         def saved(run, at, *rest):
             save(run, at, *rest)
+            rest[1].wait()
             if at == 2:
                 loop._save = save
                 codes.append(child(again))

@@ -75,6 +75,12 @@ class Streams:
         if len(shape) == 0 or shape[0] != len(self):
             raise ValueError(f"{len(self)} streams cannot fill a batch of shape {tuple(shape)}: one stream per row")
 
+    def part(self, rows: slice) -> Streams:
+        """The streams of these rows: the very same ones, from which both draw."""
+        own = Streams(0, (), self.device)
+        own.generators = self.generators[rows]
+        return own
+
     def _rows(
         self, shape: Sequence[int], dtype: torch.dtype
     ) -> tuple[Tensor, Iterator[tuple[Tensor, torch.Generator]]]:
@@ -109,13 +115,16 @@ Rng = Streams | torch.Generator | None
 
 
 def normal_like(x: Tensor, rng: Rng) -> Tensor:
-    """Standard normal noise shaped like x, in float32 or wider: from streams, a torch generator, or torch's global one."""
+    """Standard normal noise shaped like x: from streams, a torch generator, or torch's global one. It has the type of x, if
+    that is a float; drawn in float32 at least, so that the numbers are the same ones in a narrower type, but rounded."""
     dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
     if isinstance(rng, torch.Generator):
-        return torch.randn(x.shape, generator=rng, dtype=dtype, device=rng.device).to(x.device)
-    if rng is None:
-        return torch.randn(x.shape, dtype=dtype, device=x.device)
-    return moved(rng.normal(x.shape, dtype), x.device)
+        drawn = torch.randn(x.shape, generator=rng, dtype=dtype, device=rng.device).to(x.device)
+    elif rng is None:
+        drawn = torch.randn(x.shape, dtype=dtype, device=x.device)
+    else:
+        drawn = moved(rng.normal(x.shape, dtype), x.device)
+    return drawn.to(x.dtype) if x.is_floating_point() else drawn
 
 
 def uniform_like(x: Tensor, rng: Rng, shape: Sequence[int] | None = None) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +69,8 @@ class DistillOptions:
     def __post_init__(self) -> None:
         check(
             self,
-            (self.cost > 0, "cost", "above 0"),
-            (0 <= self.w[0] <= self.w[1], "w", "two strengths, the smaller one first"),
+            (0 < self.cost < math.inf, "cost", "above 0"),
+            (0 <= self.w[0] <= self.w[1] < math.inf, "w", "two strengths, the smaller one first"),
         )
 
     @property
@@ -158,14 +159,11 @@ class DistillOptions:
 
 def read_teacher(file: Path, kinds: Kinds) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
     """The teacher's network, its weights, and the settings it was built with. Raises CheckpointError."""
-    from safetensors import safe_open
-
     from sfumato import networks
     from sfumato.training import checkpoint
 
-    weights = checkpoint.read_tensors(file)
-    with safe_open(file, "pt") as opened:
-        settings = json.loads(opened.metadata()["network"])
+    weights, about = checkpoint.read_weights(file)
+    settings = json.loads(about["network"])
     network = networks.build(settings, kinds)
     network.load_state_dict(weights)
     return network, weights, settings

@@ -21,8 +21,8 @@ from sfumato.errors import Wrong
 from sfumato.jobs import find
 from sfumato.jobs.adapt import DistillOptions
 from sfumato.jobs.model import load as _load
-from sfumato.jobs.model import options
 from sfumato.jobs.recipe import Recipe
+from sfumato.jobs.strict import options
 from sfumato.jobs.walk import Drawing, Walk
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run

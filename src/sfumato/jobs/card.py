@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from sfumato.jobs.config import read_config
 from sfumato.training.run import Run, write_text
+
+
+def step_of(run: Run) -> int:
+    """The step of the weights that samples are drawn with: of a run that is not finished the newest checkpoint's, behind which
+    the log may be ahead."""
+    from sfumato.training import checkpoint
+
+    if run.model.is_file():
+        _, about = checkpoint.read_weights(run.model)
+        with suppress(KeyError, ValueError):
+            return int(about["step"])
+        return max((r["step"] for r in run.records() if "loss" in r), default=0)  # of an older revision
+    path, _ = checkpoint.newest(run.checkpoints)
+    return 0 if path is None else int(path.name.partition("-")[2])
 
 
 def card(run: Run, metrics: str | None = None, step: int | None = None) -> None:
@@ -13,9 +29,8 @@ def card(run: Run, metrics: str | None = None, step: int | None = None) -> None:
     """
     config = read_config(run)
     facts = config.recipe.facts(run)
-    records = run.records()
-    reached = step if step is not None else records[-1]["step"] if records else 0
-    held_out = [r for r in records if "held_out" in r and r["step"] <= reached]
+    reached = step if step is not None else step_of(run)
+    held_out = [r for r in run.records() if "held_out" in r and r["step"] <= reached]
     lines = [
         f"# {run.path.name}", "",
         "A diffusion model trained with sfumato.", "",
@@ -23,9 +38,13 @@ def card(run: Run, metrics: str | None = None, step: int | None = None) -> None:
         f"- steps: {reached} of {config.training.steps}, batch {config.training.batch}",
     ]  # fmt: skip
     if held_out:
-        lines.append(f"- held-out loss: {held_out[-1]['held_out']:.4f}")
+        lines.append(f"- held-out loss: {held_out[-1]['held_out']:.4f}, at step {held_out[-1]['step']}")
     if metrics:
-        when = [] if step is None else ["", f"Not finished: measured at step {step}, of the average in its newest checkpoint."]
+        when = (
+            []
+            if step is None
+            else ["", f"Not finished: measured at step {step}, of the average in its newest checkpoint."]
+        )
         lines += [*when, "", "```", metrics, "```"]
     lines += ["", *config.recipe.usage()]
     write_text(run.path / "README.md", "\n".join(lines) + "\n")

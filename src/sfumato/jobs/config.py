@@ -10,9 +10,9 @@ from typing import Any
 
 from sfumato.jobs.adapt import Adaptation, DistillOptions
 from sfumato.jobs.find import kind, name_of, names, plain
-from sfumato.jobs.strict import from_yaml, to_yaml
+from sfumato.jobs.strict import LONGEST, ConfigError, composed, from_yaml, to_yaml
 from sfumato.training.options import TrainOptions
-from sfumato.training.run import Run
+from sfumato.training.run import Run, RunError
 
 
 @cache
@@ -66,7 +66,8 @@ class Configuration:
 def field_of(folder: Path) -> str | None:
     """The name of the field of the run in a folder, read from the text of its config.yaml; None where there is none."""
     try:
-        return _named((folder / "config.yaml").read_text(encoding="utf-8"))
+        with (folder / "config.yaml").open(encoding="utf-8") as file:
+            return _named(file.read(LONGEST + 1))
     except (OSError, UnicodeDecodeError):
         return None
 
@@ -76,8 +77,8 @@ def _named(text: str) -> str | None:
     import yaml
 
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError:
+        node = composed(text, "config")
+    except ConfigError:
         return None  # the reader says what is wrong
     keys = [str(key.value) for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
     return next((key for key in keys if key in names()), None)
@@ -86,4 +87,10 @@ def _named(text: str) -> str | None:
 def read_config(run: Run) -> Configuration:
     """The configuration of a run. Raises RunError, ConfigError."""
     run.require()
-    return Configuration.from_yaml(run.config.read_text(encoding="utf-8"), str(run.config))
+    try:
+        with run.config.open(encoding="utf-8") as file:
+            text = file.read(LONGEST + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise RunError(f"{run.config}: cannot be read ({reason}); restore it from a copy") from error
+    return Configuration.from_yaml(text, str(run.config))

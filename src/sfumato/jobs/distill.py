@@ -14,7 +14,10 @@ from sfumato.jobs.card import card
 from sfumato.jobs.config import Configuration, read_config
 from sfumato.jobs.model import Model, load, task_of
 from sfumato.jobs.recipe import Say, say
+from sfumato.jobs.seal import seal, unchanged
+from sfumato.jobs.train import starting
 from sfumato.jobs.walk import Walk
+from sfumato.training.careful import Careful
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run, RunError, write_text
 
@@ -31,9 +34,10 @@ def distill(teacher: Path, options: DistillOptions, training: TrainOptions, out:
 
     source, run = Run(teacher), Run(out)
     config = _checked(source, run)
-    run.create()
-    with run.locked():
+    unchanged(source)
+    with starting(run):
         _take_over(source, run)
+        seal(run)
         data = config.recipe.open(run)
         plain = task_of(config, run, data)
         training = _settings(training, config, plain)
@@ -53,8 +57,11 @@ def distill(teacher: Path, options: DistillOptions, training: TrainOptions, out:
         write_text(run.config, dataclasses.replace(made, training=training).to_yaml())
         run.log({"step": 0, "teacher_seconds": whole, "conversion_seconds": seconds * training.steps})
     loop.train(task, run, training)
-    card(run)
-    look(run)
+    careful = Careful(tell)
+    with careful("README.md"):
+        card(run)
+    with careful("the pictures", (Exception,)):  # the map is made, whatever may be seen of it
+        look(run)
     return run
 
 
@@ -108,7 +115,7 @@ def _costed(
     if steps is None:
         seconds = training.minutes * 60 if training.minutes is not None else options.cost * whole
         steps = max(1, int(seconds / cost.seconds))
-    return dataclasses.replace(training, threads=cost.threads, steps=steps), whole, cost.seconds
+    return dataclasses.replace(training, steps=steps), whole, cost.seconds
 
 
 def look(run: Run, columns: int = 12, teacher_steps: int = 50) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfumato.jobs.model import Model
 from sfumato.jobs.report import render
+from sfumato.jobs.seal import unchanged
 from sfumato.jobs.walk import Walk
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def evaluate(model: Model, measure: Any = None, ask: Any = None) -> str:
     report as text. Raises RunError, DataError, MetricError."""
     recipe = model.recipe
     measure, ask = recipe.Measure() if measure is None else measure, recipe.Ask() if ask is None else ask
+    unchanged(model.run)
+    recipe.measurable(model, measure, ask)
     return render(model, recipe.evaluate(model, measure, ask), ask)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from sfumato.errors import Wrong, options_meet_the_core
+from sfumato.errors import Wrong, check, options_meet_the_core
 
 if TYPE_CHECKING:
     from sfumato.diffusion import Equilibrium, Gaussian, Masked, UniformTokens
@@ -56,6 +57,11 @@ class MethodOptions:
     """Which noise goes with which sample: as drawn, or by optimal transport within the batch."""
 
     def __post_init__(self) -> None:
+        check(
+            self,
+            (math.isfinite(self.times_mean), "times_mean", "a finite number"),
+            (0 < self.times_std < math.inf, "times_std", "above 0"),
+        )
         if self.process == "equilibrium" and (self.times == "adaptive" or self.uncertainty):
             raise Wrong("process = 'equilibrium': its network knows no noise level to learn times or weights of")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 from sfumato.errors import Wrong, options_meet_the_core
 from sfumato.jobs.adapt import Adaptation
 from sfumato.jobs.config import Configuration, read_config
+from sfumato.jobs.finite import refused, smaller, unfinite, whence
 from sfumato.jobs.making import Making
 from sfumato.jobs.recipe import Data, Recipe, say
-from sfumato.jobs.strict import convert, inner_dataclass, to_plain
+from sfumato.jobs.seal import unchanged
+from sfumato.jobs.strict import options, to_plain
+from sfumato.jobs.taken import fingerprint, measured
 from sfumato.jobs.walk import USUAL, Drawing, Walk, grid_of, solver_of
 from sfumato.training.run import Run, RunError
 
@@ -141,6 +143,7 @@ class Model:
         stream: Sequence[str | int] = ("sample",),
         begin: Callable[[Any, Tree, Tree, Mapping[str, Tree]], tuple[Tree, Tree]] | None = None,
         look: Callable[[Sequence[int], int, int, Tree], None] | None = None,
+        finite: bool = True,
     ) -> Iterator[Drawn]:
         """Yield samples of the given numbers in batches, in standard units; a field's ``draw`` draws through this alone.
 
@@ -149,6 +152,9 @@ class Model:
             stream: the purpose of the randomness, ("lead", k) for the k-th step of a rollout.
             begin: instead of the field's: process, z, times, query -> first state and times.
             look: as for :func:`~sfumato.diffusion.generate.generate`.
+            finite: refuse samples that are not; False: the caller looks after them, row by row.
+
+        Where memory runs out the batch is halved. Raises NonFiniteSample, which names the sample, the solver, step and t.
         """
         from sfumato.diffusion import generate
 
@@ -163,12 +169,27 @@ class Model:
         told = {
             name: value for each in self.adaptations for name, value in each.told(self.settings, walk).items()
         }  # fmt: skip
-        with options_meet_the_core():  # some solvers see only on the way that they cannot walk this process
-            yield from generate(
-                self.denoiser, Told(queries, told) if told else queries, numbers,
-                seed=self.drawing.seed if seed is None else seed, stream=stream, begin=start, guide=self.guided(walk),
-                solver=solver, batch=walk.batch or 16, device=self.device, look=look,
-            )  # fmt: skip
+        batch, left = walk.batch or 16, list(numbers)
+        while left:
+            try:
+                with options_meet_the_core():  # some solvers see only on the way that they cannot walk this process
+                    for drawn in generate(
+                        self.denoiser, Told(queries, told) if told else queries, left,
+                        seed=self.drawing.seed if seed is None else seed, stream=stream, begin=start,
+                        guide=self.guided(walk), solver=solver, batch=batch, device=self.device, look=look,
+                    ):  # fmt: skip
+                        gone = set(drawn.numbers)
+                        left = [number for number in left if number not in gone]
+                        if finite and (bad := unfinite(drawn.x)):
+                            again = partial(
+                                self.draw, queries, [drawn.numbers[bad[0]]], seed=seed, stream=stream, finite=False,
+                                walk=dataclasses.replace(walk, batch=batch),
+                            )  # fmt: skip
+                            raise refused([drawn.numbers[row] for row in bad], whence(again, first), walk.solver)
+                        yield drawn
+                return
+            except (RuntimeError, MemoryError) as error:
+                batch = smaller(batch, error)
 
     def sample(self, n: int | None = None, *, seed: int | None = None, **asked: Any) -> list[Any]:
         """Samples as the field's things: pictures, texts, rows. Keywords are the options of `sfumato sample`: what a sample
@@ -199,21 +220,6 @@ class Model:
         )  # fmt: skip
 
 
-def fingerprint(run: Run) -> str:
-    """16 digits that tell a run's weights from others, whatever the order in which its file names them; "" without any."""
-    import torch
-
-    from sfumato.training import checkpoint
-
-    if not run.model.is_file():
-        return ""
-    digest = hashlib.sha256()
-    for name, value in sorted(checkpoint.read_tensors(run.model).items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 @dataclass(frozen=True)
 class Told:
     """Queries of which every sample is told something more, (1, ...) each."""
@@ -234,37 +240,6 @@ class Told:
     def batch(self, numbers: Sequence[int]) -> dict[str, Tree]:
         more = {name: value.expand(len(numbers), *value.shape[1:]) for name, value in self.told.items()}
         return {**self.queries.batch(numbers), **more}
-
-
-def options(kind: type, given: Mapping[str, Any], more: Sequence[str] | set[str] = ()) -> Any:
-    """A dataclass of options from keywords, as strictly read as a file. Raises Wrong, and says what is close."""
-    import difflib
-    import typing
-
-    names = {f.name for f in dataclasses.fields(kind)}
-    for name in given:
-        if name not in names:
-            close = difflib.get_close_matches(name, [*names, *more], n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted([*names, *more]))}"
-            raise Wrong(f"unknown option {name!r}; {hint}")
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for name, value in given.items():
-        inner = inner_dataclass(hints[name])
-        try:
-            if isinstance(value, Path) or (inner is not None and isinstance(value, inner)):
-                values[name] = value
-            elif inner is not None and isinstance(value, Mapping):
-                values[name] = options(inner, value)
-            else:
-                values[name] = convert(hints[name], to_plain(value))
-        except (TypeError, ValueError) as error:
-            raise error if isinstance(error, Wrong) else Wrong(f"{name} = {value!r}: {error}") from error
-    required = (dataclasses.MISSING, dataclasses.MISSING)
-    for f in dataclasses.fields(kind):
-        if f.name not in values and (f.default, f.default_factory) == required:
-            raise Wrong(f"{f.name}: is missing")
-    return kind(**values)
 
 
 def resolved(asked: Walk, name: str, recipe: Recipe, process: Any, adaptations: Sequence[Adaptation]) -> Walk:
@@ -304,7 +279,9 @@ def built(recipe: Recipe, facts: Any, seed: int) -> nn.Module:
 def task_of(config: Configuration, run: Run, data: Data | None = None) -> Task:
     """What a run trains, from its folder alone (or from data that was just prepared)."""
     recipe, seed = config.recipe, config.training.seed
-    data = recipe.open(run) if data is None else data
+    if data is None:
+        unchanged(run)
+        data = recipe.open(run)
     task = recipe.task(data, built(recipe, data.facts, seed))
     for adaptation in config.adaptations:
         task = adaptation.task(task, run, config.training, recipe.kinds())
@@ -359,6 +336,7 @@ def load(out: Path | str, walk: Walk = Walk(), drawing: Drawing = Drawing(), nam
     """
     from sfumato.diffusion import Denoiser
     from sfumato.networks.loops import Looped
+    from sfumato.training import checkpoint
     from sfumato.training.ema import read_snapshots, reconstruct
     from sfumato.training.objective import Precise, bf16_pays
     from sfumato.training.parallel import pick_device
@@ -366,10 +344,12 @@ def load(out: Path | str, walk: Walk = Walk(), drawing: Drawing = Drawing(), nam
     run = Run(Path(out))
     config = read_config(run)
     recipe, device = config.recipe, pick_device()
+    unchanged(run, "data.json")
     facts = recipe.facts(run)
     network, weights, step = _weights(config, run)
     if drawing.ema is not None and drawing.ema != config.training.ema[0]:
         weights = {**weights, **reconstruct(read_snapshots(run.snapshots), drawing.ema)}
+    checkpoint.fits(weights, network.state_dict(), str(run.path))
     network.load_state_dict(weights)
     network.to(device).eval().requires_grad_(False)
     if drawing.loops is not None:
@@ -377,14 +357,17 @@ def load(out: Path | str, walk: Walk = Walk(), drawing: Drawing = Drawing(), nam
             raise Wrong(f"loops = {drawing.loops}: {out} was trained without (train --network.loops LEAST MOST)")
         network = Looped(network, drawing.loops)
     bf16 = drawing.precision == "bf16" or (
-        drawing.precision == "auto" and bf16_pays(device) and config.training.precision != "fp32"
+        drawing.precision == "auto"
+        and device.type != "cpu"
+        and bf16_pays(device)
+        and config.training.precision != "fp32"
     )
     process, precise = recipe.process(facts), Precise(network, bf16)
     made = [adaptation.denoiser(precise, process) for adaptation in config.adaptations]
     denoiser = made[-1] if made else Denoiser(precise, process)
     chosen = resolved(walk, name, recipe, process, config.adaptations)
     model = Model(
-        run, recipe, facts, denoiser, chosen, drawing, config.adaptations, device, _measured(run), companions(recipe, run),
+        run, recipe, facts, denoiser, chosen, drawing, config.adaptations, device, measured(run), companions(recipe, run),
         walk, name, step,
     )  # fmt: skip
     model.solver(chosen), model.grid(chosen)  # what cannot be used is said now
@@ -394,15 +377,18 @@ def load(out: Path | str, walk: Walk = Walk(), drawing: Drawing = Drawing(), nam
 def _weights(config: Configuration, run: Run) -> tuple[nn.Module, dict[str, Any], int | None]:
     """The network of a run, the averaged weights to load into it, and their step unless they are the last. Raises RunError
     where there are none yet."""
-    from safetensors import safe_open
-
     from sfumato import networks
     from sfumato.training import checkpoint
 
     if run.model.is_file():
-        weights = checkpoint.read_tensors(run.model)
-        with safe_open(run.model, "pt") as file:
-            return networks.build(json.loads(file.metadata()["network"]), config.recipe.kinds()), weights, None
+        weights, about = checkpoint.read_weights(run.model)
+        try:
+            settings = dict(json.loads(about["network"]))
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            raise RunError(
+                f"{run.model}: does not say of which network it is; `sfumato resume {run.path}` writes it anew"
+            ) from error
+        return networks.build(settings, config.recipe.kinds()), weights, None
     path, complaints = checkpoint.newest(run.checkpoints)  # not finished: the average in the newest checkpoint
     if path is None:
         raise RunError(f"{run.path}: nothing to sample from yet" + (f" ({complaints[0]})" if complaints else ""))
@@ -413,20 +399,3 @@ def _weights(config: Configuration, run: Run) -> tuple[nn.Module, dict[str, Any]
         name.removeprefix(prefix): value for name, value in found.tensors["ema"].items() if name.startswith(prefix)
     }
     return task_of(config, run).network, {**found.tensors["network"], **averages}, found.step
-
-
-def _measured(run: Run) -> dict[str, Any]:
-    """What the run measured of itself; grid.json in those of older revisions. Raises RunError where it is damaged."""
-    file = next((path for path in (run.walk, run.path / "grid.json") if path.is_file()), None)
-    if file is None:
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        numbers = [*found.get("angles", ()), *found.get("progress", ()), found.get("residual") or 0.0]
-        if not all(isinstance(value, (int, float)) for value in numbers):
-            raise ValueError("it holds something else than numbers")
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise RunError(
-            f"{file}: cannot be read ({error}); delete it, and the run is sampled on the cosine grid"
-        ) from error
-    return dict(found)

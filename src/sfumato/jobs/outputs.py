@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,11 @@ class Place:
         self.check()
         for path in self._there():
             path.unlink()
+
+    def leave(self) -> None:
+        """Remove the folder again if it is empty: nothing came of it."""
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def _there(self) -> list[Path]:
         """What stands where samples go, links that lead nowhere too; the list aside."""

@@ -8,7 +8,6 @@ inside methods.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from sfumato.jobs.walk import Drawing, Walk
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run
+from sfumato.training.telling import tell
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,8 +37,8 @@ R = TypeVar("R", bound="Recipe")
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal (standard error: standard output is for results)."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for the person at the terminal (standard error: standard output is for results), if there still is one."""
+    tell(text)
 
 
 @dataclass(frozen=True)
@@ -227,6 +227,10 @@ class Recipe:
     def usage(self) -> Iterable[str]:
         """How a finished run is used, for its README.md; RUN stands for the folder."""
         return ("Samples: `sfumato sample RUN -n 64 --seed 0 --out samples`.",)
+
+    def measurable(self, model: Model, measure: Any, ask: Any) -> None:
+        """What an evaluation would find missing at its end (data, counts, packages), found at its start, before the network is
+        called. Raises RunError, DataError, MetricError."""
 
     def ready(self, model: Model) -> Any:
         """What ``sfumato.load`` gives: the model, or what the field makes of it."""

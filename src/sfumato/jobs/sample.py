@@ -11,9 +11,10 @@ from typing import Any
 
 from sfumato.errors import DataError, Wrong
 from sfumato.jobs.making import made
-from sfumato.jobs.model import Model, load, options
+from sfumato.jobs.model import Model, load
 from sfumato.jobs.outputs import Place
 from sfumato.jobs.recipe import say
+from sfumato.jobs.strict import options
 from sfumato.jobs.walk import Drawing, Walk
 from sfumato.training.run import RunError, write_text
 
@@ -65,7 +66,11 @@ def sample(model: Model, n: int | None, ask: Any, out: Path | None = None, suffi
                 watch.show(count)
 
         parts: Iterator[Any] = iter(recipe.draw(model, queries, range(len(queries))))
-        first = list(islice(parts, 1))  # an earlier set goes once there is something to put in its place
+        try:
+            first = list(islice(parts, 1))  # an earlier set goes once there is something to put in its place
+        except BaseException:
+            place.leave()
+            raise
         parts = chain(first, parts)
         place.clear()
         try:

@@ -9,14 +9,19 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
-from sfumato.errors import Mendable
+from sfumato.errors import Mendable, Wrong
 
 T = TypeVar("T")
+LONGEST = 2**20
+"""Characters of a file of options."""
+MOST = 10_000
+"""Values in it, those that aliases stand for counted each time."""
 
 
 class ConfigError(Mendable):
@@ -48,13 +53,75 @@ def from_yaml(kind: type[T], text: str, source: str = "config", base: T | None =
 
     Raises ConfigError.
     """
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+    node = composed(text, source)
     if node is None:
         node = yaml.MappingNode("tag:yaml.org,2002:map", [])
     return _read(kind, node, source, "", base)
+
+
+def options(kind: type, given: Mapping[str, Any], more: Sequence[str] | set[str] = ()) -> Any:
+    """A dataclass of options from keywords, as strictly read as a file. Raises Wrong, and says what is close."""
+    names = {f.name for f in dataclasses.fields(kind)}
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(name, [*names, *more], n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted([*names, *more]))}"
+            raise Wrong(f"unknown option {name!r}; {hint}")
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for name, value in given.items():
+        inner = inner_dataclass(hints[name])
+        try:
+            if isinstance(value, Path) or (inner is not None and isinstance(value, inner)):
+                values[name] = value
+            elif inner is not None and isinstance(value, Mapping):
+                values[name] = options(inner, value)
+            else:
+                values[name] = convert(hints[name], to_plain(value))
+        except (TypeError, ValueError) as error:
+            raise error if isinstance(error, Wrong) else Wrong(f"{name} = {value!r}: {error}") from error
+    required = (dataclasses.MISSING, dataclasses.MISSING)
+    for f in dataclasses.fields(kind):
+        if f.name not in values and (f.default, f.default_factory) == required:
+            raise Wrong(f"{f.name}: is missing")
+    return kind(**values)
+
+
+def composed(text: str, source: str) -> Any:
+    """The nodes of a YAML text, of which nothing is made yet: bounded, for a few lines of aliases to aliases can stand for
+    billions of values. Raises ConfigError."""
+    if len(text) > LONGEST:
+        raise ConfigError(f"{source}: has {len(text):,} characters; options are {LONGEST:,} at most")
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        said = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else "nested too deeply"
+        raise ConfigError(f"{source}: not YAML: {said}") from error
+    sizes: dict[int, int | None] = {}
+
+    def size(at: yaml.Node | None) -> int:
+        if not isinstance(at, yaml.CollectionNode):
+            return 1
+        if id(at) not in sizes:
+            sizes[id(at)] = None  # until it is known: who meets that is inside
+            inner = [each for item in at.value for each in (item if isinstance(item, tuple) else (item,))]
+            sizes[id(at)] = 1 + sum(map(size, inner))
+        found = sizes[id(at)]
+        place = f"{source}:{at.start_mark.line + 1}" if at.start_mark else source
+        if found is None:
+            raise ConfigError(f"{place}: a value that contains itself")
+        if found > MOST:
+            raise ConfigError(f"{place}: stands for more than {MOST:,} values, by aliases (*name); write them out")
+        return found
+
+    size(node)
+    return node
+
+
+def shown(value: Any) -> str:
+    """A value for a message, shortened."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:100]} ... {text[-20:]}"
 
 
 def _read(kind: Any, node: Any, source: str, path: str, base: Any) -> Any:
@@ -63,12 +130,12 @@ def _read(kind: Any, node: Any, source: str, path: str, base: Any) -> Any:
         return _read_dataclass(kind, node, source, path, base, place)
     try:
         value = yaml.SafeLoader("").construct_document(node) if not isinstance(node, yaml.ScalarNode) else _scalar(node)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # dates and numbers that are none
         raise ConfigError(f"{place}: {path}: {' '.join(str(error).split())}") from error
     try:
         return convert(kind, value)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{place}: {path} = {value!r}: {error}") from error
+        raise ConfigError(f"{place}: {path} = {shown(value)}: {error}") from error
 
 
 def _scalar(node: yaml.ScalarNode) -> Any:

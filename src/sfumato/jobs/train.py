@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sfumato.errors import options_meet_the_core
 from sfumato.jobs.card import card
 from sfumato.jobs.config import Configuration, read_config
+from sfumato.jobs.find import name_of
 from sfumato.jobs.model import task_of
 from sfumato.jobs.recipe import Data, Recipe, Say, say
+from sfumato.jobs.seal import seal
+from sfumato.jobs.strict import to_plain
+from sfumato.training.careful import Careful
+from sfumato.training.leaving import at_once
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run, RunError, write_text
 
@@ -60,25 +67,44 @@ def choose_steps(count: int, batch: int, seconds: float) -> int:
 
 def plan(recipe: Recipe, training: TrainOptions, run: Run, tell: Say = say) -> Plan:
     """Look at the data and the machine and make every choice that was left open."""
-    from sfumato.training.measure import measure_threads
     from sfumato.training.parallel import pick_device
 
     recipe = recipe.prepare(run, tell)
+    seal(run)
     data = recipe.open(run)
     asked, training = training, training.over(recipe.training(data, pick_device().type))
     batch = training.batch or 1
     batch += -batch % training.accumulate
     with options_meet_the_core():  # a network that takes no such shape says so when it is made, or first called
         task = task_of(Configuration(recipe, training), run, data)
-        cost = measure_threads(task, training, batch)
+        training, cost = _measured(task, training, batch, tell)
     steps = training.steps
     if asked.minutes is not None or steps is None:
         minutes = training.minutes
         steps = (
             choose_steps(len(data.train), batch, cost.seconds) if minutes is None else int(minutes * 60 / cost.seconds)
         )
-    training = dataclasses.replace(training, batch=batch, steps=max(1, steps), threads=cost.threads)
+    training = dataclasses.replace(training, batch=batch, steps=max(1, steps))
     return Plan(recipe.settled(task.network), training, data, task, cost)
+
+
+def _measured(task: Task, training: TrainOptions, batch: int, tell: Say) -> tuple[TrainOptions, Cost]:
+    """What a step costs; where a batch does not fit into memory it is learned from in smaller pieces. Raises Shortage."""
+    from sfumato.training.measure import measure_threads
+    from sfumato.training.memory import is_short, release, shortage
+
+    while True:
+        try:
+            return training, measure_threads(task, training, batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_short(error):
+                raise
+        release()
+        more = next((k for k in range(2 * training.accumulate, batch + 1) if batch % k == 0), None)
+        if more is None:
+            raise shortage(task.network, None, batch)
+        tell(f"out of memory with {batch // training.accumulate} samples at once: --accumulate {more}")
+        training = dataclasses.replace(training, accumulate=more)
 
 
 def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) -> Run:
@@ -95,21 +121,78 @@ def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) ->
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         # under torchrun the first process prepares the run; the others wait for its configuration
         with launched() as runtime:
-            if runtime.first and not run.config.exists():
-                _begin(recipe, training, run, tell)
-            runtime.barrier()
+            failed: Exception | None = None
+            if runtime.first:
+                try:
+                    if run.config.exists():
+                        same_run(run, recipe, training)
+                    else:
+                        _begin(recipe, training, run, tell)
+                except Exception as error:
+                    failed = error
+            if runtime.agree(failed is not None):  # said once, and nobody waits for who will not come
+                raise failed or SystemExit(1)
             return resume(out)
     if run.config.exists():
         raise RunError(f"{out}: there is a run here already; go on with `sfumato resume {out}`, or give another --out")
     made = _begin(recipe, training, run, tell)
     loop.train(made.task, run, made.training)
-    card(run)
+    _carded(run)
     return run
 
 
+def same_run(run: Run, recipe: Recipe, training: TrainOptions) -> None:
+    """Complain unless what is asked for is what a run that is there was begun with: then it is gone on with, as when a
+    scheduler gives the same command again. What was left open stands for what was chosen. Raises RunError naming what differs.
+    """
+    config = read_config(run)
+    before, asked = ({"field": name_of(r), **to_plain(r), **to_plain(t)} for r, t in (
+        (config.recipe, config.training), (recipe, training),
+    ))  # fmt: skip
+    if wrong := list(_different(before, asked)):
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise RunError(
+            f"{run.path}: there is a run here already, of other options ({wrong[0]}{more}); go on with "
+            f"`sfumato resume {run.path}`, or give another --out"
+        )
+
+
+def _different(before: Any, asked: Any, path: str = "") -> Iterator[str]:
+    """Options that were asked for and are not what a run has."""
+    if isinstance(asked, dict) and isinstance(before, dict):
+        for name, value in asked.items():
+            yield from _different(before.get(name), value, f"{path}.{name}" if path else name)
+        return
+    if asked is None or asked == before or asked == "auto":
+        return
+    paths = isinstance(asked, str) and isinstance(before, str)
+    if not (paths and Path(asked).exists() and Path(asked).resolve() == Path(before).resolve()):
+        yield f"{path}: the run has {before!r}, asked is {asked!r}"
+
+
+@contextmanager
+def starting(run: Run) -> Iterator[None]:
+    """A run begins: its directory is made and held. If nothing comes of it, what was made is removed again, and what stood
+    there before stays."""
+    above = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
+    before = set(run.path.iterdir()) if run.path.is_dir() else set()
+    try:
+        run.create()
+        with at_once(), run.locked():
+            yield
+    except BaseException:
+        if not run.config.exists():
+            for path in set(run.path.iterdir()) - before if run.path.is_dir() else ():
+                with suppress(OSError):
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            for folder in above:
+                with suppress(OSError):
+                    folder.rmdir()
+        raise
+
+
 def _begin(recipe: Recipe, training: TrainOptions, run: Run, tell: Say) -> Plan:
-    run.create()
-    with run.locked():
+    with starting(run):
         made = plan(recipe, training, run, tell)
         for line in made.lines():
             tell(line)
@@ -117,12 +200,57 @@ def _begin(recipe: Recipe, training: TrainOptions, run: Run, tell: Say) -> Plan:
     return made
 
 
-def resume(out: Path) -> Run:
-    """Go on with a run where its newest whole checkpoint left it. Returns the run."""
+def _carded(run: Run) -> None:
+    """The card of a run that was trained: what is done is done, whether it can be written or not."""
+    with Careful(say)("README.md"):
+        card(run)
+
+
+def resume(out: Path, steps: int | None = None, tell: Say = say) -> Run:
+    """Go on with a run where its newest whole checkpoint left it. Returns the run.
+
+    Args:
+        steps: how many it is to have in all, if other than it was begun with; config.yaml is changed.
+
+    Raises RunError where it has more steps behind it than that.
+    """
     from sfumato.training import loop
 
     run = Run(out)
     config = read_config(run)
+    if steps is not None and steps != config.training.steps:
+        with at_once(), run.locked():
+            config = _relength(run, config, steps, tell)
     loop.train(task_of(config, run), run, config.training)
-    card(run)
+    _carded(run)
     return run
+
+
+def _relength(run: Run, config: Configuration, steps: int, tell: Say) -> Configuration:
+    """The configuration with another number of steps, written; says what that does to the learning rate."""
+    from sfumato.training import checkpoint
+    from sfumato.training.optim import learning_rate
+
+    training = dataclasses.replace(config.training, steps=steps, minutes=None)  # complains of a number that is none
+    path, _ = checkpoint.newest(run.checkpoints)
+    done = 0 if path is None else int(path.name.partition("-")[2])
+    if steps < done:
+        raise RunError(
+            f"{run.path}: {done} steps are done already, so steps = {steps} cannot be; give {done} or more ({done}: it ends "
+            "here)"
+        )
+    before = config.training.steps or steps
+    made = dataclasses.replace(config, training=training)
+    write_text(run.config, made.to_yaml())
+    optim, at = training.optim, min(done, before - 1)
+    old, new = learning_rate(optim, at, before, 1.0), learning_rate(optim, min(done, steps - 1), steps, 1.0)
+    falls = round(steps * (1 - optim.decay))
+    tell(
+        f"steps     {steps} instead of {before}: after step {done} the learning rate goes from {old:.0%} to {new:.0%} of its "
+        f"peak, and falls to 0 from step {max(falls, done)} on"
+    )
+    if new > 1.5 * old:
+        tell(
+            "          it rises again: what the end of the shorter run had settled is stirred up, and settles at the new end"
+        )
+    return made

@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sfumato.errors import Mendable
+from sfumato.training import sums
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -132,12 +133,14 @@ def save(
 def save_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write one safetensors file so that `path` holds either the old content or the new, never a part.
 
-    metadata: text to text, kept in the file's header. Raises CheckpointError as `save` does.
+    metadata: text to text, kept in the file's header, with a checksum of it and of the tensors, which `read_tensors`
+    compares. Raises CheckpointError as `save` does.
     """
     path = Path(path)
+    about = dict(metadata or {})
     with _workspace(path.parent, path.name, _size(tensors)) as temporary:
         file = temporary / path.name
-        _write_tensors(file, tensors, dict(metadata or {}))
+        _write_tensors(file, tensors, sums.summed(tensors, about))
         _sync(file)
         _reached("before_rename")
         os.replace(file, path)
@@ -296,13 +299,43 @@ def load(path: Path, device: str | torch.device = "cpu") -> Checkpoint:
 
 
 def read_tensors(file: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """All tensors of one safetensors file; CheckpointError if it is not one."""
+    """All tensors of one safetensors file; CheckpointError if it is not one, or not as `save_weights` wrote it."""
+    return read_weights(file, device)[0]
+
+
+def read_weights(file: Path, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of one safetensors file, and the text in its header. Raises CheckpointError as `read_tensors`."""
     try:
-        tensors = load_file(file, device=str(device))
+        with safe_open(file, "pt") as opened:
+            about = dict(opened.metadata() or {})
+        # On the CPU the tensors are a map of the file: without a copy, writing to the file would change them.
+        tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{file}: is not a readable safetensors file ({str(error).splitlines()[0]})") from error
-    # On the CPU the tensors are a map of the file: without a copy, writing to the file would change them.
-    return {name: tensor.clone() if tensor.device.type == "cpu" else tensor for name, tensor in tensors.items()}
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{file}: is not a readable safetensors file ({said})") from error
+    if not sums.sound(tensors, about):
+        raise CheckpointError(f"{file}: is damaged, its checksum differs; restore it from a copy, or train again")
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, about
+
+
+def fits(
+    saved: Mapping[str, Tensor], here: Mapping[str, Tensor], source: str, then: Any = None, now: Any = None
+) -> None:
+    """Complain, in a line, unless weights have the names and shapes of a network. ``then`` and ``now`` are the settings of both
+    as JSON, where they are known: what differs in them is named. Raises CheckpointError."""
+    if changed := sums.difference(saved, here, then, now):
+        raise CheckpointError(
+            f"{source}: is of another network ({changed}); put config.yaml back as it was, or train anew"
+        )
+
+
+def older(folder: Path, step: int) -> Iterator[tuple[int, Path]]:
+    """Whole checkpoints from before a step, the newest first; that of the step itself comes last."""
+    found = _steps(Path(folder))
+    for number, path in [*((n, p) for n, p in reversed(found) if n < step), *((n, p) for n, p in found if n == step)]:
+        with suppress(CheckpointError):
+            verify(path)
+            yield number, path
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:

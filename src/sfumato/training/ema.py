@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sfumato.errors import Wrong
+from sfumato.training import sums
 from sfumato.training.checkpoint import CheckpointError, save_weights
 
 WIDEST = 0.28  # gamma = 0, the plain mean, has 1 / sqrt(12) = 0.289
@@ -265,7 +266,9 @@ def read_snapshots(folder: Path) -> list[Snapshot]:
     for number, path in sorted(_files(Path(folder)).items()):
         try:
             stored = safe_open(path, framework="pt")
-            metadata = stored.metadata() or {}
+            metadata = dict(stored.metadata() or {})
+            if not sums.sound({name: stored.get_tensor(name) for name in stored.keys()}, metadata):  # noqa: SIM118
+                raise ValueError("it is damaged, its checksum differs")
             scales = {str(name): int(power) for name, power in json.loads(metadata.get("scales", "{}")).items()}
             step = int(metadata.get("step", number))
             for width in json.loads(metadata["widths"]):

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from sfumato.data import DataError, Dataset, batch_indices, bucket_indices
 from sfumato.diffusion import tree
 from sfumato.diffusion.tree import Tree
+from sfumato.errors import Mendable
 
 RESERVED = ("aside", "weak", "given", "x_t", "t", "s", "denoiser", "times", "solver", "rng")
 """Names that no condition may have: they belong to queries, or to what guesses and walks are called with."""
@@ -98,6 +99,10 @@ class _Order:
         return _plan(*self.arguments)
 
 
+class LoaderDied(Mendable):
+    """A process that loads data is gone, or met an error. One line."""
+
+
 def _same(batch: Any) -> Any:
     return batch
 
@@ -116,5 +121,25 @@ def batches(
         loaded = DataLoader(
             _Batches(dataset), batch_size=None, sampler=order, num_workers=workers, collate_fn=_same, generator=generator
         )  # fmt: skip
-    for indices, rows in zip(order, loaded, strict=True):
+    for indices, rows in zip(order, _watched(iter(loaded), workers), strict=True):
         yield Batch.of(rows, torch.arange(places.start, places.stop), indices)
+
+
+def _watched(loaded: Iterator[Any], workers: int) -> Iterator[Any]:
+    """What processes load; that one of them died, or what it met, in one line."""
+    while True:
+        try:
+            rows = next(loaded)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if workers and "DataLoader worker" in str(error) and "Caught" not in str(error):
+                said = str(error).splitlines()[0].rstrip(". ")
+                raise LoaderDied(
+                    f"a process that loads data died ({said}); often memory ran out: fewer --workers need less. Stopped"
+                ) from error
+            raise
+        except Mendable as error:  # of a worker: torch puts the traceback into the message
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            raise (DataError(lines[-1].partition(": ")[2]) if len(lines) > 1 else error) from None
+        yield rows

@@ -9,47 +9,42 @@ from __future__ import annotations
 import dataclasses
 import math
 import signal
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.diffusion import Adaptive, key, tree
-from sfumato.errors import Mendable
-from sfumato.training import checkpoint, optim
+from sfumato.training import optim
+from sfumato.training.careful import Careful
 from sfumato.training.ema import PowerEMA, write_snapshot
+from sfumato.training.leaving import Stopped, asked
 from sfumato.training.loader import Batch, batches
+from sfumato.training.memory import is_short, parts, release, shortage
 from sfumato.training.objective import Noised, Objective, Task, bf16_pays, noised, observe, parted
-from sfumato.training.optimizer_state import flatten_optimizer, restore_optimizer
 from sfumato.training.options import TrainOptions
+from sfumato.training.pace import Pace
 from sfumato.training.parallel import Runtime, launched
 from sfumato.training.progress import Watch, memory
 from sfumato.training.run import Run
+from sfumato.training.saving import Saver
+from sfumato.training.spikes import Spikes, interval
+from sfumato.training.state import Kept, NonFinite, State, left, load, spiked
+from sfumato.training.telling import tell
 from sfumato.training.watch import Averaged, blame, tensorboard
 
-
-class NonFinite(Mendable, RuntimeError):
-    """The loss or its gradient is not a number. Raised before the weights are touched."""
-
-
-class Stopped(Mendable):
-    """A signal asked to stop; the state is saved. ``code`` is the exit status to leave with."""
-
-    def __init__(self, code: int):
-        super().__init__(f"stopped by signal {code - 128}")
-        self.code = code
+__all__ = ["NonFinite", "Stopped", "train"]
 
 
 def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> None:
     """Train ``task`` in ``run`` until ``options.steps``, from its newest checkpoint if there is one.
 
     Raises:
-        Stopped: SIGTERM or Ctrl-C came; the step was finished and saved.
+        Stopped: SIGTERM, SIGHUP, SIGUSR1 or Ctrl-C came; the step was finished and saved.
         NonFinite: the loss or gradient is not finite; names the step, files, t and layer.
+        Shortage: single samples do not fit into the memory.
         RunError: another process trains in this run.
     """
     assert options.steps is not None
@@ -70,12 +65,17 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
         optimizer = optim.build(options.optim, network, extra=_extra(objective))
         rate = optim.peak_lr(options.optim, network)
         ema = PowerEMA(dict(network.named_parameters()), options.ema)
-        start = _load(run, objective, optimizer, ema)
+        state = State(task, options, runtime, objective, optimizer, ema, Spikes())
+        start = state.step = load(run, state)
         module = runtime.parallel(objective)
-        averaged = Averaged(task, run, bf16, here)
-        events = stack.enter_context(tensorboard(run, enabled=runtime.first))
-        stop = stack.enter_context(_signals())
+        stop = stack.enter_context(asked())
+        saver = stack.enter_context(Saver(run.checkpoints, options.keep, tell))
         watch = stack.enter_context(Watch("train", options.steps, start, "samples", options.batch, not runtime.first))
+        careful = Careful(watch.say)
+        averaged = Averaged(task, run, bf16, here, careful)
+        events = stack.enter_context(tensorboard(run, runtime.first, careful))
+        measured = options.threads is None and runtime.world == 1 and here.type == "cpu" and not compiled
+        pace = Pace(measured, watch.say)
 
         if start > 0:
             done = start >= options.steps
@@ -83,70 +83,115 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
                 f"finished: all {start} steps are done" if done else f"going on after step {start} of {options.steps}"
             )
         if start == 0 and runtime.first:
-            _save(run, 0, objective, optimizer, ema, options)
-        saved, piece = time.monotonic(), options.batch // options.accumulate
+            _save(run, 0, state, saver)
+        saved = time.monotonic()
         parameters = [p for p in objective.parameters() if p.requires_grad]
         network.train()
-        step = start
-        for step, pieces in _steps(task, options, start, runtime):
-            # the gradient of one global batch; dropout and token routing draw from torch's own stream, keyed too
-            torch.manual_seed(key("network", options.seed, step, runtime.rank))
-            optimizer.zero_grad(set_to_none=True)
-            total = torch.zeros((), device=here)
-            terms: dict[str, Tensor] = {}
-            seen: list[tuple[Tensor, Tensor]] = []
-            for i, batch in enumerate(pieces):
-                rows = _draw(task, options, step, i * piece, batch, here)
-                value, losses, means = module(*rows)
-                (value / options.accumulate).backward()
-                total += losses.mean() / options.accumulate
-                for name, mean in means.items():
-                    terms[name] = terms.get(name, torch.zeros_like(mean)) + mean / options.accumulate
-                if isinstance(task.times, Adaptive):
-                    seen.append((rows.t, losses))
-            total, norm = runtime.mean(total), optim.clip(parameters, options.optim.clip)
-            said = (step + 1) % 10 == 0 or step + 1 == options.steps
-            parts = {name: float(runtime.mean(mean)) for name, mean in terms.items()} if said else {}
+        with Kept(run, state, saver):
+            for step, pieces in _steps(task, options, start, runtime):
+                pace.begin()
+                total, terms, seen = _gradient(state, module, step, pieces, watch)
+                total, norm = runtime.mean(total), optim.clip(parameters, options.optim.clip)
+                said = (step + 1) % 10 == 0 or step + 1 == options.steps
+                means = {name: float(runtime.mean(mean)) for name, mean in terms.items()} if said else {}
 
-            # one wait for the device a step, so that a bad number stops before it reaches the weights
-            loss, size = torch.stack([total.detach().double(), norm.detach().double()]).tolist()
-            if not math.isfinite(loss + size):
-                raise NonFinite(_explain(task, objective, options, step, here, runtime))
-            if isinstance(task.times, Adaptive) and seen:
-                levels, wrong = (runtime.gather(torch.cat(parts)) for parts in zip(*seen, strict=True))
-                observe(task.times, process, levels, wrong)
-            lr = optim.learning_rate(options.optim, step, options.steps, rate)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-            step += 1
-            ema.update(dict(network.named_parameters()), step, step - 1)
+                # one wait for the device a step, so that a bad number stops before it reaches the weights
+                loss, size = torch.stack([total.detach().double(), norm.detach().double()]).tolist()
+                if not math.isfinite(loss + size):
+                    raise NonFinite(_explain(task, objective, options, step, here, runtime))
+                state.whole = False
+                back = spiked(run, state, saver, step, loss, watch) if state.spikes.see(loss) else None
+                lr = optim.learning_rate(options.optim, step, options.steps, rate)
+                if back is None:
+                    if isinstance(task.times, Adaptive) and seen:
+                        levels, wrong = (runtime.gather(torch.cat(some)) for some in zip(*seen, strict=True))
+                        observe(task.times, process, levels, wrong)
+                    for group in optimizer.param_groups:
+                        group["lr"] = lr
+                    optimizer.step()
+                step = state.step = step + 1
+                ema.update(dict(network.named_parameters()), step, step - 1 if back is None else back)
+                state.whole = True
+                pace.end()
 
-            # people and files
-            last = step == options.steps
-            ending = runtime.agree(stop.signal is not None) or last
-            if runtime.first:
-                watch.show(step, f"loss {loss:.4f}  {memory(here):.1f} GB")
-                if said:
-                    record = {"loss": loss, "norm": size, "lr": lr}
-                    run.log({**parts, "step": step, **record, "memory": memory(here)})
-                    events({**parts, **record}, step)
-                if ending or time.monotonic() - saved > options.save_seconds:
-                    _save(run, step, objective, optimizer, ema, options)
-                    saved = time.monotonic()
-                if _due(step, options.steps, options.snapshots):
-                    _snapshot(run, step, ema)
-                if _due(step, options.steps, options.previews) and (not ending or last):
-                    found = averaged.look(ema, step)
-                    events(found, step)
-                    watch.say(f"step {step}: held-out loss {found['held_out']:.4f}")
-            if ending:
-                break
-        if runtime.first and step == options.steps:
-            averaged.finish(ema)
+                # people and files
+                last = step == options.steps
+                ending = runtime.agree(stop.signal is not None) or last
+                if runtime.first:
+                    watch.show(step, f"loss {loss:.4f}  {memory(here):.1f} GB")
+                    if said:
+                        record = {"loss": loss, "norm": size, "lr": lr}
+                        run.log({**means, "step": step, **record, "memory": memory(here)})
+                        events({**means, **record}, step)
+                    if ending or _save_due(options, step, saved):
+                        _save(run, step, state, saver, ending)
+                        saved = time.monotonic()
+                    if _due(step, options.steps, options.snapshots):
+                        with careful("the snapshot"):
+                            write_snapshot(run.snapshots, step, ema)
+                    if _due(step, options.steps, options.previews) and (not ending or last):
+                        found = averaged.look(ema, step)
+                        events(found, step)
+                        if "held_out" in found:
+                            watch.say(f"step {step}: held-out loss {found['held_out']:.4f}")
+                if ending:
+                    break
+        saver.wait()
+        if runtime.first and state.step >= options.steps:
+            averaged.finish(ema, state.step)
         runtime.barrier()
-        if step < options.steps:  # a process that got no signal itself leaves as the one that did
-            raise Stopped(128 + (stop.signal or signal.SIGTERM))
+        if state.step < options.steps:  # a process that got no signal itself leaves as the one that did
+            raise Stopped(128 + (stop.signal or signal.SIGTERM), left(run, state, saver))
+
+
+def _gradient(
+    state: State, module: nn.Module, step: int, pieces: list[Batch], watch: Watch
+) -> tuple[Tensor, dict[str, Tensor], list[tuple[Tensor, Tensor]]]:
+    """The gradient of one global batch, into the parameters; the mean loss (), that of each term by name, and the times and
+    losses of the rows where times are learned. A batch that does not fit into memory is cut into smaller parts."""
+    while True:
+        try:
+            return _pieces(state, module, step, pieces)
+        except (RuntimeError, MemoryError) as error:
+            # under several processes the others wait in the middle of this step: it cannot be done again
+            if not is_short(error) or state.runtime.world > 1:
+                raise
+        state.optimizer.zero_grad(set_to_none=True)
+        release()
+        most = max(len(batch.indices) for batch in pieces)
+        if state.split >= most:
+            assert state.options.batch is not None
+            raise shortage(state.objective.network, step, state.options.batch)
+        state.split = min(most, 2 * state.split)
+        watch.say(
+            f"step {step}: out of memory; from here on {-(-most // state.split)} sample(s) at a time instead of {most}, with "
+            "the same batch, times and noise"
+        )
+
+
+def _pieces(
+    state: State, module: nn.Module, step: int, pieces: list[Batch]
+) -> tuple[Tensor, dict[str, Tensor], list[tuple[Tensor, Tensor]]]:
+    task, options, here = state.task, state.options, state.runtime.device
+    assert options.batch is not None
+    piece = options.batch // options.accumulate
+    # dropout and token routing draw from torch's own stream, keyed too
+    torch.manual_seed(key("network", options.seed, step, state.runtime.rank))
+    state.optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=here)
+    terms: dict[str, Tensor] = {}
+    seen: list[tuple[Tensor, Tensor]] = []
+    for i, batch in enumerate(pieces):
+        whole = _draw(task, options, step, i * piece, batch, here)
+        for rows, share in parts(whole, state.split, task.copies):
+            value, losses, means = module(*rows)
+            (value * share / options.accumulate).backward()
+            total += losses.mean() * share / options.accumulate
+            for name, mean in means.items():
+                terms[name] = terms.get(name, torch.zeros_like(mean)) + mean * share / options.accumulate
+            if isinstance(task.times, Adaptive):
+                seen.append((rows.t, losses))
+    return total, terms, seen
 
 
 def _steps(task: Task, options: TrainOptions, start: int, runtime: Runtime) -> Iterator[tuple[int, list[Batch]]]:
@@ -178,71 +223,20 @@ def _due(step: int, steps: int, times: int) -> bool:
     return times > 0 and step * times // steps != (step - 1) * times // steps
 
 
-def _save(run: Run, step: int, objective: Objective, optimizer: Any, ema: PowerEMA, options: TrainOptions) -> None:
-    """Save, or say why not: a full disk must not end a run that still holds everything in memory."""
-    state, meta = flatten_optimizer(optimizer)
-    groups = {"network": objective.network.state_dict(), "ema": ema.state(), "optimizer": state}
-    if learned := objective.learned_state():
-        groups["learned"] = learned
-    try:
-        checkpoint.save(run.checkpoints, step, groups, {"optimizer": meta, "seed": options.seed}, options.keep)
-    except checkpoint.CheckpointError as error:
-        if step == 0:
-            raise
-        print(f"warning: step {step} was not saved: {error}", file=sys.stderr, flush=True)
+def _save_due(options: TrainOptions, step: int, saved: float) -> bool:
+    """By the clock; of a run that may be rolled back by the step, so that where it goes back to does not depend on the time."""
+    if options.rollback:
+        assert options.steps is not None
+        return step % interval(options.steps) == 0
+    return time.monotonic() - saved > options.save_seconds
 
 
-def _snapshot(run: Run, step: int, ema: PowerEMA) -> None:
-    try:
-        write_snapshot(run.snapshots, step, ema)
-    except checkpoint.CheckpointError as error:
-        print(f"warning: no snapshot at step {step}: {error}", file=sys.stderr, flush=True)
-
-
-def _load(run: Run, objective: Objective, optimizer: Any, ema: PowerEMA) -> int:
-    """Restore the newest whole checkpoint into everything; returns its step, 0 if there is none."""
-    path, complaints = checkpoint.newest(run.checkpoints)
-    for complaint in complaints:
-        print(f"warning: {complaint}", file=sys.stderr, flush=True)
-    if path is None:
-        if complaints:
-            raise checkpoint.CheckpointError(
-                f"{run.checkpoints}: no whole checkpoint is left; train again with --out elsewhere"
-            )
-        return 0
-    found = checkpoint.load(path)
-    objective.network.load_state_dict(found.tensors["network"])
-    if "learned" in found.tensors:
-        objective.load_state_dict(found.tensors["learned"], strict=False)
-    restore_optimizer(optimizer, found.tensors["optimizer"], found.meta["optimizer"])
-    ema.load(found.tensors["ema"])
-    return found.step
-
-
-class _Signal:
-    signal: int | None = None
-
-
-@contextmanager
-def _signals() -> Iterator[_Signal]:
-    """Note SIGTERM and Ctrl-C, so that the step can be finished and saved; a second one ends the process at once."""
-    noted = _Signal()
-
-    def note(number: int, frame: Any) -> None:
-        if noted.signal is not None:
-            raise SystemExit(128 + number)
-        noted.signal = number
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread: whoever runs us there handles signals
-        yield noted
-        return
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _save(run: Run, step: int, state: State, saver: Saver, now: bool = False) -> None:
+    """Save the state: at first at once or not at all, afterwards beside the training (``now``: at once)."""
+    if step == 0:
+        saver.first(step, state.groups(), state.meta())
+    else:
+        saver.save(step, state.groups(), state.meta(), now)
 
 
 def _explain(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,7 +37,10 @@ class TrainOptions:
     workers: int = 0
     """Processes that load data; the results do not depend on it."""
     threads: int | None = None
-    """CPU threads (none: the number that is fastest when the run begins)."""
+    """CPU threads (none: the number that is fastest, measured when the run begins and again now and then; the last bits of the
+    results depend on it, so give a number for a run that is the same bit for bit)."""
+    rollback: bool = False
+    """After a spike of the loss, go back to the weights of a checkpoint before it, and on with other data."""
     save_seconds: float = 60.0
     """At most this long between checkpoints."""
     keep: int = 2
@@ -59,7 +63,8 @@ class TrainOptions:
         check(
             self,
             (self.steps is None or self.steps >= 1, "steps", "at least 1"),
-            (self.minutes is None or self.minutes > 0, "minutes", "above 0"),
+            (self.minutes is None or 0 < self.minutes < math.inf, "minutes", "above 0"),
+            (abs(self.seed) < 2**63, "seed", "a whole number of at most 63 bits"),
             (self.batch is None or self.batch >= 1, "batch", "at least 1"),
             (self.accumulate >= 1, "accumulate", "at least 1"),
             (

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
+from sfumato.training.telling import QUIET, tell
+
 
 def clock(seconds: float) -> str:
     """Seconds as people read them: 45 s, 4:05, 1:02:03."""
@@ -58,7 +60,7 @@ class Watch:
             silent,
             quiet,
         )
-        self.console = Console(stderr=True)
+        self.console = Console(file=QUIET)
         self.start, self.began, self.printed = start, time.monotonic(), time.monotonic()
         self.live = self.console.is_terminal and not silent
         self.bar = Progress(
@@ -90,7 +92,7 @@ class Watch:
             self.bar.update(self.task, completed=done, note=text)
         elif now - self.printed >= self.quiet or done == self.total:
             self.printed = now
-            print(f"{self.name} {done}/{self.total}  {text}", file=sys.stderr, flush=True)
+            tell(f"{self.name} {done}/{self.total}  {text}")
 
     def say(self, text: str) -> None:
         """A line above the bar."""
@@ -99,4 +101,4 @@ class Watch:
         if self.live:
             self.bar.console.print(text, highlight=False, markup=False)
         else:
-            print(text, file=sys.stderr, flush=True)
+            tell(text)

@@ -5,16 +5,20 @@ config.yaml  model.safetensors  checkpoints/  snapshots/  log.jsonl  samples/  R
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sfumato.errors import Mendable
+
+SEAL = "checksum"
+"""The name under which a file of names and values keeps its own checksum."""
 
 
 class RunError(Mendable):
@@ -105,11 +109,17 @@ class Run:
                 f"{self.path}: process {holder} is training in this run; wait for it or stop it (if that is "
                 f"another program, delete {lock})"
             )
-        lock.write_text(str(os.getpid()))
+        try:
+            lock.write_text(str(os.getpid()))
+        except OSError as error:
+            raise RunError(
+                f"{self.path}: cannot write here ({error.strerror}); free some space, or check its rights"
+            ) from error
         try:
             yield
         finally:
-            lock.unlink(missing_ok=True)
+            with suppress(OSError):
+                lock.unlink(missing_ok=True)
 
 
 def _read_pid(lock: Path) -> int | None:
@@ -132,5 +142,31 @@ def _alive(pid: int) -> bool:
 def write_text(path: Path, text: str) -> None:
     """Replace a small file in one move, so that a reader never sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def sealed(facts: Mapping[str, Any]) -> str:
+    """Names and values as JSON, with a checksum of the rest as the last of them."""
+    return json.dumps({**facts, SEAL: _checksum(facts)})
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    """What `sealed` wrote; without a checksum, as in files of older revisions, it is taken as it is. Raises ValueError where
+    a bit of it was changed."""
+    stored = json.loads(text)
+    if not isinstance(stored, dict):
+        raise ValueError("no names and values")
+    told = stored.pop(SEAL, None)
+    if told is not None and (told != _checksum(stored) or text != json.dumps({**stored, SEAL: told})):
+        raise ValueError("it is damaged, its checksum differs")
+    return stored
+
+
+def _checksum(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -16,11 +16,14 @@ from sfumato.diffusion import Auto, Denoiser, Guess, Streams, auto, key, tree
 from sfumato.diffusion.sample import Bound
 from sfumato.diffusion.tree import Tree
 from sfumato.diffusion.weights import mean_counted
+from sfumato.training.careful import Careful
 from sfumato.training.checkpoint import save_weights
 from sfumato.training.ema import PowerEMA
 from sfumato.training.loader import Batch, bunched
+from sfumato.training.memory import Shortage, fitting
 from sfumato.training.objective import Noised, Objective, Precise, Task, evaluating
-from sfumato.training.run import Run, write_text
+from sfumato.training.run import Run, sealed, write_text
+from sfumato.training.telling import tell
 
 LEVELS = torch.linspace(-3.5, 3.0, 10)
 """Noise levels ln(sigma / alpha) at which the held-out loss is measured."""
@@ -74,9 +77,17 @@ def held_out_loss(task: Task, denoiser: Denoiser, batches: Sequence[Batch], time
 class Averaged:
     """The network with averaged weights: its held-out loss, previews, and the files it leaves."""
 
-    def __init__(self, task: Task, run: Run, bf16: bool, device: torch.device, held_out: int = 32):
+    def __init__(
+        self,
+        task: Task,
+        run: Run,
+        bf16: bool,
+        device: torch.device,
+        careful: Careful | None = None,
+        held_out: int = 32,
+    ):
         assert task.held_out is not None
-        self.task, self.run, self.device = task, run, device
+        self.task, self.run, self.device, self.careful = task, run, device, careful or Careful(tell)
         self.network: nn.Module = copy.deepcopy(task.network).to(device).requires_grad_(False).eval()
         self.denoiser = task.denoiser(Precise(self.network, bf16), task.process)
         self.batches = [batch.to(device) for batch in bunched(task.held_out, held_out)]
@@ -101,17 +112,23 @@ class Averaged:
         return {**found, **{name: value.to(self.device).expand(rows, *value.shape[1:]) for name, value in beside}}
 
     def look(self, ema: PowerEMA, step: int) -> dict[str, float]:
-        """Held-out loss, by noise level too where there is one for all, and what a person wants to see."""
+        """Held-out loss, by noise level too where there is one for all, and what a person wants to see. A loss for which
+        memory does not suffice is left out, and so is a preview that fails, whatever the reason: it is a field's own code."""
         self.take(ema)
-        record: dict[str, Any] = {"step": step, "held_out": held_out_loss(self.task, self.denoiser, self.batches)}
-        if self.items is not None:
-            by_level = loss_by_level(self.denoiser, self.items, self.told(), weight=self.batches[0].weight)
-            record |= {"by_level": [round(v, 6) for v in by_level.tolist()], "levels": LEVELS.tolist()}
-        self.run.log(record)
-        seen = None if self.task.preview is None else self.task.preview(self.denoiser)
-        if seen is not None:
-            seen.save(self.run.samples / f"step-{step:08d}{getattr(seen, 'suffix', '.png')}")
-        return {"held_out": record["held_out"]}
+        record: dict[str, Any] = {"step": step}
+        with self.careful("the held-out loss", (Shortage,)), fitting():
+            record["held_out"] = held_out_loss(self.task, self.denoiser, self.batches)
+            if self.items is not None:
+                by_level = loss_by_level(self.denoiser, self.items, self.told(), weight=self.batches[0].weight)
+                record |= {"by_level": [round(v, 6) for v in by_level.tolist()], "levels": LEVELS.tolist()}
+        if len(record) > 1:
+            self.run.log(record)
+        with self.careful("the preview", (Exception,)):
+            seen = None if self.task.preview is None else self.task.preview(self.denoiser)
+            if seen is not None:
+                self.run.samples.mkdir(parents=True, exist_ok=True)
+                seen.save(self.run.samples / f"step-{step:08d}{getattr(seen, 'suffix', '.png')}")
+        return {name: record[name] for name in ("held_out",) if name in record}
 
     def grid(self, count: int = 16) -> Auto | None:
         """The sampling grid with equal local error, measured on ``count`` noises; None where states are no vectors."""
@@ -123,21 +140,24 @@ class Averaged:
         told = Bound.of(self.denoiser, self.told(len(some)))  # bound here: a condition may be called "points", too
         return auto(told, z, finest=finest)
 
-    def finish(self, ema: PowerEMA) -> None:
-        """Write what a user takes away: the averaged weights, and what the run measured of itself for its walks."""
+    def finish(self, ema: PowerEMA, step: int | None = None) -> None:
+        """Write what a user takes away: the averaged weights, and what the run measured of itself for its walks; without that
+        the run is sampled on a usual grid. Raises CheckpointError where the weights cannot be written."""
         self.take(ema)
-        settings = {"network": _options(self.network), "width": str(ema.widths[0])}
+        settings = {"network": settings_of(self.network), "width": str(ema.widths[0])}
+        settings |= {} if step is None else {"step": str(step)}
         save_weights(self.run.model, self.network.state_dict(), settings)
         facts: dict[str, Any] = {}
-        with evaluating(self.network), torch.no_grad():
+        with self.careful("measuring the grid", (Shortage,)), fitting(), evaluating(self.network), torch.no_grad():
             if (found := self.grid()) is not None:
                 facts |= {"angles": found.angles, "progress": found.progress}
             if (measured := getattr(self.task.process, "measured", None)) is not None:
                 facts |= measured(self.denoiser, self.batches[0].x, **self.batches[0].condition)
-        write_text(self.run.walk, json.dumps(facts))
+        with self.careful("walk.json"):
+            write_text(self.run.walk, sealed(facts))
 
 
-def _options(network: nn.Module) -> str:
+def settings_of(network: nn.Module) -> str:
     """What a network can be built from again, as JSON: its ``options``; {} where it has none that can be written."""
     try:
         return json.dumps(getattr(network, "options", {}))
@@ -172,20 +192,33 @@ def blame(objective: Objective, rows: Noised) -> tuple[list[int], str]:
 
 
 @contextmanager
-def tensorboard(run: Run, enabled: bool = True) -> Iterator[Callable[[Mapping[str, float], int], None]]:
-    """A function that writes numbers to TensorBoard events in the run, if that package is installed (extra ``track``)."""
-    if not enabled or importlib.util.find_spec("tensorboard") is None:
-        yield lambda values, step: None
-        return
-    from torch.utils.tensorboard import SummaryWriter
+def tensorboard(
+    run: Run, enabled: bool = True, careful: Careful | None = None
+) -> Iterator[Callable[[Mapping[str, float], int], None]]:
+    """A function that writes numbers to TensorBoard events in the run, if that package is installed (extra ``track``). It
+    is somebody else's: whatever fails in it is a warning."""
+    writer: Any = None
+    careful = careful or Careful(tell)
+    if enabled and importlib.util.find_spec("tensorboard") is not None:
+        with careful("TensorBoard", (Exception,)):
+            from torch.utils.tensorboard import SummaryWriter
 
-    writer: Any = SummaryWriter(str(run.path / "events"))
+            writer = SummaryWriter(str(run.path / "events"))
 
     def write(values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            writer.add_scalar(name, value, step)
+        nonlocal writer
+        if writer is not None:
+            try:
+                for name, value in values.items():
+                    writer.add_scalar(name, value, step)
+            except Exception as error:
+                writer = None  # its queue is dead, and would be waited for
+                with careful("TensorBoard", (Exception,)):
+                    raise error
 
     try:
         yield write
     finally:
-        writer.close()
+        if writer is not None:
+            with careful("TensorBoard", (Exception,)):
+                writer.close()

@@ -71,6 +71,23 @@ def features_for(train: Tensor) -> Any:
     return PCA.fit(train, min(64, len(train) - 1, train[0].numel()))
 
 
+def measurable(model: Model, measure: Measure) -> None:
+    """What would be missing at the end: samples enough, a space for these items, packages and files. Raises RunError,
+    MetricError."""
+    import torch
+
+    from sfumato.metrics import inception, spaces
+
+    if measure.samples is None and measure.n is not None and measure.n < LEAST:
+        raise RunError(f"{measure.n} samples are too few to be measured: at least {LEAST} are needed")
+    if measure.features not in ("auto", "pca", "patches", "raw") or (
+        measure.features == "patches" and not spaces.is_textured(model.facts.shape)
+    ):
+        spaces.choose(measure.features, torch.zeros(1, *model.facts.shape), lambda x: x)
+    if measure.inception:
+        inception.load(measure.inception, measure.inception_sha or inception.CHECKSUM)
+
+
 def evaluate(model: Model, measure: Measure, ask: Any) -> Report:
     """Samples against training data, beside the floor that real held-out data set.
 

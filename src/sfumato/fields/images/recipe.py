@@ -233,6 +233,11 @@ class Images(Recipe):
             return None
         return sheet(model.facts.seen(list(things)), columns, least=512 if columns is None else 900)
 
+    def measurable(self, model: Model, measure: measure.Measure, ask: PictureAsk) -> None:
+        from sfumato.fields.images.measure import measurable
+
+        measurable(model, measure)
+
     def evaluate(self, model: Model, measure: measure.Measure, ask: PictureAsk) -> Report:
         from sfumato.fields.images.measure import evaluate
 
