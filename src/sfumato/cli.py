@@ -313,7 +313,8 @@ def _unknown(verb: str, options: Sequence[Option], words: Sequence[str]) -> Any:
     """Says what a word should have been, for one that is no option of the verb."""
 
     def said(word: str) -> str:
-        others = {each: _options(each, find.plain()) for each in VERBS if each != verb}
+        first = ("train", "sample", "evaluate")
+        others = {each: _options(each, find.plain()) for each in (*first, *VERBS) if each != verb}
         return foreign.advice(verb, word, options, others, words)
 
     return said

@@ -125,7 +125,8 @@ def advice(
     if not key:
         return f"{verb} does not know what to do with {word!r}; all options: sfumato {verb} --help-all"
     if key in EPOCHS:
-        return told + (_epochs(word, words) if "minutes" in own else "steps are counted, not epochs: sfumato train --steps N")
+        owner = "sfumato resume RUN" if verb == "resume" else "sfumato train"
+        return told + (_epochs(words) if "minutes" in own else f"steps are counted, not epochs: {owner} --steps N")
     if same := next((ours for ours, theirs in SAME.items() if ours in own and key in theirs), None):
         return told + f"here it is {_written(own[same])}"
     if said := next((kind for kind, names in ELSEWHERE.items() if key in names and _fits(kind, verb)), None):
@@ -181,12 +182,18 @@ def _fits(kind: str, verb: str) -> bool:
     return {"data": wants_data, "run": not wants_data, "time": wants_data}.get(kind, True)
 
 
-def _epochs(word: str, words: Sequence[str]) -> str:
+def _given(words: Sequence[str], names: Sequence[str]) -> str:
+    """The value of the first option of these names: in its own word, or the next."""
+    for word, after in zip(words, [*words[1:], ""]):
+        key, sign, own = word.partition("=")
+        if key.lstrip("-").replace("_", "-").lower() in names and (sign or word.startswith("-")):
+            return own if sign else after
+    return ""
+
+
+def _epochs(words: Sequence[str]) -> str:
     """Steps instead of epochs, and how many they would be."""
-    said = dict(zip(words, words[1:])) | dict(each.partition("=")[::2] for each in words if "=" in each)
-    how_many, batch = said.get(word, word.partition("=")[2] or said.get(word.partition("=")[0], "")), "16"
-    for name in ("--batch", "batch", "--batch-size", "--batch_size", "--bs"):
-        batch = said.get(name, batch)
+    how_many, batch = _given(words, EPOCHS), _given(words, ("batch", *SAME["batch"])) or "16"
     count = next((found for each in words[1:] if not each.startswith("-") and (found := items(Path(each)))), None)
     advice = "give --steps N or --minutes M; E epochs of n items are E x n / batch steps"
     if count and how_many.isdigit() and batch.isdigit() and int(batch) and int(how_many):
