@@ -50,9 +50,14 @@ def options_meet_the_core() -> Iterator[None]:
         raise Wrong(str(error)) from error
 
 
+def install(extra: str) -> str:
+    """The words that bring an extra: in a clone, and from an index that has the package (a shell takes bare brackets)."""
+    return f"pip install -e '.[{extra}]' in the clone (from an index: pip install 'sfumato[{extra}]')"
+
+
 def needed(module: str) -> Any:
-    """An imported package of the extra "robot". Raises DataError naming the extra when it is not installed."""
+    """An imported package of the extra "policy". Raises DataError naming the extra when it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise DataError(f"the package {module.split('.')[0]} is not installed; pip install sfumato[robot]") from None
+        raise DataError(f"the package {module.split('.')[0]} is not installed; {install('policy')}") from None

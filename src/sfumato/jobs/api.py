@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run
 
 if TYPE_CHECKING:
+    from sfumato.jobs.compare import Comparison
     from sfumato.training.objective import Task
 
 Place = str | os.PathLike[str] | Run
@@ -78,11 +79,12 @@ def _training(whole: TrainOptions | None, given: Mapping[str, Any], more: set[st
     return whole
 
 
-def resume(run: Place) -> Run:
-    """`sfumato resume`: go on with a run where its newest whole checkpoint left it."""
+def resume(run: Place, steps: int | None = None) -> Run:
+    """`sfumato resume`: go on with a run where its newest whole checkpoint left it, for ``steps`` in all if given."""
     from sfumato.jobs.train import resume as go
 
-    return go(_path(run))
+    longer: dict[str, Any] = {} if steps is None else {"steps": steps}
+    return go(_path(run), **longer)
 
 
 def load(run: Place, **given: Any) -> Any:
@@ -133,6 +135,14 @@ def distill(run: Place, out: Place | None = None, training: TrainOptions | None 
     how_long = _training(training, {name: value for name, value in given.items() if name not in own}, own)
     beside = teacher.resolve()
     return go(teacher, how, how_long, beside.with_name(beside.name + "-map") if out is None else _path(out))
+
+
+def compare(a: Any, b: Any, held_out: Any = None, *, features: Sequence[str] = (), seed: int = 0) -> Comparison:
+    """`sfumato compare` on arrays or tensors: the samples ``a`` (N, ...) against the real items ``b``, in two feature spaces,
+    beside the floor that real items set. Printed it is the table. Raises DataError, MetricError."""
+    from sfumato.jobs.compare import compare as go
+
+    return go(a, b, held_out, features=features, seed=seed)
 
 
 def fit(task: Task, out: Place, training: TrainOptions | None = None, **given: Any) -> Run:

@@ -47,17 +47,19 @@ class Report:
 def render(model: Model, report: Report, ask: Any) -> str:
     """Write metrics.json, README.md and the pictures of a run; returns the report as text."""
     from sfumato.metrics.table import as_dict, format_table
+    from sfumato.metrics.words import sentences
 
     run = model.run
     table = report.table if report.table is not None else format_table(report.rows)
-    text = "\n".join([table, *report.notes])
+    notes = [*sentences(report.rows), *report.notes]
+    text = "\n".join([table, *notes])
     drawn = {"walk": to_plain(model.walk), "drawing": to_plain(model.drawing), "ask": to_plain(ask)}
     found = {
         **(as_dict(report.rows) if report.rows else {}),
         "samples": drawn,
         **({} if model.step is None else {"step": model.step}),
         **report.about,
-        "remarks": list(report.notes),
+        "remarks": notes,
     }
     write_text(run.path / "metrics.json", json.dumps(found, indent=1))
     card(run, text, model.step)

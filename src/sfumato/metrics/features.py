@@ -181,6 +181,58 @@ class Patches:
         return (responses - self.mean.to(responses.device)) * self.scale
 
 
+@dataclass(frozen=True, eq=False)
+class Waves:
+    """Random waves: (N, ...) -> (N, k) float64, cosines of random directions of the standardised data, each with a phase.
+
+    Distances between means of these are those of a normal kernel (Rahimi & Recht 2007, Random Features for Large-Scale Kernel
+    Machines, algorithm 1), which sees any difference between two laws, bent ones too. The kernel is as wide as items of the
+    training data are usually apart (the median). Nothing is learned, so no model was ever chosen by it.
+    """
+
+    mean: Tensor  # (D,)
+    axes: Tensor  # (D, k)
+    phase: Tensor  # (k,)
+
+    @classmethod
+    def fit(cls, train: Tensor, count: int = 128, seed: int = 0) -> Waves:
+        """Fit on `train` (N, ...): its columns' means and spreads, and how far its items are apart. Deterministic.
+
+        Raises MetricError for fewer than 2 samples, NaN or infinity, or data that does not vary.
+        """
+        if len(train) < 2:
+            raise MetricError(f"train has {len(train)} sample(s), but Waves needs at least 2")
+        rows = raw(train[_some(len(train), _FIT_ROWS).to(train.device)]).cpu()
+        mean, spread = rows.mean(0), rows.std(0)
+        if not float(spread.max()) > 0:
+            raise MetricError("train does not vary: all samples are the same")
+        spread = torch.where(spread > 1e-12 * spread.max(), spread, torch.inf)  # a column that stands still says nothing
+        standard = (rows[:512] - mean) / spread
+        apart = float(torch.pdist(standard).median()) or 1.0
+        rng = torch.Generator().manual_seed(seed)
+        axes = torch.randn(len(mean), count, generator=rng, dtype=torch.float64) / spread[:, None] / apart
+        return cls(mean, axes, torch.rand(count, generator=rng, dtype=torch.float64) * 2 * torch.pi)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it as tensors, for a file."""
+        return {"mean": self.mean, "axes": self.axes, "phase": self.phase}
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor]) -> Waves:
+        """The map that `tensors` describe."""
+        return cls(tensors["mean"], tensors["axes"], tensors["phase"])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, ...) -> (N, k). MetricError for NaN, infinity or samples of another size than those fitted."""
+        out = []
+        for part in x.split(_FIT_ROWS) if len(x) else (x,):
+            flat = raw(part)
+            if flat.shape[1] != len(self.mean):
+                raise MetricError(f"samples have {flat.shape[1]} numbers each, but Waves was fitted on {len(self.mean)}")
+            out.append(2**0.5 * ((flat - self.mean.to(flat.device)) @ self.axes.to(flat.device) + self.phase.to(flat.device)).cos())
+        return torch.cat(out)
+
+
 def _responses(x: Tensor, filters: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
     """Mean response and mean size of response, per scale and filter: (N, C, H, W) -> (N, k)."""
     out = []

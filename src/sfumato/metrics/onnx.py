@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.errors import install
 from sfumato.metrics.distances import MetricError
 from sfumato.metrics.inception import as_bytes, resize
 from sfumato.metrics.weights import bounded
@@ -60,7 +61,7 @@ def load(path: Path, most_bytes: int = MOST_BYTES) -> Network:
     try:
         onnxruntime = importlib.import_module("onnxruntime")
     except ImportError as error:
-        raise MetricError(f"{path}: needs onnxruntime to be run; pip install 'sfumato[features]'") from error
+        raise MetricError(f"{path}: needs onnxruntime to be run; {install('features')}") from error
     content = bounded(path, most_bytes, "give the file of a network", "a network to measure with")
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4

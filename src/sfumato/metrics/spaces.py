@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from sfumato.metrics.distances import MetricError
-from sfumato.metrics.features import PCA, Features, Patches, raw
+from sfumato.metrics.features import PCA, Features, Patches, Waves, raw
 from sfumato.metrics.table import Remember, forgetful
 
-NAMES = ("auto", "patches", "pca", "raw", "imagenet")
+NAMES = ("auto", "patches", "pca", "raw", "waves", "imagenet")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ def choose(name: str, train: Tensor, restore: Callable[[Tensor], Tensor], rememb
     """The space of a name, fitted on ``train`` (N, ...), or of a network in a file.
 
     Args:
-        name: auto (patches for pictures, pca for the rest), patches, pca, raw, imagenet (`sfumato.metrics.imagenet`), or
+        name: auto (patches for pictures, pca for the rest), patches, pca, raw, waves, imagenet (`sfumato.metrics.imagenet`), or
             the path of a .onnx file (`sfumato.metrics.onnx`).
         restore: standardised pictures -> pictures in [-1, 1], which networks see.
         remember: where the fit is kept.
@@ -64,6 +64,7 @@ def choose(name: str, train: Tensor, restore: Callable[[Tensor], Tensor], rememb
     spaces: dict[str, Callable[[], Space]] = {
         "patches": lambda: _fitted(name, Patches, lambda: Patches.fit(train), train, remember),
         "pca": lambda: _fitted(name, PCA, lambda: PCA.fit(train, min(64, len(train) - 1)), train, remember),
+        "waves": lambda: _fitted(name, Waves, lambda: Waves.fit(train), train, remember),
         "raw": lambda: Space(name, raw, "raw"),
         "imagenet": lambda: _imagenet(restore),
     }

@@ -297,7 +297,7 @@ def _floor(remember: Remember, key: Any, work: Callable[[], Sequence[float]]) ->
 
 def _row(name: str, value: float, ends: tuple[float, float], floor: float, n: int, reference: int) -> Row:
     better, least, most = KINDS[name]
-    low, high = (min(max(end, least), most) for end in ends)
+    low, high = (min(max(end, least), most) for end in (min(ends[0], value), max(ends[1], value)))
     return Row(name, value, low, high, floor, better, n, reference)
 
 

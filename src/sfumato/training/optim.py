@@ -22,23 +22,25 @@ if TYPE_CHECKING:
 class OptimOptions:
     """How the weights are updated.
 
-    kind: "adamw", or "muon" for the hidden matrices with AdamW for all else.
-    lr: peak learning rate; None chooses by the number of parameters (`default_lr`).
-    betas: AdamW's two decay rates. momentum: Muon's.
-    weight_decay: decoupled, per unit of learning rate, on matrices and kernels only (no biases, norms, embeddings).
-    warmup: updates over which the rate rises; decay: share of the run at whose end it has fallen to zero, linearly.
-    clip: largest norm of the whole gradient; inf for no limit.
     Raises ValueError for a value outside its range.
     """
 
     kind: Literal["adamw", "muon"] = "adamw"
+    """adamw, or muon for the hidden matrices with AdamW for all else."""
     lr: float | None = None
+    """Peak learning rate (none: chosen by the number of parameters, 2e-3 for small networks to 1e-4 for large ones)."""
     betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW's two decay rates, of the mean gradient and of its square."""
     weight_decay: float = 0.0
+    """Decoupled, per unit of learning rate, on matrices and kernels only (no biases, norms, embeddings)."""
     warmup: int = 200
+    """Updates over which the rate rises from 0 to its peak."""
     decay: float = 0.4
+    """Share of the run, at its end, over which the rate falls to 0 in a straight line."""
     clip: float = 1.0
+    """Largest norm of the whole gradient; longer ones are shortened to it (inf: no limit)."""
     momentum: float = 0.95
+    """Muon's momentum."""
 
     def __post_init__(self) -> None:
         check(

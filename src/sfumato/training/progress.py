@@ -5,11 +5,12 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
 from sfumato.training.telling import QUIET, tell
@@ -31,9 +32,45 @@ def memory(device: torch.device | str = "cpu") -> float:
     return peak / (1e9 if sys.platform == "darwin" else 1e6)
 
 
-class _Note(ProgressColumn):
+LEAST, WIDEST = 6, 40
+"""Characters of the bar itself; what there is to say comes before it."""
+
+
+def line(name: str, done: int, total: int, notes: Sequence[str], width: int) -> tuple[str, int, str]:
+    """A bar of at most ``width`` characters: the text before it, how long it is (0: no room), and the text after it.
+
+    ``notes`` go from the most important to the least; those that do not fit are left out.
+    """
+    before, counts = name, f" {done}/{total}"
+    room = width - len(before) - 1 - LEAST - len(counts)
+    said = ""
+    for note in notes:
+        if note and len(said) + 2 + len(note) <= room:
+            said += f"  {note}"
+    free = width - len(before) - 1 - len(counts) - len(said)
+    if free >= LEAST:
+        return before, min(WIDEST, free), counts + said
+    whole = f"{before}{counts}"
+    return whole[: max(width, 0)], 0, ""
+
+
+class _Line(ProgressColumn):
+    """All of a bar in one column, so that it never is wider than the terminal."""
+
+    def __init__(self, console: Console):
+        super().__init__()
+        self.console = console
+
     def render(self, task: Task) -> Text:
-        return Text(str(task.fields.get("note", "")))
+        # a terminal whose last column is filled may begin a new line
+        total = int(task.total or 0)
+        before, bar, after = line(task.description, int(task.completed), total, task.fields["notes"], self.console.width - 1)
+        filled = round(bar * min(1.0, task.completed / max(total, 1)))
+        text = Text(before, no_wrap=True, overflow="crop")
+        if bar:
+            done, rest = ("#", ".") if self.console.options.ascii_only else ("━", "╌")
+            text.append(" " + done * filled, "bar.complete").append(rest * (bar - filled), "bar.back").append(after)
+        return text
 
 
 class Watch:
@@ -62,12 +99,9 @@ class Watch:
         )
         self.console = Console(file=QUIET)
         self.start, self.began, self.printed = start, time.monotonic(), time.monotonic()
-        self.live = self.console.is_terminal and not silent
-        self.bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), _Note(),
-            console=self.console, disable=not self.live,
-        )  # fmt: skip
-        self.task = self.bar.add_task(name, total=total, completed=start, note="")
+        self.live = self.console.is_terminal and not self.console.is_dumb_terminal and not silent
+        self.bar = Progress(_Line(self.console), console=self.console, disable=not self.live)
+        self.task = self.bar.add_task(name, total=total, completed=start, notes=())
 
     def __enter__(self) -> Watch:
         self.bar.start()
@@ -89,7 +123,7 @@ class Watch:
         speed = f"{rate * self.per_step:.3g} {self.unit}/s" if self.unit else ""
         text = "  ".join(part for part in (note, speed, f"left {left}") if part)
         if self.live:
-            self.bar.update(self.task, completed=done, note=text)
+            self.bar.update(self.task, completed=done, notes=(f"left {left}", *note.split("  "), speed))
         elif now - self.printed >= self.quiet or done == self.total:
             self.printed = now
             tell(f"{self.name} {done}/{self.total}  {text}")

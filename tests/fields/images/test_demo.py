@@ -77,7 +77,7 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     import sys
 
     monkeypatch.setitem(sys.modules, "emoji", None)
-    with pytest.raises(DataError, match=r"pip install 'sfumato\[demo\]'"):
+    with pytest.raises(DataError, match=r"pip install -e '\.\[images\]'"):
         openmoji.draw(tmp_path)
 
 

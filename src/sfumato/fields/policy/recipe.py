@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from tyro.conf import Positional
+from sfumato.jobs.flags import Positional
 
 from sfumato.errors import check
 from sfumato.fields.policy import measure

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sfumato.errors import DataError
+from sfumato.errors import DataError, install
 
 MOST = 5000  # rows of each kind that it is shown
 FOLDS, ROUNDS, PATIENCE = 5, 200, 10
@@ -23,7 +23,7 @@ def detector() -> str:
         except (ImportError, OSError):  # OSError: LightGBM without the system's libgomp
             continue
         return name
-    raise DataError("the detector needs lightgbm: pip install 'sfumato[tables]'")
+    raise DataError(f"the detector needs lightgbm: {install('tables')}")
 
 
 def told_apart(real: np.ndarray, made: np.ndarray, words: np.ndarray, seed: int = 42) -> tuple[float, float, float]:

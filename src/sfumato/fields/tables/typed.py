@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.data.errors import one_line, shown
-from sfumato.errors import DataError
+from sfumato.errors import DataError, install
 from sfumato.fields.tables.table import MOST_COLUMNS, Column, Format, Table
 
 MOST_CELLS = 500_000_000  # of a parquet file, from its header
@@ -23,7 +23,7 @@ def arrow(module: str = "pyarrow") -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise DataError("parquet files need pyarrow: pip install 'sfumato[tables]'") from None
+        raise DataError(f"parquet files need pyarrow: {install('tables')}") from None
 
 
 def read_parquet(path: Path) -> Table:

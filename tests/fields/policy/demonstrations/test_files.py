@@ -492,7 +492,7 @@ def test_a_missing_folder_observation_or_package_is_named(written: Path, monkeyp
     refused(lambda: open_lerobot(written, names=["nose"]), "has no observation nose; it has state, keypoint, grip, eye")
     refused(lambda: open_lerobot(written, limit=100), "more than the limit")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
-    refused(lambda: lerobot.open_lerobot(written), r"pyarrow is not installed; pip install sfumato\[robot\]")
+    refused(lambda: lerobot.open_lerobot(written), r"pyarrow is not installed; pip install -e '\.\[policy\]'")
 
 
 def test_each_kind_is_known_by_its_content(written: Path, tmp_path: Path) -> None:

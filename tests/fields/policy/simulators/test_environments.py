@@ -252,7 +252,7 @@ def test_a_missing_package_is_named(module: str, id: str, monkeypatch: pytest.Mo
     for name in [name for name in sys.modules if name.split(".")[0] == module]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DataError, match=rf"{module} is not installed; pip install sfumato\[robot\]"):
+    with pytest.raises(DataError, match=rf"{module} is not installed; pip install -e '\.\[policy\]'"):
         make(id)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from sfumato.data.errors import DataError, one_line, shown
-from sfumato.errors import Wrong
+from sfumato.errors import Wrong, install
 from sfumato.fields.policy.demonstrations.episodes import is_picture
 from sfumato.fields.policy.simulators.world import (
     META_WORLD,
@@ -180,7 +180,7 @@ class _Gymnasium:
                 known, render_mode="rgb_array", max_episode_steps=self.limit, disable_env_checker=True, **options
             ))  # fmt: skip
         except DataError as error:
-            raise DataError(f"{error}; pip install sfumato[robot] or the package of this environment") from error
+            raise DataError(f"{error}; {install('policy')}, or install the package of this environment") from error
         space = self.env.action_space
         if not isinstance(space, gymnasium.spaces.Box):
             raise DataError(f"{shown(id)}: has actions {one_line(Exception(space))}; expected a Box of numbers")

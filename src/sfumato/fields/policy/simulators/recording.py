@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional, arg
+from sfumato.jobs.flags import Positional, arg
 
 from sfumato.errors import Wrong, check
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from sfumato.data.errors import DataError, one_line
+from sfumato.errors import install
 
 PUSH_T = "gym_pusht/PushT-v0"
 META_WORLD = "metaworld/"
@@ -58,7 +59,7 @@ def told(where: str, call: Callable[..., Any], *given: Any) -> Any:
 
 
 def package(module: str) -> Any:
-    """An imported package of the extra "robot". Raises DataError saying what to install."""
+    """An imported package of the extra "policy". Raises DataError saying what to install."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     try:
         with warnings.catch_warnings():
@@ -66,7 +67,7 @@ def package(module: str) -> Any:
             return importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = (error.name or module).split(".")[0]
-        raise DataError(f"the package {missing} is not installed; pip install sfumato[robot]") from None
+        raise DataError(f"the package {missing} is not installed; {install('policy')}") from None
     except ImportError as error:
         raise DataError(
             f"the package {module.split('.')[0]} can't be loaded ({one_line(error)}); on Debian: "
