@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfumato.jobs import plots
 from sfumato.jobs.card import card
+from sfumato.jobs.page import write_page
 from sfumato.jobs.strict import to_plain
 from sfumato.training.run import write_text
 
@@ -60,6 +61,7 @@ def render(model: Model, report: Report, ask: Any) -> str:
         **({} if model.step is None else {"step": model.step}),
         **report.about,
         "remarks": notes,
+        "text": table,
     }
     write_text(run.path / "metrics.json", json.dumps(found, indent=1))
     card(run, text, model.step)
@@ -70,6 +72,5 @@ def render(model: Model, report: Report, ask: Any) -> str:
         if by_level := [record for record in records if "by_level" in record]:
             plots.by_level(by_level, run.path / "loss_by_level.png")
             plots.training(records, run.path / "loss.png")
-    if report.pictures:
-        text += "\nlook at " + ", ".join(str(run.path / name) for name in report.pictures)
-    return text
+    page = write_page(run)
+    return text + "\nlook at " + ", ".join(map(str, [page, *(run.path / name for name in report.pictures)]))

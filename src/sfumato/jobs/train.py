@@ -15,6 +15,7 @@ from sfumato.jobs.card import card
 from sfumato.jobs.config import Configuration, read_config
 from sfumato.jobs.find import name_of
 from sfumato.jobs.model import task_of
+from sfumato.jobs.page import write_page
 from sfumato.jobs.recipe import Data, Recipe, Say, say
 from sfumato.jobs.seal import seal
 from sfumato.jobs.strict import to_plain
@@ -201,9 +202,12 @@ def _begin(recipe: Recipe, training: TrainOptions, run: Run, tell: Say) -> Plan:
 
 
 def _carded(run: Run) -> None:
-    """The card of a run that was trained: what is done is done, whether it can be written or not."""
-    with Careful(say)("README.md"):
+    """Card and page of a run that was trained: what is done is done, whether they can be written or not."""
+    careful = Careful(say)
+    with careful("README.md"):
         card(run)
+    with careful("report.html"):
+        write_page(run)
 
 
 def resume(out: Path, steps: int | None = None, tell: Say = say) -> Run:

@@ -1,0 +1,136 @@
+"""report.html of a run: what it is, how it learned, what it draws and how it measures, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sfumato.training.run import Run, write_text
+
+NAME = "report.html"
+MOST_BYTES = 4 << 20
+"""Of a picture within the page; a larger one is named only."""
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1a202c;background:#fff}
+h1{font-size:1.6rem}h2{font-size:1.1rem;margin-top:2rem;border-bottom:1px solid #cbd5e0}
+pre{overflow-x:auto;background:#f7fafc;padding:.8rem;font-size:13px;line-height:1.35}
+figure{display:inline-block;margin:.5rem 1rem .5rem 0;vertical-align:top}figcaption{font-size:.8rem;color:#4a5568}
+img{max-width:100%;image-rendering:pixelated}.wide img{image-rendering:auto}
+@media(prefers-color-scheme:dark){body{color:#e2e8f0;background:#1a202c}pre{background:#2d3748}figcaption{color:#a0aec0}}
+"""
+
+
+def write_page(run: Run) -> Path:
+    """Write report.html into a run, from the files that lie there; returns its path."""
+    records = run.records()
+    parts = [f"<h1>{html.escape(run.path.resolve().name)}</h1>", _card(run), _curves(records), _metrics(run)]
+    parts += [_pictures("Pictures", sorted(run.path.glob("*.png")), "wide"), _timeline(run)]
+    body = "\n".join(part for part in parts if part)
+    title = html.escape(run.path.resolve().name)
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+    whole = f"<head>{head}<style>{STYLE}</style></head><body>{body}</body>"
+    write_text(run.path / NAME, f'<!doctype html><html lang="en">{whole}</html>')
+    return run.path / NAME
+
+
+def _card(run: Run) -> str:
+    """The list of README.md: what the data are, how far training came."""
+    try:
+        lines = (run.path / "README.md").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    items = "".join(f"<li>{html.escape(line[2:])}</li>" for line in lines if line.startswith("- "))
+    return f"<ul>{items}</ul>" if items else ""
+
+
+def _metrics(run: Run) -> str:
+    """The table that the last evaluation left, and what it says in words."""
+    try:
+        found = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
+        text = str(found.get("text") or "")
+        remarks = [str(line) for line in found.get("remarks", [])]
+    except (OSError, ValueError, AttributeError):
+        return ""
+    said = "".join(f"<p>{html.escape(line)}</p>" for line in remarks)
+    return f"<h2>Measured</h2><pre>{html.escape(text)}</pre>{said}" if text or said else ""
+
+
+def _curves(records: Sequence[dict[str, Any]]) -> str:
+    """Loss over training, logarithmic, as a drawing within the page."""
+    lines = {
+        "loss": [(r["step"], r["loss"]) for r in records if _good(r.get("loss"))],
+        "held out": [(r["step"], r["held_out"]) for r in records if _good(r.get("held_out"))],
+    }
+    points = [point for line in lines.values() for point in line]
+    if len(points) < 3:
+        return ""
+    width, height, left = 720, 220, 60
+    last = max(step for step, _ in points) or 1
+    low, high = (math.log10(edge(value for _, value in points)) for edge in (min, max))
+    high = high if high > low else low + 1
+
+    def at(step: float, value: float) -> str:
+        x, y = left + step / last * (width - left - 10), 10 + (high - math.log10(value)) / (high - low) * (height - 40)
+        return f"{x:.1f},{y:.1f}"
+
+    inks = {"loss": "#a0aec0", "held out": "#2b6cb0"}
+    drawn = "".join(
+        f'<polyline fill="none" stroke="{inks[name]}" stroke-width="2" points="{" ".join(at(*p) for p in _thin(line))}"/>'
+        for name, line in lines.items()
+        if line
+    )
+    note = 'font-size="12" fill="currentColor"'
+    heights = {level: float(at(0, 10**level).partition(",")[2]) + 4 for level in (low, (low + high) / 2, high)}
+    ticks = "".join(f'<text x="4" y="{y:.1f}" {note}>{10**level:.3g}</text>' for level, y in heights.items())
+    said = f'<text x="{left}" y="{height - 6}" {note}>0 to {last} steps</text>'
+    words = ", ".join(f'<span style="color:{inks[name]}">{name}</span>' for name, line in lines.items() if line)
+    picture = f'<svg viewBox="0 0 {width} {height}" width="100%" role="img">{drawn}{ticks}{said}</svg>'
+    return f"<h2>Learning</h2>{picture}<p>{words}</p>"
+
+
+def _good(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
+
+
+def _thin(line: Sequence[tuple[int, float]], most: int = 400) -> Sequence[tuple[int, float]]:
+    """At most so many points, evenly chosen, the last among them."""
+    if len(line) <= most:
+        return line
+    return [line[i * (len(line) - 1) // (most - 1)] for i in range(most)]
+
+
+def _timeline(run: Run, most: int = 6) -> str:
+    """Previews over the run, the same noise every time."""
+    pictures = sorted(run.samples.glob("step-*.png"))
+    texts = sorted(run.samples.glob("step-*.txt"))[-1:]
+    chosen = [
+        pictures[i * (len(pictures) - 1) // max(1, min(most, len(pictures)) - 1)]
+        for i in range(min(most, len(pictures)))
+    ]
+    said = "".join(
+        f"<pre>{html.escape(path.read_text(encoding='utf-8', errors='replace')[:20_000])}</pre>" for path in texts
+    )
+    shown = _pictures("On the way", list(dict.fromkeys(chosen)))
+    return shown + (f"<h2>Last preview</h2>{said}" if said else "")
+
+
+def _pictures(title: str, paths: Iterable[Path], kind: str = "") -> str:
+    figures = "".join(_figure(path) for path in paths)
+    return f'<h2>{title}</h2><div class="{kind}">{figures}</div>' if figures else ""
+
+
+def _figure(path: Path) -> str:
+    name = html.escape(path.name)
+    try:
+        raw = path.read_bytes() if path.stat().st_size <= MOST_BYTES else b""
+    except OSError:
+        return ""
+    if not raw:
+        return f"<p>{name} is too large for this page</p>"
+    data = base64.b64encode(raw).decode("ascii")
+    return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
