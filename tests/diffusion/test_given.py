@@ -70,12 +70,14 @@ class Encoding(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[dict[str, Any]] = []
+        self.told: list[bool] = []
 
     def given(self, label: Tensor, style: Tensor, text: Any) -> dict[str, Tensor]:
         self.seen.append({"label": label, "style": style, "text": text})
         return {"push": shift(label, style, text)}
 
     def forward(self, shown: Tensor, level: Tensor, push: Tensor, previous: Any = None) -> Tensor:
+        self.told.append(previous is not None)
         told = 0 if previous is None else 0.1 * previous
         return torch.sin(shown + level[:, None] + push + told)
 
@@ -145,6 +147,8 @@ def test_what_stands_beside_the_conditions_reaches_the_network(name: str) -> Non
     network, denoiser = encoding()
     end = sample(wrap(denoiser), X, uniform(Linear(), 7), remember(Euler()), **CONDITION)
     assert len(network.seen) == sides
+    assert all(network.told)
+    assert len(network.told) >= 7
     plain = sample(wrap(Denoiser(Plain(), PROCESS)), X, uniform(Linear(), 7), remember(Euler()), **CONDITION)
     assert torch.allclose(end, plain, rtol=1e-12, atol=1e-12)
     assert (end - sample(wrap(denoiser), X, uniform(Linear(), 7), **CONDITION)).abs().max() > 1e-3

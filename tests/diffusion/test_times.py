@@ -142,7 +142,10 @@ def test_parts_share_their_place_in_a_share_of_the_rows(together: float) -> None
     places = [t["place"], (t["turn"] - 0.2) / 0.5, torch.special.ndtr(torch.logit(t["words"]))]
     one, two = ((places[0] - other).abs() < 1e-9 for other in places[1:])
     assert torch.equal(one, two)
+    assert torch.equal((places[1] - places[2]).abs() < 1e-9, one)  # all of them together, or none with any other
     assert share_is(one, together)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert not bool((~one).any()) or uncorrelated(places[a][~one], places[b][~one])
     for place in places:
         assert follows(place, stats.uniform().cdf)
 

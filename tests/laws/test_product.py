@@ -10,15 +10,19 @@ from torch import Tensor
 
 from sfumato.diffusion.denoiser import Denoiser
 from sfumato.diffusion.geodesic import Geodesic
+from sfumato.diffusion.grids import uniform
 from sfumato.diffusion.heat import Heat
 from sfumato.diffusion.loss import loss
 from sfumato.diffusion.manifold import SO3, Torus
 from sfumato.diffusion.masked import Masked
+from sfumato.diffusion.parts import Parts
 from sfumato.diffusion.process import Gaussian
 from sfumato.diffusion.product import CLEAN_LEVEL, Clean, Product, product_log_likelihood
 from sfumato.diffusion.rng import Streams, key
 from sfumato.diffusion.sample import Euler, sample, trajectory
 from sfumato.diffusion.schedule import VP, Cosine, Linear
+from sfumato.diffusion.solvers import dpmpp_2m
+from sfumato.diffusion.times import PerPart, Uniform
 from tests.laws.product_tables import (
     HIDDEN,
     JointNormal,
@@ -211,6 +215,29 @@ def test_a_clean_part_is_a_condition() -> None:
         errors.append(float((covariance[2:, 2:] - wanted).abs().max()))
     assert errors[1] < 0.02
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.25)
+
+
+def test_conditions_may_be_a_product_of_clean_parts() -> None:
+    """They need no times, no answer and no solver, and the pace is that of the first part that moves."""
+    process = Product(told=Product(label=Clean(), image=Clean()), place=Gaussian(VP(), "data"), other=Gaussian(Linear()))
+    assert process.schedule == VP()
+    assert list(process.moving()) == ["place", "other"]
+    x = {"told": {"label": torch.arange(4), "image": normal(4, 2)}, "place": normal(4, 3), "other": normal(4, 1)}
+    t = {"place": torch.full((4,), 0.5, dtype=F64), "other": torch.full((4,), 0.3, dtype=F64)}
+    denoiser = Denoiser(lambda shown, level: {name: shown[name].sin() for name in ("place", "other")}, process)
+    rng = Streams(key("told"), range(4))
+    lost = loss(denoiser, x, t, rng)
+    assert lost.shape == (4,)
+    assert bool((lost > 0).all())
+    times = PerPart(Uniform()).draw(torch.full((4,), 0.5, dtype=F64), rng, process, {"x": x})
+    assert list(times) == ["place", "other"]
+    plan = [{"place": u, "other": u} for u in uniform(VP(), 5)]
+    for solver in (Euler(), Parts({"place": dpmpp_2m()})):
+        end = sample(denoiser, process.prior(x, rng), plan, solver)  # type: ignore[arg-type]
+        assert end["told"]["label"] is x["told"]["label"]
+        assert end["place"].isfinite().all()
+    with pytest.raises(TypeError, match="nothing moves"):
+        Product(told=Product(label=Clean())).moving()
 
 
 def test_clean_parts_of_any_dtype_pass_through() -> None:

@@ -149,7 +149,7 @@ def _ahead(owner: tuple[Schedule, float], before: Tensor, t: Tensor, s: Tensor) 
     schedule, eta = owner
     past, here, there = (schedule.logsnr(time) for time in (before, t, s))
     ratio = (there - here) / (2 * (here - past))  # 1 / (2 r) of the paper
-    if eta != 0:  # the share of the noise kept in two steps, see Gaussian.renoise
+    if eta != 0:  # the share of the noise kept in two steps, see StraightPath.renoise
         renewed = min(eta, 1.0) ** 2
         ratio = ratio * (1 + renewed * torch.expm1(past - here)) * (1 + renewed * torch.expm1(here - there))
     ratio = ratio.nan_to_num(0, 0, 0)

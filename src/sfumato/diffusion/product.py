@@ -132,8 +132,8 @@ class Product:
         return dict(self.parts)
 
     def moving(self) -> dict[str, Process]:
-        """The parts that do not stay clean. Raises TypeError where there are none."""
-        found = {name: process for name, process in self.parts if not isinstance(process, Clean)}
+        """The parts that do not stay clean, as a product of clean parts does. Raises TypeError where there are none."""
+        found = {name: process for name, process in self.parts if not _stays(process)}
         if not found:
             raise TypeError("every part of this product is clean: nothing moves")
         return found
@@ -154,10 +154,12 @@ class Product:
 
     def _same_parts(self, what: str, value: Any, optional: bool = False) -> Mapping[str, Part]:
         """``value``, found to have exactly the parts of this product (clean ones may be missing if ``optional``)."""
+        if optional and value is None and _stays(self):
+            return {}
         if not isinstance(value, Mapping):
             raise TypeError(f"{what} must be a dict of the parts {self._names()}, got {type(value).__name__}")
         missing = [
-            name for name, process in self.parts if name not in value and not (optional and isinstance(process, Clean))
+            name for name, process in self.parts if name not in value and not (optional and _stays(process))
         ]
         unknown = [name for name in value if name not in self.processes]
         if missing or unknown:
@@ -294,6 +296,13 @@ class Product:
             if not hasattr(process, "chord"):
                 raise TypeError(f"part {name!r} ({type(process).__name__}) has no velocity, hence no flow map")
         return self.parts
+
+
+def _stays(process: Any) -> bool:
+    """Whether it stays as it is given: clean, or a product of nothing else."""
+    if isinstance(process, Product):
+        return all(_stays(part) for _, part in process.parts)
+    return isinstance(process, Clean)
 
 
 def _part(ends: Endpoints, name: str) -> Endpoints:

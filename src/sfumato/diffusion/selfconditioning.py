@@ -139,5 +139,6 @@ class Remember(Solver):
 
 def remember(solver: Solver, blank: Blank = zeros) -> Remember:
     """The same solver, whose every call of the network is given the guess of x of the call before as ``previous=`` (the
-    first one the blank). Guidance must be told what to drop, ``guide(..., drop=["label"])``, or it drops this too."""
+    first one the blank). In a walk it stands beside the conditions and guidance does not hide it; a guided guess that is
+    called bare with ``previous=`` must be told what to hide, ``guide(..., drop=["label"])``, or it hides this too."""
     return Remember(solver, blank)
