@@ -23,7 +23,7 @@ def test_every_layout_is_put_in_order_and_back(layout: str) -> None:
     ordered = canonical(x, layout)
     wanted = IN_ORDER[layout]
     assert ordered.shape[1:] == tuple(SIZES[letter] if letter in layout else 1 for letter in wanted)
-    place = {letter: 1 for letter in "DLTCHW"} | {"C": 1 if "C" in layout else 0}
+    place = dict.fromkeys("DLTCHW", 1) | {"C": 1 if "C" in layout else 0}
     one = x[(2, *(place[letter] for letter in layout))]  # the same number, addressed by letters in both orders
     assert ordered[(2, *(place[letter] for letter in wanted))] == one
     assert np.array_equal(original(ordered, layout), x)
