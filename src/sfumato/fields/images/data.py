@@ -48,7 +48,8 @@ class Reading:
 class Content:
     """Numbers (N, ...) as networks take them, and all that is known of them before they are split.
 
-    keys: equal for equal items, None where they are too many to compare. source: the file of an array. said: what there is to say of them.
+    keys: equal for equal items, None where they are too many to compare. source: the file of an array. said: what there is
+    to say of them.
     """
 
     x: np.ndarray
