@@ -75,7 +75,7 @@ class Source:
     def words(self) -> str:
         """For the plan."""
         how = "all of it" if self.size <= WHOLE else f"{BLOCKS} blocks of it"
-        return f"{shown(self.path)}, {amount(self.size)}, known again by a hash of {how} ({self.hash[:12]})"
+        return f"{shown(Path(self.path).name)}, {amount(self.size)}, known again by a hash of {how} ({self.hash[:12]})"
 
 
 def amount(size: int) -> str:

@@ -11,7 +11,8 @@ from sfumato.data.statistics import Measured
 
 FILLED = 0.25  # share of a usual range that the numbers fill at least, to be drawn by it
 USUAL = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (0.0, 4095.0), (0.0, 65535.0))
-FAR = 3.0  # spreads from the mean beyond which numbers are drawn black or white
+RARE = 1e-3  # share of the numbers at either end that may lie far away,
+FAR = 1.0  # in widths of all the others
 UNLIKE = 10.0
 """Times that the spread of one channel may exceed another's before they count as of unlike scale."""
 
@@ -64,15 +65,20 @@ def usual_range(measured: Measured, kind: np.dtype) -> tuple[float, float] | Non
     return next(fits, None)
 
 
-def own_range(measured: Measured) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The numbers drawn black and white where there is no convention: what there is, up to 3 spreads from the mean, of each
-    channel where their scales are unlike, else one for all."""
-    least = np.maximum(measured.least, measured.mean - FAR * measured.spread)
-    most = np.minimum(measured.most, measured.mean + FAR * measured.spread)
+def own_range(measured: Measured, some: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The numbers drawn black and white where there is no convention: of each channel where their scales are unlike, else one
+    for all. They are the least and the most there are, unless a few lie far away: then the outermost thousandths of ``some``
+    items (n, C, H, W), in numbers of the file."""
+    columns = np.moveaxis(np.asarray(some, np.float64), 1, 0).reshape(len(measured.least), -1)
+    least, most = measured.least, measured.most
     if not apart(measured):
-        least, most = least.min(keepdims=True), most.max(keepdims=True)
-    most = np.where(most > least, most, least + 1)
-    return tuple(least.tolist()), tuple(most.tolist())
+        columns, least, most = columns.reshape(1, -1), least.min(keepdims=True), most.max(keepdims=True)
+    low, high = np.quantile(columns, [RARE, 1 - RARE], axis=1)
+    wide = high - low
+    black = np.where(least >= low - FAR * wide, least, low)
+    white = np.where(most <= high + FAR * wide, most, high)
+    white = np.where(white > black, white, black + 1)
+    return tuple(black.tolist()), tuple(white.tolist())
 
 
 def by_channel(measured: Measured, usual: bool) -> bool:

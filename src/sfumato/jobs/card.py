@@ -22,29 +22,22 @@ def step_of(run: Run) -> int:
     return 0 if path is None else int(path.name.partition("-")[2])
 
 
-def card(run: Run, metrics: str | None = None, step: int | None = None) -> None:
-    """README.md of a run: what was trained, how, with which result, and how to use it.
-
-    ``step`` is that of the weights that ``metrics`` were measured of, where the run is not finished.
-    """
+def card(run: Run, metrics: str | None = None) -> None:
+    """README.md of a run: what was trained, how, with which result, and how to use it."""
     config = read_config(run)
     facts = config.recipe.facts(run)
-    reached = step if step is not None else step_of(run)
-    held_out = [r for r in run.records() if "held_out" in r and r["step"] <= reached]
+    done = step_of(run)
+    held_out = [r for r in run.records() if "held_out" in r and r["step"] <= done]
     lines = [
         f"# {run.path.name}", "",
         "A diffusion model trained with sfumato.", "",
         *(f"- {line}" for line in facts.words()),
-        f"- steps: {reached} of {config.training.steps}, batch {config.training.batch}",
+        f"- steps: {done} of {config.training.steps}, batch {config.training.batch}",
     ]  # fmt: skip
     if held_out:
         lines.append(f"- held-out loss: {held_out[-1]['held_out']:.4f}, at step {held_out[-1]['step']}")
     if metrics:
-        when = (
-            []
-            if step is None
-            else ["", f"Not finished: measured at step {step}, of the average in its newest checkpoint."]
-        )
-        lines += [*when, "", "```", metrics, "```"]
+        unfinished = f"Not finished: measured at step {done}, of the average in its newest checkpoint."
+        lines += [*([] if run.model.is_file() else ["", unfinished]), "", "```", metrics, "```"]
     lines += ["", *config.recipe.usage()]
     write_text(run.path / "README.md", "\n".join(lines) + "\n")

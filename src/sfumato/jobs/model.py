@@ -46,7 +46,6 @@ class Model:
         measured: what the run measured of itself (walk.json).
         bring: gives the companions, the same ones each time.
         given, named: what ``walk`` was resolved from.
-        step: that of the weights, of a run that is not finished; None: it is.
     """
 
     run: Run
@@ -61,7 +60,6 @@ class Model:
     bring: Callable[[], Any] = field(default=lambda: None, repr=False)
     given: Walk = field(default_factory=Walk)
     named: str = "usual"
-    step: int | None = None
 
     @property
     def companions(self) -> Any:
@@ -346,7 +344,7 @@ def load(out: Path | str, walk: Walk = Walk(), drawing: Drawing = Drawing(), nam
     recipe, device = config.recipe, pick_device()
     unchanged(run, "data.json")
     facts = recipe.facts(run)
-    network, weights, step = _weights(config, run)
+    network, weights = _weights(config, run)
     if drawing.ema is not None and drawing.ema != config.training.ema[0]:
         weights = {**weights, **reconstruct(read_snapshots(run.snapshots), drawing.ema)}
     checkpoint.fits(weights, network.state_dict(), str(run.path))
@@ -368,15 +366,14 @@ def load(out: Path | str, walk: Walk = Walk(), drawing: Drawing = Drawing(), nam
     chosen = resolved(walk, name, recipe, process, config.adaptations)
     model = Model(
         run, recipe, facts, denoiser, chosen, drawing, config.adaptations, device, measured(run), companions(recipe, run),
-        walk, name, step,
+        walk, name,
     )  # fmt: skip
     model.solver(chosen), model.grid(chosen)  # what cannot be used is said now
     return model
 
 
-def _weights(config: Configuration, run: Run) -> tuple[nn.Module, dict[str, Any], int | None]:
-    """The network of a run, the averaged weights to load into it, and their step unless they are the last. Raises RunError
-    where there are none yet."""
+def _weights(config: Configuration, run: Run) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a run, and the averaged weights to load into it. Raises RunError where there are none yet."""
     from sfumato import networks
     from sfumato.training import checkpoint
 
@@ -388,7 +385,7 @@ def _weights(config: Configuration, run: Run) -> tuple[nn.Module, dict[str, Any]
             raise RunError(
                 f"{run.model}: does not say of which network it is; `sfumato resume {run.path}` writes it anew"
             ) from error
-        return networks.build(settings, config.recipe.kinds()), weights, None
+        return networks.build(settings, config.recipe.kinds()), weights
     path, complaints = checkpoint.newest(run.checkpoints)  # not finished: the average in the newest checkpoint
     if path is None:
         raise RunError(f"{run.path}: nothing to sample from yet" + (f" ({complaints[0]})" if complaints else ""))
@@ -398,4 +395,4 @@ def _weights(config: Configuration, run: Run) -> tuple[nn.Module, dict[str, Any]
     averages = {
         name.removeprefix(prefix): value for name, value in found.tensors["ema"].items() if name.startswith(prefix)
     }
-    return task_of(config, run).network, {**found.tensors["network"], **averages}, found.step
+    return task_of(config, run).network, {**found.tensors["network"], **averages}

@@ -148,7 +148,7 @@ def report(
     figure.savefig(path, dpi=150)
 
 
-def _short(name: str, most: int = 16) -> str:
+def _short(name: str, most: int = 13) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 

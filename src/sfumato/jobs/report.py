@@ -58,13 +58,12 @@ def render(model: Model, report: Report, ask: Any) -> str:
     found = {
         **(as_dict(report.rows) if report.rows else {}),
         "samples": drawn,
-        **({} if model.step is None else {"step": model.step}),
         **report.about,
         "remarks": notes,
         "text": table,
     }
     write_text(run.path / "metrics.json", json.dumps(found, indent=1))
-    card(run, text, model.step)
+    card(run, text)
     for name, picture in report.pictures.items():
         picture.save(run.path / name)
     if plots.available():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,11 +36,12 @@ def made(folder: Path, x: np.ndarray, reading: Reading = Reading(), **more: np.n
 BYTES = pictures(40, 12)
 RNG = np.random.default_rng(0)
 CASES: dict[str, np.ndarray] = {
-    "bytes CHW": BYTES, "bytes HWC": BYTES.transpose(0, 2, 3, 1), "bytes HW": BYTES[:, 0], "grey HWC": BYTES[:, :1].transpose(0, 2, 3, 1),
+    "bytes CHW": BYTES, "bytes HWC": BYTES.transpose(0, 2, 3, 1), "bytes HW": BYTES[:, 0],
+    "grey HWC": BYTES[:, :1].transpose(0, 2, 3, 1),
     "0 to 1": (BYTES / 255).astype("f4"), "-1 to 1": (BYTES / 127.5 - 1).astype("f2"), "0 to 255": BYTES.astype("f8"),
     "u16": BYTES.astype("u2") * 257, "kelvin": (250 + 60 * (BYTES[:, :1] / 255)).astype("f4"), "mask": BYTES[:, :1] > 80,
     "square floats": (BYTES[:, 0] / 255).astype("f4"), "clips": RNG.integers(0, 256, (40, 3, 12, 12, 3), dtype=np.uint8),
-    "weather": (RNG.normal(size=(40, 3, 8, 8)) * np.array([30, 1e-3, 1e4])[:, None, None] + np.array([280, 0, 1e5])[:, None, None]),
+    "weather": np.stack([RNG.normal(mean, spread, (40, 8, 8)) for mean, spread in ((280, 30), (0, 1e-3), (1e5, 1e4))], 1),
     "RGBA": RNG.integers(0, 256, (40, 8, 8, 4), dtype=np.uint8), "byte table": RNG.integers(0, 255, (40, 10)).astype("u1"),
     "unlike columns": (RNG.normal(size=(40, 2)) * [10_000, 1] + [0, 3]).astype("f4"),
     "whole numbers": np.stack([RNG.integers(-9, 9, 40), RNG.integers(10**6, 10**9, 40), np.full(40, 7)], 1),
@@ -185,7 +185,7 @@ def test_labels_that_are_not_asked_for_are_said_and_asked_for_must_be_there(tmp_
     for more in ({}, {"other": np.ones(3)}):
         folder = tmp_path / f"b{len(more)}"
         folder.mkdir()
-        with pytest.raises(DataError, match="has no labels; give a .npz with x and labels"):
+        with pytest.raises(DataError, match=r"has no labels; give a \.npz with x and labels"):
             made(folder, x, Reading(labelled=True), **more)
 
 
@@ -235,18 +235,6 @@ def test_a_changed_array_is_refused_and_the_old_one_taken_back(kind: str, tmp_pa
         opened(run, path, facts)
 
 
-def test_one_flipped_bit_in_the_copied_pictures_is_found(tmp_path: Path):
-    assert sfumato("train", write_pictures(tmp_path / "photos", 20), "--side", 8, *TINY, "--out", tmp_path / "run") == 0
-    cached = tmp_path / "run" / "cache" / "pictures.npy"
-    data = bytearray(cached.read_bytes())
-    data[-500] ^= 4
-    cached.chmod(0o644)
-    cached.write_bytes(data)
-    run = Run(tmp_path / "run")
-    with pytest.raises(DataError, match=r"pictures\.npy: its pixels are not those that were stored"):
-        opened(run, tmp_path / "photos", PictureFacts.read(run))
-
-
 def test_a_run_is_resumed_and_measured_from_any_folder_and_only_on_its_own_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -256,8 +244,8 @@ def test_a_run_is_resumed_and_measured_from_any_folder_and_only_on_its_own_data(
     assert sfumato("train", "a.npy", *TINY, "--held-out", 0.4, "--out", "run") == 0
     assert "data: a.npy" in Path("run/config.yaml").read_text()  # as it was written
     plan = capsys.readouterr().err
-    for words in ("8x8 pictures", "layout HWC: channels last", "units float64, as in the file, from 0 to 1; drawn from 0 (black)",
-                  "3 channels, all standardised alike", "known again by a hash of all of it"):  # fmt: skip
+    for words in ("8x8 pictures", "layout HWC: channels last", "units float64, as in the file, from 0 to 1; ",
+                  "0 drawn black, 1 white", "3 channels, all standardised alike", "known again by a hash of all of it"):  # fmt: skip
         assert words in plan
     monkeypatch.chdir(tmp_path)
     assert sfumato("sample", "work/run", "-n", 2, "--steps", 2, "--out", "s") == 0
@@ -278,6 +266,9 @@ def test_a_run_is_resumed_and_measured_from_any_folder_and_only_on_its_own_data(
 def test_inspect_says_the_range_of_each_column_and_warns_of_unlike_scales(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
+    np.save(tmp_path / "b.npy", np.stack([np.arange(40) % 2, np.arange(40) * 6], 1).astype("u1"))
+    assert sfumato("inspect", tmp_path / "b.npy", *TINY) == 0
+    assert "          column 1: 0 to 234, mean 1" in capsys.readouterr().out  # bytes as bytes
     np.save(tmp_path / "a.npy", CASES["unlike columns"])
     assert sfumato("inspect", tmp_path / "a.npy", *TINY) == 0
     out = capsys.readouterr().out
@@ -314,8 +305,6 @@ def test_a_fair_draw_shows_every_class_as_often():
     assert len({int(many[i]) for i in fair(many, 200, 12)}) == 12
     assert sorted(fair(None, 5, 12)) == list(range(5))
     assert sorted(int(labels[i]) for i in fair(labels[:3], 3, 12)) == [0, 1, 2]
-    seen = np.bincount([i for i in fair(None, 1000, 12)], minlength=1000)
-    assert seen.max() == 1
 
 
 def test_held_out_pictures_beside_samples_are_of_their_classes():
@@ -333,8 +322,11 @@ def test_held_out_pictures_beside_samples_are_of_their_classes():
 
 def rows(**changed: tuple[float, float, float, float]) -> list[Row]:
     """Rows at their floors but for those given: value, low, high, floor."""
-    usual = {"frechet_distance": (1, 0.9, 1.1, 1), "kernel_distance": (0.1, 0.05, 0.15, 0.1), "sliced_wasserstein": (1, 0.9, 1.1, 1),
-             "memorisation_ratio": (1, 0.9, 1.1, 1), "copied": (0.01, 0, 0.03, 0.01), "classifier_accuracy": (0.5, 0.4, 0.6, 0.5)}  # fmt: skip
+    usual = {
+        "frechet_distance": (1, 0.9, 1.1, 1), "kernel_distance": (0.1, 0.05, 0.15, 0.1),
+        "sliced_wasserstein": (1, 0.9, 1.1, 1), "memorisation_ratio": (1, 0.9, 1.1, 1),
+        "copied": (0.01, 0, 0.03, 0.01), "classifier_accuracy": (0.5, 0.4, 0.6, 0.5),
+    }  # fmt: skip
     better = {"memorisation_ratio": "near 1"}
     return [Row(name, *values, better.get(name, "lower"), 100, 400) for name, values in (usual | changed).items()]  # type: ignore
 
@@ -345,7 +337,6 @@ def rows(**changed: tuple[float, float, float, float]) -> list[Row]:
     ({"kernel_distance": (2, 1.9, 2.1, 0.1)}, []),
     ({"copied": (0.6, 0.5, 0.7, 0.01)}, ["MEMORISED: 60% of the samples"]),
     ({"copied": (0.6, 0.5, 0.7, 0.62)}, ["the data repeat themselves: 62% of the held-out items", "at the floor"]),
-    ({"frechet_distance": (0.2, 0.15, 0.25, 1)}, ["at the floor", "BELOW the floor in frechet_distance"]),
     ({"frechet_distance": (1.15, 1.05, 1.25, 1)}, ["at the floor"]),  # within what both scatter by
     ({"classifier_accuracy": (0.9, 0.85, 0.95, 0.5)}, []),
 ])  # fmt: skip
@@ -363,23 +354,6 @@ def test_numbers_of_other_units_are_told():
     for other in (x * 255, x / 255, x + 273):
         (word,) = strange(other, Path("a.npy"))
         assert word.startswith("OTHER UNITS? a.npy: its numbers have mean ")
-
-
-def test_the_card_of_an_unfinished_run_says_the_step_that_was_measured(tmp_path: Path):
-    out = tmp_path / "run"
-    assert (
-        sfumato("train", write_pictures(tmp_path / "photos", 40), "--side", 8, *TINY, "--held-out", 0.4, "--out", out)
-        == 0
-    )
-    (out / "model.safetensors").unlink()
-    with (out / "log.jsonl").open("a") as log:  # it went on after its newest checkpoint
-        log.write(json.dumps({"step": 9, "loss": 1.0}) + "\n" + json.dumps({"step": 9, "held_out": 77.0}) + "\n")
-    assert sfumato("evaluate", out, "--quick", "-n", 12, "--steps", 2) == 0
-    card = (out / "README.md").read_text()
-    assert "- steps: 4 of 4" in card
-    assert "measured at step 4" in card
-    assert "77" not in card.split("```")[0]
-    assert json.loads((out / "metrics.json").read_text())["step"] == 4
 
 
 def test_things_of_a_model_are_those_of_its_data(tmp_path: Path):

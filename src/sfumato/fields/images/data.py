@@ -20,7 +20,7 @@ from sfumato.training.run import Run, write_text
 if TYPE_CHECKING:
     import numpy as np
 
-    from sfumato.data import ArrayDataset, Measured, Scan
+    from sfumato.data import ArrayDataset, Scan
     from sfumato.data.source import Source
 
 ARRAYS = (".npy", ".npz")
@@ -48,7 +48,8 @@ class Reading:
 class Content:
     """Numbers (N, ...) as networks take them, and all that is known of them before they are split.
 
-    keys: equal for equal items, None where they are too many to compare. said: what there is to say of them.
+    keys: equal for equal items, None where they are too many to compare. source: the file of an array. said: what there is
+    to say of them.
     """
 
     x: np.ndarray
@@ -57,7 +58,7 @@ class Content:
     labels: np.ndarray | None
     classes: tuple[str, ...]
     keys: list[bytes] | None
-    source: Source
+    source: Source | None = None
     said: tuple[str, ...] = ()
 
 
@@ -76,7 +77,7 @@ def prepared(
     """
     import numpy as np
 
-    from sfumato.data import DataError, measure, shown, split
+    from sfumato.data import DataError, shown, split
     from sfumato.data.vectors import read_vectors
 
     found = _array(run, data, reading) if pictures is None else _folder(run, data, *pictures, reading)
@@ -100,11 +101,8 @@ def prepared(
         }  # fmt: skip
     np.savez(run.cache / "split.npz", train=train, held_out=held, **chosen)
     write_text(run.cache / "names.json", json.dumps(found.names))
-    facts = dataclasses.replace(
-        _facts(measure(array, train, str(data)), array.dtype, found, reading, pictures is not None),
-        held=len(held), **about,
-    )  # fmt: skip
-    save_facts(facts, run)
+    facts = _facts(array, train, found, reading, str(data))
+    save_facts(dataclasses.replace(facts, held=len(held), **about), run)
 
 
 def _array(run: Run, data: Path, reading: Reading) -> Content:
@@ -138,7 +136,6 @@ def _array(run: Run, data: Path, reading: Reading) -> Content:
 def _folder(run: Run, data: Path, scan: Scan, side: int, reading: Reading) -> Content:
     """The pictures of a folder, copied into the run as (N, 3, side, side)."""
     from sfumato.data import gather, shown
-    from sfumato.data.source import Source
 
     array = gather(scan, side, run.cache / CACHED)
     names = [shown(os.path.relpath(path, data)) for path in scan.files]
@@ -146,12 +143,13 @@ def _folder(run: Run, data: Path, scan: Scan, side: int, reading: Reading) -> Co
     if scan.ignored:
         kinds = ", ".join(f"{suffix or 'no suffix'} ({n})" for suffix, n in scan.ignored.most_common(8))
         said.append(f"{scan.ignored.total()} files are not read, by their suffix: {kinds}")
+    if clear := scan.handled.get("alpha composited"):
+        said.append(f"{clear} pictures are transparent somewhere: laid over white, and drawn without alpha")
     inside = {name.split("/")[0] for name in names if "/" in name}
     if not reading.labelled and len(inside) > 1:
         said.append(f"{len(inside)} sub-folders are there and not used as classes (--labels learns them)")
-    source = Source.of(run.cache / CACHED, array, run.path)
     classes = scan.classes if reading.labelled else ()
-    return Content(array, "HWC", names, scan.label_numbers, classes, list(scan.digests), source, tuple(said))
+    return Content(array, "HWC", names, scan.label_numbers, classes, list(scan.digests), said=tuple(said))
 
 
 def _with_every_class(
@@ -171,16 +169,18 @@ def _with_every_class(
     return np.sort(np.concatenate([train, held[~stays]])), held[stays]
 
 
-def _facts(measured: Measured, kind: np.dtype, found: Content, reading: Reading, copied: bool) -> PictureFacts:
-    """What was measured, and what is decided by it: the one decision about units."""
+def _facts(array: np.ndarray, train: np.ndarray, found: Content, reading: Reading, name: str) -> PictureFacts:
+    """What is measured of the items to learn from, and what is decided by it: the one decision about units."""
+    from sfumato.data import measure
     from sfumato.data.units import by_channel, in_file, is_drawn, own_range, usual_range
 
-    there = in_file(measured, kind)
-    usual = reading.drawn or usual_range(there, kind)
-    black, white = ((usual[0],), (usual[1],)) if usual else own_range(there)
-    if not is_drawn(measured.shape, kind):
-        usual, black, white = None, (), ()
-    auto = by_channel(measured, usual is not None) and not copied
+    measured, kind = measure(array, train, name), array.dtype
+    there, usual = in_file(measured, kind), None
+    ends: tuple[tuple[float, ...], tuple[float, ...]] = (), ()
+    if is_drawn(measured.shape, kind):
+        usual = reading.drawn or usual_range(there, kind)
+        ends = ((usual[0],), (usual[1],)) if usual else own_range(there, _some(array, train))
+    auto = by_channel(measured, usual is not None) and found.source is not None
     each = auto if reading.scale == "auto" else reading.scale == "each" and len(measured.spread) > 1
     whole = measured.all()
     assert isinstance(whole.mean, float)
@@ -188,9 +188,17 @@ def _facts(measured: Measured, kind: np.dtype, found: Content, reading: Reading,
     return PictureFacts(
         whole.mean, whole.spread, whole.count, whole.shape, found.classes, bool(kind == "uint8"),
         dtype=kind.str, layout=found.layout, means=tuple(measured.mean.tolist()), spreads=tuple(measured.spread.tolist()),
-        least=tuple(there.least.tolist()), most=tuple(there.most.tolist()), each=each, black=black, white=white,
-        copied=copied, source=found.source.plain(), said=found.said,
+        least=tuple(there.least.tolist()), most=tuple(there.most.tolist()), each=each, black=ends[0], white=ends[1],
+        source=None if found.source is None else found.source.plain(), said=found.said,
     )  # fmt: skip
+
+
+def _some(array: np.ndarray, items: np.ndarray, most: int = 256, numbers: int = 2**22) -> np.ndarray:
+    """A few of the items, evenly spread: at most so many, and about so many numbers."""
+    import numpy as np
+
+    count = max(1, min(most, len(items), numbers // max(1, math.prod(array.shape[1:]))))
+    return np.asarray(array[items[np.arange(count) * len(items) // count]])
 
 
 def opened(run: Run, data: Path, facts: PictureFacts) -> tuple[ArrayDataset, ArrayDataset]:
@@ -199,7 +207,6 @@ def opened(run: Run, data: Path, facts: PictureFacts) -> tuple[ArrayDataset, Arr
 
     from sfumato.data import ArrayDataset, DataError, open_array
     from sfumato.data.layout import canonical
-    from sfumato.data.source import content_hash
 
     try:
         stored = np.load(run.cache / "split.npz", allow_pickle=False)
@@ -211,10 +218,6 @@ def opened(run: Run, data: Path, facts: PictureFacts) -> tuple[ArrayDataset, Arr
             array = canonical(array, facts.layout)
         else:
             array = np.load(run.cache / CACHED, mmap_mode="r", allow_pickle=False)
-            if facts.origin and content_hash(array) != facts.origin.hash:
-                raise DataError(
-                    f"{run.cache / CACHED}: its pixels are not those that were stored; train again from {data}"
-                )
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{run.cache}: the prepared data cannot be read ({error}); train again from {data}") from error
     made = [ArrayDataset(array, facts.statistics, labels, names, part, vectors) for part in parts]

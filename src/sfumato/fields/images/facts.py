@@ -31,8 +31,8 @@ class PictureFacts:
 
     dtype, layout: of the items in the file. means, spreads: of each channel, raw; least, most: likewise, in numbers of the
     file. each: whether a channel is standardised by its own mean and spread. black, white: the numbers of the file that are
-    drawn so, one for all or one a channel; empty where nothing is drawn. copied: whether the run has the numbers itself, as
-    of a folder. source: of what the run learned (`sfumato.data.source.Source`). said: what else there is to say of the data.
+    drawn so, one for all or one a channel; empty where nothing is drawn. source: of an array
+    (`sfumato.data.source.Source`); pictures of a folder are copied into the run. said: what else there is to say.
     """
 
     mean: float
@@ -54,7 +54,6 @@ class PictureFacts:
     each: bool = False
     black: tuple[float, ...] = ()
     white: tuple[float, ...] = ()
-    copied: bool = False
     source: dict[str, str] | None = None
     said: tuple[str, ...] = ()
 
@@ -150,8 +149,8 @@ class PictureFacts:
 
     @property
     def array(self) -> bool:
-        """Whether the data are an array of the user's of which everything is known."""
-        return bool(self.dtype) and not self.copied
+        """Whether the data are an array of which everything is known."""
+        return self.source is not None
 
     def words(self) -> list[str]:
         """The data in a line, the names of its classes, and every decision about an array's units and layout."""
@@ -166,7 +165,7 @@ class PictureFacts:
         held = f", {self.held} held out" if self.held else ""
         names = ", ".join(self.classes[:20]) + (f" and {len(self.classes) - 20} more" if len(self.classes) > 20 else "")
         lines = [f"{self.count} {what} to learn from{named}{held}", *([f"classes: {names}"] if names else [])]
-        return [*lines, *(self._units() if self.array else ()), *self.said]
+        return [*lines, *(self._units() if self.array else ()), *self._scales(), *self.said]
 
     def _units(self) -> Iterator[str]:
         """The decisions about an array."""
@@ -178,10 +177,13 @@ class PictureFacts:
         yield f"layout {self.layout or 'unknown'}: {words(self.layout)}{hint(self.layout)}; samples come in the same"
         drawn = ""
         if self.pictures:
-            drawn = f"; drawn from {_some(self.black)} (black) to {_some(self.white)} (white)"
+            drawn = f"; {_some(self.black)} drawn black, {_some(self.white)} white"
         yield f"units {self.kind.name}, as in the file, from {min(self.least):g} to {max(self.most):g}{drawn}"
-        if len(self.spreads) > 1:
-            scales = f"spreads {min(self.spreads):.3g} to {max(self.spreads):.3g}"
+
+    def _scales(self) -> Iterator[str]:
+        """How channels are standardised, where there are several; of a folder only if it was asked for."""
+        if len(self.spreads) > 1 and (self.array or self.each):
+            scales = f"spreads {min(self.spreads) * self._unit:.3g} to {max(self.spreads) * self._unit:.3g}"
             how = "each standardised by itself" if self.each else "all standardised alike"
             yield f"{len(self.spreads)} {self._channels}, {how} ({scales})"
         if self.each and (still := sum(spread == 0 for spread in self.spreads)):
@@ -191,19 +193,26 @@ class PictureFacts:
     def _channels(self) -> str:
         return "channels" if len(self.shape) > 2 else "columns"
 
+    @property
+    def _unit(self) -> float:
+        """Numbers of the file for a raw one, of spreads."""
+        return 127.5 if self.bytes else 1.0
+
     def values(self) -> list[str]:
-        """The numbers in the data in a line; of several channels of an array, the range of each."""
-        ends = " (black -1, white 1)" if self.exact or not self.dtype else ""
-        lines = [f"values    mean {self.mean:.3f}, spread {self.spread:.3f}{ends}"]
+        """The numbers in the data in a line; of an array in those of the file, and of several channels the range of each."""
         if not self.array:
-            return lines
-        for i, (low, high, mean, spread) in enumerate(zip(self.least, self.most, self.means, self.spreads)):
+            return [f"values    mean {self.mean:.3f}, spread {self.spread:.3f} (black -1, white 1)"]
+        from sfumato.data.units import UNLIKE
+
+        zero, unit = self._unit if self.bytes else 0.0, self._unit
+        lines = [f"values    mean {self.mean * unit + zero:.4g}, spread {self.spread * unit:.4g}"]
+        channels = zip(self.least, self.most, self.means, self.spreads) if len(self.means) > 1 else ()
+        for i, (low, high, mean, spread) in enumerate(channels):
             if i == SHOWN:
                 lines.append(f"          and {len(self.least) - SHOWN} more {self._channels}")
                 break
-            lines.append(f"  {self._channels[:-1]} {i}: {low:g} to {high:g}, mean {mean:.4g}, spread {spread:.4g}")
-        from sfumato.data.units import UNLIKE
-
+            numbers = f"mean {mean * unit + zero:.4g}, spread {spread * unit:.4g}"
+            lines.append(f"          {self._channels[:-1]} {i}: {low:g} to {high:g}, {numbers}")
         if (ratio := self.unlike()) > UNLIKE:
             done = "each is standardised by itself" if self.each else "the narrow ones are lost in noise: --scale each"
             lines.append(f"unlike    {self._channels} differ in spread by a factor of {ratio:.3g}; {done}")
@@ -211,4 +220,4 @@ class PictureFacts:
 
 
 def _some(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
+    return ", ".join(f"{value:.4g}" for value in values)

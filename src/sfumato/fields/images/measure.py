@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from sfumato.metrics.table import Remember, Row
 
 LEAST = 12
-DISTANCES = ("frechet_distance", "kernel_distance", "sliced_wasserstein", "frechet_infinity")
 
 
 @dataclass(frozen=True)
@@ -224,7 +223,7 @@ def remarks(rows: Sequence[Row], fresh: bool, model: Model, measure: Measure) ->
 
 
 def said(rows: Sequence[Row]) -> list[str]:
-    """What the rows say of copies, of what is at the floor, and of what is below it."""
+    """What the rows say of copies, and of what is at the floor."""
     by = {row.metric: row for row in rows}
     copied, ratio, kernel, told = (
         by.get(name) for name in ("copied", "memorisation_ratio", "kernel_distance", "classifier_accuracy")
@@ -254,13 +253,6 @@ def said(rows: Sequence[Row]) -> list[str]:
                 f"at the floor: {kernel.n} samples cannot be told from real held-out items by kernel distance"
                 + (" or classifier" if told else "")
             )
-    distances = (row for row in rows if row.better == "lower" and row.metric in DISTANCES and row.floor is not None)
-    below = [row.metric for row in distances if row.high < (row.floor or 0) - (row.high - row.low)]
-    if below and not memorised:
-        found.append(
-            f"BELOW the floor in {', '.join(below)}: closer to the training items than real held-out items are; of a model that "
-            "was not trained or chosen by this number that speaks of copies, or of held-out items that are of another kind"
-        )
     return found
 
 

@@ -134,6 +134,10 @@ class Images(Recipe):
         if self.data.suffix.lower() in ARRAYS:
             prepared(run, self.data, None, reading, self.held_out, self.vectors)
             return self
+        if (self.layout, self.black_white) != ("auto", None):
+            raise Wrong(
+                f"layout and black_white: are for arrays; those of pictures in files, as in {self.data}, are known"
+            )
         scan = self.scan(tell)
         recipe = dataclasses.replace(self, side=self.chosen_side(scan))
         assert recipe.side is not None
