@@ -36,8 +36,8 @@ def loss(
 
 
 def check_batch(x: Tree, t: Tree, part: str = "") -> None:
-    """Complain unless t are times for the rows of x: a tensor () for all, (B,) or (B, L, ...), of numbers from 0 to 1, or for products a dict
-    of them. Numbers on an accelerator are not looked at, which would wait for it.
+    """Complain unless t are times for the rows of x: a tensor () for all, (B,) or (B, L, ...), of numbers from 0 to 1, or for
+    products a dict of them. Numbers on an accelerator are not looked at, which would wait for it.
 
     Raises:
         TypeError, ValueError: what is wrong with them.
