@@ -43,6 +43,8 @@ def log_likelihood(
     """
     if steps < 1 or (probes is not None and probes < 1):
         raise ValueError(f"steps and probes must be at least 1, got {steps} and {probes}")
+    if len(x) == 0:
+        raise ValueError("no rows: give at least one item")
     x = x if differentiable else x.detach()
     schedule = denoiser.process.schedule
     ends = schedule.angle(torch.tensor([0.0, 1.0], dtype=torch.float64))

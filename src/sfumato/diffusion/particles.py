@@ -105,6 +105,8 @@ def steer(
         raise ValueError(f"threshold is a share of the particles, 0 to 1, got {threshold}")
     check_world(denoiser.process, solver)
     check_times(times)
+    if tree.rows(z) == 0:
+        raise ValueError("no particles: z must have at least one row")
     x_t, memory, times = denoiser.process.start(z), solver.prepare(times), list(times)
     size = tree.rows(x_t)
     for name, value in condition.items():

@@ -26,10 +26,10 @@ def unfinite(x: Tree) -> list[int]:
 
 
 def whence(draw: Callable[..., Iterator[Drawn]], begin: Any) -> str:
-    """At which step and time a sample stopped being finite, in words: it is drawn again, and looked at after each step.
+    """At which step and time a batch stopped being finite, in words: it is drawn again, and looked at after each step.
 
     Args:
-        draw: called with begin and look, gives the sample once more. begin: process, z, times, query -> first state and times.
+        draw: called with begin and look, gives the batch once more. begin: process, z, times, query -> first state and times.
     """
     times: list[Any] = []
     found: list[int] = []

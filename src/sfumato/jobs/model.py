@@ -180,7 +180,7 @@ class Model:
                         left = [number for number in left if number not in gone]
                         if finite and (bad := unfinite(drawn.x)):
                             again = partial(
-                                self.draw, queries, [drawn.numbers[bad[0]]], seed=seed, stream=stream, finite=False,
+                                self.draw, queries, drawn.numbers, seed=seed, stream=stream, finite=False,
                                 walk=dataclasses.replace(walk, batch=batch),
                             )  # fmt: skip
                             raise refused([drawn.numbers[row] for row in bad], whence(again, first), walk.solver)

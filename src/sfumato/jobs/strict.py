@@ -20,6 +20,8 @@ from sfumato.errors import Mendable, Wrong
 T = TypeVar("T")
 LONGEST = 2**20
 """Characters of a file of options."""
+DEEPEST = 32
+"""Values inside of values."""
 MOST = 10_000
 """Values in it, those that aliases stand for counted each time."""
 
@@ -93,10 +95,14 @@ def composed(text: str, source: str) -> Any:
     if len(text) > LONGEST:
         raise ConfigError(f"{source}: has {len(text):,} characters; options are {LONGEST:,} at most")
     try:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ConfigError(f"{source}:{event.start_mark.line + 1}: nested too deeply, more than {DEEPEST} times")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        said = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError) else "nested too deeply"
-        raise ConfigError(f"{source}: not YAML: {said}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
     sizes: dict[int, int | None] = {}
 
     def size(at: yaml.Node | None) -> int:

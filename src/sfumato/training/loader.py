@@ -6,6 +6,8 @@ processes only fetch what they are told, so their number changes nothing.
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -121,8 +123,20 @@ def batches(
         loaded = DataLoader(
             _Batches(dataset), batch_size=None, sampler=order, num_workers=workers, collate_fn=_same, generator=generator
         )  # fmt: skip
-    for indices, rows in zip(order, _watched(iter(loaded), workers), strict=True):
+    for indices, rows in zip(order, _watched(_begun(loaded, workers), workers), strict=True):
         yield Batch.of(rows, torch.arange(places.start, places.stop), indices)
+
+
+def _begun(loaded: Any, workers: int) -> Iterator[Any]:
+    """An iterator of a loader. torch hears of a dead process by a signal, and then raises wherever the main thread happens to be,
+    in the middle of an update or of a checkpoint; without, it finds out where the next batch is waited for."""
+    child = getattr(signal, "SIGCHLD", None)
+    if not workers or child is None or threading.current_thread() is not threading.main_thread():
+        return iter(loaded)
+    before = signal.getsignal(child)
+    found = iter(loaded)
+    signal.signal(child, before)
+    return found
 
 
 def _watched(loaded: Iterator[Any], workers: int) -> Iterator[Any]:
@@ -132,14 +146,15 @@ def _watched(loaded: Iterator[Any], workers: int) -> Iterator[Any]:
             rows = next(loaded)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if workers and "DataLoader worker" in str(error) and "Caught" not in str(error):
-                said = str(error).splitlines()[0].rstrip(". ")
-                raise LoaderDied(
-                    f"a process that loads data died ({said}); often memory ran out: fewer --workers need less. Stopped"
-                ) from error
-            raise
         except Mendable as error:  # of a worker: torch puts the traceback into the message
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise (DataError(lines[-1].partition(": ")[2]) if len(lines) > 1 else error) from None
+        except Exception as error:  # of many kinds: the batch may have been on its way
+            ended = [worker.exitcode for worker in getattr(loaded, "_workers", ()) if not worker.is_alive()]
+            if not workers or not ended:
+                raise
+            raise LoaderDied(
+                f"a process that loads data died (exit status {ended[0]}); often memory ran out, and fewer --workers need less. "
+                "Stopped"
+            ) from error
         yield rows
