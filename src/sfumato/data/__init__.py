@@ -1,7 +1,17 @@
 """Files of each kind -> numbered items in standard units, with complaints about what is broken. Needs no torch."""
 
 from sfumato.data.arrays import Arrays, open_array
-from sfumato.data.dataset import ArrayDataset, Dataset, Items, Part, Statistics, batch_indices, bucket_indices, split
+from sfumato.data.dataset import (
+    ArrayDataset,
+    Buckets,
+    Dataset,
+    Items,
+    Part,
+    Statistics,
+    batch_indices,
+    bucket_indices,
+    split,
+)
 from sfumato.data.errors import DataError, shown
 from sfumato.data.picture import Complaint, Picture, decode, fit
 from sfumato.data.pictures import Scan, check_budget, gather, scan
@@ -9,6 +19,7 @@ from sfumato.data.pictures import Scan, check_budget, gather, scan
 __all__ = [
     "ArrayDataset",
     "Arrays",
+    "Buckets",
     "Complaint",
     "DataError",
     "Dataset",
