@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sfumato.data import ArrayDataset, DataError, Dataset, Statistics, batch_indices, split
+from sfumato.data import (
+    ArrayDataset,
+    Buckets,
+    DataError,
+    Dataset,
+    Items,
+    Part,
+    Statistics,
+    batch_indices,
+    bucket_indices,
+    split,
+)
 from sfumato.data import dataset as module
 from sfumato.data import statistics as measuring
 
@@ -100,22 +109,131 @@ def test_the_order_can_be_asked_for_out_of_turn_and_cannot_be_spoilt() -> None:
     batch_indices(50, 8, 0, 3)[:] = 0
     batch_indices(50, 50, 1, 3)[:] = 0
     assert np.array_equal(np.sort(batch_indices(50, 50, 1, 3)), np.arange(50))
-    module._order.cache_clear()
+    module._short_order.cache_clear()
     assert np.array_equal(batch_indices(50, 8, 10_000, 3), late)
 
 
-def test_a_step_costs_microseconds() -> None:
-    batch_indices(100_000, 64, 0, 0)
-    began = time.perf_counter()
-    for step in range(1, 1001):
+@pytest.mark.parametrize("kinds", [1, 16])
+def test_an_epoch_is_put_in_order_once(kinds: int) -> None:
+    buckets = Buckets.of(np.arange(100_000) % kinds)
+    module._short_order.cache_clear()
+    for step in range(1000):  # less than an epoch
         batch_indices(100_000, 64, step, 0)
-    assert time.perf_counter() - began < 0.5  # a permutation per step would take several seconds
+        buckets.indices(64, step, 0)
+    assert module._short_order.cache_info().misses == 1 + 1 + kinds  # and the order of a round of batches
 
 
 @pytest.mark.parametrize("wrong", [(0, 1, 0), (1, 0, 0), (1, 1, -1)])
 def test_impossible_batches_are_refused(wrong: tuple[int, int, int]) -> None:
+    count, *rest = wrong
     with pytest.raises(ValueError):
         batch_indices(*wrong, 0)
+    with pytest.raises(ValueError):
+        bucket_indices(np.zeros(count, dtype=np.int64), *rest, 0)
+
+
+# ---- buckets -----------------------------------------------------------------------------------------------------------
+
+sizes = st.lists(st.integers(1, 30), min_size=1, max_size=5)
+
+
+def bucketed(counts: list[int], seed: int = 0) -> np.ndarray:
+    """Numbers of the buckets of items, so many in each, mixed, and not from 0 up."""
+    kinds = np.repeat(10 * np.arange(len(counts)) - 7, counts)
+    return np.random.default_rng(seed).permutation(kinds)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes, st.integers(1, 12), st.integers(0, 2**40))
+def test_batches_are_of_one_bucket_and_every_item_comes_as_often(counts: list[int], batch: int, seed: int) -> None:
+    kinds = bucketed(counts)
+    names, size = np.unique(kinds, return_counts=True)
+    seen, drawn, step = np.zeros(len(kinds), dtype=int), np.zeros(len(names), dtype=int), 0
+    for rounds in range(1, 9):
+        for _ in range(int((rounds * size // batch - drawn).sum())):
+            items = bucket_indices(kinds, batch, step, seed)
+            assert items.shape == (batch,)
+            assert items.dtype == np.int64
+            assert len(set(kinds[items])) == 1
+            which = int(np.flatnonzero(names == kinds[items[0]])[0])
+            np.add.at(seen, items, 1)
+            drawn[which] += 1
+            # the items of a bucket take turns: none is two ahead of another
+            mine = seen[kinds == names[which]]
+            assert mine.max() - mine.min() <= 1
+            step += 1
+        # after each round every bucket has had its share of the batches, to less than a batch
+        assert drawn.tolist() == (rounds * size // batch).tolist()
+        assert seen.max() <= rounds
+        assert all(seen[kinds == name].sum() > rounds * n - batch for name, n in zip(names, size, strict=True))
+
+
+def test_the_order_of_batches_is_a_function_of_seed_and_step_and_another_in_each_round() -> None:
+    kinds = bucketed([40, 40, 20])
+    inside = [bucket_indices(kinds, 5, step, 3) for step in range(60)]  # three rounds of 8 + 8 + 4
+    for step in (59, 0, 31, 20, 58):
+        module._short_order.cache_clear()
+        assert np.array_equal(bucket_indices(kinds, 5, step, 3), inside[step])
+    rounds = [[int(kinds[items[0]]) for items in inside[20 * i : 20 * i + 20]] for i in range(3)]
+    other = [int(kinds[bucket_indices(kinds, 5, step, 4)[0]]) for step in range(20)]
+    assert len({tuple(order) for order in (*rounds, other)}) == 4
+    assert all(sorted(order) == sorted(other) for order in rounds)
+    assert not np.array_equal(np.sort(inside[0]), np.sort(bucket_indices(kinds, 5, 0, 4)))
+
+
+def test_one_bucket_is_no_bucket() -> None:
+    """With a single bucket each item comes once an epoch, as where there are none."""
+    found = np.concatenate([bucket_indices(np.zeros(12, dtype=np.int64), 5, step, 0) for step in range(12)])
+    assert (np.sort(found.reshape(5, 12)) == np.arange(12)).all()
+
+
+def test_a_bucket_smaller_than_a_batch_waits_for_its_turn() -> None:
+    """2 items of 42: a batch of 8 of them comes every fourth round, and shows each of them four times."""
+    kinds = bucketed([40, 2])
+    rare = kinds == 3
+    turns = [
+        bool(rare[bucket_indices(kinds, 8, step, 0)].all()) for step in range(84)
+    ]  # sixteen rounds of 5, and 4 more
+    assert sum(turns) == 4
+    items = np.concatenate([bucket_indices(kinds, 8, step, 0) for step in range(84) if turns[step]])
+    assert np.bincount(items, minlength=42)[rare].tolist() == [16, 16]
+
+
+# ---- data in memory, and parts of data ---------------------------------------------------------------------------------
+
+
+def test_items_are_arrays_and_trees_of_them_row_by_row() -> None:
+    x = {"place": np.arange(12.0).reshape(4, 3), "kinds": {"inner": np.arange(4)}}
+    items = Items({"x": x, "label": np.arange(4) % 2}, "ships", np.array([0, 1, 0, 1]))
+    assert len(items) == 4
+    assert items.name(2) == "ships[2]"
+    rows = items.batch(np.array([3, 0, 3]))
+    assert rows["x"]["place"].tolist() == [[9, 10, 11], [0, 1, 2], [9, 10, 11]]
+    assert rows["x"]["kinds"]["inner"].tolist() == [3, 0, 3]
+    assert rows["label"].tolist() == [1, 0, 1]
+    part = Part(items, np.array([3, 1]))
+    assert len(part) == 2
+    assert part.name(0) == "ships[3]"
+    assert part.batch(np.array([1, 0]))["x"]["kinds"]["inner"].tolist() == [1, 3]
+    assert part.buckets is not None
+    assert part.buckets.tolist() == [1, 1]
+    assert Part(Items({"x": np.zeros(3)}), np.array([0])).buckets is None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({}, r'ships: have no "x", the data themselves; there is nothing'),
+        ({"label": np.arange(3)}, r'ships: have no "x".* there is label'),
+        ({"x": np.zeros(3), "label": np.zeros(4)}, r"ships: the arrays differ in length \(x 3, label 4\)"),
+        ({"x": {"a": np.zeros(3), "b": np.zeros(2)}}, r"ships: the arrays differ in length \(x 2/3\)"),
+    ],
+)
+def test_items_that_do_not_fit_are_refused(arrays: dict, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        Items(arrays, "ships")
+    with pytest.raises(DataError, match="ships: 2 buckets for 3 items"):
+        Items({"x": np.zeros(3)}, "ships", np.array([0, 1]))
 
 
 @given(st.integers(0, 10**6), st.floats(-1e4, 1e4), st.floats(1e-2, 1e4))

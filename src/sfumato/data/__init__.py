@@ -1,7 +1,16 @@
 """Files of each kind -> numbered items in standard units, with complaints about what is broken. Needs no torch."""
 
 from sfumato.data.arrays import Arrays, open_array
-from sfumato.data.dataset import ArrayDataset, Dataset, Items, Part, batch_indices, bucket_indices, split
+from sfumato.data.dataset import (
+    ArrayDataset,
+    Buckets,
+    Dataset,
+    Items,
+    Part,
+    batch_indices,
+    bucket_indices,
+    split,
+)
 from sfumato.data.errors import DataError, shown
 from sfumato.data.picture import Complaint, Picture, decode, fit
 from sfumato.data.pictures import Scan, check_budget, gather, scan
@@ -10,6 +19,7 @@ from sfumato.data.statistics import Measured, Statistics, measure
 __all__ = [
     "ArrayDataset",
     "Arrays",
+    "Buckets",
     "Complaint",
     "DataError",
     "Dataset",

@@ -69,6 +69,8 @@ class Items:
         if len(set().union(*lengths.values())) != 1:
             said = ", ".join(f"{name} {'/'.join(map(str, sorted(sizes)))}" for name, sizes in lengths.items())
             raise DataError(f"{self.of}: the arrays differ in length ({said}); one row for each item is expected")
+        if self.buckets is not None and len(self.buckets) != len(self):
+            raise DataError(f"{self.of}: {len(self.buckets)} buckets for {len(self)} items; one number for each is expected")
 
     def __len__(self) -> int:
         return len(_leaves(self.arrays["x"])[0])
@@ -219,12 +221,19 @@ def split(keys: Sequence[bytes], held_out: float, seed: int = 0) -> tuple[np.nda
     return np.flatnonzero(~out), np.flatnonzero(out)
 
 
-@lru_cache(maxsize=4)
 def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch; a few of the long ones are kept, and more of the short ones, of which buckets need many."""
+    return (_long_order if count > 1_000_000 else _short_order)(count, seed, epoch)
+
+
+def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
     # Sorting raw Philox words: unlike Generator.permutation, numpy promises never to change these,
     # so a run resumed under a newer numpy sees the same order.
     words = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(count)
     return np.argsort(words, kind="stable")
+
+
+_long_order, _short_order = lru_cache(maxsize=4)(_shuffled), lru_cache(maxsize=32)(_shuffled)
 
 
 def batch_indices(count: int, batch: int, step: int, seed: int) -> np.ndarray:
@@ -246,32 +255,45 @@ def bucket_indices(buckets: np.ndarray, batch: int, step: int, seed: int) -> np.
     item is seen equally often, and the batches of a round come in an order of its own. Within a bucket the items come as
     those of a data set do. A function of its arguments alone. Raises ValueError as `batch_indices`.
     """
-    if len(buckets) < 1 or batch < 1 or step < 0:
-        raise ValueError(f"count {len(buckets)} and batch {batch} must be at least 1 and step {step} at least 0")
-    kinds, counts = _sizes(buckets.tobytes(), str(buckets.dtype))
-
-    def before(round_: int) -> np.ndarray:
-        return round_ * counts // batch  # batches of each bucket in all rounds before this one
-
-    low, high = 0, 1
-    while before(high).sum() <= step:
-        high *= 2
-    while high - low > 1:  # the last round that begins at or before this step
-        middle = (low + high) // 2
-        low, high = (middle, high) if before(middle).sum() <= step else (low, middle)
-    own = np.repeat(np.arange(len(kinds)), before(low + 1) - before(low))
-    own = own[_order(len(own), (seed ^ 0x5F0B) % _WORD, low)]
-    place = step - int(before(low).sum())
-    which = own[place]
-    nth = int(before(low)[which]) + int((own[:place] == which).sum())
-    return np.flatnonzero(buckets == kinds[which])[
-        stream(int(counts[which]), nth * batch, batch, seed + int(which) + 1)
-    ]
+    return Buckets.of(buckets).indices(batch, step, seed)
 
 
-@lru_cache(maxsize=4)
-def _sizes(raw: bytes, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    return np.unique(np.frombuffer(raw, dtype=dtype), return_counts=True)
+@dataclass(frozen=True, eq=False)
+class Buckets:
+    """The items of each bucket, sorted out once: what `bucket_indices` needs at every step."""
+
+    counts: np.ndarray
+    members: tuple[np.ndarray, ...]
+
+    @classmethod
+    def of(cls, buckets: np.ndarray) -> Buckets:
+        """From the number of each item's bucket, (count,). Raises ValueError where there are none."""
+        if len(buckets) < 1:
+            raise ValueError("count 0 must be at least 1")
+        _, counts = np.unique(buckets, return_counts=True)
+        order = np.argsort(buckets, kind="stable")
+        return cls(counts, tuple(np.split(order, counts.cumsum()[:-1])))
+
+    def indices(self, batch: int, step: int, seed: int) -> np.ndarray:
+        """See `bucket_indices`."""
+        if batch < 1 or step < 0:
+            raise ValueError(f"batch {batch} must be at least 1 and step {step} at least 0")
+
+        def before(round_: int) -> np.ndarray:
+            return round_ * self.counts // batch  # batches of each bucket in all rounds before this one
+
+        low, high = 0, 1
+        while before(high).sum() <= step:
+            high *= 2
+        while high - low > 1:  # the last round that begins at or before this step
+            middle = (low + high) // 2
+            low, high = (middle, high) if before(middle).sum() <= step else (low, middle)
+        own = np.repeat(np.arange(len(self.counts)), before(low + 1) - before(low))
+        own = own[_order(len(own), (seed ^ 0x5F0B) % _WORD, low)]
+        place = step - int(before(low).sum())
+        which = int(own[place])
+        nth = int(before(low)[which]) + int((own[:place] == which).sum())
+        return self.members[which][stream(int(self.counts[which]), nth * batch, batch, seed + which + 1)]
 
 
 def stream(count: int, position: int, length: int, seed: int) -> np.ndarray:

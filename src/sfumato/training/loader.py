@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from sfumato.data import DataError, Dataset, batch_indices, bucket_indices
+from sfumato.data import Buckets, DataError, Dataset, batch_indices
 from sfumato.diffusion import tree
 from sfumato.diffusion.tree import Tree
 from sfumato.errors import Mendable
@@ -82,12 +82,12 @@ class _Batches(torch.utils.data.Dataset[Any]):
 
 
 def _plan(dataset: Dataset, batch: int, seed: int, start: int, stop: int, places: range) -> Iterator[list[int]]:
-    buckets = dataset.buckets
+    buckets = None if dataset.buckets is None else Buckets.of(dataset.buckets)
     for step in range(start, stop):
         if buckets is None:
             numbers = batch_indices(len(dataset), batch, step, seed)
         else:
-            numbers = bucket_indices(buckets, batch, step, seed)
+            numbers = buckets.indices(batch, step, seed)
         yield numbers[places.start : places.stop].tolist()
 
 
