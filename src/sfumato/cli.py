@@ -236,7 +236,10 @@ WALK = ("steps", "tol", "solver", "w", "eta", "walk", "precision")
 GROUPS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "train": (("how long, and where to", ("steps", "minutes", "out", "config")), ("how", LEARN)),
     "inspect": (("how long", ("steps", "minutes")), ("how", LEARN)),
-    "distill": (("how long, and where to", ("cost", "steps", "minutes", "out")), ("how", ("kind", "w", "batch", "optim.lr"))),
+    "distill": (
+        ("how long, and where to", ("cost", "steps", "minutes", "out")),
+        ("how", ("kind", "w", "batch", "optim.lr")),
+    ),
     "sample": (("what", DRAW), ("how it is drawn", WALK)),
     "evaluate": (("what", ("seed",)), ("how samples are drawn", WALK)),
 }
@@ -260,7 +263,8 @@ def _trained(run: Path, what: str) -> int:
     say(f"sample    sfumato sample {run} -n 64 --out samples")
     say(f"measure   sfumato evaluate {run}")
     if what == "trained":
-        say(f"go on     sfumato resume {run} --steps N; fewer steps to sample: sfumato distill {run}")
+        say(f"longer    sfumato resume {run} --steps N")
+        say(f"faster    sfumato distill {run}")
     return 0
 
 
@@ -296,7 +300,9 @@ def _page(verb: str, name: str | None, run: Path | None) -> manual.Page:
     elif run is not None:
         more = (f"What a {name} run can be asked for is shown: {run}",)
     groups = GROUPS.get(verb, (("options", tuple(option.name for option in _options(verb, name))),))
-    return manual.Page(f"{call} [options]", manual.first(VERBS[verb]), groups, EXAMPLES.get(verb, ()) if not name else (), more)
+    return manual.Page(
+        f"{call} [options]", manual.first(VERBS[verb]), groups, EXAMPLES.get(verb, ()) if not name else (), more
+    )
 
 
 def _help(verb: str, name: str | None, run: Path | None, everything: bool) -> str:

@@ -120,7 +120,9 @@ def _alike(sets: dict[str, Tensor]) -> None:
     low, high = float(b.min()), float(b.max())
     for name, x in sets.items():
         if x.shape[1:] != b.shape[1:]:
-            raise DataError(f"{name}: items have shape {tuple(x.shape[1:])}, those of B {tuple(b.shape[1:])}; give the same")
+            raise DataError(
+                f"{name}: items have shape {tuple(x.shape[1:])}, those of B {tuple(b.shape[1:])}; give the same"
+            )
         mine = float(x.min()), float(x.max())
         wide = max(mine[1] - mine[0], 1e-30) / max(high - low, 1e-30)
         if b.dim() == 4 and not (1 / 50 < wide < 50):
@@ -155,14 +157,18 @@ def _agreement(found: dict[str, tuple[Row, ...]]) -> list[str]:
     low = [name for name, rows in found.items() if any(map(below_floor, rows))]
     said = []
     if low:
-        said.append(f"ALARM: below the floor in {', '.join(low)}: nearer to B than other real items are, far beyond chance")
+        said.append(
+            f"ALARM: below the floor in {', '.join(low)}: nearer to B than other real items are, far beyond chance"
+        )
     if apart and apart != set(kernels):
         blind = ", ".join(name for name in kernels if name not in apart)
         said.append(f"the spaces differ: A is told from B in {', '.join(sorted(apart))}, and not in {blind}")
     elif apart:
         said.append(f"A is told from B in {'both spaces' if len(kernels) == 2 else 'every space'}")
     else:
-        said.append(f"A is not told from B in {'either space' if len(kernels) == 2 else 'any space'} by kernel distance")
+        said.append(
+            f"A is not told from B in {'either space' if len(kernels) == 2 else 'any space'} by kernel distance"
+        )
     return said
 
 
@@ -275,5 +281,7 @@ def _sampled(place: Path, n: int, seed: int) -> Any:
     say(f"drawing {n} samples of {place}")
     things = [np.asarray(thing) for thing in loaded.sample(n)]
     if not things or things[0].dtype.kind not in "fiub" or len({thing.shape for thing in things}) > 1:
-        raise RunError(f"{place}: its samples are no arrays of one shape; compare them with the words of their own field")
+        raise RunError(
+            f"{place}: its samples are no arrays of one shape; compare them with the words of their own field"
+        )
     return np.stack(things)

@@ -186,7 +186,16 @@ def value(hint: Any, words: Sequence[str]) -> Any:
     if typing.get_origin(kind) is Literal:
         return _one_of(typing.get_args(kind), word)
     if kind is bool:
-        known = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+        known = {
+            "true": True,
+            "yes": True,
+            "on": True,
+            "1": True,
+            "false": False,
+            "no": False,
+            "off": False,
+            "0": False,
+        }
         if word.lower() not in known:
             raise ValueError("expected true or false")
         return known[word.lower()]

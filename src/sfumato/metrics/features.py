@@ -206,7 +206,9 @@ class Waves:
         mean, spread = rows.mean(0), rows.std(0)
         if not float(spread.max()) > 0:
             raise MetricError("train does not vary: all samples are the same")
-        spread = torch.where(spread > 1e-12 * spread.max(), spread, torch.inf)  # a column that stands still says nothing
+        spread = torch.where(
+            spread > 1e-12 * spread.max(), spread, torch.inf
+        )  # a column that stands still says nothing
         standard = (rows[:512] - mean) / spread
         apart = float(torch.pdist(standard).median()) or 1.0
         rng = torch.Generator().manual_seed(seed)
@@ -228,8 +230,13 @@ class Waves:
         for part in x.split(_FIT_ROWS) if len(x) else (x,):
             flat = raw(part)
             if flat.shape[1] != len(self.mean):
-                raise MetricError(f"samples have {flat.shape[1]} numbers each, but Waves was fitted on {len(self.mean)}")
-            out.append(2**0.5 * ((flat - self.mean.to(flat.device)) @ self.axes.to(flat.device) + self.phase.to(flat.device)).cos())
+                raise MetricError(
+                    f"samples have {flat.shape[1]} numbers each, but Waves was fitted on {len(self.mean)}"
+                )
+            out.append(
+                2**0.5
+                * ((flat - self.mean.to(flat.device)) @ self.axes.to(flat.device) + self.phase.to(flat.device)).cos()
+            )
         return torch.cat(out)
 
 

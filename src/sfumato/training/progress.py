@@ -62,7 +62,9 @@ class _Line(ProgressColumn):
     def render(self, task: Task) -> Text:
         # a terminal whose last column is filled may begin a new line
         total = int(task.total or 0)
-        before, bar, after = line(task.description, int(task.completed), total, task.fields["notes"], self.console.width - 1)
+        before, bar, after = line(
+            task.description, int(task.completed), total, task.fields["notes"], self.console.width - 1
+        )
         filled = round(bar * min(1.0, task.completed / max(total, 1)))
         text = Text(before, no_wrap=True, overflow="crop")
         if bar:
