@@ -58,7 +58,8 @@ def test_every_verb_has_help(verb: str | None, capsys: pytest.CaptureFixture[str
 
 
 PAGES = [[], *([verb] for verb in VERBS), ["train", "policy"], ["train", "tables"], ["inspect", "tables"],
-         *([verb, str(RUNS / run)] for verb in ("sample", "evaluate") for run in ("classes", "policy", "classes_map"))]  # fmt: skip
+         *([verb, str(RUNS / run)]
+           for verb in ("sample", "evaluate") for run in ("classes", "policy", "classes_map"))]  # fmt: skip
 
 
 @pytest.mark.parametrize("width", [80, 120])
@@ -180,19 +181,24 @@ def test_the_configuration_of_a_run_makes_the_same_run(tmp_path: Path):
     (["train", "photos", "--stepps", "3"], "--steps"), (["train", "photos", "optim.lrr=3"], "--optim.lr"),
     (["sample", "run", "--sovler", "euler"], "--solver"), (["train", "photos", "--network.kind", "dot"], "dit"),
     (["trian", "photos"], "train"), (["train", "photos", "--mehtod.times", "uniform"], "--method.times"),
-    (["train"], "PATH"), (["train", "photos", "--steps", "many"], "whole number"), (["train", "photos", "--steps"], "--steps wants N"),
+    (["train"], "PATH"), (["train", "photos", "--steps", "many"], "whole number"),
+    (["train", "photos", "--steps"], "--steps wants N"),
     (["train", "photos", "--ema", "0.1"], "--ema wants 2 values"), (["train", "photos", "labels=perhaps"], "true or false"),
     (["train", "photos", "more"], "does not know what to do with 'more'"), (["train", "photos", "-x"], "no option -x"),
-    (["photos"], "no verb 'photos'"), (["eval", "run"], "evaluate"), (["generate", "run"], "sample"), (["."], "sfumato train ."),
+    (["photos"], "no verb 'photos'"), (["eval", "run"], "evaluate"), (["generate", "run"], "sample"),
+    (["."], "sfumato train ."),
     # what other tools call it
     (["train", "photos", "--epochs", "3"], "--steps N or --minutes M"), (["train", "photos", "--batch-size", "3"], "--batch N"),
     (["train", "photos", "--bs=3"], "--batch N"), (["train", "photos", "lr=3"], "--optim.lr"),
-    (["train", "photos", "--learning_rate", "3"], "--optim.lr"), (["train", "photos", "--device", "cuda"], "CUDA_VISIBLE_DEVICES"),
+    (["train", "photos", "--learning_rate", "3"], "--optim.lr"),
+    (["train", "photos", "--device", "cuda"], "CUDA_VISIBLE_DEVICES"),
     (["train", "photos", "--num-workers", "3"], "--workers N"), (["train", "photos", "--output", "x"], "--out PATH"),
-    (["train", "photos", "--resume"], "sfumato resume RUN"), (["train", "photos", "--cfg", "3"], "--w X is one of `sfumato sample`"),
+    (["train", "photos", "--resume"], "sfumato resume RUN"),
+    (["train", "photos", "--cfg", "3"], "--w X is one of `sfumato sample`"),
     (["train", "--data", "photos"], "sfumato train PATH"), (["train", "photos", "--resolution", "64"], "--side N"),
     (["sample", "run", "--num_samples", "3"], "-n N"), (["sample", "run", "--guidance-scale", "3"], "--w X"),
-    (["sample", "run", "--num-inference-steps", "3"], "--steps N"), (["resume", "run", "--epochs", "3"], "resume RUN --steps N"),
+    (["sample", "run", "--num-inference-steps", "3"], "--steps N"),
+    (["resume", "run", "--epochs", "3"], "resume RUN --steps N"),
     (["sample", "--ckpt", "run"], "sfumato sample RUN"), (["train", "photos", "--wandb"], "log.jsonl"),
     (["train", "tables", "rows.csv", "--side", "3"], "--side N is one of `sfumato inspect`"),
 ])  # fmt: skip
@@ -231,9 +237,11 @@ def test_a_value_is_what_was_typed(words: list[str], what: tuple):
 
 
 @pytest.mark.parametrize(("words", "labels", "uncertainty"), [
-    (["--labels"], True, False), (["labels=true"], True, False), (["labels=false"], False, False), (["--labels=no"], False, False),
+    (["--labels"], True, False), (["labels=true"], True, False), (["labels=false"], False, False),
+    (["--labels=no"], False, False),
     (["--no-labels"], False, False), (["--labels", "true"], True, False), (["--method.uncertainty"], False, True),
-    (["--labels", "--no-labels"], False, False), (["--method.no-uncertainty"], False, False), (["method.uncertainty=1"], False, True),
+    (["--labels", "--no-labels"], False, False), (["--method.no-uncertainty"], False, False),
+    (["method.uncertainty=1"], False, True),
 ])  # fmt: skip
 def test_switches_are_turned_on_and_off(words: list[str], labels: bool, uncertainty: bool, asked):
     assert sfumato("train", "photos", *words) == 0

@@ -15,6 +15,8 @@ from sfumato.errors import DataError
 from tests.jobs.small import sfumato as command
 from tests.jobs.small import write_pictures
 
+RNG = np.random.default_rng(0)
+BYTES = RNG.integers(0, 256, (30, 3, 8, 8)).astype(np.uint8)
 RUNS = Path(__file__).parents[1] / "runs" / "a3fdda3"
 
 
@@ -50,10 +52,11 @@ def test_what_one_space_misses_the_other_sees():
 
 @pytest.mark.parametrize(("a", "b", "message"), [
     (np.zeros((30, 3)), np.zeros((30, 4)), r"A: items have shape \(3,\)"),
-    (np.full((30, 3), np.nan), np.eye(30)[:, :3], r"A\[0\]: contains NaN"), (np.zeros((30, 2), dtype=object), np.zeros((30, 2)), "A: has type"),
-    (np.random.rand(30, 3, 8, 8), np.random.randint(0, 256, (30, 3, 8, 8)).astype(np.uint8), "the same units"),
-    (np.random.rand(30, 3, 8, 8) * 255, np.random.randint(0, 256, (30, 3, 8, 8)).astype(np.uint8), "the same units"),
-    (np.random.rand(30, 3), np.random.rand(10, 3), "B: 10 items are too few"),
+    (np.full((30, 3), np.nan), np.eye(30)[:, :3], r"A\[0\]: contains NaN"),
+    (np.zeros((30, 2), dtype=object), np.zeros((30, 2)), "A: has type"),
+    (RNG.random((30, 3, 8, 8)), BYTES, "the same units"),
+    (RNG.random((30, 3, 8, 8)) * 255, BYTES, "the same units"),
+    (RNG.random((30, 3)), RNG.random((10, 3)), "B: 10 items are too few"),
 ])  # fmt: skip
 def test_what_cannot_be_compared_is_refused(a: np.ndarray, b: np.ndarray, message: str):
     with pytest.raises(DataError, match=message):

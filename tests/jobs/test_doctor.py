@@ -40,6 +40,7 @@ def test_the_report_says_what_there_is_and_keeps_secrets(
         "in all    sound",
     ):
         assert word in out
+    assert out.endswith("sound\n")
 
 
 @pytest.mark.parametrize(("path", "shown"), [

@@ -1,6 +1,7 @@
 """`sfumato doctor`: what this machine and installation have, and whether the whole walk works here, as lines to be pasted.
 
-No line holds a name of a person or machine, an address, or any part of the environment but the few variables in SHOWN; paths are shortened.
+No line holds a name of a person or machine, an address, or any part of the environment but the few variables in SHOWN; paths
+are shortened.
 """
 
 from __future__ import annotations

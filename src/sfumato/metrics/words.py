@@ -34,8 +34,8 @@ def sentences(rows: Iterable[Row]) -> list[str]:
     by = {row.metric: row for row in rows}
     said = [_distance(by[name]) for name in DISTANCES[:1] if name in by]
     said += [
-        f"ALARM: {name} is below the floor ({_number(row.value)}, floor {_number(row.floor)}) far beyond chance: real items of the same "
-        "kind are farther away; the samples are copies, or were chosen or trained by this very distance"
+        f"ALARM: {name} is below the floor ({_number(row.value)}, floor {_number(row.floor)}) far beyond chance: real items of "
+        "the same kind are farther away; the samples are copies, or were chosen or trained by this very distance"
         for name, row in by.items() if below_floor(row)
     ]  # fmt: skip
     if {"precision", "recall"} <= set(by):

@@ -10,11 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from sfumato.jobs.flags import arg
-
 from sfumato.errors import check
 from sfumato.jobs import plots
 from sfumato.jobs.evaluate import CURVE_SAMPLES, MOST, draw_samples, likelihood, quality, spread_out, stacked
+from sfumato.jobs.flags import arg
 from sfumato.jobs.model import Model
 from sfumato.jobs.report import Report, Saves
 from sfumato.training.run import RunError

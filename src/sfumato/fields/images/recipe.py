@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sfumato.jobs.flags import Positional
-
 from sfumato.errors import Wrong, check
 from sfumato.fields.images import measure
 from sfumato.fields.images.data import ARRAYS, PictureFacts, asked_vectors, opened, prepared
+from sfumato.jobs.flags import Positional
 from sfumato.jobs.making import Making
 from sfumato.jobs.methods import MethodOptions
 from sfumato.jobs.recipe import Data, Look, Recipe, Say

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from sfumato.jobs.flags import Positional
-
 from sfumato.errors import check
 from sfumato.fields.policy import measure
 from sfumato.fields.policy.data import PolicyFacts, chosen, facts_of, held_out_of, opened, store, task_number
 from sfumato.fields.policy.method import ChunkMethod, Levels
+from sfumato.jobs.flags import Positional
 from sfumato.jobs.making import Making
 from sfumato.jobs.methods import MethodOptions
 from sfumato.jobs.recipe import Data, Look, Recipe, Say, usual_batch

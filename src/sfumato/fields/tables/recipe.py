@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sfumato.jobs.flags import Positional
-
 from sfumato.errors import Wrong, check
 from sfumato.fields.tables.options import RowAsk, RowMethod, TableMeasure
+from sfumato.jobs.flags import Positional
 from sfumato.jobs.making import Making
 from sfumato.jobs.recipe import Data, Look, Recipe, Say, usual_batch
 from sfumato.jobs.walk import Walk

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
-from sfumato.jobs.flags import Positional, arg
-
 from sfumato.errors import Wrong, check
+from sfumato.jobs.flags import Positional, arg
 
 if TYPE_CHECKING:
     import numpy as np
