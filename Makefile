@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint bench claims clean
+.PHONY: install demo test lint bench claims audit sbom clean
 
 install: $(VENV)/.installed
 
@@ -50,5 +50,20 @@ claims: install
 	$(BIN)/python -m benchmarks.policy meta_world
 	$(if $(PUSHT),$(BIN)/python -m benchmarks.policy push_t --data $(PUSHT))
 
+# known weaknesses of the pinned versions, by public advisory lists; passes, and says so, where these do not answer
+audit:
+	test -x .venv-audit/bin/python || $(PYTHON) -m venv .venv-audit
+	@if ! .venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; then \
+		echo "audit: SKIPPED, pip-audit cannot be installed here"; exit 0; fi; \
+	.venv-audit/bin/python -m pip_audit -r constraints.txt --no-deps --disable-pip --timeout 20 > .venv-audit/found 2>&1; code=$$?; \
+	tail -n 40 .venv-audit/found; \
+	if [ $$code -ne 0 ] && grep -qiE "connect|timed? ?out|resolve|unreachable|HTTPError|ServiceError|SSLError|RetryError" .venv-audit/found; then \
+		echo "audit: SKIPPED, the advisory lists do not answer"; exit 0; fi; exit $$code
+
+# what is installed, as CycloneDX JSON
+sbom: install
+	mkdir -p dist
+	$(BIN)/python .ci/sbom.py > dist/sbom.json
+
 clean:
-	rm -rf $(VENV) .venv-peers runs samples
+	rm -rf $(VENV) .venv-peers .venv-audit runs samples

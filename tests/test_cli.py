@@ -18,7 +18,8 @@ from sfumato.jobs.config import read_config
 from sfumato.training.run import Run
 from tests.jobs.small import SMALL, sfumato, write_data, write_pictures
 
-VERBS = ("demo", "inspect", "train", "resume", "distill", "sample", "evaluate")
+VERBS = ("demo", "inspect", "train", "resume", "sample", "evaluate", "distill", "compare", "doctor")
+RUNS = Path(__file__).parent / "runs" / "a3fdda3"
 
 
 def in_a_process(code: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -28,7 +29,10 @@ def in_a_process(code: str, *words: str) -> subprocess.CompletedProcess[str]:
 # ---- help ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["train", "--stepps", "3"], []])
+@pytest.mark.parametrize("words", [
+    ["--help"], ["train", "--help"], ["train", "policy", "--help-all"], ["train", "tables", "--help"], ["train", "--stepps", "3"],
+    ["evaluate", str(RUNS / "policy"), "--help"], ["train", "x", "--epochs", "3"], ["--version"], [],
+])  # fmt: skip
 def test_words_about_the_command_need_no_torch(words: list[str]):
     code = (
         "import sys; sys.argv = ['sfumato', *sys.argv[1:]]\n"
@@ -105,11 +109,62 @@ def test_every_verb_has_help(verb: str | None, capsys: pytest.CaptureFixture[str
     if verb is None:
         assert all(name in out for name in VERBS)
     if verb in ("train", "inspect"):
-        assert all(
-            option in out for option in ("--steps", "--optim.lr", "--network.width", "--method.schedule", "--side")
-        )
+        assert all(option in out for option in ("--steps", "--optim.lr", "--network.width", "--side", "--labels"))
     if verb in ("sample", "evaluate"):
-        assert all(option in out for option in ("--steps", "--solver", "-n", "--seed"))
+        assert all(option in out for option in ("--steps", "--solver", "--seed"))
+
+
+PAGES = [[], *([verb] for verb in VERBS), ["train", "policy"], ["train", "tables"], ["inspect", "tables"],
+         *([verb, str(RUNS / run)]
+           for verb in ("sample", "evaluate") for run in ("classes", "policy", "classes_map"))]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("words", PAGES, ids=" ".join)
+def test_help_is_one_screen(words: list[str], width: int, capsys, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    with pytest.raises(SystemExit):
+        sfumato(*words, "--help")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= width + len(str(RUNS))  # where it repeats the folder that was given
+
+
+@pytest.mark.parametrize("words", [["evaluate", "classes"], ["sample", "classes"]])
+def test_help_mixes_no_fields(words: list[str], capsys: pytest.CaptureFixture[str]):
+    pages = {}
+    for name in ("classes", "policy"):
+        with pytest.raises(SystemExit):
+            sfumato(words[0], RUNS / name, "--help-all")
+        pages[name] = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        sfumato(words[0], "--help-all")
+    nothing = capsys.readouterr().out
+    assert "--vector" in pages["classes"]
+    assert "--vector" not in pages["policy"]
+    assert "--vector" not in nothing
+    assert "--environment" not in pages["classes"] + nothing
+    assert ("--environment" in pages["policy"]) == (words[0] == "evaluate")
+
+
+def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]):
+    from sfumato.cli import VERBS as CLASSES
+    from sfumato.cli import _options
+    from sfumato.jobs import find
+
+    for verb in CLASSES:
+        for name in find.names():
+            bare = [option.name for option in _options(verb, name) if len(option.words) < 5]
+            assert bare == [], f"{verb} {name}"
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]):
+    import sfumato as package
+
+    with pytest.raises(SystemExit) as left:
+        sfumato("--version")
+    assert not left.value.code
+    assert capsys.readouterr().out == f"sfumato {package.__version__}\n"
 
 
 # ---- options -------------------------------------------------------------------------------------------------------------
@@ -182,8 +237,27 @@ def test_the_configuration_of_a_run_makes_the_same_run(tmp_path: Path):
 @pytest.mark.parametrize(("words", "right"), [
     (["train", "photos", "--stepps", "3"], "--steps"), (["train", "photos", "optim.lrr=3"], "--optim.lr"),
     (["sample", "run", "--sovler", "euler"], "--solver"), (["train", "photos", "--network.kind", "dot"], "dit"),
-    (["trian", "photos"], "train"), (["train", "photos", "--optim.lr", "-1"], "lr = -1.0: must be a"),
-    (["train"], "PATH"), (["train", "photos", "--steps", "many"], "INT"),
+    (["trian", "photos"], "train"), (["train", "photos", "--mehtod.times", "uniform"], "--method.times"),
+    (["train"], "PATH"), (["train", "photos", "--steps", "many"], "whole number"),
+    (["train", "photos", "--steps"], "--steps wants N"),
+    (["train", "photos", "--ema", "0.1"], "--ema wants 2 values"), (["train", "photos", "labels=perhaps"], "true or false"),
+    (["train", "photos", "more"], "does not know what to do with 'more'"), (["train", "photos", "-x"], "no option -x"),
+    (["photos"], "no verb 'photos'"), (["eval", "run"], "evaluate"), (["generate", "run"], "sample"),
+    (["."], "sfumato train ."),
+    # what other tools call it
+    (["train", "photos", "--epochs", "3"], "--steps N or --minutes M"), (["train", "photos", "--batch-size", "3"], "--batch N"),
+    (["train", "photos", "--bs=3"], "--batch N"), (["train", "photos", "lr=3"], "--optim.lr"),
+    (["train", "photos", "--learning_rate", "3"], "--optim.lr"),
+    (["train", "photos", "--device", "cuda"], "CUDA_VISIBLE_DEVICES"),
+    (["train", "photos", "--num-workers", "3"], "--workers N"), (["train", "photos", "--output", "x"], "--out PATH"),
+    (["train", "photos", "--resume"], "sfumato resume RUN"),
+    (["train", "photos", "--cfg", "3"], "--w X is one of `sfumato sample`"),
+    (["train", "--data", "photos"], "sfumato train PATH"), (["train", "photos", "--resolution", "64"], "--side N"),
+    (["sample", "run", "--num_samples", "3"], "-n N"), (["sample", "run", "--guidance-scale", "3"], "--w X"),
+    (["sample", "run", "--num-inference-steps", "3"], "--steps N"),
+    (["resume", "run", "--epochs", "3"], "resume RUN --steps N"),
+    (["sample", "--ckpt", "run"], "sfumato sample RUN"), (["train", "photos", "--wandb"], "log.jsonl"),
+    (["train", "tables", "rows.csv", "--side", "3"], "--side N is one of `sfumato inspect`"),
 ])  # fmt: skip
 def test_what_is_misspelt_is_answered_with_what_is_right(words, right, asked, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as caught:
@@ -191,8 +265,80 @@ def test_what_is_misspelt_is_answered_with_what_is_right(words, right, asked, ca
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert right in err
-    assert "Traceback" not in err
+    assert len(err.splitlines()) == 1
+    assert err.startswith("sfumato: ")
     assert asked == []
+
+
+@pytest.mark.parametrize(("words", "what"), [
+    (["--label", "a=1"], ("ask.label", "a=1")), (["--label=a=1"], ("ask.label", "a=1")), (["label=a=1"], ("ask.label", "a=1")),
+    (["--out", "seed=3"], ("out", Path("seed=3"))), (["--out", "lr=0.1"], ("out", Path("lr=0.1"))),
+    (["--w", "-1.5"], ("walk.w", -1.5)), (["--w=-1.5"], ("walk.w", -1.5)), (["w=-1.5"], ("walk.w", -1.5)),
+    (["--vector", "-1", "2"], ("ask.vector", (-1.0, 2.0))), (["vector=-1,2"], ("ask.vector", (-1.0, 2.0))),
+    (["--guide-from", "0.1"], ("walk.guide_from", 0.1)), (["--guide_from", "0.1"], ("walk.guide_from", 0.1)),
+    (["guide-from=0.1"], ("walk.guide_from", 0.1)), (["-n", "4"], ("n", 4)), (["-n4"], ("n", 4)), (["n=4"], ("n", 4)),
+    (["--n", "1e3"], ("n", 1000)), (["--solver", "churn:churn=2.5,low=0.75"], ("walk.solver", "churn:churn=2.5,low=0.75")),
+    (["--steps", "None"], ("walk.steps", None)), (["--label", "None"], ("ask.label", None)),
+    (["--label", "--odd"], ("ask.label", "--odd")), (["--seed", "1", "--seed", "2"], ("drawing.seed", 2)),
+])  # fmt: skip
+def test_a_value_is_what_was_typed(words: list[str], what: tuple):
+    from operator import attrgetter
+
+    from sfumato.cli import _parse
+
+    name, value = what
+    for given in (["sample", "run", *words], ["sample", *words, "--", "run"]):
+        made = _parse(given)
+        assert attrgetter(name)(made) == value
+        assert made.run == Path("run")
+
+
+@pytest.mark.parametrize(("words", "labels", "uncertainty"), [
+    (["--labels"], True, False), (["labels=true"], True, False), (["labels=false"], False, False),
+    (["--labels=no"], False, False),
+    (["--no-labels"], False, False), (["--labels", "true"], True, False), (["--method.uncertainty"], False, True),
+    (["--labels", "--no-labels"], False, False), (["--method.no-uncertainty"], False, False),
+    (["method.uncertainty=1"], False, True),
+])  # fmt: skip
+def test_switches_are_turned_on_and_off(words: list[str], labels: bool, uncertainty: bool, asked):
+    assert sfumato("train", "photos", *words) == 0
+    assert (asked[0][0].labels, asked[0][0].method.uncertainty) == (labels, uncertainty)
+
+
+def test_names_with_signs_of_equality_are_kept(asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "seed=3").mkdir()
+    assert sfumato("train", "seed=3", "seed=4") == 0  # a folder in its place, then an option
+    assert sfumato("train", "photos", "seed=3") == 0
+    assert sfumato("train", "tables", "rows.csv", "--kind", "AGE=category", "SEX=category", "steps=3") == 0
+    assert sfumato("train", "tables", "rows.csv", "--kind", "steps=number") == 0
+    first, second, third, fourth = asked
+    assert (first[0].data, first[1].seed) == (Path("seed=3"), 4)
+    assert (second[0].data, second[1].seed) == (Path("photos"), 3)
+    assert fourth[0].kind == ("steps=number",)
+    assert dict(fourth[0]._kinds()) == {"steps": "number"}
+    assert (third[0].kind, third[1].steps) == (("AGE=category", "SEX=category"), 3)
+
+
+@pytest.mark.parametrize("given", ["--epochs 10", "--epochs=10", "epochs=10", "--num_train_epochs 10"])
+def test_epochs_are_told_in_steps(given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_pictures(tmp_path / "photos", 24)
+    with pytest.raises(SystemExit):
+        sfumato("train", tmp_path / "photos", *given.split(), "--batch-size", "8")
+    assert "10 epochs of these about 24 in batches of 8: --steps 30" in capsys.readouterr().err
+
+
+def test_resume_passes_its_steps_only_when_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    seen: list = []
+
+    def resume(out: Path, **more: int) -> Run:
+        seen.append(more)
+        return Run(out)
+
+    monkeypatch.setattr(job, "resume", resume)
+    assert sfumato("resume", tmp_path) == 0
+    assert sfumato("resume", tmp_path, "--steps", "500") == 0
+    assert seen == [{}, {"steps": 500}]
 
 
 # ---- one line for every mistake ------------------------------------------------------------------------------------------
@@ -346,7 +492,7 @@ def test_every_option_of_a_run_is_an_option_of_the_command(capsys: pytest.Captur
         ]
 
     with pytest.raises(SystemExit):
-        sfumato("train", "--help")
+        sfumato("train", "--help-all")
     out = capsys.readouterr().out
     plain = json.loads(json.dumps({**to_plain(TrainOptions()), **to_plain(Images(Path("x")))}))
     missing = [n for n in names(plain) if n != "data" and f"-{n.replace('_', '-')}" not in out.replace("--no-", "--")]

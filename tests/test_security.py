@@ -93,7 +93,7 @@ def test_there_are_sources():
 @pytest.mark.parametrize(("module", "absent"), [
     ("sfumato.cli", "torch numpy PIL matplotlib safetensors scipy"), ("sfumato.training.options", "torch numpy"),
     ("sfumato.jobs.strict", "torch numpy"), ("sfumato.data", "torch matplotlib scipy"),
-    ("sfumato.jobs.train", "torch matplotlib"), ("sfumato.diffusion", "yaml tyro rich PIL matplotlib scipy safetensors"),
+    ("sfumato.jobs.train", "torch matplotlib"), ("sfumato.diffusion", "yaml rich PIL matplotlib scipy safetensors"),
 ])  # fmt: skip
 def test_a_module_brings_only_what_it_needs(module: str, absent: str):
     code = f"import sys, {module}; print(*sorted(set({absent.split()!r}) & set(sys.modules)))"

@@ -263,7 +263,8 @@ def _trained(run: Path, what: str) -> int:
     say(f"sample    sfumato sample {run} -n 64 --out samples")
     say(f"measure   sfumato evaluate {run}")
     if what == "trained":
-        say(f"go on     sfumato resume {run} --steps N; fewer steps to sample: sfumato distill {run}")
+        say(f"longer    sfumato resume {run} --steps N")
+        say(f"faster    sfumato distill {run}")
     return 0
 
 

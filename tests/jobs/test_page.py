@@ -39,7 +39,9 @@ def made(folder: Path) -> Run:
         for step in range(1, 2001):
             log.write(json.dumps({"step": step, "loss": 3 / step**0.5}) + "\n")
         log.write(json.dumps({"step": 2000, "held_out": 0.5}) + "\n" + "half a li")
-    (folder / "metrics.json").write_text(json.dumps({"text": "kernel <distance> 1", "remarks": ["<script>alert(1)</script>"]}))
+    (folder / "metrics.json").write_text(
+        json.dumps({"text": "kernel <distance> 1", "remarks": ["<script>alert(1)</script>"]})
+    )
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / "report.png")
     for step in (10, 20, 30):
         Image.fromarray(np.full((4, 4), step, np.uint8)).save(run.samples / f"step-{step:08d}.png")

@@ -70,7 +70,9 @@ class Items:
             said = ", ".join(f"{name} {'/'.join(map(str, sorted(sizes)))}" for name, sizes in lengths.items())
             raise DataError(f"{self.of}: the arrays differ in length ({said}); one row for each item is expected")
         if self.buckets is not None and len(self.buckets) != len(self):
-            raise DataError(f"{self.of}: {len(self.buckets)} buckets for {len(self)} items; one number for each is expected")
+            raise DataError(
+                f"{self.of}: {len(self.buckets)} buckets for {len(self)} items; one number for each is expected"
+            )
 
     def __len__(self) -> int:
         return len(_leaves(self.arrays["x"])[0])

@@ -132,8 +132,8 @@ def _alike(sets: dict[str, Tensor]) -> None:
             )
         if b.dim() == 4 and name != "B" and (low < -0.5) != (mine[0] < -0.5) and min(low, mine[0]) >= -1 and wide < 4:
             raise DataError(
-                f"{name}: goes from {mine[0]:.4g} to {mine[1]:.4g}, and B from {low:.4g} to {high:.4g}: one looks like 0 to 1 and "
-                "the other like -1 to 1 (as bytes count); give both in the same units"
+                f"{name}: goes from {mine[0]:.4g} to {mine[1]:.4g}, and B from {low:.4g} to {high:.4g}: one looks like 0 to "
+                "1 and the other like -1 to 1 (as bytes count); give both in the same units"
             )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import sys
 import types
 import typing
@@ -139,9 +140,10 @@ def _explained(kind: type) -> dict[str, str]:
         return {}
     body = next((n.body for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n.name == kind.__name__), [])
     found = {}
-    for line, below in zip(body, body[1:]):
-        named = isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
-        if named and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+    for line, below in itertools.pairwise(body):
+        if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name):
+            continue
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             found[line.target.id] = " ".join(str(below.value.value).split())
     return found
 

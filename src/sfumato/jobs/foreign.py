@@ -132,9 +132,11 @@ def advice(
     if said := next((kind for kind, names in ELSEWHERE.items() if key in names and _fits(kind, verb)), None):
         return told + SAID[said].format(verb=verb)
     if same := next((ours for ours, theirs in SAME.items() if key in (ours, *theirs) and _having(ours, others)), None):
-        owner = _having(same, others)
-        assert owner is not None
-        return told + f"{_written(next(o for o in others[owner] if o.name == same))} is one of `sfumato {owner}`"
+        elsewhere = _having(same, others)
+        assert elsewhere is not None
+        return (
+            told + f"{_written(next(o for o in others[elsewhere] if o.name == same))} is one of `sfumato {elsewhere}`"
+        )
     if close := near(key, list(options)):
         return told + f"did you mean {_written(close)}?"
     if not word.startswith("-") and "=" not in word:

@@ -87,8 +87,7 @@ def _brief(option: Option, lines: int) -> list[str]:
     """One option in so many lines at most."""
     mark = f" ({usual(option)})" if usual(option) else ""
     most = _room() * lines - len(mark) - 6 * (lines - 1)
-    made = entry(written(option), sentence(option.words, max(most, 20)) + mark)
-    return made
+    return entry(written(option), sentence(option.words, max(most, 20)) + mark)
 
 
 def _wrapped(text: str, lines: int = 9) -> list[str]:

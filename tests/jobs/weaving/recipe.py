@@ -2,11 +2,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
 
 from sfumato.data import Items
 from sfumato.errors import Wrong
 from sfumato.jobs.facts import Facts
+from sfumato.jobs.flags import Positional
 from sfumato.jobs.methods import MethodOptions
 from sfumato.jobs.recipe import Data, Recipe
 
@@ -28,7 +28,7 @@ class Weaving(Recipe):
     """Cloth as a .csv file: in each line a pattern's name and its threads."""
 
     Facts, Ask, guided, formats = Cloth, Ask, ("label",), (".txt",)
-    data: tyro.conf.Positional[Path]
+    data: Positional[Path]
     method: MethodOptions = MethodOptions()
 
     def prepare(self, run, tell, base=None):

@@ -82,7 +82,7 @@ class Tables(Recipe):
         )
 
     def _kinds(self) -> list[tuple[str, str]]:
-        pairs = (each.rpartition(":") for each in self.kind)
+        pairs = (each.rpartition(":" if ":" in each else "=") for each in self.kind)
         return [(name, kind) for name, _, kind in pairs]
 
     # ---- data --------------------------------------------------------------------------------------------------------
