@@ -17,7 +17,8 @@ from sfumato.diffusion.manifold import SO3, Torus
 from sfumato.diffusion.masked import Masked
 from sfumato.diffusion.parts import Parts
 from sfumato.diffusion.process import Gaussian
-from sfumato.diffusion.product import CLEAN_LEVEL, Clean, Product, product_log_likelihood
+from sfumato.diffusion.product import CLEAN_LEVEL, Clean, Product
+from sfumato.diffusion.product_likelihood import product_log_likelihood
 from sfumato.diffusion.rng import Streams, key
 from sfumato.diffusion.sample import Euler, sample, trajectory
 from sfumato.diffusion.schedule import VP, Cosine, Linear

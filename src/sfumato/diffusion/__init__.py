@@ -19,7 +19,8 @@ from sfumato.diffusion.particles import Steered, exceeds, guess_spread, pooled, 
 from sfumato.diffusion.parts import Parts
 from sfumato.diffusion.presets import Method, ddpm, edm, flow_matching, iddpm, ve_sde, vp_sde
 from sfumato.diffusion.process import Endpoints, Gaussian, Process
-from sfumato.diffusion.product import Clean, Product, product_log_likelihood
+from sfumato.diffusion.product import Clean, Product
+from sfumato.diffusion.product_likelihood import product_log_likelihood
 from sfumato.diffusion.rng import Streams, key
 from sfumato.diffusion.sample import Solver, sample, trajectory, walk
 from sfumato.diffusion.schedule import (
