@@ -20,7 +20,11 @@ def licence(package: Distribution) -> list[dict[str, object]]:
     said = package.metadata.get("License-Expression")
     if said:
         return [{"expression": said}]
-    named = [each.rpartition(" :: ")[2] for each in package.metadata.get_all("Classifier") or () if each.startswith("License")]
+    named = [
+        each.rpartition(" :: ")[2]
+        for each in package.metadata.get_all("Classifier") or ()
+        if each.startswith("License")
+    ]
     return [{"license": {"name": name}} for name in named]
 
 

@@ -79,7 +79,7 @@ def test_a_field_of_ones_own_goes_through_every_verb(field: str, tmp_path: Path,
         command("--help")
     assert field in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        command("train", field, "--help")
+        command("train", field, "--help-all")
     assert "--method.predicts" in capsys.readouterr().out
 
     assert command("inspect", field, data, *SHORT) == 0

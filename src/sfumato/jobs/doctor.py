@@ -199,7 +199,7 @@ COVARIANCE = ((1.0, 0.6), (0.6, 1.0))
 def self_test() -> Iterator[Check]:
     """Learns two correlated numbers with the real loop, keeps, loads and samples them, and looks at what came.
 
-    The last bounds are those of a trained network: over 10 seeds and 1, 2 and 4 threads the errors were below half of them.
+    The last two bounds are those of a trained network: over 10 seeds on one thread the worst errors were 0.053 and 0.097.
     """
     import torch
 

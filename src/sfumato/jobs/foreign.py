@@ -86,7 +86,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "resume": ("resume", "resume-from", "resume-from-checkpoint", "resume-path", "continue", "continue-from", "auto-resume",
                "restart", "ckpt-path"),
     "data": ("data", "dataset", "data-dir", "data-path", "train-data-dir", "dataset-name", "dataset-path", "train-data",
-             "image-folder", "images", "instance-data-dir", "input", "data-root", "root"),
+             "image-folder", "instance-data-dir", "input", "data-root", "root"),
     "run": ("checkpoint", "ckpt", "model", "weights", "model-path", "checkpoint-path", "run", "load", "pretrained-path",
             "model-id", "network", "pretrained-model-name-or-path", "load-from"),
     "tracker": ("logdir", "log-dir", "logging-dir", "log-with", "report-to", "wandb", "tensorboard", "track", "logger",

@@ -168,7 +168,7 @@ def overview(description: str, verbs: Sequence[tuple[str, str]], fields: Sequenc
         out += entry(name, sentence(text, 2 * _room() - 8))
     out += ["", "fields (train FIELD DATA, inspect FIELD DATA):"]
     for name, text in fields:
-        out += entry(name, text.rstrip("."))
+        out += entry(name, text)
     out += ["", "A verb's options: sfumato VERB --help; all of them: sfumato VERB --help-all",
             "A field's own verbs: sfumato FIELD --help; the version: sfumato --version", "",
             "begin:  sfumato train ./photos", "        sfumato sample runs/photos -n 64"]  # fmt: skip
