@@ -99,7 +99,7 @@ def composed(text: str, source: str) -> Any:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
-                raise ConfigError(f"{source}:{event.start_mark.line + 1}: nested too deeply, more than {DEEPEST} times")
+                raise ConfigError(f"{source}: nested too deeply, more than {DEEPEST} times")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
