@@ -40,7 +40,7 @@ def made(folder: Path) -> Run:
             log.write(json.dumps({"step": step, "loss": 3 / step**0.5}) + "\n")
         log.write(json.dumps({"step": 2000, "held_out": 0.5}) + "\n" + "half a li")
     (folder / "metrics.json").write_text(
-        json.dumps({"text": "kernel <distance> 1", "remarks": ["<script>alert(1)</script>"]})
+        json.dumps({"table": "kernel <distance> 1", "remarks": ["<script>alert(1)</script>"]})
     )
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / "report.png")
     for step in (10, 20, 30):

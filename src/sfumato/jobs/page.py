@@ -52,7 +52,7 @@ def _metrics(run: Run) -> str:
     """The table that the last evaluation left, and what it says in words."""
     try:
         found = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
-        text = str(found.get("text") or "")
+        text = str(found.get("table") or "")
         remarks = [str(line) for line in found.get("remarks", [])]
     except (OSError, ValueError, AttributeError):
         return ""

@@ -60,7 +60,7 @@ def render(model: Model, report: Report, ask: Any) -> str:
         "samples": drawn,
         **report.about,
         "remarks": notes,
-        "text": table,
+        "table": table,
     }
     write_text(run.path / "metrics.json", json.dumps(found, indent=1))
     card(run, text)

@@ -4,7 +4,7 @@ Where another process is busy, two threads wait for each other and can be ten ti
 slower than two. So now and then a few steps, which are steps of the training like any other, are made with another number,
 and what is faster is kept.
 
-How many threads multiply does change the last bits of sums (measured: see the page about training). So a run is the same bit
+How many threads multiply does change the last bits of sums (in a small transformer after five steps: 4 of 187 tensors differ between one thread and two). So a run is the same bit
 for bit, whatever interrupted it, on one machine with ``--threads N``; without, it is the same up to rounding.
 """
 

@@ -30,12 +30,13 @@ class Saver:
         """The step of the last checkpoint that was written."""
         self._thread: threading.Thread | None = None
         self._failed: BaseException | None = None
+        self._copies: dict[str, Tensor] = {}
 
     def save(self, step: int, groups: Groups, meta: Mapping[str, Any], now: bool = False) -> None:
         """Write the state of a step, ``now`` or in the background. Where it cannot be written it says so and goes on: a
         full disk must not end a run that still holds everything in memory."""
         self.wait()
-        copied = None if now else _copied(groups)
+        copied = None if now else self._copied(groups)
         if copied is None:  # asked for, or no room for a second state
             self._write(step, groups, meta)
             self.wait()
@@ -57,6 +58,32 @@ class Saver:
             failed, self._failed = self._failed, None
             raise failed
 
+    def _copied(self, groups: Groups) -> dict[str, dict[str, Tensor]] | None:
+        """Copies on the CPU, in the memory of the last ones, for what takes long is to get it; None where there is no room."""
+        size = sum(value.numel() * value.element_size() for named in groups.values() for value in named.values())
+        held = sum(value.numel() * value.element_size() for value in self._copies.values())
+        room = free()
+        if room is not None and room + held < 1.5 * size:
+            self._copies.clear()
+            return None
+        try:
+            return {
+                group: {name: self._copy(f"{group}/{name}", value) for name, value in named.items()}
+                for group, named in groups.items()
+            }
+        except (RuntimeError, MemoryError) as error:
+            self._copies.clear()
+            if is_short(error):
+                return None
+            raise
+
+    @torch.no_grad()
+    def _copy(self, name: str, value: Tensor) -> Tensor:
+        last = self._copies.get(name)
+        if last is None or last.shape != value.shape or last.dtype != value.dtype:
+            self._copies[name] = last = torch.empty(value.shape, dtype=value.dtype)
+        return last.copy_(value)
+
     def _write(self, step: int, groups: Groups, meta: Mapping[str, Any]) -> None:
         try:
             checkpoint.save(self.folder, step, groups, meta, self.keep)
@@ -76,21 +103,3 @@ class Saver:
     ) -> None:
         if kind is None or issubclass(kind, Exception):  # a second signal waits for nothing
             self.wait()
-
-
-def _copied(groups: Groups) -> dict[str, dict[str, Tensor]] | None:
-    """Copies on the CPU; None where there is no room for them."""
-    size = sum(value.numel() * value.element_size() for named in groups.values() for value in named.values())
-    room = free()
-    if room is not None and room < 1.5 * size:
-        return None
-    try:
-        with torch.no_grad():
-            return {
-                group: {name: value.detach().to("cpu", copy=True) for name, value in named.items()}
-                for group, named in groups.items()
-            }
-    except (RuntimeError, MemoryError) as error:
-        if is_short(error):
-            return None
-        raise

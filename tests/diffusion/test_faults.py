@@ -1,0 +1,127 @@
+"""What the core refuses by name, and types that a state keeps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sfumato.diffusion import (
+    SOLVERS,
+    Denoiser,
+    Gaussian,
+    Linear,
+    Masked,
+    Product,
+    log_likelihood,
+    loss,
+    sample,
+    steer,
+    uniform,
+)
+from sfumato.diffusion.rng import Streams, key
+
+GAUSSIAN = Gaussian(Linear(), predicts="velocity")
+NARROW = (torch.bfloat16, torch.float16)
+
+
+def linear(dtype: torch.dtype) -> torch.nn.Linear:
+    torch.manual_seed(0)
+    return torch.nn.Linear(2, 2).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+@pytest.mark.parametrize(
+    "name", [name for name in SOLVERS if name != "euler_maruyama"]
+)  # it cannot start at pure noise
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_state_keeps_its_type_on_every_walk(dtype: torch.dtype, name: str, streams: bool):
+    net = linear(dtype)
+    seen = []
+
+    def network(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        seen.append(x.dtype)
+        return net(x)
+
+    rng = Streams(key("types"), range(4)) if streams else None
+    found = sample(Denoiser(network, GAUSSIAN), torch.ones(4, 2, dtype=dtype), uniform(Linear(), 5), SOLVERS[name], rng)
+    assert found.dtype == dtype
+    assert set(seen) == {dtype}
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", NARROW)
+def test_the_loss_of_a_narrow_network_has_a_gradient(dtype: torch.dtype):
+    net = linear(dtype)
+    x = torch.ones(4, 2, dtype=dtype)
+    loss(Denoiser(lambda x, level: net(x), GAUSSIAN), x, torch.full((4,), 0.3)).mean().backward()
+    assert net.weight.grad.dtype == dtype
+    assert net.weight.grad.isfinite().all()
+    assert net.weight.grad.abs().sum() > 0
+
+
+def test_noise_of_a_narrow_type_is_the_same_noise_rounded():
+    wide, narrow = (
+        GAUSSIAN.prior(torch.zeros(3, 5, dtype=d), Streams(key("z"), range(3))) for d in (torch.float32, torch.bfloat16)
+    )
+    assert torch.equal(narrow, wide.to(torch.bfloat16))
+    whole = GAUSSIAN.prior(torch.zeros(3, 5, dtype=torch.float64), Streams(key("z"), range(3)))
+    assert whole.dtype == torch.float64
+
+
+X, NET = torch.zeros(4, 2), Denoiser(lambda x, level: x, GAUSSIAN)
+PRODUCT = Product(a=GAUSSIAN)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.uint8, torch.bool])
+def test_whole_numbers_are_no_data_of_a_gaussian_process(kind: torch.dtype):
+    x = torch.ones(4, 2).to(kind)
+    for work in (
+        lambda: loss(NET, x, torch.full((4,), 0.3), z=X),
+        lambda: GAUSSIAN.interpolate(x, X, torch.full((4,), 0.3)),
+    ):
+        with pytest.raises(TypeError, match=str(kind)):
+            work()
+
+
+WRONG = {
+    "a float": (TypeError, "got float", lambda: loss(NET, X, 0.5)),
+    "a list": (TypeError, "got list", lambda: loss(NET, X, [0.5] * 4)),
+    "whole numbers": (TypeError, "got torch.int64", lambda: loss(NET, X, torch.ones(4, dtype=torch.int64))),
+    "above 1": (ValueError, "from 0.5 to 2: they must lie between 0 and 1", lambda: loss(NET, X, torch.tensor([0.5, 2, 1, 1]))),
+    "below 0": (ValueError, "from -0.1", lambda: loss(NET, X, torch.full((4,), -0.1))),
+    "no number": (ValueError, "between 0 and 1", lambda: loss(NET, X, torch.full((4,), float("nan")))),
+    "too few": (ValueError, "for 4 row", lambda: loss(NET, X, torch.full((3,), 0.5))),
+    "of a part": (
+        ValueError, "of part 'a'",
+        lambda: loss(Denoiser(lambda x, level: x, PRODUCT), {"a": X}, {"a": torch.full((4,), 1.5)}),
+    ),
+    "no rows": (ValueError, "an empty batch", lambda: loss(NET, torch.zeros(0, 2), torch.zeros(0))),
+    "no rows of tokens": (
+        ValueError, "an empty batch",
+        lambda: loss(
+            Denoiser(lambda x, level: torch.zeros(*x.shape, 5), Masked(mask_id=5)), torch.zeros(0, 7, dtype=torch.int64),
+            torch.zeros(0),
+        ),
+    ),
+    "no rows of a likelihood": (ValueError, "no rows", lambda: log_likelihood(NET, torch.zeros(0, 2))),
+    "no particles": (
+        ValueError, "no particles", lambda: steer(NET, torch.zeros(0, 2), uniform(Linear(), 5), lambda x, t: x.sum(1)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_times_and_empty_batches_are_refused_by_name(what: str):
+    kind, message, work = WRONG[what]
+    with pytest.raises(kind, match=message):
+        work()
+
+
+def test_one_time_may_stand_for_all_rows():
+    one, each = (loss(NET, X, t, z=torch.ones(4, 2)) for t in (torch.tensor(0.3), torch.full((4,), 0.3)))
+    assert torch.allclose(one, each)
+    plain = Denoiser(
+        lambda x, level: x, Gaussian(Linear(), "data")
+    )  # and times without numbers of their own are no fault
+    found = torch.func.vmap(lambda t: loss(plain, X, t.expand(4), z=torch.ones(4, 2)))(torch.tensor([0.1, 0.9]))
+    assert found.shape == (2, 4)
