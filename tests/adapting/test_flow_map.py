@@ -33,7 +33,7 @@ from sfumato.diffusion import (
     sample,
     uniform,
 )
-from sfumato.diffusion.process import Endpoints
+from sfumato.diffusion.process import Endpoints, along
 from sfumato.diffusion.sample import trajectory, walk
 from sfumato.networks import MLP
 
@@ -488,3 +488,68 @@ def test_batches_of_one_are_anchored_as_often_as_rows_of_large_ones():
     assert abs(sum(times.anchored for times in drawn) / 2000 - 0.3) < 0.04
     assert abs(sum(still) / 2000 - 0.225) < 0.04
     assert abs(sum(ends) / 2000 - 0.075) < 0.03
+
+
+# ---- what counts, and what is drawn ---------------------------------------------------------------------------------------
+
+
+def wave(shown: Any, level: Any, level_s: Any = None) -> Any:
+    """A network that answers number by number, so that none of them knows of another."""
+    if isinstance(shown, dict):
+        return {name: wave(shown[name], level[name], level_s and level_s[name]) for name in shown}
+    later = 0 if level_s is None else along(level_s, shown)
+    return torch.sin(2 * shown + along(level, shown) / 5) + 0.1 * later
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("world", ["vectors", "angles", "product"])
+def test_what_has_a_weight_of_0_is_as_if_it_were_not_there(kind: Any, world: str):
+    """Rows of 3 numbers, and the same rows filled up to 5 with a weight of 0; rows of other weights scale."""
+    process: Any = {"vectors": Gaussian(Linear(), "v"), "angles": Geodesic(Torus())}.get(world)
+    generator = torch.Generator().manual_seed(0)
+    x, z = torch.randn(2, 40, 5, dtype=F64, generator=generator)
+    u = torch.rand(40, dtype=F64, generator=generator).clamp(0.05, 0.95)
+    weight = torch.tensor([2.0, 2, 2, 0, 0]).expand(40, 5)
+    bare: list[Any] = [x[:, :3], z[:, :3], None]
+    filled: list[Any] = [x, z, weight]
+    if world == "product":
+        process = Product(place=Gaussian(Linear(), "v"), angle=Geodesic(Torus()))
+        bare = [{"place": value, "angle": value} for value in bare[:2]] + [None]
+        filled = [{"place": value, "angle": value} for value in filled]
+    conversion = Conversion(Denoiser(wave, process), kind)
+    losses = [
+        conversion(FlowMap(wave, process), a, u, rng=Streams(key("weights"), range(40)), z=b, weight=c)
+        for a, b, c in (bare, filled)
+    ]
+    assert losses[0].min() > 0
+    torch.testing.assert_close(losses[1], 2 * losses[0], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_is_converted_in_the_same_way_in_any_company(kind: Any):
+    """Its times, its noise and its guidance are its own: the loss of a row does not depend on the others."""
+    process = Gaussian(Linear(), "v")
+
+    def network(shown: Tensor, level: Tensor, *beside: Tensor, label: Tensor, guidance: Tensor | None = None) -> Tensor:
+        told = 0.0 if guidance is None else guidance.sum(1)[:, None]
+        return torch.sin(shown + along(level, shown) + 0.1 * label[:, None] + told)
+
+    conversion = Conversion(Denoiser(network, process), kind, Guided(1.0, 2.0))
+    x, u = torch.randn(12, 3, dtype=F64), torch.linspace(0.1, 0.9, 12, dtype=F64)
+    label = torch.arange(12)
+
+    def losses(rows: list[int]) -> Tensor:
+        rng = Streams(key("company"), rows)
+        return conversion(FlowMap(network, process), x[rows], u[rows], rng=rng, condition={"label": label[rows]})
+
+    whole = losses(list(range(12)))
+    for rows in ([3], [7, 2], list(range(11, -1, -1))):
+        torch.testing.assert_close(losses(rows), whole[rows], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("t", [torch.rand(4, 3), {"place": torch.rand(4)}])
+def test_more_than_one_time_a_sample_is_refused(t: Any):
+    process = Gaussian(Linear())
+    conversion = Conversion(Denoiser(lambda x, level: x, process))
+    with pytest.raises(ValueError, match="one number a sample"):
+        conversion(FlowMap(lambda x, level, level_s: x, process), torch.zeros(4, 3), t)

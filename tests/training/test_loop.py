@@ -366,6 +366,52 @@ def test_a_bad_gradient_names_its_layer(value: float, tmp_path: Path):
     assert message.startswith(f"step 4: the loss is finite but its gradient is not, in layer network.{name}")
 
 
+def test_a_gradient_that_is_finite_but_too_large_is_called_so(tmp_path: Path):
+    task = small_task()
+    weight = next(p for n, p in task.network.named_parameters() if n.startswith("blocks.0") and p.ndim == 2)
+    weight.register_hook(lambda gradient: torch.full_like(gradient, 1e30))
+    message = refused(task, made(tmp_path))
+    assert message.startswith("step 0: the gradient is too large, its norm is infinite.")
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_is_bad_once_is_said_to_have_gone(where: str, accumulate: int, tmp_path: Path):
+    """A flipped bit, an overheated card: the same step again is finite, and nothing in it is blamed."""
+    task, calls = small_task(), iter(range(10**6))
+    worth = 3 * accumulate  # calls before the bad one, in step 3
+    name, inner = next((n, m) for n, m in task.network.named_modules() if "blocks.1" in n and not list(m.children()))
+    if where == "loss":
+        inner.register_forward_hook(
+            lambda module, inputs, output: output * torch.nan if module.training and next(calls) == worth else output
+        )
+    else:
+        next(inner.parameters()).register_hook(
+            lambda gradient: gradient * torch.nan if next(calls) == worth else gradient
+        )
+    message = refused(task, made(tmp_path), options(accumulate=accumulate))
+    assert message.startswith(
+        "step 3: the loss or its gradient was not finite, but that did not happen again on replay"
+    )
+    assert name not in message
+    assert ".png" not in message
+
+
+def test_the_replay_is_the_step_just_as_it_was(tmp_path: Path):
+    """Dropout too, piece by piece: what depends on it must happen again."""
+    task, drawn = small_task(), []
+    task.network.register_forward_hook(
+        lambda module, inputs, output: drawn.append(float(torch.rand(()))) if module.training else None
+    )
+    weight, steps = next(p for p in task.network.parameters() if p.ndim == 2), iter(range(10**6))
+    weight.register_hook(lambda gradient: gradient * torch.nan if next(steps) >= 4 else gradient)
+    message = refused(task, made(tmp_path), options(accumulate=2))
+    assert message.startswith("step 2: the loss is finite but its gradient is not, in layer network.")
+    first, second = drawn[4:6]
+    assert drawn[6:] == [first, first, second, second]  # each piece is looked at, then gone through
+    assert len(set(drawn[:6])) == 6
+
+
 # ---- locks, disks, damage -----------------------------------------------------------------------------------------------
 
 
