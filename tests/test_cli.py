@@ -70,9 +70,9 @@ def test_the_help_lists_all_fields_and_imports_none_but_the_plain_one(tmp_path: 
     assert loaded[0] == loaded[1]
     assert all(name.startswith("sfumato.fields.images") for name in re.findall(r"sfumato[\w.]+", loaded[0]))
     assert int(loaded[0].split()[0]) < 1000  # twice what it was at first
-    assert "  six        The line of six." in many
+    assert re.search(r"^  six +The line of six\.$", many, re.M)
     for name in find.names():
-        assert f"  {name:<10} {find.line(name)[:40]}" in few
+        assert re.search(rf"^  {name} +{re.escape(find.line(name)[:30])}", few, re.M)
         assert find.line(name)
 
 
@@ -467,7 +467,7 @@ def test_the_status_of_a_stopped_training_is_the_signal(monkeypatch, capsys: pyt
 
     monkeypatch.setattr(job, "resume", stop)
     assert sfumato("resume", "anything") == 143
-    assert capsys.readouterr().err == "sfumato: stopped by signal 15\n"
+    assert capsys.readouterr().err == "sfumato: stopped by SIGTERM\n"
 
 
 def test_it_runs_as_a_module(world: Path):

@@ -104,7 +104,7 @@ def test_a_folder_is_a_field(weaving: str, capsys: pytest.CaptureFixture[str]):
     assert find.name_of(find.kind(weaving)()) == weaving
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "Cloth: what warp and weft make." in capsys.readouterr().out
+    assert "Cloth: what warp and weft" in " ".join(capsys.readouterr().out.split())
     assert main([weaving, "spin", "--turns", "5"]) == 0
     assert capsys.readouterr().out == "spun 5\n"
     assert main([weaving, "knit"]) == 1
