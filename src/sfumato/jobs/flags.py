@@ -328,9 +328,11 @@ class Words:
         return strict or self.option(word)[0] is None
 
     def rest(self, option: Option, closed: bool = False) -> list[str]:
-        """The words up to the next option."""
+        """The words up to the next option, known or not."""
         words: list[str] = []
         while self.at < len(self.words) and (closed or self.follows(strict=not words and not option.positional)):
+            if self.words[self.at].startswith("--") and not closed:
+                break
             words.append(self.words[self.at])
             self.at += 1
         return words
