@@ -30,7 +30,8 @@ class Dataset(Protocol):
 
     A batch is a dict: "x", a tree (an array or a dict of trees) in standard units, float32 or int64; if wanted "weight",
     which broadcasts against x or its parts (0 is padding), and "z", the noise that belongs to x; every other name is a
-    condition, a tree too (but none of "aside", "weak" and "given"). Rows first. Padding depends on the item alone.
+    condition, a tree too (but none of "aside", "weak", "given" and the few others that the loop refuses by name). Rows
+    first. Padding depends on the item alone.
     """
 
     @property
@@ -71,7 +72,9 @@ class Items:
             said = ", ".join(f"{name} {'/'.join(map(str, sorted(sizes)))}" for name, sizes in lengths.items())
             raise DataError(f"{self.of}: the arrays differ in length ({said}); one row for each item is expected")
         if self.buckets is not None and len(self.buckets) != len(self):
-            raise DataError(f"{self.of}: {len(self.buckets)} buckets for {len(self)} items; one number for each is expected")
+            raise DataError(
+                f"{self.of}: {len(self.buckets)} buckets for {len(self)} items; one number for each is expected"
+            )
 
     def __len__(self) -> int:
         return len(_leaves(self.arrays["x"])[0])
