@@ -29,7 +29,8 @@ class Dataset(Protocol):
 
     A batch is a dict: "x", a tree (an array or a dict of trees) in standard units, float32 or int64; if wanted "weight",
     which broadcasts against x or its parts (0 is padding), and "z", the noise that belongs to x; every other name is a
-    condition, a tree too (but none of "aside", "weak" and "given"). Rows first. Padding depends on the item alone.
+    condition, a tree too (but none of "aside", "weak", "given" and the few others that the loop refuses by name). Rows
+    first. Padding depends on the item alone.
     """
 
     @property
