@@ -148,9 +148,9 @@ def test_help_mixes_no_fields(words: list[str], capsys: pytest.CaptureFixture[st
 
 
 def test_every_option_is_explained(capsys: pytest.CaptureFixture[str]):
-    from sfumato.cli import VERBS as CLASSES
     from sfumato.cli import _options
     from sfumato.jobs import find
+    from sfumato.jobs.verbs import VERBS as CLASSES
 
     for verb in CLASSES:
         for name in find.names():

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sfumato.cli import VERBS, _options
+from sfumato.cli import _options
 from sfumato.jobs import find
 from sfumato.jobs.flags import listed, shape
+from sfumato.jobs.verbs import VERBS
 
 FILE = Path(__file__).parent / "options.txt"
-FIELDS = ("images", "policy", "tables")
+FIELDS = ("images", "policy", "tables", "text")
 
 
 def lines() -> list[str]:

@@ -4,8 +4,9 @@ Where another process is busy, two threads wait for each other and can be ten ti
 slower than two. So now and then a few steps, which are steps of the training like any other, are made with another number,
 and what is faster is kept.
 
-How many threads multiply does change the last bits of sums (in a small transformer after five steps: 4 of 187 tensors differ between one thread and two). So a run is the same bit
-for bit, whatever interrupted it, on one machine with ``--threads N``; without, it is the same up to rounding.
+How many threads multiply does change the last bits of sums (in a small transformer after five steps: 4 of 187 tensors
+differ between one thread and two). So a run is the same bit for bit, whatever interrupted it, on one machine with
+``--threads N``; without, it is the same up to rounding.
 """
 
 from __future__ import annotations

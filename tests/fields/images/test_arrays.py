@@ -245,7 +245,7 @@ def test_a_run_is_resumed_and_measured_from_any_folder_and_only_on_its_own_data(
     assert "data: a.npy" in Path("run/config.yaml").read_text()  # as it was written
     plan = capsys.readouterr().err
     for words in ("8x8 pictures", "layout HWC: channels last", "units float64, as in the file, from 0 to 1; ",
-                  "0 drawn black, 1 white", "3 channels, all standardised alike", "known again by a hash of all of it"):  # fmt: skip
+                  "0 drawn black, 1 white", "3 channels, all standardised alike", "known again by a hash of all"):  # fmt: skip
         assert words in plan
     monkeypatch.chdir(tmp_path)
     assert sfumato("sample", "work/run", "-n", 2, "--steps", 2, "--out", "s") == 0

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from sfumato.adapting.flow_map import Leap
-from sfumato.data import DataError
 from sfumato.fields.images.recipe import Images
 from sfumato.fields.policy import samples
 from sfumato.fields.policy.acting import Policy

@@ -1,0 +1,265 @@
+"""The verbs that all fields share, as dataclasses that are called: their fields are the command's options. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from sfumato.errors import Wrong, check
+from sfumato.jobs import find
+from sfumato.jobs.adapt import DistillOptions
+from sfumato.jobs.flags import Positional, arg
+from sfumato.jobs.recipe import say
+from sfumato.jobs.walk import Drawing, Walk
+from sfumato.training.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class Train:
+    """Learn from data: inspects, chooses, says what it chose and how long it will take, and goes."""
+
+    recipe: Annotated[Any, arg(name="")]
+    training: Annotated[TrainOptions, arg(name="")] = field(default_factory=TrainOptions)
+    out: Path | None = None
+    """Run directory (default: runs/NAME OF THE DATA)."""
+    config: Path | None = None
+    """YAML file with the same options, as in a run's config.yaml; options given here come first."""
+
+    def __call__(self) -> int:
+        from sfumato.jobs import train
+
+        recipe: Any = self.recipe
+        out = self.out or Path("runs") / recipe.title()
+        return _trained(train.train(recipe, self.training, out).path, "trained")
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a run where its newest whole checkpoint left it: after Ctrl-C, a crash, a preemption; or for longer."""
+
+    run: Positional[Path]
+    """Run directory."""
+    steps: int | None = None
+    """Train until this many steps in all (default: as many as were planned)."""
+
+    def __call__(self) -> int:
+        from sfumato.jobs import train
+
+        longer: dict[str, Any] = {} if self.steps is None else {"steps": self.steps}
+        return _trained(train.resume(self.run, **longer).path, "trained")
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Make a trained run a flow map: one network for any number of steps, from 1 to 1000."""
+
+    run: Positional[Path]
+    """Run directory of the teacher."""
+    options: Annotated[DistillOptions, arg(name="")] = field(default_factory=DistillOptions)
+    training: Annotated[TrainOptions, arg(name="")] = field(default_factory=TrainOptions)
+    out: Path | None = None
+    """Run directory of the flow map (default: RUN-map)."""
+
+    def __call__(self) -> int:
+        from sfumato.jobs import distill
+
+        out = self.out or self.run.resolve().with_name(self.run.resolve().name + "-map")
+        return _trained(distill.distill(self.run, self.options, self.training, out).path, "converted")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw samples from a run: files in the units of the data, and a sheet of them."""
+
+    run: Positional[Path]
+    """Run directory."""
+    ask: Annotated[Any, arg(name="")]
+    n: Annotated[int | None, arg(aliases=["-n"])] = None
+    """How many (of each query that has a name)."""
+    out: Path | None = None
+    """Folder for the samples (default: samples), or file of a field whose samples go into one."""
+    format: str | None = None
+    """Suffix of the files, one of the field's (default: its first)."""
+    like: Path | None = None
+    """Draw the sample in this file again, by the same weights: same number, seed, walk and query; what is given here besides
+    comes first."""
+    named: Annotated[str, arg(name="walk")] = "usual"
+    """A walk that the field knows by name."""
+    walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
+    drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
+
+    def __call__(self) -> int:
+        from sfumato.jobs import model, sample
+
+        if self.like is not None:
+            check(
+                self,
+                (self.n is None, "n", "left out with --like, which is one sample"),
+                (self.format is None, "format", "left out with --like, whose format is that of the file"),
+            )
+            if self.named != "usual":
+                raise Wrong(f"walk = {self.named!r}: must be left out with --like, whose walk is that of the file")
+            print(sample.again(self.run, self.like, self.walk, self.out, self.ask, self.drawing)[-1])
+            return 0
+        loaded = model.load(self.run, self.walk, self.drawing, self.named)
+        done = sample.sample(loaded, self.n, self.ask, self.out, self.format or "")
+        print(done[-1])
+        sheet = done[-1].parent if len(done) > 1 else done[-1]
+        say(f"{'look at   ' + str(done[-1]) if done[-1].suffix in ('.png', '.gif') else 'written   ' + str(sheet)}\n"
+            f"measure   sfumato evaluate {self.run}\n"
+            f"change    --seed N (others), --steps N (finer), --like FILE (one of them again)")  # fmt: skip
+        return 0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a run: samples against real data, beside the floor that real held-out data sets; a policy in a simulator."""
+
+    run: Positional[Path]
+    """Run directory."""
+    measure: Annotated[Any, arg(name="")]
+    ask: Annotated[Any, arg(name="")]
+    named: Annotated[str, arg(name="walk")] = "usual"
+    """A walk that the field knows by name."""
+    walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
+    drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
+
+    def __call__(self) -> int:
+        from sfumato.jobs import evaluate, model
+
+        loaded = model.load(self.run, self.walk, self.drawing, self.named)
+        print(evaluate.evaluate(loaded, self.measure, self.ask))
+        say(f"kept in   {self.run}/metrics.json and {self.run}/README.md")
+        return 0
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Say what would be learned from data, what is broken in it, and what training would cost here."""
+
+    recipe: Annotated[Any, arg(name="")]
+    training: Annotated[TrainOptions, arg(name="")] = field(default_factory=TrainOptions)
+
+    def __call__(self) -> int:
+        from sfumato.jobs import inspect
+
+        recipe: Any = self.recipe
+        report, sound = inspect.inspect(recipe, self.training)
+        print(report)
+        if sound:
+            name = find.name_of(recipe)
+            before = "" if name == find.plain() else f"{name} "
+            say(f"train it  sfumato train {before}{getattr(recipe, 'data', 'DATA')}")
+        return 0 if sound else 1
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare two sets of items, without a run: the samples A with the real data B, beside the floor that B sets itself."""
+
+    a: Positional[Path]
+    """The samples: a folder of pictures, a .npy or .npz, or a run, of which samples are drawn."""
+    b: Positional[Path]
+    """The real data: a folder, a .npy or .npz."""
+    held_out: Path | None = None
+    """More real data, for the floor (default: half of B, and A is compared with the other half)."""
+    n: Annotated[int | None, arg(aliases=["-n"])] = None
+    """Items of A at most (of a run: samples drawn; default: 500)."""
+    side: int | None = None
+    """Pictures in folders are compared at this side in pixels (default: that of the smaller ones, at most 64)."""
+    features: tuple[str, ...] = ()
+    """Spaces to compare in: patches, pca, raw, waves, imagenet, or a .onnx file (default: patches and pca for pictures, pca
+    and waves for the rest)."""
+    seed: int = 0
+    """Of the halves of B, and of the directions that distances are taken in."""
+    out: Path | None = None
+    """Write the numbers there too, as .json."""
+
+    def __call__(self) -> int:
+        from sfumato.jobs import compare
+
+        found = compare.compare_paths(
+            self.a, self.b, self.held_out, n=self.n, side=self.side, features=self.features, seed=self.seed
+        )
+        print(found)
+        if self.out is not None:
+            found.write(self.out)
+            say(f"numbers   {self.out}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train on small real pictures that come with a package, sample, score and draw what happened."""
+
+    out: Path = Path("runs/demo")
+    """Run directory; an earlier demo there is replaced."""
+    minutes: float = 4.5
+    """Minutes of training."""
+    seed: int = 0
+    """Seed of everything."""
+
+    def __call__(self) -> int:
+        print(find.demo()(self.out, self.minutes, self.seed))
+        say(f"more      sfumato sample {self.out} -n 64 --out samples; sfumato resume {self.out} --steps N")
+        return 0
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say what this machine and installation have: versions, device, threads, disk, packages by field, and a self-test of ten
+    seconds. Made to be pasted: no names of people, no secrets."""
+
+    quick: bool = False
+    """Leave the self-test out."""
+
+    def __call__(self) -> int:
+        from sfumato.jobs import doctor
+
+        report, sound = doctor.report(test=not self.quick)
+        print(report)
+        return 0 if sound else 1
+
+
+VERBS: dict[str, Any] = {
+    "demo": Demo, "inspect": Inspect, "train": Train, "resume": Resume, "sample": Sample, "evaluate": Evaluate,
+    "distill": Distill, "compare": Compare, "doctor": Doctor,
+}  # fmt: skip
+DESCRIPTION = "diffusion and flow matching on any kind of data"
+LEARN = ("batch", "optim.lr", "seed", "precision", "threads", "network.kind", "network.width", "network.depth")
+DRAW = ("n", "out", "format", "seed", "like")
+WALK = ("steps", "tol", "solver", "w", "eta", "walk", "precision")
+GROUPS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "train": (("how long, and where to", ("steps", "minutes", "out", "config")), ("how", LEARN)),
+    "inspect": (("how long", ("steps", "minutes")), ("how", LEARN)),
+    "distill": (
+        ("how long, and where to", ("cost", "steps", "minutes", "out")),
+        ("how", ("kind", "w", "batch", "optim.lr")),
+    ),
+    "sample": (("what", DRAW), ("how it is drawn", WALK)),
+    "evaluate": (("what", ("seed",)), ("how samples are drawn", WALK)),
+}
+"""The common options of a verb, in groups; those of the field come after the first. Of other verbs all are common."""
+CALLS = {"train": "[FIELD] PATH", "inspect": "[FIELD] PATH", "resume": "RUN", "distill": "RUN", "sample": "RUN",
+         "evaluate": "RUN", "compare": "A B"}  # fmt: skip
+EXAMPLES = {
+    "train": ("sfumato train ./photos --minutes 30", "sfumato train tables sales.csv"),
+    "sample": ("sfumato sample runs/photos -n 64 --seed 1 --out samples",),
+    "evaluate": ("sfumato evaluate runs/photos --data ./held_out",),
+    "compare": ("sfumato compare samples/ ./held_out", "sfumato compare runs/photos ./held_out -n 500"),
+}
+
+
+def _trained(run: Path, what: str) -> int:
+    """Where a finished run is, and what to do with it."""
+    print(f"{what}: {run}")
+    sheets = run / "samples"
+    if sheets.is_dir() and any(sheets.iterdir()):
+        say(f"look at   {sheets}/, the samples of its previews")
+    say(f"sample    sfumato sample {run} -n 64 --out samples")
+    say(f"measure   sfumato evaluate {run}")
+    if what == "trained":
+        say(f"longer    sfumato resume {run} --steps N")
+        say(f"faster    sfumato distill {run}")
+    return 0
