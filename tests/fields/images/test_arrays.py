@@ -76,6 +76,7 @@ def test_what_is_learned_comes_back_in_its_own_units_type_and_layout(name: str, 
         assert x.max() > 10**6 or off == 0
     seen = np.stack(facts.seen(back)) if facts.pictures else None
     assert (seen is not None) == (name not in ("clips", "byte table", "unlike columns", "whole numbers", "sequences"))
+    assert facts.exact == (name in ("bytes CHW", "bytes HWC", "bytes HW", "grey HWC", "flags in pictures"))  # else .npy beside
     if seen is not None:  # drawn from black to white, whatever the numbers
         assert seen.dtype == np.uint8
         assert seen.min() < 40
