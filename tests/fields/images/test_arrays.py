@@ -136,6 +136,11 @@ def test_a_density_is_per_unit_of_each_column(tmp_path: Path):
     run, _ = made(tmp_path / "b", BYTES)
     facts = PictureFacts.read(run)
     assert bins(facts) == (2 / 255 / facts.spread, 0.0)
+    (tmp_path / "c").mkdir()
+    run, _ = made(tmp_path / "c", CASES["byte table"])  # of bytes in columns a density, per byte
+    width, unit = bins(PictureFacts.read(run))
+    assert width is None
+    assert unit == pytest.approx(np.log2(255 / np.sqrt(12)), abs=0.3)
 
 
 def test_the_scale_and_the_range_can_be_asked_for(tmp_path: Path):
