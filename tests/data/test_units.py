@@ -170,6 +170,9 @@ def test_a_source_is_found_where_it_stood_or_as_it_was_written_or_beside_the_run
     assert Source.read(source.plain()) == source
     monkeypatch.chdir(tmp_path)
     assert source.places(Path("a.npy"), tmp_path / "here" / "run") == [tmp_path / "here" / "a.npy"]
+    assert source.places(Path("a.npy"), tmp_path / "far" / "run") == [
+        tmp_path / "here" / "a.npy"
+    ]  # the run alone moved
     (tmp_path / "here").rename(tmp_path / "there")
     assert source.places(Path("a.npy"), Path("there/run")) == [tmp_path / "there" / "a.npy"]
     monkeypatch.chdir("there")

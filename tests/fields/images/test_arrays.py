@@ -76,6 +76,9 @@ def test_what_is_learned_comes_back_in_its_own_units_type_and_layout(name: str, 
         assert x.max() > 10**6 or off == 0
     seen = np.stack(facts.seen(back)) if facts.pictures else None
     assert (seen is not None) == (name not in ("clips", "byte table", "unlike columns", "whole numbers", "sequences"))
+    assert facts.exact == (
+        name in ("bytes CHW", "bytes HWC", "bytes HW", "grey HWC", "flags in pictures")
+    )  # else .npy beside
     if seen is not None:  # drawn from black to white, whatever the numbers
         assert seen.dtype == np.uint8
         assert seen.min() < 40
@@ -135,6 +138,11 @@ def test_a_density_is_per_unit_of_each_column(tmp_path: Path):
     run, _ = made(tmp_path / "b", BYTES)
     facts = PictureFacts.read(run)
     assert bins(facts) == (2 / 255 / facts.spread, 0.0)
+    (tmp_path / "c").mkdir()
+    run, _ = made(tmp_path / "c", CASES["byte table"])  # of bytes in columns a density, per byte
+    width, unit = bins(PictureFacts.read(run))
+    assert width is None
+    assert unit == pytest.approx(np.log2(255 / np.sqrt(12)), abs=0.3)
 
 
 def test_the_scale_and_the_range_can_be_asked_for(tmp_path: Path):
@@ -245,7 +253,7 @@ def test_a_run_is_resumed_and_measured_from_any_folder_and_only_on_its_own_data(
     assert "data: a.npy" in Path("run/config.yaml").read_text()  # as it was written
     plan = capsys.readouterr().err
     for words in ("8x8 pictures", "layout HWC: channels last", "units float64, as in the file, from 0 to 1; ",
-                  "0 drawn black, 1 white", "3 channels, all standardised alike", "known again by a hash of all"):  # fmt: skip
+                  "0 drawn black, 1 white", "3 channels, all standardised alike", "known again by a hash"):  # fmt: skip
         assert words in plan
     monkeypatch.chdir(tmp_path)
     assert sfumato("sample", "work/run", "-n", 2, "--steps", 2, "--out", "s") == 0
