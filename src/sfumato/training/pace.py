@@ -4,8 +4,9 @@ Where another process is busy, two threads wait for each other and can be ten ti
 slower than two. So now and then a few steps, which are steps of the training like any other, are made with another number,
 and what is faster is kept.
 
-How many threads multiply does change the last bits of sums (in a small transformer after five steps: 4 of 187 tensors differ between one thread and two). So a run is the same bit
-for bit, whatever interrupted it, on one machine with ``--threads N``; without, it is the same up to rounding.
+How many threads multiply does change the last bits of sums (in a small transformer after five steps, 4 of 187 tensors differ
+between one thread and two). So a run is the same bit for bit, whatever interrupted it, on one machine with ``--threads N``;
+without, it is the same up to rounding.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ LONG, SHARE, TRIES, GAIN = 20.0, 20.0, 3, 0.85
 """Seconds between trials at least; seconds for each one that a trial took; steps of a trial with each number, twice; the time
 a step must at most take of what it took, for the number to be changed."""
 
+DEFAULT = torch.get_num_threads()
+"""Threads that torch uses of itself: as many as there are cores, or as the environment says."""
+
 
 class Pace:
     """Call :meth:`begin` before each step and :meth:`end` after it."""
@@ -27,7 +31,7 @@ class Pace:
     def __init__(self, enabled: bool, tell: Callable[[str], None], most: int | None = None,
                  clock: Callable[[], float] = time.monotonic):  # fmt: skip
         self.now = torch.get_num_threads()
-        self.most = max(self.now, torch.get_num_threads() if most is None else most)
+        self.most = max(self.now, DEFAULT if most is None else most)
         self.enabled, self.tell, self.clock = enabled and self.most > 1, tell, clock
         self.due = clock() + LONG
         self.turn = 0
