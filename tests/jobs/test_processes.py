@@ -53,21 +53,25 @@ def weights(out: Path) -> tuple[int, dict[str, torch.Tensor]]:
     return found.step, {f"{g}/{n}": value for g, named in found.tensors.items() for n, value in named.items()}
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_leaves_with_its_status(number: int, code: int, tmp_path: Path):
     words, out = write_data("array", tmp_path), tmp_path / "run"
     process = started("train", *words, *ENDLESS, "--out", out, until=out / "checkpoints" / "step-00000003")
     process.send_signal(number)
     _, err = process.communicate(timeout=240)
     assert process.returncode == code
-    assert err.splitlines()[-1] == f"sfumato: stopped by signal {int(number)}"
-    assert weights(out)[0] >= 3
+    name, step = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name, weights(out)[0]
+    assert step >= 3
+    assert err.splitlines()[-1] == (
+        f"sfumato: stopped by {name} after step {step} of 100000, which is saved: go on with `sfumato resume {out}`"
+    )
     assert not (out / ".lock").exists()
 
 
 def test_killed_stopped_and_resumed_in_new_processes_is_bit_equal(tmp_path: Path):
     words = write_data("classes", tmp_path)
-    steps = ["--steps", "40", "--save-seconds", "1e-9", "--previews", "0", "--snapshots", "0", "--keep", "99"]
+    steps = ["--steps", "40", "--save-seconds", "1e-9", "--previews", "0", "--snapshots", "0", "--keep", "99",
+             "--threads", "1"]  # fmt: skip
     run_to_end("train", *words, *SMALL, *steps, "--out", tmp_path / "straight")
     out = tmp_path / "run"
     process = started("train", *words, *SMALL, *steps, "--out", out, until=out / "checkpoints" / "step-00000002")
@@ -106,8 +110,19 @@ def test_a_worker_that_is_killed_does_not_hang_the_run(tmp_path: Path):
     os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
     _, err = process.communicate(timeout=240)
     assert process.returncode not in (0, None)
-    assert "worker" in err
+    last = err.splitlines()[-1]
+    assert last.startswith("sfumato: a process that loads data died (exit status -9)")
+    assert f"after step {weights(out)[0]} of 100000, which is saved: go on with `sfumato resume {out}`" in last
     assert weights(out)[0] >= 3
+
+
+def test_a_reader_who_leaves_early_ends_no_run(tmp_path: Path):
+    words, out = write_data("array", tmp_path), tmp_path / "run"
+    process = started("train", *words, *SMALL, "--threads", "1", "--out", out, until=out / "config.yaml")
+    process.stderr.close()
+    assert process.wait(60) == 0
+    assert (out / "model.safetensors").is_file()
+    assert (out / "README.md").is_file()
 
 
 # ---- torchrun ------------------------------------------------------------------------------------------------------------
@@ -139,6 +154,21 @@ def test_two_processes_train_as_one(extra: list[str], tmp_path: Path):
     assert len(losses[0]) == 1
     assert len(looks[0]) == 2
     assert (tmp_path / "two" / "model.safetensors").is_file()
+
+
+@pytest.mark.usefixtures("_local_sockets")
+def test_the_same_command_goes_on_and_another_is_refused_once(tmp_path: Path):
+    words, out = write_data("array", tmp_path), tmp_path / "run"
+    how = [*words, *SMALL, "--out", out]
+    run_to_end("train", *how, ranks=2)
+    assert "finished: all 10 steps are done" in run_to_end("train", *how, ranks=2)
+    before = (out / "model.safetensors").read_bytes()
+    done = subprocess.run(command("train", *how, "--steps", "20", ranks=2), capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if "there is a run here already" in line]
+    assert len(said) == 1
+    assert "steps: the run has 10, asked is 20" in said[0]
+    assert (out / "model.safetensors").read_bytes() == before
 
 
 @pytest.mark.usefixtures("_local_sockets")

@@ -25,7 +25,7 @@ from sfumato.training.loader import Batch, batches
 from sfumato.training.memory import is_short, parts, release, shortage
 from sfumato.training.objective import Noised, Objective, Task, bf16_pays, noised, observe, parted
 from sfumato.training.options import TrainOptions
-from sfumato.training.pace import Pace
+from sfumato.training.pace import DEFAULT, Pace
 from sfumato.training.parallel import Runtime, launched
 from sfumato.training.progress import Watch, memory
 from sfumato.training.run import Run
@@ -75,7 +75,10 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
         averaged = Averaged(task, run, bf16, here, careful)
         events = stack.enter_context(tensorboard(run, runtime.first, careful))
         measured = options.threads is None and runtime.world == 1 and here.type == "cpu" and not compiled
+        if measured and start > 0:
+            torch.set_num_threads(max(1, min(state.threads, DEFAULT)))
         pace = Pace(measured, watch.say)
+        state.threads = pace.now
 
         if start > 0:
             done = start >= options.steps
@@ -113,6 +116,7 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
                 ema.update(dict(network.named_parameters()), step, step - 1 if back is None else back)
                 state.whole = True
                 pace.end()
+                state.threads = pace.now
 
                 # people and files
                 last = step == options.steps

@@ -21,6 +21,9 @@ LONG, SHARE, TRIES, GAIN = 20.0, 20.0, 3, 0.85
 """Seconds between trials at least; seconds for each one that a trial took; steps of a trial with each number, twice; the time
 a step must at most take of what it took, for the number to be changed."""
 
+DEFAULT = torch.get_num_threads()
+"""Threads that torch uses of itself: as many as there are cores, or as the environment says."""
+
 
 class Pace:
     """Call :meth:`begin` before each step and :meth:`end` after it."""
@@ -28,7 +31,7 @@ class Pace:
     def __init__(self, enabled: bool, tell: Callable[[str], None], most: int | None = None,
                  clock: Callable[[], float] = time.monotonic):  # fmt: skip
         self.now = torch.get_num_threads()
-        self.most = max(self.now, torch.get_num_threads() if most is None else most)
+        self.most = max(self.now, DEFAULT if most is None else most)
         self.enabled, self.tell, self.clock = enabled and self.most > 1, tell, clock
         self.due = clock() + LONG
         self.turn = 0

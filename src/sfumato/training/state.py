@@ -36,7 +36,8 @@ class State:
     """Everything that changes in training, and where it is: what a checkpoint holds.
 
     step: updates done. whole: whether all of it is of that step; not so while an update is under way. split: parts that each
-    piece is cut into, to save memory; no part of the state, for the results do not depend on it.
+    piece is cut into, to save memory; no part of the state, for the results do not depend on it. threads: of the CPU, while that
+    is measured.
     """
 
     task: Task
@@ -49,6 +50,7 @@ class State:
     step: int = 0
     whole: bool = True
     split: int = 1
+    threads: int = 1
 
     def groups(self) -> dict[str, dict[str, Tensor]]:
         """The tensors, by what they are of; the live ones."""
@@ -61,7 +63,8 @@ class State:
         """All else, as JSON."""
         _, flat = flatten_optimizer(self.optimizer)
         settings = settings_of(self.objective.network)
-        return {"optimizer": flat, "seed": self.options.seed, "network": settings, "spikes": self.spikes.state()}
+        return {"optimizer": flat, "seed": self.options.seed, "network": settings, "spikes": self.spikes.state(),
+                "threads": self.threads}  # fmt: skip
 
 
 class Kept:
@@ -152,4 +155,5 @@ def restore(found: checkpoint.Checkpoint, state: State) -> int:
     restore_optimizer(state.optimizer, found.tensors["optimizer"], found.meta["optimizer"])
     state.ema.load(found.tensors["ema"])
     state.spikes.load(found.meta.get("spikes", {}))
+    state.threads = int(found.meta.get("threads", state.threads))
     return found.step

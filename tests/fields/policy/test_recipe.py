@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sfumato.adapting.flow_map import Leap
+from sfumato.data import DataError
 from sfumato.fields.images.recipe import Images
 from sfumato.fields.policy import samples
 from sfumato.fields.policy.acting import Policy
@@ -231,7 +232,7 @@ def test_a_run_without_its_statistics_does_not_act(damage: Any, message: str, wo
     facts = json.loads(path.read_text())
     damage(facts)
     path.write_text(json.dumps(facts))
-    (tmp_path / "run" / "checksums.json").unlink()  # which would find any change: this one is of the words themselves
+    (path.parent / "checksums.json").unlink()  # without these it would be found as a changed file already
     with pytest.raises(RunError, match=message) as caught:
         Policy.load(tmp_path / "run")
     assert "train again" in str(caught.value)
@@ -241,6 +242,9 @@ def test_prepared_data_that_is_gone_is_named(world: Path, tmp_path: Path):
     shutil.copytree(world / "run", tmp_path / "run")
     (tmp_path / "run" / "cache" / "split.npz").unlink()
     with pytest.raises(RunError, match=r"split\.npz: is missing"):
+        job.resume(tmp_path / "run")
+    (tmp_path / "run" / "checksums.json").unlink()  # as in a run of an older revision
+    with pytest.raises(DataError, match="the prepared data cannot be read"):
         job.resume(tmp_path / "run")
 
 
