@@ -188,7 +188,7 @@ def test_the_space_can_be_chosen(name: str, trained):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (("--features", "nothing"), "features = 'nothing': must be one of auto, patches, pca, raw, imagenet, or a .onnx file"),
+    (("--features", "nothing"), "features = 'nothing': must be one of auto, patches, pca, raw, waves, imagenet, or a .onnx file"),
     (("--inception", "nowhere.pth"), "nowhere.pth: cannot be read (No such file or directory); give the file of Inception"),
     (("--inception-sha", "12345678"), "inception_sha = '12345678': must be given with inception"),
     (("--bits", "1"), "bits = 1: must be 0, or 2 items or more"),
