@@ -3,7 +3,8 @@
     --side 32   --side=32   side=32   --network.width 64   --labels   --no-labels   labels=true   --ema 0.05 0.1   ema=0.05,0.1
 
 Hyphens and underscores are the same in names. An option takes the word that follows it for its value, unless it begins
-with a hyphen and is no number, so a class may be called ``a=1`` and a folder ``lr=0.1``. What cannot be understood is one line, :class:`Misspelt`.
+with a hyphen and is no number, so a class may be called ``a=1`` and a folder ``lr=0.1``. What cannot be understood is one
+line, :class:`Misspelt`.
 """
 
 from __future__ import annotations
