@@ -242,6 +242,8 @@ def test_the_configuration_of_a_run_makes_the_same_run(tmp_path: Path):
     (["train", "photos", "--steps"], "--steps wants N"),
     (["train", "photos", "--ema", "0.1"], "--ema wants 2 values"), (["train", "photos", "labels=perhaps"], "true or false"),
     (["train", "photos", "more"], "does not know what to do with 'more'"), (["train", "photos", "-x"], "no option -x"),
+    (["train", "photos", "--out", "--stepps", "3"], "--out wants PATH"),
+    (["train", "policy", "d", "--observations", "state", "--stepps", "3"], "did you mean --steps"),
     (["photos"], "no verb 'photos'"), (["eval", "run"], "evaluate"), (["generate", "run"], "sample"),
     (["."], "sfumato train ."),
     # what other tools call it
@@ -279,7 +281,7 @@ def test_what_is_misspelt_is_answered_with_what_is_right(words, right, asked, ca
     (["guide-from=0.1"], ("walk.guide_from", 0.1)), (["-n", "4"], ("n", 4)), (["-n4"], ("n", 4)), (["n=4"], ("n", 4)),
     (["--n", "1e3"], ("n", 1000)), (["--solver", "churn:churn=2.5,low=0.75"], ("walk.solver", "churn:churn=2.5,low=0.75")),
     (["--steps", "None"], ("walk.steps", None)), (["--label", "None"], ("ask.label", None)),
-    (["--label", "--odd"], ("ask.label", "--odd")), (["--seed", "1", "--seed", "2"], ("drawing.seed", 2)),
+    (["--label=--odd"], ("ask.label", "--odd")), (["--seed", "1", "--seed", "2"], ("drawing.seed", 2)),
 ])  # fmt: skip
 def test_a_value_is_what_was_typed(words: list[str], what: tuple):
     from operator import attrgetter

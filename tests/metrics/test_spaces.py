@@ -44,7 +44,7 @@ def test_a_space_is_the_features_fitted_on_training_data_and_fitted_once(name, f
 
 
 def test_refusals():
-    with pytest.raises(MetricError, match="must be one of auto, patches, pca, raw, imagenet, or"):
+    with pytest.raises(MetricError, match="must be one of auto, patches, pca, raw, waves, imagenet, or"):
         choose("none", pictures(20), same)
     for name in ("patches", "imagenet"):
         with pytest.raises(MetricError, match=r"pictures of 6 pixels a side or more, not items of shape \(5,\)"):

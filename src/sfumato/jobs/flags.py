@@ -2,8 +2,9 @@
 
     --side 32   --side=32   side=32   --network.width 64   --labels   --no-labels   labels=true   --ema 0.05 0.1   ema=0.05,0.1
 
-Hyphens and underscores are the same in names. An option takes what follows it for its values, whatever that looks like, so
-a class may be called ``a=1`` and a folder ``lr=0.1``. What cannot be understood is one line, :class:`Misspelt`.
+Hyphens and underscores are the same in names. An option takes the word that follows it for its value, unless it begins
+with a hyphen and is no number, so a class may be called ``a=1`` and a folder ``lr=0.1``. What cannot be understood is one
+line, :class:`Misspelt`.
 """
 
 from __future__ import annotations
@@ -319,12 +320,13 @@ class Words:
         self.keep(option, words)
 
     def follows(self, strict: bool) -> bool:
-        """Whether a value follows: any word but an option that is known (and, after the first, one in a file's manner)."""
+        """Whether a value follows: any word but one that looks like an option, known or not, so that a misspelt one is never
+        swallowed (and, after the first, name=value of a known one); --label=--odd says it otherwise."""
         if self.at >= len(self.words):
             return False
         word = self.words[self.at]
         if word.startswith("-") and not _numeric(word):
-            return self.option(word)[0] is None and word != "--"
+            return False
         return strict or self.option(word)[0] is None
 
     def rest(self, option: Option, closed: bool = False) -> list[str]:

@@ -70,6 +70,11 @@ def test_the_command_plays_a_policy_and_measures_pictures_each_with_its_own_opti
     with pytest.raises(SystemExit):
         sfumato("evaluate", "--help", run)
     assert "--episodes" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        sfumato("evaluate", "--help")
+    out = capsys.readouterr().out  # of no run, what all fields share
+    assert "--quick" not in out
+    assert "evaluate RUN --help" in " ".join(out.split())
 
 
 def test_a_policy_does_the_same_in_any_company(run: Path):
