@@ -31,7 +31,9 @@ from sfumato.diffusion import (
     sample,
     tree,
     uniform,
+    walk,
 )
+from sfumato.diffusion.generate import streams
 from sfumato.diffusion.sample import Euler
 from tests.laws.eight import ROWS, VOCAB, WORLDS, tokens_answered
 from tests.laws.worlds import F64, normal, scalar
@@ -240,6 +242,25 @@ def test_begin_and_guide_are_told_the_query() -> None:
     for number, x in found.items():
         label = 0.5 if number < 2 else 2.0
         assert x.unique().tolist() == pytest.approx([label * label])  # w = label, and 0 without it
+
+
+def test_a_walk_begins_where_begin_says() -> None:
+    """A warm start: the walk by hand from the same place is the same."""
+    starts, times = Ensembles((("a", 0.5), ("b", 2.0)), 2), torch.tensor([0.4, 0.2, 0.0], dtype=F64)
+
+    def warm(process: Any, z: Tensor, query: Any) -> tuple[Tensor, Tensor]:
+        return process.interpolate(query["aside"]["start"][:, None, None].expand(z.shape), z, times[0]), times
+
+    found = every(DENOISER, starts, range(4), begin=warm, batch=4)
+    rng = streams(starts, range(4), 0, ("sample",))
+    query = starts.batch(range(4))
+    begun, _ = warm(PROCESS, PROCESS.prior(query["x"], rng), query)
+    with torch.no_grad():
+        for by_hand, _ in walk(DENOISER, None, times, Euler(), rng, x_t=begun, label=query["label"]):  # noqa: B007
+            pass
+    assert all(torch.equal(found[i][0], by_hand[i]) for i in range(4))
+    cold = every(DENOISER, starts, range(4), batch=4)
+    assert all((cold[i] - found[i]).abs().max() > 1e-2 for i in range(4))
 
 
 def test_the_guesss_own_process_is_begun_on() -> None:

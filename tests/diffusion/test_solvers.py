@@ -15,7 +15,7 @@ from sfumato.diffusion.exact import GaussianData, MixtureData
 from sfumato.diffusion.grids import uniform
 from sfumato.diffusion.process import Endpoints, Gaussian
 from sfumato.diffusion.sample import sample
-from sfumato.diffusion.schedule import EDM, VP, Linear, Schedule
+from sfumato.diffusion.schedule import EDM, VP, Cosine, Linear, Schedule, Shifted
 from sfumato.diffusion.solvers import SOLVERS, AdaptiveSolver, Node, ab, dpmpp_2m, euler, follow, unipc
 from tests.laws.worlds import F64, normal, scalar
 
@@ -168,7 +168,7 @@ def test_fading_ends_where_all_noise_is_new() -> None:
     assert (ends[0] - ends[1]).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("schedule", [Linear(), VP(), EDM()], ids=["linear", "vp", "edm"])
+@pytest.mark.parametrize("schedule", [Linear(), VP(), EDM(), Cosine(), Shifted(Linear(), 3.0)], ids=str)
 def test_adaptive_steps_work_in_single_precision(schedule: Schedule) -> None:
     """In float32 the angle of t = 1 lies beyond pi / 2, where a schedule's time would be above 1."""
     wide = GaussianData(
