@@ -56,14 +56,11 @@ def arg(name: str | None = None, aliases: Sequence[str] = ()) -> Mark:
 
 
 def _mark(hint: Any) -> tuple[Any, Mark]:
-    """A hint without its annotations, and what they say; those of tyro, which fields once used, are read too."""
+    """A hint without its annotations, and the first mark among them."""
     if typing.get_origin(hint) is not Annotated:
         return hint, Mark()
     bare, *said = typing.get_args(hint)
-    positional = any(getattr(each, "positional", False) or repr(each) == "Positional" for each in said)
-    names = [name for each in said if isinstance(name := getattr(each, "name", None), str)]
-    aliases = tuple(alias for each in said for alias in getattr(each, "aliases", None) or ())
-    return bare, Mark(positional, names[0] if names else None, aliases)
+    return bare, next((each for each in said if isinstance(each, Mark)), Mark())
 
 
 @dataclass(frozen=True)

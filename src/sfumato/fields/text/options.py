@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import arg
-
 from sfumato.errors import check
+from sfumato.jobs.flags import arg
 
 
 @dataclass(frozen=True)

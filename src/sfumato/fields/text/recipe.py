@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tyro.conf import Positional
-
 from sfumato.errors import Wrong, check
 from sfumato.fields.text.facts import Facts as TextFacts
 from sfumato.fields.text.options import Measured, TextAsk, TextNetwork
+from sfumato.jobs.flags import Positional
 from sfumato.jobs.making import Making
 from sfumato.jobs.methods import TokenMethod
 from sfumato.jobs.recipe import Data, Look, Recipe, Say
