@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,10 @@ def _watched(loaded: Iterator[Any], workers: int) -> Iterator[Any]:
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise (DataError(lines[-1].partition(": ")[2]) if len(lines) > 1 else error) from None
         except Exception as error:  # of many kinds: the batch may have been on its way
-            ended = [worker.exitcode for worker in getattr(loaded, "_workers", ()) if not worker.is_alive()]
+            processes = getattr(loaded, "_workers", ())
+            if isinstance(error, (OSError, EOFError)):  # a connection breaks a little before its process has ended
+                wait([worker.sentinel for worker in processes], timeout=2)
+            ended = [worker.exitcode for worker in processes if not worker.is_alive()]
             if not workers or not ended:
                 raise
             raise LoaderDied(

@@ -10,8 +10,9 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
         bf16 = options.precision == "bf16" or (options.precision == "auto" and bf16_pays(here))
         compiled = options.compile == "on" or (options.compile == "auto" and here.type == "cuda")
         objective = Objective(task, bf16, compiled).to(here)
-        network, process = objective.network, task.process
+        network = objective.network
         optimizer = optim.build(options.optim, network, extra=_extra(objective))
         rate = optim.peak_lr(options.optim, network)
         ema = PowerEMA(dict(network.named_parameters()), options.ema)
@@ -87,7 +88,7 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
             )
         if start == 0 and runtime.first:
             _save(run, 0, state, saver)
-        saved = time.monotonic()
+        desk = Desk(run, state, saver, watch, averaged, events, careful)
         parameters = [p for p in objective.parameters() if p.requires_grad]
         network.train()
         with Kept(run, state, saver):
@@ -106,38 +107,16 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
                 back = spiked(run, state, saver, step, loss, watch) if state.spikes.see(loss) else None
                 lr = optim.learning_rate(options.optim, step, options.steps, rate)
                 if back is None:
-                    if isinstance(task.times, Adaptive) and seen:
-                        levels, wrong = (runtime.gather(torch.cat(some)) for some in zip(*seen, strict=True))
-                        observe(task.times, process, levels, wrong)
-                    for group in optimizer.param_groups:
-                        group["lr"] = lr
-                    optimizer.step()
+                    _update(state, seen, lr)
                 step = state.step = step + 1
                 ema.update(dict(network.named_parameters()), step, step - 1 if back is None else back)
                 state.whole = True
                 pace.end()
                 state.threads = pace.now
 
-                # people and files
-                last = step == options.steps
-                ending = runtime.agree(stop.signal is not None) or last
+                ending = runtime.agree(stop.signal is not None) or step == options.steps
                 if runtime.first:
-                    watch.show(step, f"loss {loss:.4f}  {memory(here):.1f} GB")
-                    if said:
-                        record = {"loss": loss, "norm": size, "lr": lr}
-                        run.log({**means, "step": step, **record, "memory": memory(here)})
-                        events({**means, **record}, step)
-                    if ending or _save_due(options, step, saved):
-                        _save(run, step, state, saver, ending)
-                        saved = time.monotonic()
-                    if _due(step, options.steps, options.snapshots):
-                        with careful("the snapshot"):
-                            write_snapshot(run.snapshots, step, ema)
-                    if _due(step, options.steps, options.previews) and (not ending or last):
-                        found = averaged.look(ema, step)
-                        events(found, step)
-                        if "held_out" in found:
-                            watch.say(f"step {step}: held-out loss {found['held_out']:.4f}")
+                    desk.after(step, {"loss": loss, "norm": size, "lr": lr}, means if said else None, ending)
                 if ending:
                     break
         saver.wait()
@@ -146,6 +125,53 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
         runtime.barrier()
         if state.step < options.steps:  # a process that got no signal itself leaves as the one that did
             raise Stopped(128 + (stop.signal or signal.SIGTERM), left(run, state, saver))
+
+
+@dataclass
+class Desk:
+    """What a step leaves for people and in files: lines, numbers, checkpoints, snapshots, previews. Of the first process.
+
+    saved: when the last checkpoint was begun, in seconds of ``time.monotonic``.
+    """
+
+    run: Run
+    state: State
+    saver: Saver
+    watch: Watch
+    averaged: Averaged
+    events: Callable[[Mapping[str, float], int], None]
+    careful: Careful
+    saved: float = field(default_factory=time.monotonic)
+
+    def after(self, step: int, record: dict[str, float], means: dict[str, float] | None, ending: bool) -> None:
+        """After ``step`` steps. means: that of each term of the loss, on steps whose numbers are written down."""
+        options, ema, used = self.state.options, self.state.ema, memory(self.state.runtime.device)
+        assert options.steps is not None
+        self.watch.show(step, f"loss {record['loss']:.4f}  {used:.1f} GB")
+        if means is not None:
+            self.run.log({**means, "step": step, **record, "memory": used})
+            self.events({**means, **record}, step)
+        if ending or _save_due(options, step, self.saved):
+            _save(self.run, step, self.state, self.saver, ending)
+            self.saved = time.monotonic()
+        if _due(step, options.steps, options.snapshots):
+            with self.careful("the snapshot"):
+                write_snapshot(self.run.snapshots, step, ema)
+        if _due(step, options.steps, options.previews) and (not ending or step == options.steps):
+            found = self.averaged.look(ema, step)
+            self.events(found, step)
+            if "held_out" in found:
+                self.watch.say(f"step {step}: held-out loss {found['held_out']:.4f}")
+
+
+def _update(state: State, seen: list[tuple[Tensor, Tensor]], lr: float) -> None:
+    """The weights, one step on; and the times, where they are learned from the losses that were ``seen`` at them."""
+    if isinstance(state.task.times, Adaptive) and seen:
+        levels, wrong = (state.runtime.gather(torch.cat(some)) for some in zip(*seen, strict=True))
+        observe(state.task.times, state.task.process, levels, wrong)
+    for group in state.optimizer.param_groups:
+        group["lr"] = lr
+    state.optimizer.step()
 
 
 def _gradient(
