@@ -153,7 +153,9 @@ def _watched(loaded: Iterator[Any], workers: int) -> Iterator[Any]:
         except Exception as error:  # of many kinds: the batch may have been on its way
             processes = getattr(loaded, "_workers", ())
             if isinstance(error, (OSError, EOFError)):  # a connection breaks a little before its process has ended
-                wait([worker.sentinel for worker in processes], timeout=2)
+                ending = wait([worker.sentinel for worker in processes], timeout=2)
+                for worker in processes:
+                    worker.join(None if worker.sentinel in ending else 0)
             ended = [worker.exitcode for worker in processes if not worker.is_alive()]
             if not workers or not ended:
                 raise
