@@ -219,7 +219,9 @@ def test_a_clean_part_is_a_condition() -> None:
 
 def test_conditions_may_be_a_product_of_clean_parts() -> None:
     """They need no times, no answer and no solver, and the pace is that of the first part that moves."""
-    process = Product(told=Product(label=Clean(), image=Clean()), place=Gaussian(VP(), "data"), other=Gaussian(Linear()))
+    process = Product(
+        told=Product(label=Clean(), image=Clean()), place=Gaussian(VP(), "data"), other=Gaussian(Linear())
+    )
     assert process.schedule == VP()
     assert list(process.moving()) == ["place", "other"]
     x = {"told": {"label": torch.arange(4), "image": normal(4, 2)}, "place": normal(4, 3), "other": normal(4, 1)}
