@@ -150,9 +150,7 @@ class Product:
             return {}
         if not isinstance(value, Mapping):
             raise TypeError(f"{what} must be a dict of the parts {self._names()}, got {type(value).__name__}")
-        missing = [
-            name for name, process in self.parts if name not in value and not (optional and _stays(process))
-        ]
+        missing = [name for name, process in self.parts if name not in value and not (optional and _stays(process))]
         unknown = [name for name in value if name not in self.processes]
         if missing or unknown:
             found = [f"lacks {', '.join(missing)}"] * bool(missing)
