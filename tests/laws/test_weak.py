@@ -70,6 +70,14 @@ def test_law_8_error_of_2m_falls_with_every_step_on_a_mixture(schedule: Schedule
     assert worst_ratio(remembering_curve(dpmpp_2m(0.5), schedule, "cosine", (8, 9, 10, 11, 12, 15))) <= 1.1
 
 
+@pytest.mark.parametrize(("eta", "schedule", "rule"), [
+    (0.3, Linear(), "uniform"), (0.8, VP(), "cosine"), (0.8, Linear(), "cosine"),
+])  # fmt: skip
+def test_law_8_of_2m_with_more_noise_and_with_less(eta: float, schedule: Schedule, rule: str) -> None:
+    """Without fading the ratios are 1.14, 1.45 and 1.48."""
+    assert worst_ratio(remembering_curve(dpmpp_2m(eta), schedule, rule, (8, 9, 10, 12, 16))) <= 1.1
+
+
 @pytest.mark.slow
 @every_schedule
 @pytest.mark.parametrize("rule", ["uniform", "cosine", "logsnr"])
