@@ -83,11 +83,17 @@ def _curves(records: Sequence[dict[str, Any]]) -> str:
         f'<polyline fill="none" stroke="{inks[name]}" stroke-width="2" points="{" ".join(at(*p) for p in _thin(line))}"/>'
         for name, line in lines.items()
         if line
+    ) + "".join(  # held-out losses are few, and one alone is no line
+        '<circle r="3" fill="{}" cx="{}" cy="{}"/>'.format(inks["held out"], *at(*p).split(","))
+        for p in _thin(lines["held out"])
     )
     note = 'font-size="12" fill="currentColor"'
     heights = {level: float(at(0, 10**level).partition(",")[2]) + 4 for level in (low, (low + high) / 2, high)}
     ticks = "".join(f'<text x="4" y="{y:.1f}" {note}>{10**level:.3g}</text>' for level, y in heights.items())
-    said = f'<text x="{left}" y="{height - 6}" {note}>0 to {last} steps</text>'
+    said = (
+        f'<text x="{left}" y="{height - 4}" {note}>step 0</text>'
+        f'<text x="{width - 10}" y="{height - 4}" text-anchor="end" {note}>step {last}</text>'
+    )
     words = ", ".join(f'<span style="color:{inks[name]}">{name}</span>' for name, line in lines.items() if line)
     picture = f'<svg viewBox="0 0 {width} {height}" width="100%" role="img">{drawn}{ticks}{said}</svg>'
     return f"<h2>Learning</h2>{picture}<p>{words}</p>"
