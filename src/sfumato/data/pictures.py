@@ -24,6 +24,7 @@ from PIL import Image
 
 from sfumato.data.errors import DataError, shown
 from sfumato.data.picture import HANDLED, MAX_PIXELS, WHITE, Colour, Complaint, Picture, attempt, decode, fit
+from sfumato.data.writing import appearing
 
 __all__ = ["HANDLED", "Complaint", "Picture", "Scan", "check_budget", "decode", "fit", "gather", "scan"]
 
@@ -260,21 +261,11 @@ def gather(
     shape = (count, 3, side, side)
     if not count or side < 1:
         raise DataError(f"{shown(scan.root)}: nothing to gather ({count} readable pictures, side {side})")
-    partial_name = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(out) as file, _quiet():
         need, have = math.prod(shape) + 128, shutil.disk_usage(out.parent).free
         if have < need:
             raise DataError(f"{shown(out)}: needs {need / 1e6:.0f} MB of disk but {have / 1e6:.0f} MB are free")
-        with _quiet(), partial_name.open("wb") as file:
-            _write(file, scan, shape, workers, progress)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial_name, out)
-    except OSError as error:
-        raise DataError(f"{shown(out)}: cannot be written: {(error.strerror or 'error').lower()}") from error
-    finally:
-        partial_name.unlink(missing_ok=True)
+        _write(file, scan, shape, workers, progress)
     array: np.ndarray = np.load(out, mmap_mode="r", allow_pickle=False)
     return array
 

@@ -246,8 +246,8 @@ def test_a_changed_array_is_refused_and_the_old_one_taken_back(kind: str, tmp_pa
 def test_a_run_is_resumed_and_measured_from_any_folder_and_only_on_its_own_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "shelf").mkdir()
+    monkeypatch.chdir(tmp_path / "shelf")
     np.save("a.npy", pictures(60, 8).transpose(0, 2, 3, 1) / 255)
     assert sfumato("train", "a.npy", *TINY, "--held-out", 0.4, "--out", "run") == 0
     assert "data: a.npy" in Path("run/config.yaml").read_text()  # as it was written
@@ -256,18 +256,18 @@ def test_a_run_is_resumed_and_measured_from_any_folder_and_only_on_its_own_data(
                   "0 drawn black, 1 white", "3 channels, all standardised alike", "known again by a hash"):  # fmt: skip
         assert words in plan
     monkeypatch.chdir(tmp_path)
-    assert sfumato("sample", "work/run", "-n", 2, "--steps", 2, "--out", "s") == 0
+    assert sfumato("sample", "shelf/run", "-n", 2, "--steps", 2, "--out", "s") == 0
     assert sorted(path.name for path in Path("s").iterdir()) == [
         "0000.npy", "0000.png", "0001.npy", "0001.png", "grid.png", "samples.json"
     ]  # fmt: skip
     assert np.load("s/0000.npy").shape == (8, 8, 3)
     assert np.load("s/0000.npy").dtype == np.float64
-    assert sfumato("evaluate", "work/run", "--quick", "-n", 12, "--steps", 2) == 0
-    np.save("work/a.npy", 1 - np.load("work/a.npy"))
+    assert sfumato("evaluate", "shelf/run", "--quick", "-n", 12, "--steps", 2) == 0
+    np.save("shelf/a.npy", 1 - np.load("shelf/a.npy"))
     capsys.readouterr()
-    assert sfumato("evaluate", "work/run", "--quick", "-n", 12, "--steps", 2) == 1
-    assert f"{tmp_path}/work/a.npy: its numbers are not those that work/run learned from" in capsys.readouterr().err
-    assert sfumato("resume", "work/run") == 1
+    assert sfumato("evaluate", "shelf/run", "--quick", "-n", 12, "--steps", 2) == 1
+    assert f"{tmp_path}/shelf/a.npy: its numbers are not those that shelf/run learned from" in capsys.readouterr().err
+    assert sfumato("resume", "shelf/run") == 1
     assert "its numbers are not those" in capsys.readouterr().err
 
 

@@ -12,7 +12,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 
 from sfumato.data.arrays import MEMBER_LIMIT, member
 from sfumato.data.errors import DataError, one_line, shown
+from sfumato.data.writing import appearing
 from sfumato.errors import needed
 from sfumato.fields.policy.demonstrations.episodes import ACTION, OBSERVATION, Demonstrations, Frames
 
@@ -269,28 +270,17 @@ def store_pictures(
         if "/" in key or key.startswith("."):
             raise DataError(f"{shown(demonstrations.source)}: the name {shown(key)} can't be the name of a file")
         target = folder / f"{key}.npy"
-        partial = folder / f".{key}.{os.getpid()}.partial"
         step = max(1, (16 << 20) // max(1, math.prod(frames.shape[1:])))
         step = frames.meta.chunk[0] if isinstance(frames, ZarrPictures) else step
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                header = {"descr": "|u1", "fortran_order": False, "shape": tuple(frames.shape)}
-                np.lib.format.write_array_header_1_0(file, header)
-                for start in range(0, len(frames), step):
-                    block = np.ascontiguousarray(frames[start : start + step])
-                    file.write(block.tobytes())
-                    done += len(block)
-                    if progress is not None:
-                        progress(done, total)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
-        except OSError as error:
-            raise DataError(f"{shown(target)}: cannot be written: {(error.strerror or 'error').lower()}") from error
-        finally:
-            with suppress(OSError):
-                partial.unlink()
+        with appearing(target) as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": tuple(frames.shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, len(frames), step):
+                block = np.ascontiguousarray(frames[start : start + step])
+                file.write(block.tobytes())
+                done += len(block)
+                if progress is not None:
+                    progress(done, total)
         observations[key] = np.load(target, mmap_mode="r", allow_pickle=False)
     return replace(demonstrations, observations=observations)
 
@@ -309,19 +299,8 @@ def save_episodes(demonstrations: Demonstrations, path: str | os.PathLike[str]) 
         arrays["task"] = demonstrations.task
     if demonstrations.tasks:  # as bytes of JSON: numpy's text is not plain numbers
         arrays["tasks"] = np.frombuffer(json.dumps(list(demonstrations.tasks)).encode(), dtype=np.uint8)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise DataError(f"{shown(path)}: cannot be written: {(error.strerror or 'error').lower()}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+    with appearing(path) as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def open_episodes(path: str | os.PathLike[str], *, limit: int = MEMBER_LIMIT) -> Demonstrations:
