@@ -25,6 +25,7 @@ from sfumato.errors import DataError
 from sfumato.fields.tables.columns import States
 from sfumato.fields.tables.data import Facts, rows_of
 from sfumato.fields.tables.reading import read_table
+from sfumato.fields.tables.rules import fits
 from sfumato.fields.tables.table import Column, Table
 
 _TOKEN = re.compile(
@@ -99,7 +100,7 @@ def checked(clauses: Sequence[Clause], facts: Facts) -> list[Clause]:
     Raises:
         DataError: an unknown column with the nearest name, or a word that is no value of its column.
     """
-    names = {states.kind.name: states for states in facts.learned}
+    names = {states.kind.name: states for states in facts.measured}
     for clause in clauses:
         if clause.column not in names:
             near = difflib.get_close_matches(clause.column, names, 1)
@@ -111,7 +112,7 @@ def checked(clauses: Sequence[Clause], facts: Facts) -> list[Clause]:
                 raise DataError(f"--where: {clause.column!r} holds words, which have no order: use =, != or in")
             known = [*states.words, *(word for word, _ in states.rare), *(gap or "" for gap in states.kind.gaps)]
             for word in clause.words:
-                if word not in known:
+                if word not in known and clause.column not in facts.rules.columns:
                     raise DataError(f"--where: {clause.column!r} is never {word!r}; it is {', '.join(known[:12])}")
         else:
             for word in clause.words:
@@ -131,7 +132,7 @@ def _value(states: States, word: str) -> float:
 
 def meets(table: Table, clauses: Sequence[Clause], facts: Facts) -> np.ndarray:
     """Which rows meet all clauses: bool (n,). A gap meets only = and in that name it, and != that does not."""
-    names = {states.kind.name: states for states in facts.learned}
+    names = {states.kind.name: states for states in facts.measured}
     good = np.ones(len(table), dtype=bool)
     for clause in clauses:
         column, states = table[clause.column], names[clause.column]
@@ -153,8 +154,8 @@ def _holds(word: str | None, clause: Clause, states: States) -> bool:
 
 def given_by(clauses: Sequence[Clause], facts: Facts) -> Table | None:
     """The columns that equalities fix, as a table of one row; None where there is none."""
-    fixed = {clause.column: clause.words[0] for clause in clauses if clause.sign == "="}
     types = {states.kind.name: states.kind.type for states in facts.learned}
+    fixed = {clause.column: clause.words[0] for clause in clauses if clause.sign == "=" and clause.column in types}
     columns = tuple(Column.of(name, [word], types[name]) for name, word in fixed.items())
     return Table(columns, facts.format) if columns else None
 
@@ -309,7 +310,7 @@ class Tries:
 def drawn_to_meet(
     model: Any, queries: Asked, numbers: Sequence[int], rows: Callable[[Any, Asked, Drawn], Table]
 ) -> Iterator[Drawn]:
-    """Samples that meet the conditions: each is drawn again until it does.
+    """Samples that meet the conditions and the rules of the table: each is drawn again until it does.
 
     Args:
         rows: model, queries, samples -> their table.
@@ -317,7 +318,7 @@ def drawn_to_meet(
     Raises:
         DataError: a row that has not met them after :data:`MOST_DRAWS` draws, with the share that did.
     """
-    if not queries.clauses:
+    if not queries.clauses and not queries.facts.rules:
         yield from model.draw(queries, numbers)
         return
     batch, tried, met = model.walk.batch or 16, 0, 0
@@ -327,16 +328,18 @@ def drawn_to_meet(
         while left := [number for number in wanted if number not in good]:
             if k >= MOST_DRAWS:
                 raise DataError(
-                    f"--where: {met} of {tried} rows drawn met the condition, too few to go on; ask for what is less rare"
+                    f"{met} of {tried} rows drawn met what every row must (--where, and the rules of the table), too few to go "
+                    "on; ask for what is less rare"
                 )
             more = 1 if k == 0 else min(batch // len(left), MOST_DRAWS - k)
             tries = [(number, k + i) for number in left for i in range(more)]
             source = Tries(queries, tries) if k else queries
             for drawn in model.draw(source, range(len(tries)) if k else left):
                 mine = drawn._replace(numbers=[tries[i][0] for i in drawn.numbers] if k else drawn.numbers)
-                fits = meets(rows(model, queries, mine), queries.clauses, queries.facts)
-                tried, met = tried + len(fits), met + int(fits.sum())
-                for i in np.flatnonzero(fits).tolist():  # the first try that meets them counts
+                made, facts = rows(model, queries, mine), queries.facts
+                good_ones = meets(made, queries.clauses, facts) & fits(made, facts.rules, facts.kinds)
+                tried, met = tried + len(good_ones), met + int(good_ones.sum())
+                for i in np.flatnonzero(good_ones).tolist():  # the first try that meets them counts
                     good.setdefault(mine.numbers[i], {part: value[i] for part, value in drawn.x.items()})
             k += more
         x = {part: torch.stack([good[number][part] for number in wanted]) for part in good[wanted[0]]}

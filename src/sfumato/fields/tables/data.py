@@ -24,6 +24,7 @@ from sfumato.diffusion.rng import Streams, key
 from sfumato.errors import DataError
 from sfumato.fields.tables.columns import BINS, Knots, States, decode, encode, fit
 from sfumato.fields.tables.kinds import Kind, find_kind, key_word, kinds_asked
+from sfumato.fields.tables.rules import Rules, fitted
 from sfumato.fields.tables.spelling import Dates, Numbers
 from sfumato.fields.tables.table import Column, Format, Say, Table
 from sfumato.jobs.facts import read_facts
@@ -47,6 +48,7 @@ class Facts:
         rows, held: rows that are trained on, and rows that are not.
         source: hash of the table.
         knots: column -> the distribution of its values.
+        rules: columns that follow from others, and what every row must meet.
     """
 
     columns: tuple[States, ...]
@@ -55,11 +57,22 @@ class Facts:
     held: int
     source: str
     knots: Mapping[str, Knots]
+    rules: Rules = Rules()
+
+    @property
+    def measured(self) -> list[States]:
+        """The columns that say something of a row, in order: those learned and those derived."""
+        return [column for column in self.columns if column.kind.kind not in ("key", "constant")]
 
     @property
     def learned(self) -> list[States]:
         """The columns that the model knows, in order."""
-        return [column for column in self.columns if column.kind.kind not in ("key", "constant")]
+        return [column for column in self.measured if column.kind.name not in self.rules.columns]
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """What each column is, in order."""
+        return [column.kind for column in self.columns]
 
     @property
     def sizes(self) -> list[int]:
@@ -84,12 +97,14 @@ class Facts:
         kinds: Mapping[str, str] | None = None,
         bins: int = BINS,
         tell: Say = lambda line: None,
+        rules: Rules = Rules(),
     ) -> Facts:
         """The facts of a table of which the rows ``train`` are trained on.
 
         Args:
             kinds: column -> what it is, where that should not be found by looking.
             bins: pieces into which the numbers of a column are cut.
+            rules: as they were read; lookups are filled from the training rows.
 
         Raises:
             DataError: fewer than 50 training rows, a column that cannot be learned, or none that can.
@@ -100,17 +115,19 @@ class Facts:
             raise DataError(f"{len(train)} rows to train on, at least {FEWEST_ROWS} are needed")
         columns, knots = [], {}
         for column in table.columns:
-            kind = find_kind(column, asked.get(column.name), tell)
-            if kind.kind in ("key", "constant"):
+            derived = column.name in rules.columns
+            kind = find_kind(column, asked.get(column.name), tell, learned=not derived)
+            if derived or kind.kind in ("key", "constant"):
                 columns.append(States(kind))
                 continue
             states, found = fit(column, kind, train, bins)
             columns.append(states)
             if found is not None:
                 knots[column.name] = found
-        facts = cls(tuple(columns), table.format, len(train), len(table) - len(train), table.source(), knots)
+        rules = fitted(rules, [states.kind for states in columns], table, train)
+        facts = cls(tuple(columns), table.format, len(train), len(table) - len(train), table.source(), knots, rules)
         if not facts.learned:
-            raise DataError("every column is a key or always the same: there is nothing to learn")
+            raise DataError("every column is a key, always the same, or derived: there is nothing to learn")
         return facts
 
     def words(self) -> list[str]:
@@ -125,7 +142,10 @@ class Facts:
 
     def values(self) -> list[str]:
         """The columns, a line each."""
-        return [f"{shown(column.kind.name):<20} {column.words_of()}" for column in self.columns]
+        derived = {each.column: each.text for each in self.rules.derived}
+        said = {name: f"derived    {text}" for name, text in derived.items()}
+        lines = [f"{shown(c.kind.name):<20} {said.get(c.kind.name) or c.words_of()}" for c in self.columns]
+        return lines + [f"every row            {text}" for text in self.rules.checks]
 
     def again(self, table: Table, train: np.ndarray) -> Facts:
         """These facts for another table of the same columns, whose states and values stay."""
@@ -140,6 +160,7 @@ class Facts:
             "rows": self.rows,
             "held": self.held,
             "source": self.source,
+            "rules": self.rules.plain(),
         }
         write_text(run.path / "data.json", json.dumps(plain, indent=1, ensure_ascii=False))
         arrays: dict[str, np.ndarray] = {}
@@ -160,7 +181,8 @@ class Facts:
                 for i, column in enumerate(columns)
                 if column.bins
             }
-            return cls(columns, Format(**plain["format"]), plain["rows"], plain["held"], plain["source"], knots)
+            rules = Rules.of_plain(plain.get("rules"))
+            return cls(columns, Format(**plain["format"]), plain["rows"], plain["held"], plain["source"], knots, rules)
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise RunError(f"{run.path / 'data.json'}: is damaged ({one_line(error)}); train again") from error
 
@@ -240,7 +262,7 @@ def _chance(hashes: np.ndarray, name: str) -> np.ndarray:
 
 
 def table_of(states: np.ndarray, values: np.ndarray, facts: Facts, numbers: Sequence[int], seed: int = 0) -> Table:
-    """Rows (n, C) and (n, N) as a table with all the columns of the file.
+    """Rows (n, C) and (n, N) as a table with all the columns of the file; derived ones are empty yet.
 
     Args:
         numbers: of the samples: they count keys, and choose among rare categories together with ``seed``.
@@ -257,6 +279,8 @@ def table_of(states: np.ndarray, values: np.ndarray, facts: Facts, numbers: Sequ
             cells: list[str | None] = [kind.word] * len(counted)
         elif kind.kind == "key":
             cells = [key_word(kind, number) for number in counted.tolist()]
+        elif kind.name in facts.rules.columns:
+            cells = [None] * len(counted)
         else:
             value = values[:, place[i]] if i in place else np.zeros(len(counted), dtype=np.float32)
             cells = decode(states[:, i], value, each, facts.knots.get(kind.name), drawn, counted)

@@ -65,8 +65,8 @@ class Kind:
         return found
 
 
-def find_kind(column: Column, asked: str | None, tell: Say) -> Kind:
-    """What a column is, by looking at all its words.
+def find_kind(column: Column, asked: str | None, tell: Say, learned: bool = True) -> Kind:
+    """What a column is, by looking at all its words. One that is not learned may have any number of them.
 
     Raises:
         DataError: a kind that the words do not fit, numbers mixed with many words, or too many different words.
@@ -87,7 +87,7 @@ def find_kind(column: Column, asked: str | None, tell: Say) -> Kind:
         found = numbers if asked == "number" else dates
         if found is None:
             raise DataError(f"column {name!r} is no {asked}: {_odd(column, words, asked)}")
-    if asked in (None, "key") and (key := _key(column, words, known, numbers, asked == "key")):
+    if learned and asked in (None, "key") and (key := _key(column, words, known, numbers, asked == "key")):
         if asked is None:
             tell(f"column {name!r} is a key: it is made anew for samples, and not learned")
         return key
@@ -103,7 +103,7 @@ def find_kind(column: Column, asked: str | None, tell: Say) -> Kind:
     # a gap in a column of words that is not empty is a word like any other
     gaps = tuple(gap for gap in used if gap in ("", None))
     words = [word for word in used if word not in gaps and word is not None]
-    if len(words) > MOST_WORDS:
+    if learned and len(words) > MOST_WORDS:
         raise DataError(_too_many(column, words, name))
     return replace(known, kind="category", gaps=gaps)
 

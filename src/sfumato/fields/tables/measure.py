@@ -21,6 +21,7 @@ from sfumato.errors import DataError
 from sfumato.fields.tables.columns import States
 from sfumato.fields.tables.data import Facts
 from sfumato.fields.tables.detector import MOST, detector, told_apart
+from sfumato.fields.tables.rules import broken
 from sfumato.fields.tables.table import Column, Table
 
 if TYPE_CHECKING:
@@ -75,12 +76,12 @@ class Frame:
 
 
 def frames(tables: Sequence[Table], facts: Facts) -> list[Frame]:
-    """The learned columns of several tables; keys and constants are left out."""
-    known: list[dict[str, int]] = [{} for _ in facts.learned]
-    words = np.array([column.kind.kind == "category" for column in facts.learned])
+    """The columns of several tables but keys and constants."""
+    known: list[dict[str, int]] = [{} for _ in facts.measured]
+    words = np.array([column.kind.kind == "category" for column in facts.measured])
     found = []
     for table in tables:
-        cells = [_numbers(table[states.kind.name], states, code) for states, code in zip(facts.learned, known)]
+        cells = [_numbers(table[states.kind.name], states, code) for states, code in zip(facts.measured, known)]
         found.append(Frame(np.stack(cells, 1), words))
     return found
 
@@ -247,7 +248,7 @@ def scores(
     loose = Table(tuple(column.take(rng.permutation(len(train))[:n]) for column in train.columns), train.format)
     a, b, c, d, whole = frames([made, real, other, loose, train], facts)
     rows = []
-    for name, score in (("shape", shape), ("trend", trend))[: len(facts.learned)]:  # one column has no trend
+    for name, score in (("shape", shape), ("trend", trend))[: len(facts.measured)]:  # one column has no trend
         value = score(b, a)
         ends = _spread(lambda part, score=score: score(b, a.take(part)), n, value, rng)  # type: ignore[misc]
         rows.append(Score(name, value, *ends, score(b, c), score(b, d), "higher", n))
@@ -259,6 +260,10 @@ def scores(
     if len(off[0]):
         worst = [float(each.max()) for each in off]
         rows.append(Score("gaps_and_atoms", worst[0], None, None, worst[1], worst[2], "lower", n))
+    if facts.rules:
+        share, usual = (broken(table, facts.rules, facts.kinds)[""] for table in (made, other))
+        loosely = broken(loose, facts.rules, facts.kinds)[""]
+        rows.append(Score("rules_broken", share, *_wilson(share, n), usual, loosely, "lower", n))
     learned = [states.kind.name for states in facts.learned]
     plain = [Table(tuple(table[name] for name in learned), table.format) for table in (made, train)]
     share, own = copied(*plain)

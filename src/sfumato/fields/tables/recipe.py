@@ -54,6 +54,8 @@ class Tables(Recipe):
     """What columns are, where looking at them is not enough: AGE:category, or number, date, key, constant."""
     held_out: float = 0.1
     """Share of the rows kept out of training, to measure with (at most 2000)."""
+    rules: Path | None = None
+    """A YAML file of rules: columns that follow from others, and what every row must meet (docs/tables.md)."""
     bins: int = 8
     """Pieces into which the numbers of a column are cut."""
     width: int | None = None
@@ -89,13 +91,15 @@ class Tables(Recipe):
 
     def _read(self, tell: Say, base: Facts | None = None) -> tuple[Table, Facts, Any]:
         """The table, its facts and the numbers of the rows to train on. Raises DataError."""
-        from sfumato.fields.tables import data
+        from sfumato.fields.tables import data, rules
         from sfumato.fields.tables.reading import read_table
 
         table = data.without(read_table(self.data, tell), self.leave_out)
         train, _ = data.parts(table, self.held_out)
-        facts = base.again(table, train) if base else data.Facts.of(table, train, dict(self._kinds()), self.bins, tell)
-        return table, facts, train
+        if base:
+            return table, base.again(table, train), train
+        found = rules.read_rules(self.rules) if self.rules else rules.Rules()
+        return table, data.Facts.of(table, train, dict(self._kinds()), self.bins, tell, found), train
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Tables:
         from sfumato.fields.tables import data
@@ -126,11 +130,15 @@ class Tables(Recipe):
         return data.load_table(run.cache / "table", self.facts(run))
 
     def examine(self) -> Look:
+        from sfumato.fields.tables.proposals import as_yaml, propose
+
         told: list[str] = []
-        table, _, _ = self._read(told.append)
-        return Look(
-            (f"{len(table)} rows of {len(table.columns)} columns in {self.data}: {table.format.words()}", *told), self
-        )
+        table, facts, _ = self._read(told.append)
+        head = f"{len(table)} rows of {len(table.columns)} columns in {self.data}: {table.format.words()}"
+        lines = [] if self.rules else as_yaml(propose(table, facts.kinds))
+        if lines:
+            lines = ["rules that its rows seem to keep; none is applied unless you train with --rules FILE:", *lines]
+        return Look((head, *told, *lines), self)
 
     # ---- network -----------------------------------------------------------------------------------------------------
 
@@ -189,7 +197,7 @@ class Tables(Recipe):
 
     def rows(self, model: Model, queries: Any, drawn: Drawn) -> Table:
         """Samples as a table of all columns, what was known as it was given."""
-        from sfumato.fields.tables import asking, data
+        from sfumato.fields.tables import asking, data, rules
 
         x = {
             name: value.float().cpu().numpy() if name == "values" else value.cpu().numpy()
@@ -197,7 +205,9 @@ class Tables(Recipe):
         }
         values = x.get("values", x["states"][:, :0])
         made = data.table_of(x["states"], values, model.facts, drawn.numbers, model.drawing.seed)
-        return asking.restored(made, queries, drawn.numbers)
+        made = asking.restored(made, queries, drawn.numbers)
+        derived, _ = rules.derive(made, model.facts.rules, model.facts.kinds)
+        return asking.restored(derived, queries, drawn.numbers)
 
     def things(self, model: Model, queries: Queries, drawn: Drawn) -> list[Row]:
         made = self.rows(model, queries, drawn)
