@@ -11,6 +11,7 @@ import sfumato
 from sfumato.cli import main
 from sfumato.errors import DataError
 from sfumato.fields.tables.data import Facts
+from sfumato.fields.tables.measure import scores
 from sfumato.fields.tables.proposals import propose
 from sfumato.fields.tables.reading import read_table
 from sfumato.fields.tables.rules import Rules, broken, derive, fits, fitted, read_rules
@@ -181,9 +182,25 @@ def test_nothing_is_found_where_nothing_is() -> None:
     made = table(
         a=[f"{v:.3f}" for v in rng.normal(size=3000)], b=[f"{v:.3f}" for v in rng.normal(size=3000)],
         c=rng.choice(["x", "y", "z"], 3000).tolist(), d=rng.choice(["p", "q"], 3000, p=[0.999, 0.001]).tolist(),
-        e=rng.integers(0, 9, 3000).astype(str).tolist(),
+        e=rng.integers(0, 9, 3000).astype(str).tolist(), far=[f"{v:.3f}" for v in rng.uniform(50, 60, 3000)],
     )  # fmt: skip
     assert propose(made, Facts.of(made, np.arange(2900)).kinds) == []
+
+
+def test_broken_rules_stand_beside_those_of_real_rows_and_of_shuffled_ones(tmp_path: Path) -> None:
+    made = shop(900)
+    facts = with_rules("check: [ordered <= sent]", tmp_path, made)
+    train, real, other = (made.take(np.arange(900)[i::3]) for i in range(3))
+    sent = other["sent"].cells()
+    row = next(
+        r
+        for r in scores(changed(other, sent=["2020-01-01"] * 150 + sent[150:]), train, real, facts)
+        if "rules" in r.name
+    )
+    assert row.value == pytest.approx(0.5)
+    assert row.low < 0.5 < row.high
+    assert row.floor == 0
+    assert row.shuffled > 0.1
 
 
 # ---- through the command -------------------------------------------------------------------------------------------------
