@@ -20,7 +20,7 @@ demo: install
 test: install
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-# other processors, other numbers of threads, other seeds: .ci/levels says how; WHAT=all: every test
+# stands in for other processors and numbers of threads; WHAT=all: every test; WHAT=seeds: networks from ten other seeds
 levels: install
 	.ci/levels $(WHAT)
 
