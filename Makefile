@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint bench claims audit lock sbom clean
+.PHONY: install demo test levels lint bench claims audit lock sbom clean
 
 install: $(VENV)/.installed
 
@@ -19,6 +19,10 @@ demo: install
 # tests run with one thread each: two processes that spin on two cores slow each other down tenfold
 test: install
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# stands in for other processors and numbers of threads; WHAT=all: every test; WHAT=seeds: networks from ten other seeds
+levels: install
+	.ci/levels $(WHAT)
 
 lint: install
 	$(BIN)/ruff check .

@@ -313,6 +313,7 @@ def rms(a: Tensor, b: Tensor) -> float:
     return float((a - b).pow(2).mean().sqrt())
 
 
+@pytest.mark.trained
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_small_network_reaches_the_true_map(kind: str, converted: Any):
@@ -326,6 +327,7 @@ def test_a_small_network_reaches_the_true_map(kind: str, converted: Any):
         assert error < 0.3 * euler_error
 
 
+@pytest.mark.trained
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lagrangian", "semigroup", "mean_flow"])
 def test_two_steps_are_one_and_no_step_is_the_teacher(kind: str, converted: Any):

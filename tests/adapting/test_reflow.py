@@ -309,6 +309,7 @@ def test_straightness_measures_the_part_that_is_walked() -> None:
 # ---- all of it -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.trained
 @pytest.mark.slow
 def test_one_round_of_reflow_straightens_and_betters_one_step(tmp_path: Path) -> None:
     corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])

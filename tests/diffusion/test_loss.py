@@ -244,6 +244,7 @@ def test_adaptive_forgets_by_what_it_sees() -> None:
     assert "errors" in times.state_dict()
 
 
+@pytest.mark.trained
 def test_learned_uncertainty_at_its_optimum() -> None:
     """exp(u) becomes the mean loss of the level: descending on it, the value there tends to 1 + log of that loss."""
     torch.manual_seed(0)

@@ -195,6 +195,7 @@ class Small(nn.Module):
         return answer
 
 
+@pytest.mark.trained
 def test_a_small_network_learns_with_it() -> None:
     """Two points, at -1 with probability 0.3 and at 1 with 0.7: samples land on them in these shares."""
     torch.manual_seed(0)

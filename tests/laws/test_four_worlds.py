@@ -14,6 +14,7 @@ from sfumato.diffusion.sample import Euler
 from sfumato.diffusion.times import Uniform
 
 
+@pytest.mark.trained
 @pytest.mark.slow
 def test_a_product_of_four_worlds_is_learned(tmp_path: Path) -> None:
     denoiser, losses = train(steps=1000)
@@ -30,6 +31,7 @@ def test_a_product_of_four_worlds_is_learned(tmp_path: Path) -> None:
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
+@pytest.mark.trained
 @pytest.mark.slow
 def test_heat_on_rotations_is_learned() -> None:
     """Two modes, a half turn apart, of shares 0.7 and 0.3, by the score of the heat kernel; sampled with fresh noise."""

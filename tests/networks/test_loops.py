@@ -213,6 +213,7 @@ def test_self_distillation_pulls_few_loops_to_many() -> None:
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.trained
 @pytest.mark.slow
 def test_more_loops_than_in_training_do_no_harm() -> None:
     digits = torch.from_numpy(pytest.importorskip("sklearn.datasets").load_digits().images).float()[:, None]

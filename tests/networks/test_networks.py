@@ -109,6 +109,7 @@ def test_level_embedding_tells_levels_apart_everywhere() -> None:
         torch.testing.assert_close(embed(levels), vectors, rtol=0, atol=0)
 
 
+@pytest.mark.trained
 @pytest.mark.parametrize(
     "options",
     [

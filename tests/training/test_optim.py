@@ -173,6 +173,7 @@ def test_nothing_to_train() -> None:
         build(OptimOptions(), nn.Linear(2, 2).requires_grad_(False))
 
 
+@pytest.mark.trained
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_it_learns(kind: str) -> None:
     torch.manual_seed(0)

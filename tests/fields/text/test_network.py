@@ -65,6 +65,7 @@ def test_bfloat16_is_close() -> None:
     assert (torch.log_softmax(rough.float(), -1) - torch.log_softmax(fine, -1)).abs().mean() < 0.1
 
 
+@pytest.mark.trained
 def test_it_learns_what_only_context_tells() -> None:
     """Sequences of one token, repeated: the bound falls from ln 6 a token to ln 6 a sequence, and no lower."""
     torch.manual_seed(0)
