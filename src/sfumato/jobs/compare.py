@@ -70,6 +70,7 @@ def compare(
     import torch
 
     from sfumato.metrics import spaces, table
+    from sfumato.metrics.words import agreement
 
     sets = {"A": _numbers(a, "A"), "B": _numbers(b, "B")}
     if held_out is not None:
@@ -87,12 +88,11 @@ def compare(
         how = f"B's {len(known)} items to compare with, {len(held)} others for the floor"
     shift, scale = _standard(known, spaces.is_textured(tuple(known.shape[1:])))
     fake, known, held = ((x - shift) / scale for x in (sets["A"], known, held))
-    textured = spaces.is_textured(tuple(known.shape[1:]))
     found = {}
-    for name in tuple(features) or (("patches", "pca") if textured else ("pca", "waves")):
+    for name in tuple(features) or spaces.usual(tuple(known.shape[1:])):
         space = spaces.choose(name, known, lambda x: x * scale + shift)
         found[space.name] = table.compare(space(fake), space(known), space(held), seed=seed)
-    return Comparison(found, (how, *_agreement(found)))
+    return Comparison(found, (how, *agreement(found, "A", "B")))
 
 
 def _numbers(x: Any, name: str) -> Tensor:
@@ -146,30 +146,6 @@ def _standard(known: Tensor, textured: bool) -> tuple[Tensor, Tensor]:
         return known.mean(), known.std()
     spread = known.std(0)
     return known.mean(0), torch.where(spread > 1e-6 * spread.max(), spread, torch.ones_like(spread))
-
-
-def _agreement(found: dict[str, tuple[Row, ...]]) -> list[str]:
-    """Whether the spaces say the same of the kernel distance; an alarm where one of them alone is too good."""
-    from sfumato.metrics.words import above_floor, below_floor
-
-    kernels = {name: row for name, rows in found.items() for row in rows if row.metric == "kernel_distance"}
-    apart = {name for name, row in kernels.items() if above_floor(row)}
-    low = [name for name, rows in found.items() if any(map(below_floor, rows))]
-    said = []
-    if low:
-        said.append(
-            f"ALARM: below the floor in {', '.join(low)}: nearer to B than other real items are, far beyond chance"
-        )
-    if apart and apart != set(kernels):
-        blind = ", ".join(name for name in kernels if name not in apart)
-        said.append(f"the spaces differ: A is told from B in {', '.join(sorted(apart))}, and not in {blind}")
-    elif apart:
-        said.append(f"A is told from B in {'both spaces' if len(kernels) == 2 else 'every space'}")
-    else:
-        said.append(
-            f"A is not told from B in {'either space' if len(kernels) == 2 else 'any space'} by kernel distance"
-        )
-    return said
 
 
 # ---- places --------------------------------------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ class Report:
 
     rows: each metric with its interval and floor. notes: what they say, in sentences. pictures: file name -> what to save.
     about: more for metrics.json, by name. table: the rows as text, where a field has a table of its own form.
+    space: the feature space of the rows, where there is one. beside: the same metrics in other spaces, by name, which nothing
+    in the field chooses by: a model that was trained or chosen to be near in ``space`` is found out there.
     """
 
     rows: tuple[Row, ...] = ()
@@ -43,20 +45,29 @@ class Report:
     pictures: Mapping[str, Savable] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     table: str | None = None
+    space: str = ""
+    beside: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
 
 
 def render(model: Model, report: Report, ask: Any) -> str:
     """Write metrics.json, README.md and the pictures of a run; returns the report as text."""
     from sfumato.metrics.table import as_dict, format_table
-    from sfumato.metrics.words import sentences
+    from sfumato.metrics.words import agreement, sentences
 
     run = model.run
     table = report.table if report.table is not None else format_table(report.rows)
-    notes = [*sentences(report.rows), *report.notes]
+    if report.beside:
+        others = (
+            f"features: {name} (nothing is chosen by it)\n{format_table(of)}" for name, of in report.beside.items()
+        )
+        table = "\n\n".join([f"features: {report.space}\n{table}", *others])
+    spaces = {report.space: report.rows, **report.beside} if report.beside else {}
+    notes = [*sentences(report.rows), *(agreement(spaces) if spaces else []), *report.notes]
     text = "\n".join([table, *notes])
     drawn = {"walk": to_plain(model.walk), "drawing": to_plain(model.drawing), "ask": to_plain(ask)}
     found = {
         **(as_dict(report.rows) if report.rows else {}),
+        **({"beside": {name: as_dict(of) for name, of in report.beside.items()}} if report.beside else {}),
         "samples": drawn,
         **report.about,
         "remarks": notes,

@@ -11,15 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.fields.images.measure import Measure
+from sfumato.fields.images.measure import Measure, restored
 from sfumato.jobs import plots
-from sfumato.jobs.evaluate import evaluate, shuffled
+from sfumato.jobs.evaluate import evaluate, shuffled, stacked
 from sfumato.jobs.model import load
 from sfumato.jobs.walk import Walk
 from sfumato.metrics import features, inception
 from sfumato.metrics import table as evaluation_table
 from sfumato.metrics.inception import InceptionV3
 from tests.jobs.small import SMALL, sfumato, write_data
+from tests.metrics.test_words import matched
 
 CLOTHES = Path(__file__).parents[4] / "shared" / "data" / "clothing64"
 
@@ -109,7 +110,9 @@ def test_a_second_call_works_out_nothing_about_real_data(clothes: Path, monkeypa
     calls: list[str] = []
     report(clothes / "run", clothes / "one", clothes / "other")
     assert seen == [160]  # the samples
-    assert sorted(calls) == ["classifier_test", "frechet_infinity"]  # of the samples, not of the floor
+    assert sorted(calls) == sorted(
+        2 * ["classifier_test", "frechet_infinity"]
+    )  # of the samples in two spaces, not of floors
     assert metrics(clothes / "run") == first
     assert sorted((clothes / "run" / "cache" / "reference").iterdir()) == before
     report(clothes / "run", clothes / "other", clothes / "one")  # other data: other statistics
@@ -185,6 +188,47 @@ def test_the_space_can_be_chosen(name: str, trained):
     out = trained("classes")
     assert sfumato("evaluate", out, "--steps", 2, "--quick", "--features", name) == 0
     assert measured(out)["features"] == name
+
+
+@pytest.mark.parametrize(("kind", "asked", "spaces"), [
+    ("classes", "auto", ("patches", "pca")), ("classes", "pca", ("pca", "patches")), ("classes", "raw", ("raw", "pca")),
+    ("vectors", "auto", ("pca", "waves")), ("vectors", "waves", ("waves", "pca")),
+])  # fmt: skip
+def test_a_second_space_by_which_nothing_is_chosen_stands_beside(
+    kind: str, asked: str, spaces: tuple[str, str], trained
+):
+    out = trained(kind)
+    text = report(out, quick=True, features=asked)
+    found = measured(out)
+    assert (found["features"], list(found["beside"])) == (spaces[0], [spaces[1]])
+    other = found["beside"][spaces[1]]
+    assert set(other["metrics"]) == set(metrics(out))
+    assert other["metrics"]["kernel_distance"]["value"] != metrics(out)["kernel_distance"]["value"]
+    for row in (*other["metrics"].values(), *metrics(out).values()):
+        assert row["low"] <= row["value"] <= row["high"]
+    assert f"features: {spaces[1]} (nothing is chosen by it)" in text
+    assert any("told from the data in" in line or "ALARM" in line for line in found["remarks"])
+
+
+def test_samples_made_for_a_frechet_distance_are_an_alarm_of_the_command(tmp_path: Path):
+    """Numbers with the very mean and covariance of the training data and of another law: what fits that distance alone."""
+    rng = torch.Generator().manual_seed(0)
+    np.save(tmp_path / "data.npy", torch.randn(500, 4, generator=rng).numpy() * [1, 5, 20, 100] + 7)
+    out = tmp_path / "run"
+    assert sfumato("train", tmp_path / "data.npy", *SMALL, "--out", out) == 0
+    model = load(out)
+    train, held = (
+        stacked(part).double() for part in (model.recipe.open(model.run).train, model.recipe.open(model.run).held_out)
+    )
+    made = matched(torch.rand(len(held), 4, generator=rng, dtype=torch.float64) ** 6, train)
+    for name, x in (("fit", made), ("real", held.roll(1, 0))):
+        np.save(tmp_path / f"{name}.npy", restored(model.facts, x).numpy())
+    text = report(out, samples=tmp_path / "fit.npy", quick=True)
+    assert "ALARM: frechet_distance is below the floor" in text
+    assert "at the floor:" not in text
+    text = report(out, samples=tmp_path / "real.npy", quick=True)
+    assert "ALARM" not in text
+    assert "the samples are not told from the data in either space" in text
 
 
 @pytest.mark.parametrize(("words", "message"), [
