@@ -79,7 +79,7 @@ def compare(
     real = sets["B"]
     if held_out is None:
         if len(real) < LEAST:
-            raise DataError(f"B: {len(real)} items are too few; {LEAST} at least, half of which are the floor")
+            raise DataError(f"B: {len(real)} items are too few; give {LEAST} or more, half of which are the floor")
         order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
         known, held = real[order[len(real) // 2 :]], real[order[: len(real) // 2]]
         how = f"B was halved: {len(known)} items to compare with, {len(held)} for the floor"

@@ -216,7 +216,7 @@ def resume(out: Path, steps: int | None = None, tell: Say = say) -> Run:
     Args:
         steps: how many it is to have in all, if other than it was begun with; config.yaml is changed.
 
-    Raises RunError where it has more steps behind it than that.
+    Raises RunError where it has more steps behind it than that, CheckpointError where its checkpoints are gone.
     """
     from sfumato.training import loop
 

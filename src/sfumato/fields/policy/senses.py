@@ -47,7 +47,9 @@ def chosen(source: Path, observations: Sequence[str] | None) -> tuple[Demonstrat
         names = ("state",) if "state" in numbers else numbers or names
     if not names and (every.task is None or len(every.tasks) < 2):
         aside = f" but {', '.join(map(shown, left))}" if left else ""
-        raise DataError(f"{shown(source)}: has actions but no observations{aside}; a policy must see something")
+        raise DataError(
+            f"{shown(source)}: has actions but no observations{aside}; a policy must see something: give some"
+        )
     for name in names:
         if wrong := misplaced(every.observations[name]):
             raise DataError(f"{shown(source)}[{shown(name)}]: {wrong}")
