@@ -1,6 +1,6 @@
 """What the command says to every kind of mistake, to the letter: tests/golden/. A change is made on purpose, and read there.
 
-`python -m tests.test_golden` writes the answers anew: ``$`` a command, below it the exit status and what is said on standard error
+`python -m tests.test_golden` writes the answers anew: ``$`` a command, below it the exit status and what is said
 (but for bars). Every answer is one line, and every failure names a next step.
 """
 
@@ -29,8 +29,8 @@ BARS = ("look at pictures", "unpack pictures")
 THEIRS = re.compile(r"\((Error while deserializing.*?|Expecting .*?\)|\[Errno 2\].*?)\)")
 """What other packages say, which changes with their versions."""
 STEP = re.compile(
-    r"`sfumato |did you mean|here it is|must (be|have|lie)|expected|\b(give|choose|train|distill|look|put|use|save|mend|take|delete|copy|leave|keep|"
-    r"convert|install|remove|write|add|try|lower|known|it has|wants|is one of|are needed|`pip )\b",
+    r"`sfumato |did you mean|here it is|must (be|have|lie)|expected|\b(give|choose|train|distill|look|put|use|save|mend|take|"
+    r"delete|copy|leave|keep|convert|install|remove|write|add|try|lower|known|it has|wants|is one of|are needed|`pip )\b",
     re.IGNORECASE,
 )
 """Words with which a next step is said."""

@@ -20,6 +20,13 @@ Coefficient = float | Tensor
 """One number, or a tensor () for all, (B,) per sample, (B, L) per token."""
 
 
+def floating(x: Tensor) -> Tensor:
+    """x itself. Raises TypeError for whole numbers, in whose type a coefficient or a small step would be 0 or 1."""
+    if not (x.is_floating_point() or x.is_complex()):
+        raise TypeError(f"data and noise of this process are floating-point numbers, got {x.dtype}: convert them")
+    return x
+
+
 @overload
 def along(value: Tensor, x: Tensor) -> Tensor: ...
 @overload
@@ -32,8 +39,7 @@ def along(value: Coefficient, x: Tensor) -> Coefficient:
     """
     if not isinstance(value, Tensor) or value.ndim == 0:  # one number broadcasts by itself
         return value
-    if not (x.is_floating_point() or x.is_complex()):
-        raise TypeError(f"data and noise of this process are floating-point numbers, got {x.dtype}: convert them")
+    floating(x)
     return value.to(x.dtype).reshape(value.shape + (1,) * (x.ndim - value.ndim))
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from sfumato.diffusion.coefficients import plain
+from sfumato.diffusion.coefficients import floating, plain
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.paths import Endpoints
 from sfumato.diffusion.process import States
@@ -106,6 +106,8 @@ def walk(
     check_times(times)
     guess = Bound.of(denoiser, condition)
     x_t, memory = process.start(z) if x_t is None else x_t, solver.prepare(times)
+    if process.states in ("vectors", "points") and isinstance(x_t, Tensor):
+        floating(x_t)
     yield x_t, memory
     for t, s in pairwise(times):
         x_s, memory = solver.step(guess, x_t, t, s, memory, rng)

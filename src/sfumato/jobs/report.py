@@ -12,7 +12,9 @@ from sfumato.jobs import plots
 from sfumato.jobs.card import card
 from sfumato.jobs.page import write_page
 from sfumato.jobs.strict import to_plain
-from sfumato.training.run import write_text
+from sfumato.training.careful import reason
+from sfumato.training.run import Run, write_text
+from sfumato.training.telling import tell
 
 if TYPE_CHECKING:
     from sfumato.jobs.model import Model
@@ -75,12 +77,22 @@ def render(model: Model, report: Report, ask: Any) -> str:
     }
     write_text(run.path / "metrics.json", json.dumps(found, indent=1))
     card(run, text)
-    for name, picture in report.pictures.items():
-        picture.save(run.path / name)
+    made = [name for name, picture in report.pictures.items() if _saved(name, picture, run)]
     if plots.available():
         records = run.records()
         if by_level := [record for record in records if "by_level" in record]:
             plots.by_level(by_level, run.path / "loss_by_level.png")
             plots.training(records, run.path / "loss.png")
     page = write_page(run)
-    return text + "\nlook at " + ", ".join(map(str, [page, *(run.path / name for name in report.pictures)]))
+    return text + "\nlook at " + ", ".join(map(str, [page, *(run.path / name for name in made)]))
+
+
+def _saved(name: str, picture: Savable, run: Run) -> bool:
+    """Whether a picture, film or list came to be. Somebody else's simulator, codec or plotting draws it: whatever fails there
+    costs a warning and no number."""
+    try:
+        picture.save(run.path / name)
+    except Exception as error:
+        tell(f"warning: {name} could not be made ({reason(error)}); the numbers are in {run.path / 'metrics.json'}")
+        return False
+    return True

@@ -273,6 +273,18 @@ def test_without_matplotlib_the_report_is_the_pictures(trained, monkeypatch: pyt
     assert Image.open(out / "report.png").size[0] >= 300
 
 
+def test_a_report_that_cannot_be_drawn_loses_no_number(trained, monkeypatch: pytest.MonkeyPatch, capsys):
+    out = trained("classes")
+    (out / "report.png").unlink(missing_ok=True)
+    (out / "metrics.json").unlink(missing_ok=True)
+    monkeypatch.setattr("sfumato.fields.images.measure.report", lambda *_: 1 / 0)
+    text = report(out, quick=True)
+    assert "kernel_distance" in text
+    assert "kernel_distance" in metrics(out)
+    assert "report.png" not in text
+    assert "warning: report.png could not be made (ZeroDivisionError: division by zero)" in capsys.readouterr().err
+
+
 def test_items_are_shuffled_with_their_classes():
     x, label = torch.arange(50)[:, None], torch.arange(50)
     found = shuffled({"x": x, "label": label})
