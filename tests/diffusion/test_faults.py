@@ -180,7 +180,8 @@ WRONG = {
     ),
     "no rows of a likelihood": (ValueError, "no rows", lambda: log_likelihood(NET, torch.zeros(0, 2))),
     "no angles of a likelihood": (
-        ValueError, "no rows", lambda: manifold_log_likelihood(Denoiser(lambda x, level: x, Geodesic(Torus())), torch.zeros(0, 2)),
+        ValueError, "no rows",
+        lambda: manifold_log_likelihood(Denoiser(lambda x, level: x, Geodesic(Torus())), torch.zeros(0, 2)),
     ),
     "no rows of parts": (
         ValueError, "no rows", lambda: product_log_likelihood(Denoiser(lambda x, level: x, PRODUCT), {"a": torch.zeros(0, 2)}),
