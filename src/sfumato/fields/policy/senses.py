@@ -21,8 +21,9 @@ BOOKS = frozenset({
 """Names of what recordings keep beside the senses: a policy that saw them would copy the clock or the verdict."""
 SIDE = 8
 """Two axes of this many numbers and more are a camera's."""
-LIMIT = 3.0
-"""Half ranges from the middle of what was demonstrated: beyond the range by more than it is wide."""
+LIMIT = 10.0
+"""Half ranges from the middle of what was demonstrated. A network goes on sensibly a little beyond its range, and knows nothing at
+five times its width."""
 
 
 def is_book(name: str) -> bool:
