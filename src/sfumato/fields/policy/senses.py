@@ -22,8 +22,8 @@ BOOKS = frozenset({
 SIDE = 8
 """Two axes of this many numbers and more are a camera's."""
 LIMIT = 10.0
-"""Half ranges from the middle of what was demonstrated. A network goes on sensibly a little beyond its range, and knows nothing at
-five times its width."""
+"""Half ranges from the middle of what was demonstrated: a network goes on sensibly a little beyond its range, and knows nothing
+at five times its width."""
 
 
 def is_book(name: str) -> bool:
