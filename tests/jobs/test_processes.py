@@ -38,7 +38,9 @@ def run_to_end(*words: object, ranks: int = 1) -> str:
 
 def started(*words: object, until: Path) -> subprocess.Popen[str]:
     """The command, once ``until`` exists or it has finished."""
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # ignored where the tests themselves run in the background
+    heard = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # ignored where the tests themselves run in the background
     process = subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     give_up = time.monotonic() + 240
     while not until.exists() and process.poll() != 0:

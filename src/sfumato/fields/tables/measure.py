@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 NEAREST = 2000  # rows of each table between which distances are measured
 FEWEST = 50  # real rows without which nothing is compared
 NEAR = 0.55  # share of rows nearer to training from which it is called learned by heart
-ALARM = 4 * 2**0.5 / 1.645  # half widths of a 90 % interval that are four deviations of a difference of two such scores
+ALARM = (
+    3 * 2**0.5 / 1.645
+)  # half widths of a 90 % interval that are three deviations of a difference of two such scores
 DECIMALS = 14  # to which numbers are rounded before they are compared, as SDMetrics does
 
 
@@ -362,7 +364,8 @@ def remarks(rows: Sequence[Score]) -> tuple[str, ...]:
     notes += [
         f"ALARM: {row.name} is {row.value:.3f} where other real rows reach {row.floor:.3f}, far beyond chance: real rows of the "
         "same kind are farther away; these are the very rows it is measured by, or were chosen by this score"
-        for row in rows if too_good(row)
+        for row in rows
+        if too_good(row)
     ]
     copies, near = found["copied"], found["nearer_to_training"]
     if copies.low is not None and copies.floor is not None and copies.low > copies.floor:
