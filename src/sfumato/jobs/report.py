@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfumato.jobs import plots
 from sfumato.jobs.card import card
-from sfumato.jobs.page import write_page
+from sfumato.jobs.page import NAME, write_page
 from sfumato.jobs.strict import to_plain
 from sfumato.training.careful import reason
 from sfumato.training.run import Run, write_text
@@ -75,24 +75,26 @@ def render(model: Model, report: Report, ask: Any) -> str:
         "remarks": notes,
         "table": table,
     }
-    write_text(run.path / "metrics.json", json.dumps(found, indent=1))
-    card(run, text)
-    made = [name for name, picture in report.pictures.items() if _saved(name, picture, run)]
+    metrics = run.path / "metrics.json"
+    _done("metrics.json", lambda: write_text(metrics, json.dumps(found, indent=1)))
+    _done("README.md", lambda: card(run, text))
+    made = [name for name, picture in report.pictures.items() if _done(name, lambda: picture.save(run.path / name))]  # noqa: B023
     if plots.available():
         records = run.records()
         if by_level := [record for record in records if "by_level" in record]:
-            plots.by_level(by_level, run.path / "loss_by_level.png")
-            plots.training(records, run.path / "loss.png")
-    page = write_page(run)
-    return text + "\nlook at " + ", ".join(map(str, [page, *(run.path / name for name in made)]))
+            _done("loss_by_level.png", lambda: plots.by_level(by_level, run.path / "loss_by_level.png"))
+            _done("loss.png", lambda: plots.training(records, run.path / "loss.png"))
+    pages = [NAME] if _done(NAME, lambda: write_page(run)) else []
+    look = ", ".join(str(run.path / name) for name in (*pages, *made))
+    return f"{text}\nlook at {look}" if look else text
 
 
-def _saved(name: str, picture: Savable, run: Run) -> bool:
-    """Whether a picture, film or list came to be. Somebody else's simulator, codec or plotting draws it: whatever fails there
-    costs a warning and no number."""
+def _done(name: str, work: Callable[[], Any]) -> bool:
+    """Whether a file of the report came to be. A full disk, or somebody else's simulator, codec or plotting, costs a warning
+    and no number."""
     try:
-        picture.save(run.path / name)
+        work()
     except Exception as error:
-        tell(f"warning: {name} could not be made ({reason(error)}); the numbers are in {run.path / 'metrics.json'}")
+        tell(f"warning: {name} could not be made ({reason(error)}); the numbers are below")
         return False
     return True

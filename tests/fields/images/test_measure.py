@@ -285,6 +285,21 @@ def test_a_report_that_cannot_be_drawn_loses_no_number(trained, monkeypatch: pyt
     assert "warning: report.png could not be made (ZeroDivisionError: division by zero)" in capsys.readouterr().err
 
 
+def test_a_full_disk_loses_no_number_of_an_evaluation(trained, monkeypatch: pytest.MonkeyPatch, capsys):
+    def full(*_) -> None:
+        raise OSError(28, "No space left on device")
+
+    for place in ("report.write_text", "report.card", "report.write_page"):
+        monkeypatch.setattr(f"sfumato.jobs.{place}", full)
+    monkeypatch.setattr("sfumato.fields.images.measure.report", full)
+    text = report(trained("vectors"), quick=True)
+    assert "kernel_distance" in text
+    assert "look at" not in text
+    said = capsys.readouterr().err
+    for name in ("metrics.json", "README.md", "report.html"):
+        assert f"warning: {name} could not be made ([Errno 28] No space left on device)" in said
+
+
 def test_items_are_shuffled_with_their_classes():
     x, label = torch.arange(50)[:, None], torch.arange(50)
     found = shuffled({"x": x, "label": label})
