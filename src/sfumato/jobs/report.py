@@ -13,7 +13,7 @@ from sfumato.jobs.card import card
 from sfumato.jobs.page import NAME, write_page
 from sfumato.jobs.strict import to_plain
 from sfumato.training.careful import reason
-from sfumato.training.run import Run, write_text
+from sfumato.training.run import write_text
 from sfumato.training.telling import tell
 
 if TYPE_CHECKING:
