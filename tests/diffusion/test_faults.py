@@ -10,7 +10,9 @@ import torch
 from sfumato.diffusion import (
     SO3,
     SOLVERS,
+    Confidence,
     Denoiser,
+    EntropyBound,
     Equilibrium,
     Gaussian,
     Geodesic,
@@ -19,8 +21,10 @@ from sfumato.diffusion import (
     Masked,
     OneHot,
     Product,
+    Remask,
     Sphere,
     Torus,
+    UniformTokens,
     log_likelihood,
     loss,
     manifold_log_likelihood,
@@ -32,6 +36,7 @@ from sfumato.diffusion import (
     walk,
 )
 from sfumato.diffusion.rng import Streams, key
+from sfumato.errors import NonFiniteSample
 
 GAUSSIAN = Gaussian(Linear(), predicts="velocity")
 NARROW = (torch.bfloat16, torch.float16)
@@ -121,6 +126,26 @@ def test_whole_numbers_are_no_data_of_a_gaussian_process(kind: torch.dtype):
     ):
         with pytest.raises(TypeError, match=str(kind)):
             work()
+
+
+SPELLERS = {"euler": SOLVERS["euler"], "confidence": Confidence(), "entropy": EntropyBound(), "remask": Remask()}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", [*SPELLERS, "uniform tokens"])
+def test_no_token_is_drawn_from_what_is_no_probability(name: str, value: float):
+    """A number beyond the vocabulary would be a wrong text without a word."""
+
+    def network(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(*x.shape, 5)
+        logits[1] = value
+        return logits
+
+    process = UniformTokens(5) if name == "uniform tokens" else Masked(mask_id=5)
+    rng = torch.Generator().manual_seed(0)
+    z = process.prior(torch.zeros(3, 4, dtype=torch.int64), rng)
+    with pytest.raises(NonFiniteSample, match="NaN or infinity, so there is no token to draw"):
+        sample(Denoiser(network, process), z, uniform(Linear(), 4), SPELLERS.get(name, SOLVERS["euler"]), rng)
 
 
 POINTS = {"torus": Torus(), "rotations": SO3(), "sphere": Sphere()}
