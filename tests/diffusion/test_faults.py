@@ -18,13 +18,20 @@ from sfumato.diffusion import (
     Geodesic,
     Heat,
     Linear,
+    LogitNormal,
+    LogNormal,
     Masked,
     OneHot,
+    Parts,
+    PerPart,
     Product,
+    Ramp,
     Remask,
     Sphere,
     Torus,
+    Uniform,
     UniformTokens,
+    guide,
     log_likelihood,
     loss,
     manifold_log_likelihood,
@@ -35,7 +42,9 @@ from sfumato.diffusion import (
     uniform,
     walk,
 )
+from sfumato.diffusion.guidance import APG, Clip, During
 from sfumato.diffusion.rng import Streams, key
+from sfumato.diffusion.solvers import AdaptiveSolver, Churn, PredictorCorrector
 from sfumato.errors import NonFiniteSample
 
 GAUSSIAN = Gaussian(Linear(), predicts="velocity")
@@ -181,6 +190,38 @@ def test_no_walk_and_no_likelihood_is_of_whole_numbers(kind: torch.dtype):
     ):  # fmt: skip
         with pytest.raises(TypeError, match=str(kind)):
             work()
+
+
+NAN = float("nan")
+ODD: dict[str, Any] = {
+    **{f"{kind.__name__}.{name}": (kind, name) for kind, names in {
+        Churn: ("churn", "low", "high", "inflation"), PredictorCorrector: ("strength",),
+        AdaptiveSolver: ("rtol", "atol", "finest"),
+        type(SOLVERS["euler"]): ("eta",), type(SOLVERS["dpmpp_2m"]): ("eta",)}.items() for name in names},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("inside", [False, True])
+def test_no_parameter_of_a_solver_is_nan(what: str, inside: bool):
+    """With which every comparison is False: a churn between NaN and 50 would be none, and nobody told."""
+    kind, name = ODD[what]
+    solver, process = kind(**{name: NAN}), Product(a=GAUSSIAN) if inside else GAUSSIAN
+    denoiser = Denoiser(lambda x, level: x, process)
+    with pytest.raises(ValueError, match=f"^{name} = nan: must be a number"):
+        sample(denoiser, {"a": X} if inside else X, uniform(Linear(), 3), Parts({"a": solver}) if inside else solver)
+
+
+@pytest.mark.parametrize(("what", "make"), [
+    ("w", lambda: guide(NET, NAN)), ("low", lambda: During(guide(NET, 2.0), NAN, 1.0)),
+    ("high", lambda: During(guide(NET, 2.0), 0.0, NAN)), ("limit", lambda: APG(NET, 2.0, 0.0, NAN)),
+    ("low", lambda: Clip(NET, NAN, 1.0)), ("low", lambda: Uniform(NAN, 1.0)), ("mean", lambda: LogNormal(NAN, 1.0)),
+    ("std", lambda: LogitNormal(0.0, NAN)), ("share", lambda: Ramp(Uniform(0.0, 1.0), NAN)),
+    ("together", lambda: PerPart(Uniform(0.0, 1.0), NAN)),
+])  # fmt: skip
+def test_no_number_of_guidance_and_times_is_nan(what: str, make: Any):
+    with pytest.raises(ValueError, match=f"{what} = nan: must be a"):
+        make()
 
 
 WRONG = {
