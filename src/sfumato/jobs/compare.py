@@ -78,8 +78,7 @@ def compare(
     _alike(sets)
     real = sets["B"]
     if held_out is None:
-        if len(real) < LEAST:
-            raise DataError(f"B: {len(real)} items are too few; give {LEAST} or more, half of which are the floor")
+        _enough(len(real))
         order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
         known, held = real[order[len(real) // 2 :]], real[order[: len(real) // 2]]
         how = f"B was halved: {len(known)} items to compare with, {len(held)} for the floor"
@@ -93,6 +92,12 @@ def compare(
         space = spaces.choose(name, known, lambda x: x * scale + shift)
         found[space.name] = table.compare(space(fake), space(known), space(held), seed=seed)
     return Comparison(found, (how, *agreement(found, "A", "B")))
+
+
+def _enough(count: int) -> None:
+    """Raises DataError where so many items of B cannot be halved."""
+    if count < LEAST:
+        raise DataError(f"B: {count} items are too few; give {LEAST} or more, half of which are the floor")
 
 
 def _numbers(x: Any, name: str) -> Tensor:
@@ -159,12 +164,20 @@ def compare_paths(
 
     Raises DataError, MetricError, RunError, Wrong.
     """
+    from sfumato.metrics import spaces
+
     for name, count in (("n", n), ("side", side)):
         if count is not None and count < (LEAST // 2 if name == "n" else 8):
             raise Wrong(f"{name} = {count}: must be at least {LEAST // 2 if name == 'n' else 8}")
     places = [place for place in (a, b, held_out) if place is not None]
     side = side or _side(places)
-    read = [_read(place, side, seed, n if place is a else None) for place in places]
+    for name in features:
+        spaces.known(name)
+    # A last: if it is a run its samples are drawn, and what is wrong with the others is known before that
+    real = [_read(place, side, seed, None) for place in places[1:]]
+    if held_out is None:
+        _enough(len(real[0]))
+    read = [_read(a, side, seed, n), *real]
     if n is not None:
         read[0] = read[0][:n]
     made = compare(*read, features=features, seed=seed)

@@ -49,6 +49,20 @@ def beside(name: str, shape: tuple[int, ...]) -> str:
     return first if name == second else second
 
 
+def known(name: str) -> None:
+    """Complain of a name of no space, or of a network that is not there. Raises MetricError."""
+    if Path(name).suffix == ".onnx":
+        from sfumato.metrics import onnx
+
+        onnx.load(Path(name))
+    elif name == "imagenet":
+        from sfumato.metrics import imagenet
+
+        imagenet.load()
+    elif name not in NAMES:
+        raise MetricError(f"features = {name!r}: must be one of {', '.join(NAMES)}, or a .onnx file")
+
+
 def choose(name: str, train: Tensor, restore: Callable[[Tensor], Tensor], remember: Remember = forgetful) -> Space:
     """The space of a name, fitted on ``train`` (N, ...), or of a network in a file.
 
