@@ -228,6 +228,7 @@ def remarks(
 
 def said(rows: Sequence[Row], beside: Mapping[str, Sequence[Row]] | None = None) -> list[str]:
     """What the rows say of copies, and of what is at the floor, in this feature space and those ``beside`` it."""
+    from sfumato.metrics.intervals import share_interval
     from sfumato.metrics.words import above_floor, alarms
 
     by = {row.metric: row for row in rows}
@@ -244,7 +245,7 @@ def said(rows: Sequence[Row], beside: Mapping[str, Sequence[Row]] | None = None)
             f"MEMORISED: {copied.value:.0%} of the samples are as close to a training item as the closest 1% of held-out "
             f"items are (of held-out items {usual:.0%}); nearest distance {ratio.value:.2g} times the usual"
         )
-    elif usual > 0.05:
+    elif share_interval(usual, copied.n)[0] > 0.02:  # 0.01 by definition; beyond the chance of so many items
         found.append(
             f"the data repeat themselves: {usual:.0%} of the held-out items are copies of training items, or nearly"
         )
