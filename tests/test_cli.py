@@ -374,7 +374,7 @@ MISTAKES = {
     "a file for a folder": ("train {w}/file", "{w}/file: not a folder; expected pictures in it"),
     "an empty folder": ("train {w}/empty", "{w}/empty: no pictures in it or its sub-folders"),
     "a folder without pictures": ("inspect {w}/texts", "found 1 .txt"),
-    "labels without sub-folders": ("train {w}/photos --labels", "each picture lies in a sub-folder named after it"),
+    "labels without sub-folders": ("train {w}/photos --labels", "each picture must lie in a sub-folder named after it"),
     "NaN in an array": ("train {w}/nan.npy", "{w}/nan.npy[1]: contains NaN or infinity"),
     "objects in an array": ("train {w}/objects.npy", "save plain numbers instead"),
     "an array cut short": ("train {w}/cut.npy", "truncated"),

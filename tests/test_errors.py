@@ -86,3 +86,23 @@ def test_only_what_can_be_mended_loses_its_traceback(error, shown, monkeypatch, 
     else:
         with pytest.raises(type(error)):
             main(["resume", "anything"])
+
+
+def test_words_that_bring_a_package_work_in_a_clone():
+    """The package is on no index by itself: wherever an extra is asked for, the words are those of one function."""
+    home = Path(errors.__file__).parent
+    wrong = []
+    for path in home.rglob("*.py"):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if "pip install" in line and "sfumato" in line.partition("pip install")[2] and path.name != "errors.py":
+                wrong.append(f"{path.relative_to(home)}:{number}")
+    assert wrong == []
+    assert errors.install("text").startswith("pip install -e '.[text]' in the clone")
+
+
+def test_a_missing_library_of_a_field_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):
+    from sfumato.fields.text import vocabulary
+
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(DataError, match=r"tokenizers library: pip install -e '\.\[text\]' in the clone"):
+        vocabulary.library()

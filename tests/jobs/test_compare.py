@@ -88,3 +88,23 @@ def test_folders_arrays_and_runs_are_compared_from_the_command(tmp_path: Path, c
     assert "n = 24 samples" in out
     assert "features: patches" not in out
     assert command("compare", fake, tmp_path / "real.npy") == 0  # pictures of a folder at the side of the array
+
+
+@pytest.mark.parametrize(("b", "more", "message"), [
+    ("none", [], "no such folder"), ("few", [], "B: 2 items are too few"), ("real", ["--held-out", "none"], "no such folder"),
+    ("real", ["--features", "nothing"], "features = 'nothing'"), ("real", ["--features", "gone.onnx"], "gone.onnx"),
+])  # fmt: skip
+def test_what_is_missing_is_known_before_a_sample_is_drawn(
+    b: str,
+    more: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    write_pictures(tmp_path / "real", 60)
+    write_pictures(tmp_path / "few", 2)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sfumato.jobs.compare._sampled", lambda *_: pytest.fail("samples were drawn"))
+    assert command("compare", RUNS / "classes", b, *more) == 1
+    assert message in capsys.readouterr().err

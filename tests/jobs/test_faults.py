@@ -470,3 +470,11 @@ def test_pictures_are_written_for_pipes_that_end_early(tmp_path: Path, monkeypat
     loop_options = [*SMALL, "--threads", "1"]
     assert sfumato("train", tmp_path / "photos", "--side", "8", *loop_options, "--out", tmp_path / "run") == 0
     assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_no_verb_lets_other_packages_warnings_through(finished: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder):
+    """torch's own of things that are to change, which nobody who trains can mend."""
+    assert sfumato("train", *write_data("array", tmp_path), *SMALL, "--threads", "1", "--out", tmp_path / "run") == 0
+    assert sfumato("sample", finished, "-n", 2, "--steps", 2, "--out", tmp_path / "s") == 0
+    assert sfumato("evaluate", tmp_path / "run", "--steps", 2, "--quick") == 0
+    assert [str(each.message) for each in recwarn if not issubclass(each.category, DeprecationWarning)] == []

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,10 @@ def run_to_end(*words: object, ranks: int = 1) -> str:
 
 def started(*words: object, until: Path) -> subprocess.Popen[str]:
     """The command, once ``until`` exists or it has finished."""
-    process = subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True)
+    heard = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # ignored where the tests themselves run in the background
+    process = subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     give_up = time.monotonic() + 240
     while not until.exists() and process.poll() != 0:
         assert process.poll() is None, process.stderr.read()

@@ -103,7 +103,7 @@ MISTAKES = {
     "a key twice": ("training:\n  seed: 1\n  seed: 2\n", "my.yaml:3: 'training.seed' is given twice"),
     "a section twice": ("training: {}\nimages: {}\ntraining: {}\n", "my.yaml:3: 'training' is given twice"),
     "a value out of range": ("training:\n  steps: 0\n", "my.yaml:2: training.steps = 0: must be at least 1"),
-    "a value for a section": ("training: 3\n", "my.yaml:1: training. must be a mapping of names to values"),
+    "a value for a section": ("training: 3\n", "my.yaml:1: training must be a mapping of names to values"),
     "a list for the whole": ("[1, 2]", "my.yaml:1: the file must be a mapping of names to values"),
     "no YAML": ("training: {steps: 3", "my.yaml: not YAML:"),
     "two documents": ("training: {}\n---\ntraining: {}\n", "my.yaml: not YAML:"),

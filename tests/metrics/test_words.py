@@ -7,7 +7,7 @@ import torch
 
 from sfumato.metrics.features import Waves
 from sfumato.metrics.table import Row, compare
-from sfumato.metrics.words import above_floor, below_floor, sentences
+from sfumato.metrics.words import above_floor, agreement, below_floor, sentences
 
 
 def kernel(value: float, low: float, high: float, floor: float | None) -> Row:
@@ -30,6 +30,45 @@ def test_below_the_floor_is_an_alarm_and_a_little_below_is_none():
     assert "ALARM" not in said(kernel(-0.15, -0.25, -0.05, 0.0))
     assert below_floor(kernel(-0.5, -0.6, -0.4, 0.0))
     assert not above_floor(kernel(-0.5, -0.6, -0.4, 0.0))
+
+
+@pytest.mark.parametrize("name", ["kernel_distance", "frechet_distance", "sliced_wasserstein", "fid", "kid"])
+def test_no_sentence_contradicts_an_alarm(name: str):
+    low = Row(name, 1.0, 0.9, 1.1, 5.0, "lower", 100, 100)
+    text = said(low, *([] if name == "kernel_distance" else [kernel(0.0, -0.1, 0.1, 0.02)]))
+    assert "ALARM: " + name in text
+    assert name != "kernel_distance" or "no difference" not in text
+    assert said(Row(name, 4.9, 4.8, 5.0, 5.0, "lower", 100, 100)).count("ALARM") == 0
+
+
+def matched(x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
+    """x, moved and stretched to exactly the mean and covariance of ``to``: all that a Frechet distance looks at."""
+    roots = [torch.linalg.cholesky(each.T.cov()) for each in (x, to)]
+    white = torch.linalg.solve_triangular(roots[0], (x - x.mean(0)).T, upper=False)
+    return (roots[1] @ white).T + to.mean(0)
+
+
+@pytest.mark.parametrize("shape", ["skew", "cross"])
+def test_samples_made_for_a_frechet_distance_are_found_out(shape: str):
+    """They are far below the floor in the space they were made for, an alarm; and told from the data in the other one."""
+    rng = torch.Generator().manual_seed(2)
+    train, held, other = (torch.randn(300, 4, generator=rng, dtype=torch.float64) for _ in range(3))
+    made = torch.rand(300, 4, generator=rng, dtype=torch.float64) ** 6
+    if shape == "cross":
+        made[torch.arange(300), torch.randint(4, (300,), generator=rng)] *= -20
+    waves = Waves.fit(train)
+
+    def found(x: torch.Tensor) -> tuple[str, str]:
+        spaces = {"raw": compare(x, train, held), "waves": compare(waves(x), waves(train), waves(held))}
+        return said(*spaces["raw"]), "\n".join(agreement(spaces))
+
+    alone, together = found(matched(made, train))
+    assert "ALARM: frechet_distance is below the floor" in alone
+    assert "ALARM: below the floor in raw" in together
+    assert "in waves" in together.partition("told from the data")[2] or "in both spaces" in together
+    honest = found(other)
+    assert "ALARM" not in honest[0] + honest[1]
+    assert "not told from the data in either space" in honest[1]
 
 
 def test_the_frechet_distance_is_said_to_be_no_fid():

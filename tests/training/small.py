@@ -116,6 +116,9 @@ def child(work: Callable[[], None]) -> int:
     pid = os.fork()
     if pid == 0:
         code = 1
+        signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # ignored where the tests themselves run in the background
         try:
             work()
             code = 0

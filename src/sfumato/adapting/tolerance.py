@@ -34,7 +34,7 @@ class LeapWithin(Solver):
         most: calls of a sample after which it takes every step as it comes.
 
     Raises:
-        ValueError: tol not above 0, split not between 0 and 1, or most below 3.
+        ValueError: tol not above 0, split or finest not between 0 and 1, or most below 3.
     """
 
     tol: float = 0.05
@@ -50,6 +50,8 @@ class LeapWithin(Solver):
             raise ValueError(f"tol = {self.tol}: must be above 0")
         if not 0 < self.split < 1:
             raise ValueError(f"split = {self.split}: must be between 0 and 1")
+        if not 0 < self.finest < 1:
+            raise ValueError(f"finest = {self.finest}: must be between 0 and 1")
         if self.most < 3:
             raise ValueError(f"most = {self.most}: must be at least 3, one long step and two short ones")
 

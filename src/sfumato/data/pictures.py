@@ -119,10 +119,14 @@ def scan(
     paths, complaints, ignored = _find(root)
     if not paths and not complaints:
         others = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in ignored.most_common(5)) or "nothing"
-        raise DataError(f"{shown(root)}: no pictures in it or its sub-folders ({' '.join(SUFFIXES)}); found {others}")
+        raise DataError(
+            f"{shown(root)}: no pictures in it or its sub-folders ({' '.join(SUFFIXES)}); found {others}; give a folder with some"
+        )
     stray = next((path for path in paths if labels and path.parent == root), None)
     if stray is not None:
-        raise DataError(f"{shown(stray)}: has no label; with labels each picture lies in a sub-folder named after it")
+        raise DataError(
+            f"{shown(stray)}: has no label; with labels each picture must lie in a sub-folder named after it"
+        )
 
     files: list[Path] = []
     digests: list[bytes] = []

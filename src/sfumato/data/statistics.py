@@ -152,7 +152,9 @@ def measure(x: Any, indices: np.ndarray | None = None, name: str = "array") -> M
     if not seen:
         raise DataError(f"{shown(name)}: holds no numbers (shape {tuple(x.shape)}); at least one item is needed")
     if low.min() == high.max():
-        raise DataError(f"{shown(name)}: every number is {low[0]:g} (spread 0); there is nothing to learn from it")
+        raise DataError(
+            f"{shown(name)}: every number is {low[0]:g} (spread 0); there is nothing to learn from it: give numbers that differ"
+        )
     with np.errstate(over="ignore", invalid="ignore"):
         spread = np.where(low == high, 0.0, np.sqrt(scatter / seen))
         whole = np.square(spread).sum() + np.square(mean - mean.mean()).sum()

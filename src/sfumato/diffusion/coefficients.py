@@ -8,7 +8,9 @@ each sample or token, as in training, are tensors all the way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from functools import lru_cache, wraps
 from typing import Any, overload
 
@@ -18,6 +20,24 @@ from torch import Tensor
 
 Coefficient = float | Tensor
 """One number, or a tensor () for all, (B,) per sample, (B, L) per token."""
+
+
+def floating(x: Tensor) -> Tensor:
+    """x itself. Raises TypeError for whole numbers, in whose type a coefficient or a small step would be 0 or 1."""
+    if not (x.is_floating_point() or x.is_complex()):
+        raise TypeError(f"data and noise of this process are floating-point numbers, got {x.dtype}: convert them")
+    return x
+
+
+def numbers(of: Any) -> None:
+    """Complain of a dataclass one of whose numbers, or of those of the dataclasses in it, is none: compared with NaN everything
+    is False, so it would be ignored without a word. Raises ValueError, which names it."""
+    for field in fields(of) if is_dataclass(of) else ():
+        value = getattr(of, field.name)
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError(f"{field.name} = nan: must be a number")
+        for inner in value.values() if isinstance(value, Mapping) else (value,):
+            numbers(inner)
 
 
 @overload
@@ -32,8 +52,7 @@ def along(value: Coefficient, x: Tensor) -> Coefficient:
     """
     if not isinstance(value, Tensor) or value.ndim == 0:  # one number broadcasts by itself
         return value
-    if not (x.is_floating_point() or x.is_complex()):
-        raise TypeError(f"data and noise of this process are floating-point numbers, got {x.dtype}: convert them")
+    floating(x)
     return value.to(x.dtype).reshape(value.shape + (1,) * (x.ndim - value.ndim))
 
 

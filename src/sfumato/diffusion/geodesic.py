@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sfumato.diffusion.coefficients import floating
 from sfumato.diffusion.manifold import Manifold, shorten
 from sfumato.diffusion.process import Endpoints, States, along, lerp
 from sfumato.diffusion.rng import Rng
@@ -47,7 +48,7 @@ class Geodesic:
     habits: ClassVar[Mapping[str, Any]] = {"solver": "euler", "grid": "uniform", "eta": 0.0}
 
     def prior(self, x: Tensor, rng: Rng = None) -> Tensor:
-        return self.manifold.uniform(x, rng)
+        return self.manifold.uniform(floating(x), rng)
 
     def start(self, z: Tensor) -> Tensor:
         return z
@@ -76,7 +77,7 @@ class Geodesic:
         return mean_counted((self.target(a.x, a.z, t) - self.target(b.x, b.z, t)) ** 2, t, weight)
 
     def interpolate(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
-        way = self.manifold.log(x, z)
+        way = self.manifold.log(floating(x), z)
         return self.manifold.exp(x, along(self.fraction(t), way) * way)
 
     def precondition(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +85,7 @@ class Geodesic:
 
     def target(self, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """The geodesic's velocity at x_t, in the tangent space there."""
-        way = self.manifold.log(x, z)
+        way = self.manifold.log(floating(x), z)
         return self.manifold.velocity(x, way, along(self.fraction(t), way))
 
     def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:

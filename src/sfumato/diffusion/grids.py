@@ -46,7 +46,14 @@ def karras(
     schedule: Schedule, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Tensor:
     """Even steps of (sigma / alpha)^(1 / rho) (EDM, Karras 2022, eq. 5), then one step to the end, if the schedule goes
-    on below ``sigma_min``. Bounds are in units of the data's spread, and cut to the schedule's own range."""
+    on below ``sigma_min``. Bounds are in units of the data's spread, and cut to the schedule's own range.
+
+    Raises ValueError unless 0 < sigma_min < sigma_max and rho > 0.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"sigma_min = {sigma_min:g}: must be above 0 and below sigma_max, {sigma_max:g}")
+    if not rho > 0:
+        raise ValueError(f"rho = {rho:g}: must be above 0")
     low, high = schedule.angle(torch.tensor([0.0, 1.0], dtype=torch.float64)).tan().tolist()
     sigma_max, count = min(sigma_max, high), _steps(steps)
     if sigma_min <= low * (1 + 1e-9):

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.diffusion.coefficients import numbers
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.process import Endpoints
 from sfumato.diffusion.tree import Tree, each, hide, own
@@ -27,6 +28,9 @@ class Wrapped:
     """A denoiser around another: shares its process, and is given what that is given."""
 
     base: Guess
+
+    def __post_init__(self) -> None:
+        numbers(self)
 
     @property
     def process(self) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from sfumato.diffusion.coefficients import floating
 from sfumato.diffusion.geodesic import noise_level
 from sfumato.diffusion.heat_kernel import CIRCLE, DIRECTIONS, ROTATIONS, WIDEST, Kernel
 from sfumato.diffusion.heat_quantile import angle_of, angle_of_score, radius_of
@@ -69,7 +70,7 @@ class Heat:
     def _checked(self, x: Tensor) -> Tensor:
         if isinstance(self.manifold, Sphere) and x.shape[-1] != 3:
             raise ValueError(f"the sphere's heat kernel is for 3 dimensions, got {x.shape[-1]}: use Geodesic(Sphere())")
-        return x
+        return floating(x)
 
     def _deviation(self, t: Tensor, length: Tensor) -> Tensor:
         sigma = self.schedule.sigma(t).to(torch.float64)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.diffusion.coefficients import floating
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.process import along
 from sfumato.diffusion.rng import Rng, normal_like, uniform_like
@@ -45,6 +46,7 @@ def log_likelihood(
         raise ValueError(f"steps and probes must be at least 1, got {steps} and {probes}")
     if len(x) == 0:
         raise ValueError("no rows: give at least one item")
+    floating(x)
     x = x if differentiable else x.detach()
     schedule = denoiser.process.schedule
     ends = schedule.angle(torch.tensor([0.0, 1.0], dtype=torch.float64))

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.diffusion.coefficients import floating
 from sfumato.diffusion.denoiser import Denoiser, Guess
 from sfumato.diffusion.geodesic import Geodesic
 from sfumato.diffusion.heat import Heat
@@ -79,6 +80,9 @@ def manifold_log_likelihood(
     """
     if steps < 1 or (probes is not None and probes < 1):
         raise ValueError(f"steps and probes must be at least 1, got {steps} and {probes}")
+    if len(x) == 0:
+        raise ValueError("no rows: give at least one item")
+    floating(x)
     process = denoiser.process
     if not isinstance(process, Geodesic | Heat):
         raise TypeError(f"the process must be Geodesic or Heat, got {type(process).__name__}: see log_likelihood")

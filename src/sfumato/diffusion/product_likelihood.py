@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.diffusion.coefficients import floating
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.likelihood import divergence
 from sfumato.diffusion.process import Gaussian, along
@@ -57,6 +58,9 @@ def product_log_likelihood(
     if order is not None and sorted(order) != sorted(moving):
         raise ValueError(f"order must name each of {', '.join(moving)} once, got {', '.join(order)}")
     x = process.checked("x", x)
+    for name in moving:
+        if len(floating(x[name])) == 0:
+            raise ValueError("no rows: give at least one item")
     x = x if differentiable else {name: value.detach() for name, value in x.items()}
 
     angles, width, y, gained = {}, {}, dict(x), {}

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from sfumato.diffusion.coefficients import plain
+from sfumato.diffusion.coefficients import floating, numbers, plain
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.paths import Endpoints
 from sfumato.diffusion.process import States
@@ -99,13 +99,17 @@ def walk(
     calls there, (B,). With ``x_t`` the walk begins there, at the first of ``times``, and not at ``process.start(z)``.
 
     Raises:
-        ValueError: a solver that does not walk this world; times that are not falling from at most 1 to at least 0.
+        ValueError: a solver that does not walk this world, or one of whose parameters is NaN; times that are not falling from
+            at most 1 to at least 0.
     """
     process = denoiser.process
     check_world(process, solver)
+    numbers(solver)
     check_times(times)
     guess = Bound.of(denoiser, condition)
     x_t, memory = process.start(z) if x_t is None else x_t, solver.prepare(times)
+    if process.states in ("vectors", "points") and isinstance(x_t, Tensor):
+        floating(x_t)
     yield x_t, memory
     for t, s in pairwise(times):
         x_s, memory = solver.step(guess, x_t, t, s, memory, rng)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.diffusion import tree
+from sfumato.diffusion.coefficients import numbers
 from sfumato.diffusion.rng import Rng, Streams, moved, uniform_like
 from sfumato.diffusion.schedule import Schedule
 from sfumato.diffusion.tree import Tree
@@ -22,6 +23,10 @@ from sfumato.diffusion.tree import Tree
 
 class Times(Protocol):
     """A distribution of training times. Inherit from it: then one time a sample is drawn unless ``draw`` says otherwise."""
+
+    def __post_init__(self) -> None:
+        """Of dataclasses: no number of theirs is NaN."""
+        numbers(self)
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         """Quantile function: uniform numbers u in (0, 1), (B,) or (B, L) -> times t of the same shape."""

@@ -26,6 +26,7 @@ from sfumato.diffusion.process import Endpoints, States, lerp
 from sfumato.diffusion.rng import Rng, uniform_like
 from sfumato.diffusion.schedule import Linear, Schedule
 from sfumato.diffusion.weights import kept, mean_counted
+from sfumato.errors import NonFiniteSample
 
 F64 = torch.float64
 NEVER = -1e30
@@ -107,9 +108,17 @@ def draw(probabilities: Tensor, u: Tensor) -> Tensor:
 
     In float64, so that a probability of 1e-9 is drawn as often as it says (in float32 it is not; Zheng 2024, arXiv
     2409.02908), and a probability of zero never.
+
+    Raises:
+        NonFiniteSample: probabilities that are not finite, of which any token could be made, one that is none included.
     """
     steps = probabilities.to(F64).cumsum(-1)
     total = steps[..., -1]
+    if not bool(total.isfinite().all()):
+        raise NonFiniteSample(
+            "the network answers NaN or infinity, so there is no token to draw; nothing of it is kept. Train again with a lower "
+            "--optim.lr, or with --precision fp32"
+        )
     # rounding must not reach the end of the table
     place = torch.minimum(u.to(F64) * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(steps.contiguous(), place[..., None].contiguous(), right=True)[..., 0]

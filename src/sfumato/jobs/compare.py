@@ -70,6 +70,7 @@ def compare(
     import torch
 
     from sfumato.metrics import spaces, table
+    from sfumato.metrics.words import agreement
 
     sets = {"A": _numbers(a, "A"), "B": _numbers(b, "B")}
     if held_out is not None:
@@ -77,8 +78,7 @@ def compare(
     _alike(sets)
     real = sets["B"]
     if held_out is None:
-        if len(real) < LEAST:
-            raise DataError(f"B: {len(real)} items are too few; {LEAST} at least, half of which are the floor")
+        _enough(len(real))
         order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))
         known, held = real[order[len(real) // 2 :]], real[order[: len(real) // 2]]
         how = f"B was halved: {len(known)} items to compare with, {len(held)} for the floor"
@@ -87,12 +87,17 @@ def compare(
         how = f"B's {len(known)} items to compare with, {len(held)} others for the floor"
     shift, scale = _standard(known, spaces.is_textured(tuple(known.shape[1:])))
     fake, known, held = ((x - shift) / scale for x in (sets["A"], known, held))
-    textured = spaces.is_textured(tuple(known.shape[1:]))
     found = {}
-    for name in tuple(features) or (("patches", "pca") if textured else ("pca", "waves")):
+    for name in tuple(features) or spaces.usual(tuple(known.shape[1:])):
         space = spaces.choose(name, known, lambda x: x * scale + shift)
         found[space.name] = table.compare(space(fake), space(known), space(held), seed=seed)
-    return Comparison(found, (how, *_agreement(found)))
+    return Comparison(found, (how, *agreement(found, "A", "B")))
+
+
+def _enough(count: int) -> None:
+    """Raises DataError where so many items of B cannot be halved."""
+    if count < LEAST:
+        raise DataError(f"B: {count} items are too few; give {LEAST} or more, half of which are the floor")
 
 
 def _numbers(x: Any, name: str) -> Tensor:
@@ -148,30 +153,6 @@ def _standard(known: Tensor, textured: bool) -> tuple[Tensor, Tensor]:
     return known.mean(0), torch.where(spread > 1e-6 * spread.max(), spread, torch.ones_like(spread))
 
 
-def _agreement(found: dict[str, tuple[Row, ...]]) -> list[str]:
-    """Whether the spaces say the same of the kernel distance; an alarm where one of them alone is too good."""
-    from sfumato.metrics.words import above_floor, below_floor
-
-    kernels = {name: row for name, rows in found.items() for row in rows if row.metric == "kernel_distance"}
-    apart = {name for name, row in kernels.items() if above_floor(row)}
-    low = [name for name, rows in found.items() if any(map(below_floor, rows))]
-    said = []
-    if low:
-        said.append(
-            f"ALARM: below the floor in {', '.join(low)}: nearer to B than other real items are, far beyond chance"
-        )
-    if apart and apart != set(kernels):
-        blind = ", ".join(name for name in kernels if name not in apart)
-        said.append(f"the spaces differ: A is told from B in {', '.join(sorted(apart))}, and not in {blind}")
-    elif apart:
-        said.append(f"A is told from B in {'both spaces' if len(kernels) == 2 else 'every space'}")
-    else:
-        said.append(
-            f"A is not told from B in {'either space' if len(kernels) == 2 else 'any space'} by kernel distance"
-        )
-    return said
-
-
 # ---- places --------------------------------------------------------------------------------------------------------------
 
 
@@ -183,12 +164,20 @@ def compare_paths(
 
     Raises DataError, MetricError, RunError, Wrong.
     """
+    from sfumato.metrics import spaces
+
     for name, count in (("n", n), ("side", side)):
         if count is not None and count < (LEAST // 2 if name == "n" else 8):
             raise Wrong(f"{name} = {count}: must be at least {LEAST // 2 if name == 'n' else 8}")
     places = [place for place in (a, b, held_out) if place is not None]
     side = side or _side(places)
-    read = [_read(place, side, seed, n if place is a else None) for place in places]
+    for name in features:
+        spaces.known(name)
+    # A last: if it is a run its samples are drawn, and what is wrong with the others is known before that
+    real = [_read(place, side, seed, None) for place in places[1:]]
+    if held_out is None:
+        _enough(len(real[0]))
+    read = [_read(a, side, seed, n), *real]
     if n is not None:
         read[0] = read[0][:n]
     made = compare(*read, features=features, seed=seed)

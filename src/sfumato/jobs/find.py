@@ -85,7 +85,7 @@ def line(name: str) -> str:
 
 
 def missing(name: str) -> tuple[str, ...]:
-    """What a field's requires.txt asks for and is not installed; `pip install sfumato[NAME]` brings it."""
+    """What a field's requires.txt asks for and is not installed; `errors.install(NAME)` says how."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     file = _folders()[name] / "requires.txt" if name in _folders() else None

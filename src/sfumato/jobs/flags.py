@@ -284,7 +284,7 @@ class Words:
             else:
                 raise Misspelt(self.unknown(word))
         if missing := [o for o in (*places, *self.named.values()) if o.usual is MISSING and o.path not in self.found]:
-            raise Misspelt(f"{self.shown(missing[0])} is missing: {_first(missing[0].words)}")
+            raise Misspelt(f"{self.shown(missing[0])} is missing; give it: {_first(missing[0].words)}")
         return self.found
 
     def strange(self, word: str) -> bool:

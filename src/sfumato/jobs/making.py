@@ -67,6 +67,8 @@ def made(path: Path) -> Making:
 
     Raises DataError where there is none, or one that cannot be: nothing in such a file is trusted.
     """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file; give one that `sfumato sample` wrote")
     try:
         stored, hints = _stored(path), typing.get_type_hints(Making)
         making = Making(**{name: convert(hints[name], value) for name, value in stored.items() if name in hints})

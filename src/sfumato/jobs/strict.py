@@ -116,7 +116,7 @@ def composed(text: str, source: str) -> Any:
         found = sizes[id(at)]
         place = f"{source}:{at.start_mark.line + 1}" if at.start_mark else source
         if found is None:
-            raise ConfigError(f"{place}: a value that contains itself")
+            raise ConfigError(f"{place}: a value that contains itself; write it out")
         if found > MOST:
             raise ConfigError(f"{place}: stands for more than {MOST:,} values, by aliases (*name); write them out")
         return found
@@ -138,6 +138,8 @@ def _read(kind: Any, node: Any, source: str, path: str, base: Any) -> Any:
     try:
         value = yaml.SafeLoader("").construct_document(node) if not isinstance(node, yaml.ScalarNode) else _scalar(node)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # dates and numbers that are none
+        if "constructor for the tag" in str(error):
+            raise ConfigError(f"{place}: {path}: is tagged to be made into an object; give a plain value") from error
         raise ConfigError(f"{place}: {path}: {' '.join(str(error).split())}") from error
     try:
         return convert(kind, value)
@@ -151,7 +153,7 @@ def _scalar(node: yaml.ScalarNode) -> Any:
 
 def _read_dataclass(kind: Any, node: Any, source: str, path: str, base: Any, place: str) -> Any:
     if not isinstance(node, yaml.MappingNode) or node.tag != "tag:yaml.org,2002:map":
-        raise ConfigError(f"{place}: {path or 'the file'} must be a mapping of names to values")
+        raise ConfigError(f"{place}: {path.rstrip('.') or 'the file'} must be a mapping of names to values")
     hints = typing.get_type_hints(kind, include_extras=False)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     values: dict[str, Any] = {} if base is None else {name: getattr(base, name) for name in fields}
@@ -164,7 +166,7 @@ def _read_dataclass(kind: Any, node: Any, source: str, path: str, base: Any, pla
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(fields)}"
             raise ConfigError(f"{where}: unknown key {path + name!r}; {hint}")
         if name in seen:
-            raise ConfigError(f"{where}: {path + name!r} is given twice")
+            raise ConfigError(f"{where}: {path + name!r} is given twice; keep one")
         seen.add(name)
         inner = inner_dataclass(hints[name])
         nothing = value_node.tag == "tag:yaml.org,2002:null"

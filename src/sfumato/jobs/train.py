@@ -93,10 +93,12 @@ def _measured(task: Task, training: TrainOptions, batch: int, tell: Say) -> tupl
     """What a step costs; where a batch does not fit into memory it is learned from in smaller pieces. Raises Shortage."""
     from sfumato.training.measure import measure_threads
     from sfumato.training.memory import is_short, release, shortage
+    from sfumato.training.progress import Watch
 
     while True:
         try:
-            return training, measure_threads(task, training, batch)
+            with Watch("measure", 1, unit="speeds", quiet=float("inf")):  # a terminal sees that something is done
+                return training, measure_threads(task, training, batch)
         except (RuntimeError, MemoryError) as error:
             if not is_short(error):
                 raise
@@ -216,7 +218,7 @@ def resume(out: Path, steps: int | None = None, tell: Say = say) -> Run:
     Args:
         steps: how many it is to have in all, if other than it was begun with; config.yaml is changed.
 
-    Raises RunError where it has more steps behind it than that.
+    Raises RunError where it has more steps behind it than that, CheckpointError where its checkpoints are gone.
     """
     from sfumato.training import loop
 

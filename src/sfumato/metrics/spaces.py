@@ -38,6 +38,31 @@ def is_textured(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) >= 6
 
 
+def usual(shape: tuple[int, ...]) -> tuple[str, str]:
+    """The two spaces that items of this shape are compared in: of unlike kinds, so that what one misses the other sees."""
+    return ("patches", "pca") if is_textured(shape) else ("pca", "waves")
+
+
+def beside(name: str, shape: tuple[int, ...]) -> str:
+    """The space to judge by where ``name`` may have been chosen by: another one, which nothing chooses by."""
+    first, second = usual(shape)
+    return first if name == second else second
+
+
+def known(name: str) -> None:
+    """Complain of a name of no space, or of a network that is not there. Raises MetricError."""
+    if Path(name).suffix == ".onnx":
+        from sfumato.metrics import onnx
+
+        onnx.load(Path(name))
+    elif name == "imagenet":
+        from sfumato.metrics import imagenet
+
+        imagenet.load()
+    elif name not in NAMES:
+        raise MetricError(f"features = {name!r}: must be one of {', '.join(NAMES)}, or a .onnx file")
+
+
 def choose(name: str, train: Tensor, restore: Callable[[Tensor], Tensor], remember: Remember = forgetful) -> Space:
     """The space of a name, fitted on ``train`` (N, ...), or of a network in a file.
 
@@ -51,7 +76,7 @@ def choose(name: str, train: Tensor, restore: Callable[[Tensor], Tensor], rememb
     """
     shape = tuple(train.shape[1:])
     if name == "auto":
-        name = "patches" if is_textured(shape) else "pca"
+        name = usual(shape)[0]
     if name in ("imagenet", "patches") and not is_textured(shape):
         raise MetricError(
             f"features = {name!r}: is for pictures of 6 pixels a side or more, not items of shape {shape}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sfumato.metrics.table import Row
 
-DISTANCES = ("kernel_distance", "frechet_distance", "sliced_wasserstein")
+INCEPTION = ("fid", "kid")  # of a space of their own, whichever space the other rows are of
+DISTANCES = ("kernel_distance", "frechet_distance", "sliced_wasserstein", *INCEPTION)
 NOT_FID = (
     "frechet_distance is measured between features of the space named here, not of the Inception network: it is not the FID "
     "of papers and must not be set beside theirs (`sfumato evaluate RUN --inception FILE` measures that)"
@@ -29,15 +30,28 @@ def below_floor(row: Row) -> bool:
     return row.metric in DISTANCES and row.floor is not None and row.value + by_chance < row.floor
 
 
+def alarms(rows: Iterable[Row]) -> list[Row]:
+    """The distances that are too small to be honest: below the floor far beyond chance; or a Frechet distance of less than a
+    fifth of its floor while the kernel distance sees a difference, which happens where samples were made for its moments."""
+    by = {row.metric: row for row in rows}
+    kernel = by.get("kernel_distance")
+    seen = kernel is not None and above_floor(kernel)
+
+    def fitted(row: Row) -> bool:
+        return seen and row.metric == "frechet_distance" and row.floor is not None and row.value < row.floor / 5
+
+    return [row for row in by.values() if below_floor(row) or fitted(row)]
+
+
 def sentences(rows: Iterable[Row]) -> list[str]:
     """A sentence or two for each kind of metric that is there; nothing for others."""
     by = {row.metric: row for row in rows}
     said = [_distance(by[name]) for name in DISTANCES[:1] if name in by]
     said += [
-        f"ALARM: {name} is below the floor ({_number(row.value)}, floor {_number(row.floor)}) far beyond chance: real items of "
-        "the same kind are farther away; the samples are copies, or were chosen or trained by this very distance"
-        for name, row in by.items() if below_floor(row)
-    ]  # fmt: skip
+        f"ALARM: {row.metric} is below the floor ({_number(row.value)}, floor {_number(row.floor)}) far beyond chance: real "
+        "items of the same kind are farther away; the samples are copies, or were chosen or trained by this very distance"
+        for row in alarms(by.values())
+    ]
     if {"precision", "recall"} <= set(by):
         said.append(_shares(by["precision"], by["recall"]))
     if "classifier_accuracy" in by:
@@ -46,6 +60,32 @@ def sentences(rows: Iterable[Row]) -> list[str]:
         said.append(_copied(by["copied"]))
     if "frechet_distance" in by:
         said.append(NOT_FID)
+    return said
+
+
+def agreement(spaces: Mapping[str, Iterable[Row]], who: str = "the samples", whom: str = "the data") -> list[str]:
+    """Whether several feature spaces say the same of the kernel distance; an alarm where one of them alone is too good: a model
+    can be trained, or chosen, to be near in one."""
+    rows = {name: tuple(found) for name, found in spaces.items()}
+    kernels = {name: row for name, found in rows.items() for row in found if row.metric == "kernel_distance"}
+    apart = {name for name, row in kernels.items() if above_floor(row)}
+    low = [name for name, found in rows.items() if any(row.metric not in INCEPTION for row in alarms(found))]
+    both = len(kernels) == 2
+    said = []
+    if low:
+        said.append(
+            f"ALARM: below the floor in {', '.join(low)}: nearer to {whom} than other real items are, far beyond chance"
+        )
+    are = "is" if " " not in who else "are"
+    if apart and apart != set(kernels):
+        blind = ", ".join(name for name in kernels if name not in apart)
+        said.append(
+            f"the spaces differ: {who} {are} told from {whom} in {', '.join(sorted(apart))}, and not in {blind}"
+        )
+    elif apart:
+        said.append(f"{who} {are} told from {whom} in {'both spaces' if both else 'every space'}")
+    elif not low:
+        said.append(f"{who} {are} not told from {whom} in {'either space' if both else 'any space'} by kernel distance")
     return said
 
 
@@ -60,6 +100,8 @@ def _distance(row: Row) -> str:
         return there
     if above_floor(row):
         return f"{there}: the samples differ from the data beyond chance (0 is no difference)"
+    if below_floor(row):
+        return f"{there}: nearer than real items are, see the alarm"
     return f"{there}: with {row.n} samples no difference is seen by this distance"
 
 

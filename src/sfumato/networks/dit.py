@@ -224,7 +224,7 @@ class DiT(nn.Module):
         spatial = {"length": x.shape[1]} if self.dims == 1 else {"height": x.shape[-2], "width": x.shape[-1]}
         for name, side in spatial.items():
             if side % self.patch:
-                raise ValueError(f"{name} {side} is not divisible by the patch, {self.patch}")
+                raise ValueError(f"{name} {side} is not divisible by the patch, {self.patch}; give one that divides it")
         return frames + tuple(side // self.patch for side in spatial.values())
 
     def to_patches(self, x: Tensor, sides: tuple[int, ...]) -> Tensor:

@@ -66,9 +66,11 @@ def choose(
     if kind not in axes:
         raise ValueError(f"kind is {kind!r}, expected auto, {', '.join(axes)}")
     if len(shape) not in axes[kind]:
-        raise ValueError(f"a network of kind {kind} cannot take items of shape {tuple(shape)}")
+        raise ValueError(
+            f"a network of kind {kind} cannot take items of shape {tuple(shape)}; give another --network.kind"
+        )
     if patch is not None and kind != "dit":
-        raise ValueError(f"patch was given, but a network of kind {kind} has no patches")
+        raise ValueError(f"patch was given, but a network of kind {kind} has no patches; leave it out")
 
     if loops is not None and kind != "dit":
         raise ValueError(f"loops was given, but a network of kind {kind} has none")

@@ -312,7 +312,9 @@ def read_weights(file: Path, device: str | torch.device = "cpu") -> tuple[dict[s
         tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{file}: is not a readable safetensors file ({said})") from error
+        raise CheckpointError(
+            f"{file}: is not a readable safetensors file ({said}); copy it again, or train again"
+        ) from error
     if not sums.sound(tensors, about):
         raise CheckpointError(f"{file}: is damaged, its checksum differs; restore it from a copy, or train again")
     return {name: tensor.to(device) for name, tensor in tensors.items()}, about

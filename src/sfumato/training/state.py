@@ -141,6 +141,11 @@ def load(run: Run, state: State) -> int:
             raise checkpoint.CheckpointError(
                 f"{run.checkpoints}: no whole checkpoint is left; train again with --out elsewhere"
             )
+        if run.model.is_file():  # all would be trained again, over it
+            raise checkpoint.CheckpointError(
+                f"{run.path}: it is trained, but its checkpoints are gone, without which it cannot be gone on with; sample it "
+                "as it is, or train again with --out elsewhere"
+            )
         return 0
     found = checkpoint.load(path)
     checkpoint.fits(found.tensors["network"], state.objective.network.state_dict(), f"{path}",

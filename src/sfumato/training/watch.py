@@ -24,6 +24,7 @@ from sfumato.training.memory import Shortage, fitting
 from sfumato.training.objective import Noised, Objective, Precise, Task, evaluating
 from sfumato.training.run import Run, sealed, write_text
 from sfumato.training.telling import tell
+from sfumato.training.tracking import Apart
 
 LEVELS = torch.linspace(-3.5, 3.0, 10)
 """Noise levels ln(sigma / alpha) at which the held-out loss is measured."""
@@ -196,29 +197,21 @@ def tensorboard(
     run: Run, enabled: bool = True, careful: Careful | None = None
 ) -> Iterator[Callable[[Mapping[str, float], int], None]]:
     """A function that writes numbers to TensorBoard events in the run, if that package is installed (extra ``track``). It
-    is somebody else's: whatever fails in it is a warning."""
-    writer: Any = None
+    is somebody else's: whatever fails in it is a warning, and nothing waits for it."""
     careful = careful or Careful(tell)
+
+    def failed(error: Exception) -> None:
+        with careful("TensorBoard", (Exception,)):
+            raise error
+
+    apart: Apart | None = None
     if enabled and importlib.util.find_spec("tensorboard") is not None:
         with careful("TensorBoard", (Exception,)):
             from torch.utils.tensorboard import SummaryWriter
 
-            writer = SummaryWriter(str(run.path / "events"))
-
-    def write(values: Mapping[str, float], step: int) -> None:
-        nonlocal writer
-        if writer is not None:
-            try:
-                for name, value in values.items():
-                    writer.add_scalar(name, value, step)
-            except Exception as error:
-                writer = None  # its queue is dead, and would be waited for
-                with careful("TensorBoard", (Exception,)):
-                    raise error
-
+            apart = Apart(lambda: SummaryWriter(str(run.path / "events")), failed)
     try:
-        yield write
+        yield apart or (lambda values, step: None)
     finally:
-        if writer is not None:
-            with careful("TensorBoard", (Exception,)):
-                writer.close()
+        if apart is not None:
+            apart.close()

@@ -354,6 +354,16 @@ def test_remarks_follow_from_the_whole_row(changed: dict, starts: list[str]):
     assert all(remark.startswith(start) for remark, start in zip(found, starts))
 
 
+def test_one_held_out_item_near_a_training_item_is_no_repetition():
+    """1 of 19 may be chance; 10 of 100 is none."""
+    few = [
+        Row(r.metric, r.value, r.low, r.high, 1 / 19 if r.metric == "copied" else r.floor, r.better, 19, 40)
+        for r in rows()
+    ]
+    assert not any("repeat themselves" in remark for remark in said(few))
+    assert any("repeat themselves" in remark for remark in said(rows(copied=(0.1, 0.05, 0.2, 0.1))))
+
+
 def test_numbers_of_other_units_are_told():
     import torch
 

@@ -11,15 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.fields.images.measure import Measure
+from sfumato.fields.images.measure import Measure, restored
 from sfumato.jobs import plots
-from sfumato.jobs.evaluate import evaluate, shuffled
+from sfumato.jobs.evaluate import evaluate, shuffled, stacked
 from sfumato.jobs.model import load
 from sfumato.jobs.walk import Walk
 from sfumato.metrics import features, inception
 from sfumato.metrics import table as evaluation_table
 from sfumato.metrics.inception import InceptionV3
 from tests.jobs.small import SMALL, sfumato, write_data
+from tests.metrics.test_words import matched
 
 CLOTHES = Path(__file__).parents[4] / "shared" / "data" / "clothing64"
 
@@ -109,7 +110,9 @@ def test_a_second_call_works_out_nothing_about_real_data(clothes: Path, monkeypa
     calls: list[str] = []
     report(clothes / "run", clothes / "one", clothes / "other")
     assert seen == [160]  # the samples
-    assert sorted(calls) == ["classifier_test", "frechet_infinity"]  # of the samples, not of the floor
+    assert sorted(calls) == sorted(
+        2 * ["classifier_test", "frechet_infinity"]
+    )  # of the samples in two spaces, not of floors
     assert metrics(clothes / "run") == first
     assert sorted((clothes / "run" / "cache" / "reference").iterdir()) == before
     report(clothes / "run", clothes / "other", clothes / "one")  # other data: other statistics
@@ -187,6 +190,47 @@ def test_the_space_can_be_chosen(name: str, trained):
     assert measured(out)["features"] == name
 
 
+@pytest.mark.parametrize(("kind", "asked", "spaces"), [
+    ("classes", "auto", ("patches", "pca")), ("classes", "pca", ("pca", "patches")), ("classes", "raw", ("raw", "pca")),
+    ("vectors", "auto", ("pca", "waves")), ("vectors", "waves", ("waves", "pca")),
+])  # fmt: skip
+def test_a_second_space_by_which_nothing_is_chosen_stands_beside(
+    kind: str, asked: str, spaces: tuple[str, str], trained
+):
+    out = trained(kind)
+    text = report(out, quick=True, features=asked)
+    found = measured(out)
+    assert (found["features"], list(found["beside"])) == (spaces[0], [spaces[1]])
+    other = found["beside"][spaces[1]]
+    assert set(other["metrics"]) == set(metrics(out))
+    assert other["metrics"]["kernel_distance"]["value"] != metrics(out)["kernel_distance"]["value"]
+    for row in (*other["metrics"].values(), *metrics(out).values()):
+        assert row["low"] <= row["value"] <= row["high"]
+    assert f"features: {spaces[1]} (nothing is chosen by it)" in text
+    assert any("told from the data in" in line or "ALARM" in line for line in found["remarks"])
+
+
+def test_samples_made_for_a_frechet_distance_are_an_alarm_of_the_command(tmp_path: Path):
+    """Numbers with the very mean and covariance of the training data and of another law: what fits that distance alone."""
+    rng = torch.Generator().manual_seed(0)
+    np.save(tmp_path / "data.npy", torch.randn(500, 4, generator=rng).numpy() * [1, 5, 20, 100] + 7)
+    out = tmp_path / "run"
+    assert sfumato("train", tmp_path / "data.npy", *SMALL, "--out", out) == 0
+    model = load(out)
+    train, held = (
+        stacked(part).double() for part in (model.recipe.open(model.run).train, model.recipe.open(model.run).held_out)
+    )
+    made = matched(torch.rand(len(held), 4, generator=rng, dtype=torch.float64) ** 6, train)
+    for name, x in (("fit", made), ("real", held.roll(1, 0))):
+        np.save(tmp_path / f"{name}.npy", restored(model.facts, x).numpy())
+    text = report(out, samples=tmp_path / "fit.npy", quick=True)
+    assert "ALARM: frechet_distance is below the floor" in text
+    assert "at the floor:" not in text
+    text = report(out, samples=tmp_path / "real.npy", quick=True)
+    assert "ALARM" not in text
+    assert "the samples are not told from the data in either space" in text
+
+
 @pytest.mark.parametrize(("words", "message"), [
     (("--features", "nothing"), "features = 'nothing': must be one of auto, patches, pca, raw, waves, imagenet, or a .onnx file"),
     (("--inception", "nowhere.pth"), "nowhere.pth: cannot be read (No such file or directory); give the file of Inception"),
@@ -227,6 +271,33 @@ def test_without_matplotlib_the_report_is_the_pictures(trained, monkeypatch: pyt
     (out / "report.png").unlink(missing_ok=True)
     report(out, quick=True)
     assert Image.open(out / "report.png").size[0] >= 300
+
+
+def test_a_report_that_cannot_be_drawn_loses_no_number(trained, monkeypatch: pytest.MonkeyPatch, capsys):
+    out = trained("classes")
+    (out / "report.png").unlink(missing_ok=True)
+    (out / "metrics.json").unlink(missing_ok=True)
+    monkeypatch.setattr("sfumato.fields.images.measure.report", lambda *_: 1 / 0)
+    text = report(out, quick=True)
+    assert "kernel_distance" in text
+    assert "kernel_distance" in metrics(out)
+    assert "report.png" not in text
+    assert "warning: report.png could not be made (ZeroDivisionError: division by zero)" in capsys.readouterr().err
+
+
+def test_a_full_disk_loses_no_number_of_an_evaluation(trained, monkeypatch: pytest.MonkeyPatch, capsys):
+    def full(*_) -> None:
+        raise OSError(28, "No space left on device")
+
+    for place in ("report.write_text", "report.card", "report.write_page"):
+        monkeypatch.setattr(f"sfumato.jobs.{place}", full)
+    monkeypatch.setattr("sfumato.fields.images.measure.report", full)
+    text = report(trained("vectors"), quick=True)
+    assert "kernel_distance" in text
+    assert "look at" not in text
+    said = capsys.readouterr().err
+    for name in ("metrics.json", "README.md", "report.html"):
+        assert f"warning: {name} could not be made ([Errno 28] No space left on device)" in said
 
 
 def test_items_are_shuffled_with_their_classes():

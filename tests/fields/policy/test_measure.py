@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("gymnasium")
+from sfumato.data import DataError
+from sfumato.fields.policy import measure
 from sfumato.fields.policy.acting import Policy
 from sfumato.fields.policy.measure import TrialOptions, session_of, worlds
 from sfumato.fields.policy.simulators.recording import RecordOptions, record
@@ -17,6 +19,7 @@ from sfumato.fields.policy.simulators.rollout import rollout
 from sfumato.jobs.evaluate import evaluate
 from sfumato.jobs.model import load
 from sfumato.jobs.walk import Drawing, Walk
+from sfumato.training import careful
 from sfumato.training.run import RunError
 from tests.fields.policy.robots import LIMIT, POINT
 from tests.jobs.small import sfumato
@@ -51,6 +54,21 @@ def test_a_run_is_put_to_the_test(run: Path):
         assert metrics[name]["n"] == 3
     assert (run / "episodes.mp4").stat().st_size > 500
     assert not (run / "fan.png").exists()  # its actions are no places in its picture
+
+
+@pytest.mark.parametrize("error", [DataError("no OpenGL here"), ImportError("libosmesa.so"), RuntimeError("codec")])
+def test_a_film_that_fails_loses_no_episode(
+    error: Exception, run: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(measure, "filmed", lambda *_: (_ for _ in ()).throw(error))
+    (run / "episodes.mp4").unlink(missing_ok=True)
+    text = evaluate(load(run, WALK, Drawing(seed=80)), TrialOptions((POINT,), episodes=2, rows=2, workers=1, film=1))
+    stored = json.loads((run / "rollouts.json").read_text())
+    assert [each["seed"] for each in stored["each"]] == [100_080, 100_081]
+    assert f"{stored['mean_maximum']:.3f}" in text
+    assert "mean_maximum" in (run / "metrics.json").read_text()
+    assert "episodes.mp4" not in text.rpartition("look at")[2]
+    assert f"warning: episodes.mp4 could not be made ({careful.reason(error)})" in capsys.readouterr().err
 
 
 def test_the_command_plays_a_policy_and_measures_pictures_each_with_its_own_options(

@@ -19,8 +19,9 @@ from sfumato.fields.policy import samples
 from sfumato.fields.policy.acting import Policy
 from sfumato.fields.policy.data import PolicyFacts
 from sfumato.fields.policy.demonstrations.episodes import Demonstrations
-from sfumato.fields.policy.demonstrations.replay import save_episodes
+from sfumato.fields.policy.demonstrations.replay import open_episodes, save_episodes
 from sfumato.fields.policy.recipe import ChunkAsk, PolicyRecipe
+from sfumato.fields.policy.senses import chosen
 from sfumato.jobs import train as job
 from sfumato.jobs.config import Configuration, read_config
 from sfumato.jobs.find import kind, name_of, names
@@ -201,6 +202,45 @@ def test_a_bad_wish_is_one_line(
     assert code != 0
     assert message in " ".join(err.replace("│", " ").split())
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "names", [("timestamp", "done"), ("next.reward", "frame_index"), ("REWARD", "episode/terminated")]
+)
+def test_book_keeping_is_no_sense(
+    names: tuple[str, str], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """A policy that saw the clock or the verdict would copy it: left out and said, unless asked for."""
+    one = open_episodes(world / "reach.npz")
+    seen = {"qpos": one.observations["state"], **{name: np.arange(one.steps) % 7 for name in names}}
+    save_episodes(dataclasses.replace(one, observations=seen), tmp_path / "log.npz")
+    capsys.readouterr()
+    assert sfumato("train", "policy", tmp_path / "log.npz", *QUICK, "--out", tmp_path / "run") == 0
+    said = capsys.readouterr().err
+    assert f"not seen  {', '.join(names)}: book-keeping" in said
+    assert PolicyFacts.read(Run(tmp_path / "run")).states == ("qpos",)
+    assert chosen(tmp_path / "log.npz", ("qpos", names[0]))[1] == ()
+    save_episodes(dataclasses.replace(one, observations={names[0]: seen[names[0]]}), tmp_path / "blind.npz")
+    with pytest.raises(DataError, match=f"actions but no observations but {names[0]}"):
+        chosen(tmp_path / "blind.npz", None)
+
+
+@pytest.mark.parametrize(("shape", "kind", "message"), [
+    ((16, 16), np.uint8, r"looks like pictures of shape \(16, 16\).*grey pictures as bytes \(N, H, W, 1\)"),
+    ((16, 16, 4), np.uint8, r"a fourth channel under a name of its own"),
+    ((3, 16, 16), np.float32, r"float32, which no network here sees; give pictures as bytes"),
+    ((1, 12, 20), np.float64, r"depth scaled to bytes"), ((4, 16, 16), np.uint8, "fourth channel"),
+    ((9, 2), np.float32, ""), ((256,), np.uint8, ""), ((16, 16, 3), np.uint8, ""), ((1, 16, 16), np.uint8, ""),
+])  # fmt: skip
+def test_a_camera_that_would_be_taken_for_numbers_is_refused(shape, kind, message: str, tmp_path: Path):
+    one = reaching(2)
+    eye = np.random.default_rng(0).integers(0, 250, (one.steps, *shape)).astype(kind)
+    save_episodes(dataclasses.replace(one, observations={"eye": eye}), tmp_path / "eye.npz")
+    if message:
+        with pytest.raises(DataError, match=message):
+            chosen(tmp_path / "eye.npz", None)
+    else:
+        assert list(chosen(tmp_path / "eye.npz", None)[0].observations) == ["eye"]
 
 
 def test_bad_data_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import shutil
@@ -156,7 +155,6 @@ def test_a_chunk_is_carried_on_from_what_was_left_of_the_one_before(world: Path)
     ({}, "observation state is missing; this policy sees state"),
     ({"state": np.zeros((2, 3))}, r"observation state has shape \(2, 3\), expected \(2, 4\)"),
     ({"state": np.full((2, 4), np.nan)}, "observation state must be finite numbers"),
-    ({"state": np.full((2, 4), -1e300)}, "observation state must be finite numbers"),  # which float32 cannot hold
     ({"state": np.zeros((3, 4))}, r"expected \(2, 4\)"),
 ])  # fmt: skip
 def test_observations_that_do_not_fit_are_refused(seen: dict[str, np.ndarray], message: str, world: Path):
@@ -191,15 +189,67 @@ def test_a_session_keeps_what_its_policy_was_loaded_with(world: Path):
 
 
 def test_a_policy_never_acts_nan(world: Path):
-    """Of an observation in other units than those of the demonstrations, or with weights that are broken."""
+    """With weights that are broken, or of an observation in other units than those of the demonstrations."""
     controller = policy_of(world / "run", torch.full((16, 2), float("nan"))).session(1, [0], Walk(steps=1))
     with pytest.raises(Wrong, match=r"answers NaN or infinity to what it sees.*\(action: \["):
         controller.act(look_of(1))
     assert controller.last is None
-    for value in (1e3, 1e20, 1e25):
-        session = Policy.load(world / "run").session(1, [0])
-        with contextlib.suppress(Wrong):
-            assert np.isfinite(session.act({"state": np.full((1, 4), value)})).all()
+    policy = Policy.load(world / "run")
+    low, high = (bound["action"] for bound in (policy.facts.ranges.low, policy.facts.ranges.high))
+    for value in (1e3, -1e3, 1e20, 1e25, 1e300, np.finfo(np.float64).max):
+        session = policy.session(1, [0])
+        with pytest.warns(
+            RuntimeWarning, match="ALARM: state.0 is .*, demonstrated from .* to .*: it acts as at the edge"
+        ):
+            actions = session.act({"state": np.full((1, 4), value)})
+        assert ((low <= actions) & (actions <= high)).all()
+        assert session.alarms[0].startswith("state.0 is ")
+    with pytest.raises(ValueError, match="observation state must be finite numbers"):
+        policy.session(1, [0]).act({"state": np.full((1, 4), np.nan)})
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_one_row_that_sees_nonsense_spoils_no_other(place: int, world: Path):
+    """The others do what they do alone; the row itself acts as at the edge, and is itself again as soon as it sees well."""
+    policy, looks = Policy.load(world / "run"), [look_of(3, seed) for seed in range(3)]
+    sound = policy.session(3, [5, 6, 7], Walk(steps=2))
+    plain = [sound.act(look) for look in looks]
+    assert sound.alarms == [""] * 3
+    looks[1] = {"state": looks[1]["state"].copy()}
+    looks[1]["state"][place, 1] = 1e9
+    session = policy.session(3, [5, 6, 7], Walk(steps=2))
+    others = [row for row in range(3) if row != place]
+    with pytest.warns(RuntimeWarning, match=f"row {place}: state.1 is 1e\\+09") as said:
+        found = [session.act(look) for look in looks[:2]]
+    assert len(said) == 1
+    assert [bool(line) for line in session.alarms] == [row == place for row in range(3)]
+    for mine, other in zip(found, plain, strict=False):
+        np.testing.assert_allclose(mine[others], other[others], atol=1e-5)
+    assert np.isfinite(found[1]).all()
+    session.act(looks[2])
+    assert session.alarms == [""] * 3
+
+
+def test_a_row_without_an_answer_keeps_its_last_action(world: Path):
+    """Of a network that answers NaN for one row only: the others act, and that row stands where it was told to be."""
+    broken = [False]
+
+    def spoil(shown: Tensor, **condition: Tensor) -> Tensor:
+        answer = torch.full((len(shown), 16, 2), 0.25)
+        if broken[0]:
+            answer[1] = float("nan")
+        return answer
+
+    policy = policy_of(world / "run", spoil)
+    session = policy.session(2, [0, 1], Walk(steps=1))
+    first = session.act(look_of(2, 1))
+    broken[0] = True
+    with pytest.warns(RuntimeWarning, match="row 1: the policy answers NaN or infinity: it keeps its last action"):
+        then = session.act(look_of(2, 2))
+    np.testing.assert_allclose(then[1], np.broadcast_to(first[1, -1], then[1].shape), atol=1e-6)
+    session.reset(1)
+    middle = policy.facts.actions(torch.zeros(1, 1, 2))[0, 0]
+    np.testing.assert_allclose(session.act(look_of(2, 3))[1], np.broadcast_to(middle, then[1].shape), atol=1e-6)
 
 
 def test_wishes_that_make_no_sense_are_refused(world: Path):

@@ -5,7 +5,19 @@ import pytest
 
 from sfumato.fields.tables import detector
 from sfumato.fields.tables.data import Facts
-from sfumato.fields.tables.measure import Frame, detection, frames, nearest_share, scores, shape, shares, trend
+from sfumato.fields.tables.measure import (
+    Frame,
+    Score,
+    detection,
+    frames,
+    nearest_share,
+    remarks,
+    scores,
+    shape,
+    shares,
+    too_good,
+    trend,
+)
 from sfumato.fields.tables.table import Table
 from tests.fields.tables.tables import mixed, table
 
@@ -114,3 +126,20 @@ def test_one_column_has_no_trend() -> None:
     found = {score.name: score for score in scores(made, made, made, facts)}
     assert "trend" not in found
     assert found["shape"].value == 1.0
+
+
+def test_rows_that_score_better_than_real_ones_are_an_alarm(pair: tuple[Table, Table, Facts]) -> None:
+    """The very rows that it is measured by are; honest rows of the same law, drawn ten times, are not."""
+    a, b, facts = pair
+    by = {score.name: score for score in scores(b, a, b, facts)}
+    assert too_good(by["shape"])  # the trend of 1500 rows scatters too much to tell
+    said = "\n".join(remarks(tuple(by.values())))
+    assert "ALARM: shape is 1.000 where other real rows reach" in said
+    real = frames([b, a], facts)
+    for seed in range(10):
+        made = frames([mixed(1500, seed=50 + seed)], facts)[0]
+        for name, score in (("shape", shape), ("trend", trend)):
+            parts = [score(real[0], made.take(np.random.default_rng(i).permutation(1500)[:750])) for i in range(20)]
+            value, half = score(real[0], made), 1.645 * float(np.std(parts, ddof=1))
+            floor = score(*real)
+            assert not too_good(Score(name, value, value - half, value + half, floor, None, "higher", 1500))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,8 +39,8 @@ class Measure:
     samples: Path | None = None
     """Measure these pictures instead of drawing samples."""
     features: str = "auto"
-    """Space of the distances: auto (patches for pictures, pca for the rest), patches, pca, raw, imagenet (a network from a
-    package, extra `features`), or a network of your own as a .onnx file."""
+    """Space of the distances: auto (patches for pictures, pca for the rest), patches, pca, raw, waves, imagenet (a network from a
+    package, extra `features`), or a network of your own as a .onnx file. A second space is always measured beside it."""
     inception: Path | None = None
     """File of the Inception weights of 2015, for FID and KID by the letter (pt_inception-2015-12-05-6726825d.pth)."""
     inception_sha: str | None = None
@@ -78,7 +78,7 @@ def measurable(model: Model, measure: Measure) -> None:
 
     if measure.samples is None and measure.n is not None and measure.n < LEAST:
         raise RunError(f"{measure.n} samples are too few to be measured: at least {LEAST} are needed")
-    if measure.features not in ("auto", "pca", "patches", "raw") or (
+    if measure.features not in ("auto", "pca", "patches", "raw", "waves") or (
         measure.features == "patches" and not spaces.is_textured(model.facts.shape)
     ):
         spaces.choose(measure.features, torch.zeros(1, *model.facts.shape), lambda x: x)
@@ -119,6 +119,8 @@ def evaluate(model: Model, measure: Measure, ask: Any) -> Report:
     space = spaces.choose(measure.features, train, restore, remember)
     known, held = (space.remembered(x, remember) for x in (train, real))
     rows = compare(space(fake), known, held, remember=remember)
+    other = spaces.choose(spaces.beside(space.name, facts.shape), train, restore, remember)
+    beside = compare(other(fake), *(other.remembered(x, remember) for x in (train, real)), remember=remember)
     about: dict[str, Any] = {"features": space.name, "data": str(measure.data or "held out")}
     if not fresh:
         about["samples"] = str(measure.samples)
@@ -139,9 +141,9 @@ def evaluate(model: Model, measure: Measure, ask: Any) -> Report:
         shown = chosen(fake, labels, held_out, facts.classes)
         drawn = partial(report, shown, train, restore, curve, floor, about["loss_by_level"])
         pictures = {"report.png": Saves(drawn)}
-    notes = [f"features: {space.name}", *strange(real, measure.data), *strange(fake, measure.samples)]
-    notes += remarks(rows, fresh, model, measure)
-    return Report(tuple(rows), tuple(notes), pictures, about)
+    notes = [*strange(real, measure.data), *strange(fake, measure.samples)]
+    notes += remarks(rows, {other.name: beside}, fresh, model, measure)
+    return Report(tuple(rows), tuple(notes), pictures, about, space=space.name, beside={other.name: beside})
 
 
 def restored(facts: PictureFacts, x: Tensor) -> Tensor:
@@ -200,13 +202,15 @@ def fid(
     return inception_rows(space(fake), known, held, remember=remember), network.checksum
 
 
-def remarks(rows: Sequence[Row], fresh: bool, model: Model, measure: Measure) -> list[str]:
+def remarks(
+    rows: Sequence[Row], beside: Mapping[str, Sequence[Row]], fresh: bool, model: Model, measure: Measure
+) -> list[str]:
     """What the numbers say, in words, where they say it clearly; and what was not measured.
 
     Every sentence follows from the whole row: the samples' value with its interval, and the floor, which is the same metric
     of held-out items and as uncertain as the interval is wide.
     """
-    found = said(rows)
+    found = said(rows, beside)
     if any(row.metric == "frechet_infinity" for row in rows):
         found.append("frechet_infinity: without the bias of finite counts, on as many main axes as they carry")
     elbo = next((row for row in rows if row.metric.endswith("_elbo")), None)
@@ -222,8 +226,11 @@ def remarks(rows: Sequence[Row], fresh: bool, model: Model, measure: Measure) ->
     return found
 
 
-def said(rows: Sequence[Row]) -> list[str]:
-    """What the rows say of copies, and of what is at the floor."""
+def said(rows: Sequence[Row], beside: Mapping[str, Sequence[Row]] | None = None) -> list[str]:
+    """What the rows say of copies, and of what is at the floor, in this feature space and those ``beside`` it."""
+    from sfumato.metrics.intervals import share_interval
+    from sfumato.metrics.words import above_floor, alarms
+
     by = {row.metric: row for row in rows}
     copied, ratio, kernel, told = (
         by.get(name) for name in ("copied", "memorisation_ratio", "kernel_distance", "classifier_accuracy")
@@ -238,12 +245,15 @@ def said(rows: Sequence[Row]) -> list[str]:
             f"MEMORISED: {copied.value:.0%} of the samples are as close to a training item as the closest 1% of held-out "
             f"items are (of held-out items {usual:.0%}); nearest distance {ratio.value:.2g} times the usual"
         )
-    elif usual > 0.05:
+    elif share_interval(usual, copied.n)[0] > 0.02:  # 0.01 by definition; beyond the chance of so many items
         found.append(
             f"the data repeat themselves: {usual:.0%} of the held-out items are copies of training items, or nearly"
         )
     far = [row.metric for row in rows if row.metric != "copied" and row.floor is not None and _beyond(row, row.floor)]
-    if kernel.low <= kernel.floor and (told is None or told.low <= max(0.5, told.floor or 0)):
+    others = [(space, row) for space, of in (beside or {}).items() for row in of]
+    far += [f"{row.metric} in {space}" for space, row in others if row.metric == "kernel_distance" and above_floor(row)]
+    low = any(map(alarms, (rows, *(beside or {}).values())))
+    if not low and kernel.low <= kernel.floor and (told is None or told.low <= max(0.5, told.floor or 0)):
         if far:
             found.append(
                 f"kernel distance is at the floor, but not {', '.join(far)}: the samples can be told from real items"

@@ -53,8 +53,8 @@ def raw(numbers: np.ndarray, facts: PictureFacts, place: Path) -> np.ndarray:
     x = canonical(numbers, layout) if fits else numbers
     if x.shape[1:] != facts.shape:
         raise RunError(
-            f"{place}: holds items of shape {numbers.shape[1:]}; this run learned those of shape {given_shape(facts)}"
-            + (f" (layout {layout})" if layout else "")
+            f"{place}: holds items of shape {numbers.shape[1:]}; this run learned those of shape {given_shape(facts)}: give "
+            "such items" + (f" (layout {layout})" if layout else "")
         )
     if not facts.dtype or (x.dtype == np.uint8) == facts.bytes:
         return x

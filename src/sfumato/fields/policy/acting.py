@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,6 +134,8 @@ class Session:
         self.chunks = [0] * rows  # how many were drawn since the reset
         self.fed = 0  # observations since the last chunk
         self.last: Tensor | None = None  # (rows, horizon, dim), standard units
+        self.alarms: list[str] = [""] * rows  # of the last step, what lay far outside the demonstrations
+        self.warned = False
 
     def reset(self, rows: int | Iterable[int] | None = None, seeds: Sequence[int] | None = None) -> None:
         """Forget what these rows (all by default) saw and did: new episodes begin there, with new seeds if given."""
@@ -146,19 +149,21 @@ class Session:
 
     def observe(self, observations: Any) -> None:
         """Take in the observation after a step, without acting: name -> (rows, ...), or one array where there is one name."""
-        self._take(self.policy.facts.observation(observations, self.rows))
+        self._take(self._seen(observations))
         self.fed += 1
 
     def act(self, observations: Any, steps: int | None = None) -> np.ndarray:
         """The actions to carry out from now on, (rows, acted, dim), in the units of the demonstrations.
 
         ``steps`` of the sampler, if other than the session's. Raises ValueError for observations that do not fit, and where
-        the policy has no finite answer to them: it never acts NaN.
+        the policy has a finite answer to none of them: it never acts NaN. A row that sees what lies far outside the
+        demonstrations acts as at their edge, a row without an answer keeps its last action (the middle of the demonstrated
+        ones where it has none), and `alarms` says so; other rows go on as if alone.
         """
         import numpy as np
 
         facts = self.policy.facts
-        given = facts.observation(observations, self.rows)
+        given = self._seen(observations)
         known = np.array([self.fed > 0 and not fresh for fresh in self.fresh])
         for name, value in given.items() if known.any() else ():
             known &= (self.history[name][:, -1] == value).reshape(self.rows, -1).all(1)
@@ -169,6 +174,25 @@ class Session:
         self.chunks = [count + 1 for count in self.chunks]
         first = facts.observed - 1
         return facts.actions(x[:, first : first + facts.acted])
+
+    def _seen(self, observations: Any) -> dict[str, np.ndarray]:
+        """Observations of now, held within what can be trusted; a warning, the first time, where they were not."""
+        from sfumato.fields.policy.senses import held
+
+        given, beyond = held(self.policy.facts, self.policy.facts.observation(observations, self.rows))
+        for row, what in enumerate(beyond):
+            if what:
+                self._alarm(row, f"{what}: it acts as at the edge of the demonstrations")
+            else:
+                self.alarms[row] = ""
+        return given
+
+    def _alarm(self, row: int, what: str) -> None:
+        who = f"row {row}: " if self.rows > 1 else ""
+        if not self.warned:
+            self.warned = True
+            warnings.warn(f"ALARM: {who}{what}; this is said once, `alarms` holds it for every step", RuntimeWarning, 4)
+        self.alarms[row] = f"{who}{what}"
 
     def _take(self, given: Mapping[str, np.ndarray], known: np.ndarray | None = None) -> None:
         """Into the history of every row, but of those that know it."""
@@ -210,15 +234,23 @@ class Session:
             x_t, times = self._carried_on(z, times)
         with torch.no_grad():
             *_, (end, _) = walk(guess, z, times, self.solver, rng, x_t=x_t, **condition)
-        finite = torch.isfinite(end).flatten(1).all(1).tolist()
-        if not all(finite):
-            who = f"row {finite.index(False)}: " if self.rows > 1 else ""
+        finite = torch.isfinite(end).flatten(1).all(1)
+        if not bool(finite.any()):
             known = "; ".join(line.removeprefix("range     ") for line in self.policy.facts.values())
             raise Wrong(
-                f"{who}the policy answers NaN or infinity to what it sees, so there is no action; give observations in the "
+                f"the policy answers NaN or infinity to what it sees, so there is no action; give observations in the "
                 f"units of the demonstrations ({known}), or train it again"
             )
+        for row in (~finite).nonzero()[:, 0].tolist():
+            self._alarm(row, "the policy answers NaN or infinity: it keeps its last action")
+            end[row] = self._kept(row, end)
         return end
+
+    def _kept(self, row: int, like: Tensor) -> Tensor:
+        """The last action that a row was told to carry out, for as long as a chunk is; the middle of all where it has none."""
+        if self.last is None or self.chunks[row] == 0:
+            return like.new_zeros(like.shape[1:])
+        return self.last[row, self.policy.facts.observed - 2 + self.policy.facts.acted].to(like).expand(like.shape[1:])
 
     def _carried_on(self, z: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
         """The state to start from and the times (n + 1, rows, horizon) to walk through, given the chunks before.

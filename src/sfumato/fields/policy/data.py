@@ -12,7 +12,7 @@ import dataclasses
 import json
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,7 +163,7 @@ class PolicyFacts(Facts):
                     raise ValueError(f"observation {name} holds {value.dtype}, expected bytes from 0 to 255")
                 if value.shape[1:] == (*shape[1:], shape[0]):
                     value = np.moveaxis(value, -1, 1)
-            elif value.dtype.kind not in "fiub" or not (np.abs(value) < np.finfo(np.float32).max).all():
+            elif value.dtype.kind not in "fiub" or not np.isfinite(value).all():
                 raise ValueError(f"observation {name} must be finite numbers")
             if value.shape != (rows, *shape):
                 raise ValueError(f"observation {name} has shape {value.shape}, expected {(rows, *shape)}")
@@ -255,23 +255,6 @@ class Chunks:
 
     def name(self, index: int) -> str:
         return self.windows.name(int(self.order[index]))
-
-
-def chosen(source: Path, observations: Sequence[str] | None) -> Demonstrations:
-    """Demonstrations with what a policy sees of them, in order: the names given, or "state" if there is one, or else all
-    numbers, or else all pictures. Raises DataError."""
-    from sfumato.data import DataError, shown
-    from sfumato.fields.policy.demonstrations.episodes import is_picture
-    from sfumato.fields.policy.demonstrations.lerobot import open_demonstrations
-
-    every = open_demonstrations(source, names=observations)
-    names = tuple(every.observations)
-    if observations is None:
-        numbers = tuple(name for name in names if not is_picture(every.observations[name]))
-        names = ("state",) if "state" in numbers else numbers or names
-    if not names and (every.task is None or len(every.tasks) < 2):
-        raise DataError(f"{shown(source)}: has actions but no observations; a policy must see something")
-    return dataclasses.replace(every, observations={name: every.observations[name] for name in names})
 
 
 def store(demonstrations: Demonstrations, train: np.ndarray, held_out: np.ndarray, run: Run) -> None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sfumato.errors import check
 from sfumato.fields.policy import measure
-from sfumato.fields.policy.data import PolicyFacts, chosen, facts_of, held_out_of, opened, store, task_number
+from sfumato.fields.policy.data import PolicyFacts, facts_of, held_out_of, opened, store, task_number
 from sfumato.fields.policy.method import ChunkMethod, Levels
+from sfumato.fields.policy.senses import chosen
 from sfumato.jobs.flags import Positional
 from sfumato.jobs.making import Making
 from sfumato.jobs.methods import MethodOptions
@@ -129,7 +130,9 @@ class PolicyRecipe(Recipe):
         from sfumato.data import DataError, shown
         from sfumato.fields.policy.demonstrations.episodes import split_episodes
 
-        seen = chosen(self.data, self.observations)
+        seen, left = chosen(self.data, self.observations)
+        if left:
+            tell(f"not seen  {', '.join(left)}: book-keeping and no sense; --observations NAME ... chooses")
         train, held_out = split_episodes(seen, self.held_out)
         if not len(held_out):
             raise DataError(f"{shown(self.data)}: {seen.episodes} episode(s), all the same; at least two are needed")

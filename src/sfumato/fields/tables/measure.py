@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 NEAREST = 2000  # rows of each table between which distances are measured
 FEWEST = 50  # real rows without which nothing is compared
 NEAR = 0.55  # share of rows nearer to training from which it is called learned by heart
+ALARM = (
+    3 * 2**0.5 / 1.645
+)  # half widths of a 90 % interval that are three deviations of a difference of two such scores
 DECIMALS = 14  # to which numbers are rounded before they are compared, as SDMetrics does
 
 
@@ -348,6 +351,13 @@ def as_text(rows: Sequence[Score], reference: int, real: Path | None) -> str:
     return "\n".join((head, *body))
 
 
+def too_good(row: Score) -> bool:
+    """Whether a score is better than that of other real rows far beyond chance, which no honest table is."""
+    if row.name not in ("shape", "trend") or row.low is None or row.floor is None:
+        return False
+    return row.value - ALARM * (row.value - row.low) > row.floor
+
+
 def remarks(rows: Sequence[Score]) -> tuple[str, ...]:
     """What the scores say in words, and the alarm where rows are copies."""
     found = {row.name: row for row in rows}
@@ -355,6 +365,12 @@ def remarks(rows: Sequence[Score]) -> tuple[str, ...]:
     notes = [
         f"Boosted trees ({detector()}) tell made rows from real ones with a score of {told.value:.2f} for {told.n} rows; real "
         f"rows from real ones {told.floor:.2f}, independent columns {told.shuffled:.2f} (1: not at all)."
+    ]
+    notes += [
+        f"ALARM: {row.name} is {row.value:.3f} where other real rows reach {row.floor:.3f}, far beyond chance: real rows of the "
+        "same kind are farther away; these are the very rows it is measured by, or were chosen by this score"
+        for row in rows
+        if too_good(row)
     ]
     copies, near = found["copied"], found["nearer_to_training"]
     if copies.low is not None and copies.floor is not None and copies.low > copies.floor:

@@ -41,7 +41,7 @@ def read_table(path: Path, tell: Say = lambda line: None, like: Format | None = 
     if suffix not in SUFFIXES:
         raise DataError(f"{shown(path)}: a table is a file that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     if not path.is_file():
-        raise DataError(f"{shown(path)}: there is no such file")
+        raise DataError(f"{shown(path)}: there is no such file; give a table (.csv, .tsv, .jsonl, .parquet)")
     if path.stat().st_size > MOST_BYTES:
         raise DataError(f"{shown(path)}: {path.stat().st_size >> 30} GiB, at most {MOST_BYTES >> 30} are read")
     reader = {".parquet": read_parquet, ".jsonl": read_lines}.get(suffix)
@@ -50,7 +50,7 @@ def read_table(path: Path, tell: Say = lambda line: None, like: Format | None = 
     if twice:
         raise DataError(f"{shown(path)}: two columns are called {shown(twice[0])!r}: give each its own name")
     if not len(table):
-        raise DataError(f"{shown(path)}: has no rows")
+        raise DataError(f"{shown(path)}: has no rows; give a table with a line of names and rows below it")
     return table
 
 
@@ -79,7 +79,8 @@ def _read_csv(path: Path, tell: Say, like: Format | None) -> Table:
                     if not row:  # an empty line, which ends many files
                         continue
                     raise DataError(
-                        f"{shown(path)}, line {reader.line_num}: {len(row)} cells where {len(names)} columns are named"
+                        f"{shown(path)}, line {reader.line_num}: {len(row)} cells where {len(names)} columns are named; give "
+                        "every row as many (quote cells that hold the separator)"
                     )
                 for cell, column, words in zip(row, codes, known):
                     column.append(words.setdefault(cell, len(words)))

@@ -98,7 +98,7 @@ def read_lines(path: Path) -> Table:
         for name, column in codes.items()
     )
     if not codes:
-        raise DataError(f"{shown(path)}: has no rows")
+        raise DataError(f"{shown(path)}: has no rows; give a table with some")
     return Table(tuple(columns), Format(suffix=".jsonl"))
 
 

@@ -89,7 +89,7 @@ def read(file: Path) -> bytes:
     limits = Limits()
     try:
         if not file.is_file():  # a pipe would never end
-            raise DataError(f"{shown(file)}: there is no such file")
+            raise DataError(f"{shown(file)}: there is no such file; give one of text")
         with file.open("rb") as stream:
             text = stream.read(limits.document + 1)
     except OSError as error:

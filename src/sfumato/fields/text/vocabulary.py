@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.data.errors import DataError, one_line, shown
+from sfumato.errors import install
 
 LEAST = 256
 MOST = 60_000  # so that ids, end and mask fit into 16 bits
@@ -159,7 +160,7 @@ def library() -> Any:
     try:
         import tokenizers
     except ImportError:
-        raise DataError("text needs the tokenizers library: pip install 'sfumato[text]'") from None
+        raise DataError(f"text needs the tokenizers library: {install('text')}") from None
     return tokenizers
 
 
