@@ -33,13 +33,16 @@ def main() -> int:
         read += not found["said"]
         if found["fault"] or given.only:
             again = f"--seed {given.seed} --only {found['number']}" + (f" --kind '{given.kind}'" if given.kind else "")
-            print(f"{found['kind']} {found['file']}: {found['fault'] or 'as it should'}: {found['said'][:300]}  [{again}]", flush=True)
+            told = found["fault"] or "as it should"
+            print(f"{found['kind']} {found['file']}: {told}: {found['said'][:300]}  [{again}]", flush=True)
             if given.only:
                 print(found["trace"])
         if found["fault"]:
-            faults[f"{found['kind']}: {found['fault']}: {found['trace'].strip().splitlines()[-1][:100] if found['trace'] else ''}"] += 1
+            last = (found["trace"].strip().splitlines() or [""])[-1][:100]
+            faults[f"{found['kind']}: {found['fault']}: {last}"] += 1
         if sum(done.values()) % 1000 == 0:
-            print(f"-- {sum(done.values())} files, {sum(faults.values())} faults, {time.monotonic() - began:.0f} s", flush=True)
+            spent = time.monotonic() - began
+            print(f"-- {sum(done.values())} files, {sum(faults.values())} faults, {spent:.0f} s", flush=True)
     for words, count in faults.most_common():
         print(f"{count:5d}  {words}")
     total = sum(done.values())
@@ -48,7 +51,8 @@ def main() -> int:
         f"{sum(faults.values())} faults; slowest {slowest[0]:.1f} s CPU (number {slowest[1]}), "
         f"most memory {largest[0]:.0f} MB (number {largest[1]})"
     )
-    print("CPU seconds: " + ", ".join(f"{name} {s:.0f} ({done[name]})" for name, s in sorted(kinds.items(), key=lambda p: -p[1])[:12]))
+    most = sorted(kinds.items(), key=lambda pair: -pair[1])[:12]
+    print("CPU seconds: " + ", ".join(f"{name} {seconds:.0f} ({done[name]})" for name, seconds in most))
     return 1 if faults else 0
 
 

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from sfumato.data.errors import shown
-from sfumato.errors import Mendable
+from sfumato.errors import Mendable, NonFiniteSample
 from tests.fuzz.kinds import Kind
 
 LONGEST = 1500
@@ -60,6 +60,8 @@ def refusal(error: BaseException, file: Path, place: Path) -> str:
     text = str(error)
     if "\n" in text or len(text) > LONGEST:
         return f"says {len(text)} characters in {text.count(chr(10)) + 1} lines"
+    if isinstance(error, NonFiniteSample):  # weights that are numbers, if odd ones: there is nothing more to say
+        return ""
     if not any(name in text for name in (file.name, shown(file.name), str(place), shown(place))):
         return "names no file"
     seen: set[int] = set()
@@ -92,6 +94,8 @@ def judged(kind: Kind, whole: Path, place: Path, rng: Random) -> dict[str, Any]:
     noise = place / ".noise"
     with noise.open("wb") as sink, warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
+        for hidden in (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", hidden)  # of libraries, about themselves
         streams = [os.dup(number) for number in (1, 2)]
         sys.stdout.flush(), sys.stderr.flush()
         for number in (1, 2):

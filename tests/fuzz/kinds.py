@@ -155,7 +155,8 @@ def make_arrays(place: Path) -> None:
     np.save(place / "b.npy", np.asfortranarray(rng.integers(0, 255, (5, 4, 4, 3)).astype(np.uint8)))
     np.save(place / "c.npy", x > 0)
     np.savez(place / "d.npz", x=x, labels=np.arange(6) % 3)
-    np.savez_compressed(place / "e.npz", only=x.astype(np.float64), label=np.array(list("abcabc")), names=np.array(list("uvwxyz")))
+    words = {"label": np.array(list("abcabc")), "names": np.array(list("uvwxyz"))}
+    np.savez_compressed(place / "e.npz", only=x.astype(np.float64), **words)
     np.savez(place / "f.npz", x=x, vectors=rng.normal(size=(6, 2)))
 
 
@@ -174,7 +175,9 @@ def read_arrays(place: Path) -> None:
 
 def make_vectors(place: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(4, 2))
-    (place / "a.csv").write_text("file,age,size\n" + "".join(f"{i}.png,{a:.3f},{b:.3f}\n" for i, (a, b) in enumerate(rows)))
+    (place / "a.csv").write_text(
+        "file,age,size\n" + "".join(f"{i}.png,{a:.3f},{b:.3f}\n" for i, (a, b) in enumerate(rows))
+    )
     np.save(place / "b.npy", rows)
     np.savez(place / "c.npz", vectors=rows)
 
@@ -202,7 +205,10 @@ def make_tables(place: Path) -> None:
     (place / "b.csv").write_bytes("\r\n".join(";".join(c) for c in (names, *lines)).encode("utf-16"))
     (place / "c.csv").write_bytes("\n".join(",".join(c) for c in quoted).encode("cp1252"))
     (place / "d.tsv").write_text("\n".join("\t".join(c) for c in (names, *lines)), encoding="utf-8")
-    rows = [dict(zip(names, (int(a), float("nan") if b == "NA" else float(b), c, d, e == "true"))) for a, b, c, d, e in lines]
+    rows = [
+        dict(zip(names, (int(a), float("nan") if b == "NA" else float(b), c, d, e == "true")))
+        for a, b, c, d, e in lines
+    ]
     (place / "e.jsonl").write_text("\n".join(json.dumps(row).replace("NaN", "null") for row in rows))
     if importlib.util.find_spec("pyarrow"):
         import pyarrow as pa
@@ -215,12 +221,13 @@ def make_tables(place: Path) -> None:
 
 
 def read_tables(place: Path) -> None:
-    from sfumato.fields.tables.data import Facts, parts, rows_of
-    from sfumato.fields.tables.reading import read_table
+    """As `sfumato train tables`, up to the network."""
+    from sfumato.fields.tables.recipe import Tables
+    from sfumato.training.run import Run
 
-    table = read_table(changed(place))
-    train, _ = parts(table, 0.1)
-    rows_of(table, Facts.of(table, train))
+    run = Run(place / "run")
+    run.create()
+    Tables(data=changed(place)).prepare(run, lambda line: None)
 
 
 def make_table_run(place: Path) -> None:
@@ -233,17 +240,16 @@ def make_table_run(place: Path) -> None:
     for file in place.iterdir():
         file.unlink()
     Facts.of(table, parts(table, 0.1)[0]).save(Run(place))
-    save_table(table, place / "cache")
+    save_table(table, place / "cache" / "table")
 
 
 def read_table_run(place: Path) -> None:
-    from sfumato.fields.tables.data import Facts, load_table, rows_of
+    from sfumato.fields.tables.recipe import Tables
     from sfumato.training.run import Run
 
-    facts = Facts.read(Run(place))
-    facts.words(), facts.values()
-    table = load_table(place / "cache", facts)
-    rows_of(table, facts)
+    data = Tables(data=place / "a.csv").open(Run(place))
+    data.facts.words(), data.facts.values()
+    data.train.batch(np.array([0]))
 
 
 DOCUMENTS = [f"def value_{i}():\n    return {i * i}  # é\n" * (1 + i % 3) for i in range(12)]
@@ -582,7 +588,7 @@ def all_kinds() -> list[Kind]:
         Kind("arrays", make_arrays, read_arrays, weight=12),
         Kind("vectors", make_vectors, read_vectors, weight=4),
         Kind("tables", make_tables, read_tables, weight=12),
-        Kind("table run", make_table_run, read_table_run, ("*.*", "cache/*"), 5),
+        Kind("table run", make_table_run, read_table_run, ("*.*", "cache/table/*"), 5),
         Kind("texts", make_texts, read_texts, weight=5),
         Kind("text run", make_text_run, read_text_run, ("*.*", "cache/*"), 4, ("tokenizers",)),
         Kind("options", make_options, read_options, weight=6),

@@ -13,12 +13,45 @@ from random import Random
 
 Mutation = Callable[[bytes, Random, Sequence[bytes]], bytes]
 
-EXTREMES = (0, 1, 2, 3, 127, 128, 255, 256, 32767, 32768, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
+EXTREMES = (
+    0,
+    1,
+    2,
+    3,
+    127,
+    128,
+    255,
+    256,
+    32767,
+    32768,
+    65535,
+    65536,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**63 - 1,
+    2**64 - 1,
+)
 NUMBERS = (
     b"0", b"-1", b"1", b"2", b"1e308", b"-1e308", b"1e400", b"NaN", b"-Infinity", b"0.5", b"99999999999", b"1" * 5000,
     b"9223372036854775808", b"-9223372036854775809", b"null", b"true", b'""', b"[]", b"{}", b"[[1]]", b'"x"',
 )  # fmt: skip
-ODD = (b"\0", b"\xff", b"\r", b"\n", b"\xef\xbb\xbf", b"\xed\xa0\x80", b'"', b"'", b"\\", b"\t", b",", b"{", b"[", b"\xc3")
+ODD = (
+    b"\0",
+    b"\xff",
+    b"\r",
+    b"\n",
+    b"\xef\xbb\xbf",
+    b"\xed\xa0\x80",
+    b'"',
+    b"'",
+    b"\\",
+    b"\t",
+    b",",
+    b"{",
+    b"[",
+    b"\xc3",
+)
 
 
 def flip(data: bytes, rng: Random, words: Sequence[bytes]) -> bytes:
@@ -33,7 +66,9 @@ def flip(data: bytes, rng: Random, words: Sequence[bytes]) -> bytes:
 def cut(data: bytes, rng: Random, words: Sequence[bytes]) -> bytes:
     """The end lost, or the beginning, or a piece of the middle."""
     start, stop = sorted(rng.randrange(len(data) + 1) for _ in range(2))
-    return rng.choice((data[:start], data[:start], data[stop:], data[:start] + data[stop:], data[: -rng.randint(1, 16)]))
+    return rng.choice(
+        (data[:start], data[:start], data[stop:], data[:start] + data[stop:], data[: -rng.randint(1, 16)])
+    )
 
 
 def swap(data: bytes, rng: Random, words: Sequence[bytes]) -> bytes:
@@ -102,7 +137,7 @@ def node(data: bytes, rng: Random, words: Sequence[bytes]) -> bytes:
     """One value of a JSON text made another; the text stays JSON."""
     try:
         tree = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return number(data, rng, words)
     spots: list[tuple[dict | list, str | int]] = []
     todo = [tree]
@@ -166,7 +201,9 @@ def npy_header(data: bytes, rng: Random, words: Sequence[bytes]) -> bytes:
     if not data.startswith(b"\x93NUMPY") or len(data) < 12:
         return field(data, rng, words)
     (length,) = struct.unpack("<H", data[8:10])
-    head = damaged(data[10 : 10 + length], rng, TEXT, (b"|O", b"<f8", b"<U5", b"|V8", b"<c16", b"<M8[s]", b"(", b"True"))[:60000]
+    head = damaged(
+        data[10 : 10 + length], rng, TEXT, (b"|O", b"<f8", b"<U5", b"|V8", b"<c16", b"<M8[s]", b"(", b"True")
+    )[:60000]
     head = head.rstrip(b"\n ") + b"\n" if rng.random() < 0.5 else head
     return data[:8] + struct.pack("<H", len(head)) + head + data[10 + length :]
 

@@ -49,11 +49,15 @@ def work(seed: int, folder: Path, only: str) -> None:
         if not confined:
             confine()
             confined = True
-        answers.write(line({"number": number, **judged(kind, whole, folder / f"case-{os.getpid()}-{number}", rng)}) + "\n")
+        answers.write(
+            line({"number": number, **judged(kind, whole, folder / f"case-{os.getpid()}-{number}", rng)}) + "\n"
+        )
         answers.flush()
 
 
-def watched(numbers: Iterable[int], seed: int, only: str = "", patience: float = PATIENCE_S) -> Iterator[dict[str, Any]]:
+def watched(
+    numbers: Iterable[int], seed: int, only: str = "", patience: float = PATIENCE_S
+) -> Iterator[dict[str, Any]]:
     """What became of each file, in order; a process that dies or hangs is a finding, and another takes its place."""
     todo = list(numbers)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
@@ -64,7 +68,9 @@ def watched(numbers: Iterable[int], seed: int, only: str = "", patience: float =
             with tempfile.TemporaryFile("w+") as asked, tempfile.TemporaryFile("w+") as complaints:
                 asked.write("\n".join(map(str, todo)))
                 asked.seek(0)
-                child = subprocess.Popen(command, stdin=asked, stdout=subprocess.PIPE, stderr=complaints, env=environment)
+                child = subprocess.Popen(
+                    command, stdin=asked, stdout=subprocess.PIPE, stderr=complaints, env=environment
+                )
                 assert child.stdout is not None
                 kind = "?"
                 try:

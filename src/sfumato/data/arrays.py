@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from sfumato.data.errors import DataError, one_line, shown
+from sfumato.data.errors import DataError, decoding, one_line, shown
 from sfumato.data.statistics import measure
 
 LABEL_KEYS = ("label", "labels", "y")
@@ -65,6 +65,27 @@ def open_array(path: str | os.PathLike[str], *, limit: int = MEMBER_LIMIT, check
     if checked:
         measure(arrays.x, name=os.fspath(path))
     return arrays
+
+
+def kept_array(path: str | os.PathLike[str], remedy: str = "save it again with numpy.save") -> np.ndarray:
+    """A .npy of numbers of any shape, memory-mapped: what a run keeps, or one sample.
+
+    Raises DataError where it is missing or damaged, or holds anything else.
+    """
+    path = Path(path)
+    with decoding(path, remedy):
+        with path.open("rb") as file:
+            _header(file, shown(path))
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def kept_arrays(path: str | os.PathLike[str], remedy: str, limit: int = MEMBER_LIMIT) -> dict[str, np.ndarray]:
+    """All arrays of a .npz, numbers of any shape, by name. Raises DataError where it is missing or damaged, or holds anything
+    else, or one of them unpacks to more than ``limit`` bytes."""
+    path = Path(path)
+    with decoding(path, remedy), zipfile.ZipFile(path) as archive:
+        return {info.filename.removesuffix(".npy"): member(archive, info, path, limit) for info in archive.infolist()}
 
 
 def _header(file: IO[bytes], name: str, words: bool = False) -> tuple[tuple[int, ...], np.dtype[Any], int]:

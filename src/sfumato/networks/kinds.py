@@ -8,9 +8,10 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sfumato.errors import decoding
 from sfumato.networks.dit import DiT
 from sfumato.networks.mlp import MLP
 from sfumato.networks.parts import count as _parameters
@@ -30,6 +31,26 @@ def build(options: Mapping[str, Any], kinds: Mapping[str, type[nn.Module]] = Map
     if kind not in known:
         raise ValueError(f"network kind is {kind!r}, expected one of {', '.join(known)}")
     return known[kind](**rest)
+
+
+def rebuilt(
+    settings: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    source: str,
+    kinds: Mapping[str, type[nn.Module]] = MappingProxyType({}),
+) -> nn.Module:
+    """The network that stored ``settings`` in the file ``source``, whose weights are known: settings that ask for more, or for
+    another network, are refused before memory is taken for it. Raises DataError."""
+    with decoding(source, "its settings are no network's; restore it from a copy"):
+        for name in ("depth", "multipliers"):  # of what is built one by one there are weights
+            value = settings.get(name, 0)
+            if (len(value) if isinstance(value, (list, tuple)) else value) > len(weights):
+                raise ValueError(f"{name} {value} for {len(weights)} weights")
+        with torch.device("meta"):
+            twin = build(settings, kinds).state_dict()
+        if {name: x.shape for name, x in twin.items()} != {name: x.shape for name, x in weights.items()}:
+            raise ValueError("its settings are of another network than its weights")
+        return build(settings, kinds)
 
 
 def choose(

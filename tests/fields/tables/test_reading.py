@@ -70,7 +70,7 @@ def test_a_file_without_names_gets_some_and_says_so(tmp_path: Path) -> None:
         ("a.jsonl", '{"a": 1}\n{"a": "x"}\n', "line 2: 'a' is a string here and a number above"),
         ("a.jsonl", '{"a": 1}\n[\n', "line 2: not JSON"),
         ("a.jsonl", "3\n", "line 1: must be an object"),
-        ("a.parquet", "not parquet", "cannot be read as parquet"),
+        ("a.parquet", "not parquet", "cannot be read"),
     ],
 )
 def test_what_is_no_table_is_refused_by_place(tmp_path: Path, name: str, text: str | bytes, wanted: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sfumato.errors import Wrong, check
+from sfumato.errors import Wrong, check, decoding, naming
 from sfumato.fields.tables.options import RowAsk, RowMethod, TableMeasure
 from sfumato.jobs.flags import Positional
 from sfumato.jobs.making import Making
@@ -94,8 +94,10 @@ class Tables(Recipe):
 
         table = data.without(read_table(self.data, tell), self.leave_out)
         train, _ = data.parts(table, self.held_out)
-        facts = base.again(table, train) if base else data.Facts.of(table, train, dict(self._kinds()), self.bins, tell)
-        return table, facts, train
+        if base:
+            return table, base.again(table, train), train
+        with naming(self.data):  # the facts know no file
+            return table, data.Facts.of(table, train, dict(self._kinds()), self.bins, tell), train
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Tables:
         from sfumato.fields.tables import data
@@ -116,7 +118,8 @@ class Tables(Recipe):
         from sfumato.fields.tables import data
 
         facts, table = self.facts(run), self.table(run)
-        rows = data.rows_of(table, facts)
+        with decoding(run.path, "train again"):
+            rows = data.rows_of(table, facts)
         return Data(facts, *(rows.take(part) for part in data.parts(table, self.held_out)))
 
     def table(self, run: Run) -> Table:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sfumato.data.errors import one_line, shown
+from sfumato.data.errors import decoding, one_line, shown
 from sfumato.errors import DataError, install
 from sfumato.fields.tables.table import MOST_COLUMNS, Column, Format, Table
 
@@ -28,14 +28,12 @@ def arrow(module: str = "pyarrow") -> Any:
 
 def read_parquet(path: Path) -> Table:
     pa, pq = arrow(), arrow("pyarrow.parquet")
-    try:
+    with decoding(path, "save it again"):
         file = pq.ParquetFile(path)
         schema, rows = file.schema_arrow, file.metadata.num_rows
         if len(schema) > MOST_COLUMNS or rows * len(schema) > MOST_CELLS:
             raise DataError(f"{shown(path)}: {rows} rows of {len(schema)} columns, at most {MOST_CELLS} cells are read")
         columns = [_arrow_column(pa, path, field, file.read([field.name])[field.name]) for field in schema]
-    except pa.ArrowException as error:
-        raise DataError(f"{shown(path)}: cannot be read as parquet ({one_line(error)})") from error
     return Table(tuple(columns), Format(suffix=".parquet"))
 
 

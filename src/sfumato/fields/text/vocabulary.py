@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sfumato.data.errors import DataError, one_line, shown
+from sfumato.data.errors import DataError, decoding, one_line, shown
 
 LEAST = 256
 MOST = 60_000  # so that ids, end and mask fit into 16 bits
@@ -83,7 +83,8 @@ class Vocabulary:
         except Exception as error:  # the library raises a bare Exception
             raise DataError(f"{shown(path)}: is no vocabulary that can be read ({one_line(error)})") from None
         vocabulary = cls(tokenizer)
-        missing = set(range(256)) - {piece[0] for piece in vocabulary.pieces if len(piece) == 1}
+        with decoding(path, "it is written beside the run's data.json"):
+            missing = set(range(256)) - {piece[0] for piece in vocabulary.pieces if len(piece) == 1}
         if missing:
             raise DataError(
                 f"{shown(path)}: lacks {len(missing)} of the 256 single bytes (the first is {min(missing)}); "
