@@ -34,7 +34,8 @@ def write_page(run: Run) -> Path:
     title = html.escape(run.path.resolve().name)
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
     whole = f"<head>{head}<style>{STYLE}</style></head><body>{body}</body>"
-    write_text(run.path / NAME, f'<!doctype html><html lang="en">{whole}</html>')
+    text = f'<!doctype html><html lang="en">{whole}</html>'
+    write_text(run.path / NAME, text.encode("utf-8", "replace").decode("utf-8"))  # JSON can spell what is no text
     return run.path / NAME
 
 

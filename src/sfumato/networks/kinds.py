@@ -42,15 +42,27 @@ def rebuilt(
     """The network that stored ``settings`` in the file ``source``, whose weights are known: settings that ask for more, or for
     another network, are refused before memory is taken for it. Raises DataError."""
     with decoding(source, "its settings are no network's; restore it from a copy"):
-        for name in ("depth", "multipliers"):  # of what is built one by one there are weights
-            value = settings.get(name, 0)
-            if (len(value) if isinstance(value, (list, tuple)) else value) > len(weights):
-                raise ValueError(f"{name} {value} for {len(weights)} weights")
-        with torch.device("meta"):
-            twin = build(settings, kinds).state_dict()
+        total = sum(x.numel() for x in weights.values())
+        for name, value in settings.items():
+            # of whatever there is many of there are weights; of what is built one by one a weight each
+            most = len(weights) if name in ("depth", "multipliers") else total
+            if _size(value) > most:
+                raise ValueError(f"{name} is {value}, for {len(weights)} weights of {total} numbers")
+        try:
+            with torch.device("meta"):
+                twin = build(settings, kinds).state_dict()
+        except RuntimeError:  # a field's own network may want numbers to be built
+            twin = dict(weights)
         if {name: x.shape for name, x in twin.items()} != {name: x.shape for name, x in weights.items()}:
             raise ValueError("its settings are of another network than its weights")
         return build(settings, kinds)
+
+
+def _size(value: Any) -> int:
+    """How much a setting asks for: a whole number that much, a list of them their sum."""
+    if isinstance(value, (list, tuple)):
+        return sum(map(_size, value))
+    return value if isinstance(value, int) else 0
 
 
 def choose(

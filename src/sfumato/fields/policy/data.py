@@ -30,6 +30,10 @@ MOST_BYTES = 1 << 30
 """Up to this size all windows are cut once and kept."""
 
 
+LONGEST = 1 << 16
+"""Steps of a window."""
+
+
 @dataclass(frozen=True)
 class PolicyFacts(Facts):
     """Which observations a policy sees, in which order, and the ranges that make them and the actions numbers around 0."""
@@ -111,6 +115,8 @@ class PolicyFacts(Facts):
                 episodes=int(stored.get("episodes", 0)),
                 held=int(stored.get("held", 0)),
             )
+            if not 1 <= found.observed <= found.observed - 1 + found.acted <= found.horizon <= LONGEST:
+                raise ValueError(f"{found.observed} steps seen and {found.acted} acted of {found.horizon}")
             missing = [name for name in ("action", *found.states) if name not in found.ranges.low]
         if missing:
             raise RunError(
