@@ -76,11 +76,16 @@ def refusal(error: BaseException, file: Path, place: Path) -> str:
 
 def damage(kind: Kind, whole: Path, place: Path, rng: Random) -> Path:
     """A copy of a sample at ``place``, of which one file is damaged; returns that file."""
-    shutil.copytree(whole, place, copy_function=os.link, symlinks=True)
-    files = sorted(file for pattern in kind.targets for file in place.glob(pattern) if file.is_file())
-    file = rng.choice(files)
+    files = sorted(file for pattern in kind.targets for file in whole.glob(pattern) if file.is_file())
+    chosen = rng.choice(files)
+    file = place / chosen.relative_to(whole)
+    if kind.alone:
+        place.mkdir()
+    else:
+        shutil.copytree(whole, place, copy_function=os.link)
+        file.unlink()
+    shutil.copyfile(chosen, file)
     data = kind.damaged(file, rng)
-    file.unlink()
     file.write_bytes(data)
     return file
 

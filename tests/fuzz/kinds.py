@@ -56,7 +56,7 @@ class Kind:
     """What is read: `make` writes a whole sample into a folder, `read` reads it as the command does.
 
     targets: the files of it that are damaged. weight: how often. needs: packages without which it is left out. after: what is
-    done once a file is damaged, such as to make checksums right.
+    done once a file is damaged, such as to make checksums right. alone: the damaged file is read without the others.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Kind:
     weight: int = 1
     needs: tuple[str, ...] = ()
     after: Callable[[Path, bytes], bytes] = lambda file, data: data
+    alone: bool = False
 
     @property
     def there(self) -> bool:
@@ -584,12 +585,12 @@ def all_kinds() -> list[Kind]:
     run, facts = ("run/config.yaml", "run/data.json", "run/grid.json", "run/model.safetensors"), ("run/data.json",)
     cache = ("run/cache/*", "run/data.json", "run/config.yaml")
     found = [
-        Kind("pictures", make_pictures, read_picture, weight=30),
-        Kind("arrays", make_arrays, read_arrays, weight=12),
-        Kind("vectors", make_vectors, read_vectors, weight=4),
-        Kind("tables", make_tables, read_tables, weight=12),
+        Kind("pictures", make_pictures, read_picture, weight=30, alone=True),
+        Kind("arrays", make_arrays, read_arrays, weight=12, alone=True),
+        Kind("vectors", make_vectors, read_vectors, weight=4, alone=True),
+        Kind("tables", make_tables, read_tables, weight=12, alone=True),
         Kind("table run", make_table_run, read_table_run, ("*.*", "cache/table/*"), 5),
-        Kind("texts", make_texts, read_texts, weight=5),
+        Kind("texts", make_texts, read_texts, weight=5, alone=True),
         Kind("text run", make_text_run, read_text_run, ("*.*", "cache/*"), 4, ("tokenizers",)),
         Kind("options", make_options, read_options, weight=6),
         *(Kind(f"run: {name}", make_run(name), read_run, run, 2) for name in ("classes", "vectors", "policy", "pictures")),

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sfumato.data.errors import DataError, decoding, one_line, shown
+from sfumato.data.errors import DataError, decoding, one_line, shortened, shown
 
 LEAST = 256
 MOST = 60_000  # so that ids, end and mask fit into 16 bits
@@ -117,7 +117,8 @@ class Vocabulary:
         for id_ in range(len(self)):
             piece = self.tokenizer.id_to_token(id_) or ""
             if not piece or not set(piece) <= _BYTE_OF.keys():
-                raise DataError(f"the vocabulary's entry {id_} is {piece!r}; expected characters that stand for bytes")
+                said = shortened(repr(piece), 60)
+                raise DataError(f"the vocabulary's entry {id_} is {said}; expected characters that stand for bytes")
             found.append(bytes(_BYTE_OF[c] for c in piece))
         return found
 
