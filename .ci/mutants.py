@@ -2,7 +2,7 @@
 
     copy sources and tests aside -> mutmut changes the files -> the tests that touch a change are run against it, one by one
 
-Without FILES those are taken that differ from BASE (a revision, `origin/main` or else `HEAD~1`). The tests of a file are those
+Without FILES those are taken that differ from BASE (a revision, `HEAD~1` unless given). The tests of a file are those
 of `TESTS` below, or else the file of the same name under tests/. A file of more than MOST mutants has that many of them tried,
 chosen by SEED; the score then stands with the interval of Wilson (95 %). Survivors are listed; `--show NAME` prints one.
 """
@@ -22,7 +22,11 @@ from random import Random
 ROOT = Path(__file__).parents[1]
 ASIDE = ROOT / ".mutants"
 TESTS: dict[str, list[str]] = {
-    "diffusion/process": ["tests/diffusion/test_process.py", "tests/diffusion/test_loss.py", "tests/laws/test_endpoints.py"],
+    "diffusion/process": [
+        "tests/diffusion/test_process.py",
+        "tests/diffusion/test_loss.py",
+        "tests/laws/test_endpoints.py",
+    ],
     "diffusion/sample": ["tests/diffusion/test_sample.py", "tests/diffusion/test_faults.py"],
     "diffusion/flow_solvers": ["tests/diffusion/test_solvers.py", "tests/diffusion/test_sample.py"],
     "diffusion/stochastic_solvers": ["tests/diffusion/test_solvers.py", "tests/diffusion/test_sample.py"],

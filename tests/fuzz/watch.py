@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -56,13 +56,17 @@ def work(seed: int, folder: Path, only: str) -> None:
 
 
 def watched(
-    numbers: Iterable[int], seed: int, only: str = "", patience: float = PATIENCE_S
+    numbers: Iterable[int], seed: int, only: str = "", patience: float = PATIENCE_S, reader: Sequence[str] = ()
 ) -> Iterator[dict[str, Any]]:
-    """What became of each file, in order; a process that dies or hangs is a finding, and another takes its place."""
+    """What became of each file, in order; a process that dies or hangs is a finding, and another takes its place.
+
+    reader: the command of that process, if another than `work`.
+    """
     todo = list(numbers)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as place:
         while todo:
-            command = [sys.executable, "-m", "tests.fuzz", "--seed", str(seed), "--work", place, "--kind", only]
+            usual = [sys.executable, "-m", "tests.fuzz", "--seed", str(seed), "--work", place, "--kind", only]
+            command = list(reader) or usual
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
             # files, not pipes, for what it reads and complains of: nothing then waits for anything
             with tempfile.TemporaryFile("w+") as asked, tempfile.TemporaryFile("w+") as complaints:
