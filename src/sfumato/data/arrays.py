@@ -88,6 +88,51 @@ def kept_arrays(path: str | os.PathLike[str], remedy: str, limit: int = MEMBER_L
         return {info.filename.removesuffix(".npy"): member(archive, info, path, limit) for info in archive.infolist()}
 
 
+@dataclass(frozen=True, eq=False)
+class Steady:
+    """An array that is a map of a user's file, whose rows are given only while that file is as it was: of one that was cut short
+    meanwhile not an error would come but the end of the process, of one that was written anew other numbers. What is asked is
+    its size and its time, at every batch.
+    """
+
+    x: np.ndarray
+    path: Path
+    state: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.x.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.x.dtype
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Rows. Raises DataError where the file has changed since it was opened, or is gone."""
+        try:
+            same = _state(self.path) == self.state
+        except OSError as error:
+            raise DataError(f"{shown(self.path)}: is gone ({error.strerror}); put it back") from error
+        if not same:
+            raise DataError(f"{shown(self.path)}: has changed since it was opened; put the old file back")
+        rows: np.ndarray = self.x[index]
+        return rows
+
+
+def steady(x: np.ndarray) -> np.ndarray | Steady:
+    """An array, or where it is a map of a file, one that looks after this file."""
+    name = getattr(x, "filename", None)
+    return x if name is None else Steady(x, Path(name), _state(Path(name)))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
 def _header(file: IO[bytes], name: str, words: bool = False) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """(shape, type, bytes of the header) of the .npy data at the start of `file`; refuses what is not numbers (or words)."""
     version = np.lib.format.read_magic(file)

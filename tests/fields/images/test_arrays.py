@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.data import DataError
+from sfumato.data import ArrayDataset, DataError
 from sfumato.fields.images.data import Reading, opened, prepared
 from sfumato.fields.images.facts import PictureFacts
 from sfumato.fields.images.measure import bins, chosen, fair, restored, said, strange
@@ -241,6 +242,35 @@ def test_a_changed_array_is_refused_and_the_old_one_taken_back(kind: str, tmp_pa
     path.unlink()
     with pytest.raises(DataError, match=rf"{path.name}: file not found; put back the array"):
         opened(run, path, facts)
+
+
+@pytest.mark.parametrize("change", ["cut short", "written anew", "gone"])
+def test_an_array_that_changes_under_a_run_is_named_before_it_is_read(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A map of a file that was cut short would end the process without a word, one written anew give other numbers."""
+    path, real, calls = tmp_path / "a.npy", ArrayDataset.batch, []
+    np.save(path, RNG.normal(size=(400, 600)))
+
+    def batch(self: ArrayDataset, indices: np.ndarray) -> dict[str, np.ndarray]:
+        calls.append(1)
+        if len(calls) == 30:
+            if change == "gone":
+                path.unlink()
+            elif change == "cut short":
+                os.truncate(path, 4096)
+            else:
+                time_before = path.stat().st_mtime_ns
+                np.save(path, RNG.normal(size=(400, 600)))
+                os.utime(path, ns=(time_before + 10**9,) * 2)
+        return real(self, indices)
+
+    monkeypatch.setattr(ArrayDataset, "batch", batch)
+    words = [*TINY, "--steps", 60, "--held-out", 0.1, "--out", tmp_path / "run"]
+    assert sfumato("train", path, *words) == 1
+    said = capsys.readouterr().err
+    assert f"{path}: {'is gone' if change == 'gone' else 'has changed since it was opened'}" in said
+    assert "which is saved" in said
 
 
 def test_a_run_is_resumed_and_measured_from_any_folder_and_only_on_its_own_data(

@@ -203,22 +203,22 @@ def _some(array: np.ndarray, items: np.ndarray, most: int = 256, numbers: int = 
 def opened(run: Run, data: Path, facts: PictureFacts) -> tuple[ArrayDataset, ArrayDataset]:
     """The prepared data, to learn from and held out. Raises DataError, of an array too that is not what was learned from."""
     from sfumato.data import ArrayDataset, open_array
-    from sfumato.data.arrays import kept_array, kept_arrays
+    from sfumato.data.arrays import kept_array, kept_arrays, steady
     from sfumato.data.layout import canonical
 
     remedy = f"train again from {data}"
     if data.suffix.lower() in ARRAYS:
         array = known_array(run, data, facts) if facts.origin else open_array(data).x
         with decoding(data, remedy):
-            array = canonical(array, facts.layout)
+            x: Any = steady(canonical(array, facts.layout))
     else:
-        array = kept_array(run.cache / CACHED, remedy)
+        x = kept_array(run.cache / CACHED, remedy)
     stored = kept_arrays(run.cache / "split.npz", remedy)
     names = _names(run.cache / "names.json", remedy)
     with decoding(run.cache, remedy):
         rest = stored.get("labels"), names
         made = [
-            ArrayDataset(array, facts.statistics, *rest, stored[part], stored.get("vectors"))
+            ArrayDataset(x, facts.statistics, *rest, stored[part], stored.get("vectors"))
             for part in ("train", "held_out")
         ]
     return made[0], made[1]
