@@ -167,11 +167,16 @@ ACTS = ("os.system", "os.exec", "os.posix_spawn", "os.fork")
 def hook(event, arguments):
     if event.split(".")[0] in ("socket", "subprocess", "pickle") or event in ACTS:
         seen.append((event, str(arguments)[:200]))
-data, out = sys.argv[1:]
+field, data, out = sys.argv[1:]
 sys.addaudithook(hook)
-small = ["--side", "8", "--network.width", "32", "--network.depth", "2", "--batch", "8", "--steps", "3", "--held-out", "0.4"]
-codes = [main(["train", data, *small, "--out", out]), main(["resume", out]),
-         main(["sample", out, "-n", "2", "--steps", "2", "--out", out + "-s"]), main(["evaluate", out, "--steps", "2"])]
+small = {
+    "images": ["--side", "8", "--network.width", "32", "--network.depth", "2", "--held-out", "0.4"],
+    "tables": ["--width", "16", "--depth", "1"], "text": ["--vocab", "300", "--window", "16", "--network.width", "32"],
+}[field] + ["--batch", "8", "--steps", "3", "--threads", "1"]
+to = out + {"images": "-s", "tables": "-s.csv", "text": "-s"}[field]
+codes = [main(["train", field, data, *small, "--out", out]), main(["resume", out, "--steps", "5"]),
+         main(["sample", out, "-n", "2", "--steps", "2", "--out", to])]
+codes += [main(["evaluate", out, "--steps", "2"]) if field == "images" else 0]
 seen = [event for event in seen if event[0] != "socket.gethostname"]  # tensorboard puts it into its file's name
 print("CODES", codes)
 print("SEEN", seen)
@@ -179,12 +184,25 @@ print("SEEN", seen)
 
 
 @pytest.mark.slow
-def test_a_local_run_opens_no_socket_and_starts_no_process(tmp_path: Path):
+@pytest.mark.parametrize("field", ["images", "tables", "text"])
+def test_a_local_run_opens_no_socket_and_starts_no_process(field: str, tmp_path: Path):
     from tests.jobs.small import write_pictures
 
-    data = write_pictures(tmp_path / "photos", 40)
+    data = tmp_path / {"images": "photos", "tables": "people.csv", "text": "code"}[field]
+    if field == "images":
+        write_pictures(data, 40)
+    elif field == "tables":
+        data.write_text("age,sex\n" + "".join(f"{20 + i % 50},{'fm'[i % 2]}\n" for i in range(120)))
+    else:
+        pytest.importorskip("tokenizers", reason="needs the extra sfumato[text]")
+        data.mkdir()
+        for i in range(20):
+            (data / f"{i}.py").write_text(f"value_{i} = {i * i}\n" * (3 + i))
     done = subprocess.run(
-        [sys.executable, "-c", AUDITED, str(data), str(tmp_path / "run")], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", AUDITED, field, str(data), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert "CODES [0, 0, 0, 0]" in done.stdout, done.stderr
     assert "SEEN []" in done.stdout
