@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable, Iterable
@@ -354,8 +355,6 @@ def read_run(place: Path) -> None:
 
 def read_prepared(place: Path) -> None:
     """Open the data, as `sfumato resume`."""
-    import os
-
     from sfumato.jobs.config import read_config
     from sfumato.training.run import Run
 
@@ -451,6 +450,38 @@ def make_sealed(name: str) -> Callable[[Path], None]:
             file.write_bytes(sealed_weights(file, file.read_bytes()))
 
     return make
+
+
+def read_resumed(place: Path) -> None:
+    """Resume at the step that it stopped at, as `sfumato resume RUN --steps 11`: everything is put back, nothing learned."""
+    from sfumato.cli import _parse
+
+    (place / "run" / "samples").mkdir(exist_ok=True)
+    here = os.getcwd()
+    os.chdir(place)
+    try:
+        _parse(["resume", str(place / "run"), "--steps", "11"])()
+    finally:
+        os.chdir(here)
+
+
+def make_compared(place: Path) -> None:
+    """Samples as files of one item each, beside the data of a run."""
+    make_run("vectors")(place)
+    (place / "drawn").mkdir()
+    for i, row in enumerate(np.random.default_rng(0).normal(3, 2, (3, 5)).astype(np.float32)):
+        np.save(place / "drawn" / f"{i:04d}.npy", row)
+
+
+def read_compared(place: Path) -> None:
+    """As `sfumato compare` and as `sfumato evaluate --samples`."""
+    from sfumato.fields.images.facts import PictureFacts
+    from sfumato.fields.images.reading import read_pictures
+    from sfumato.jobs.compare import _read
+    from sfumato.training.run import Run
+
+    _read(place / "drawn", 8, 0, None)
+    read_pictures(place / "drawn", PictureFacts.read(Run(place / "run")), 0.01, "vectors")
 
 
 # ---- demonstrations -----------------------------------------------------------------------------------------------------
@@ -603,6 +634,9 @@ def all_kinds() -> list[Kind]:
         Kind("checkpoint", make_run("stopped"), read_run, ("run/checkpoints/*/*",), 2),
         Kind("sealed checkpoint", make_run("stopped"), read_run,
              ("run/checkpoints/*/meta.json", "run/checkpoints/*/*.safetensors"), 2, after=sealed_checkpoint),
+        Kind("resume", make_run("stopped"), read_resumed,
+             ("run/checkpoints/*/meta.json", "run/checkpoints/*/*.safetensors"), 2, after=sealed_checkpoint),
+        Kind("compared", make_compared, read_compared, ("drawn/*",), 2),
         Kind("snapshots", make_run("vectors"), read_snapshots, ("run/snapshots/*",), 3),
         Kind("log", make_log, read_log, ("run/log.jsonl", "run/metrics.json", "run/README.md"), 3),
         Kind("samples", make_samples, read_samples, ("drawn/0001.png", "drawn/samples.json"), 3),

@@ -158,7 +158,10 @@ def node(data: bytes, rng: Random, words: Sequence[bytes]) -> bytes:
         del at[key]
     else:
         at[key] = value
-    return json.dumps(tree).encode()
+    try:
+        return json.dumps(tree).encode()
+    except ValueError:  # a value put inside of itself
+        return number(data, rng, words)
 
 
 BYTES: tuple[Mutation, ...] = (flip, flip, cut, swap, insert, field, field, field)

@@ -7,6 +7,7 @@ import pytest
 
 from sfumato.errors import DataError
 from sfumato.fields.tables.reading import read_table
+from sfumato.fields.tables.spelling import Numbers
 
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
@@ -124,3 +125,13 @@ def test_equal_rows_have_equal_keys_in_any_order_of_columns(tmp_path: Path) -> N
     assert keys == b.keys()
     assert keys[0] == keys[2]
     assert len(set(keys)) == 3
+
+
+def test_half_a_character_and_odd_blanks(tmp_path: Path) -> None:
+    """JSON can spell what is no text; a number may stand among blanks that are none to a number's reader."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": "x"}\n{"a": "\\ud800"}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2: is no text"):
+        read_table(path)
+    assert Numbers().value("62\x1c") == 62.0
+    assert Numbers(comma=True).value("6,2\x1c") == 6.2

@@ -112,6 +112,11 @@ def _object(path: Path, line: int, raw: bytes) -> dict[str, Any]:
         row = json.loads(raw, parse_float=_Number, parse_int=_Number, parse_constant=_Number)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{shown(path)}, line {line}: not JSON ({one_line(error)})") from None
+    if b"\\u" in raw:  # only so can JSON spell what is no text
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{shown(path)}, line {line}: is no text ({one_line(error)})") from None
     if not isinstance(row, dict):
         raise DataError(f'{shown(path)}, line {line}: must be an object, as in {{"age": 31}}')
     return row
