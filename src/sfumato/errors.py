@@ -55,7 +55,7 @@ def naming(place: str | os.PathLike[str], kind: type[Mendable] | None = None) ->
     except Mendable as error:
         if any(name in str(error) for name in (os.fspath(place), shown(place))):
             raise
-        raise (kind or DataError)(f"{shown(place)}: {error}") from error
+        raise (kind or DataError)(f"{shown(place)}: {shortened(str(error), 4 * LONGEST)}") from error
 
 
 @contextmanager
