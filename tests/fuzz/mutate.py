@@ -127,7 +127,7 @@ def line(data: bytes, rng: Random, words: Sequence[bytes]) -> bytes:
     elif way == 2:
         lines[i], lines[j] = lines[j], lines[i]
     elif way == 3:
-        lines[i] = lines[i] * rng.choice((3, 2000))
+        lines[i] = (lines[i] * rng.choice((3, 2000)))[: 1 << 20]
     else:
         lines[i] = rng.choice((b"[", b'{"a":', b"- ", b" ", b"(")) * rng.choice((40, 3000)) + lines[i]
     return b"\n".join(lines)

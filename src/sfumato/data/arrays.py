@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,8 @@ def kept_array(path: str | os.PathLike[str], remedy: str = "save it again with n
     Raises DataError where it is missing or damaged, or holds anything else.
     """
     path = Path(path)
-    with decoding(path, remedy):
+    with decoding(path, remedy), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of headers that are spelt as they once were
         with path.open("rb") as file:
             _header(file, shown(path))
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)

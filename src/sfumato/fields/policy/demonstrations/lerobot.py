@@ -23,6 +23,7 @@ import numpy as np
 
 from sfumato.data.arrays import MEMBER_LIMIT
 from sfumato.data.errors import DataError, one_line, shown
+from sfumato.data.picture import MAX_PIXELS
 from sfumato.data.video import PackedPictures, VideoPictures
 from sfumato.errors import needed
 from sfumato.fields.policy.demonstrations.episodes import ACTION, OBSERVATION, Demonstrations, Frames
@@ -170,6 +171,8 @@ def _feature(part: Any) -> _Feature:
             shape = shape[1:]
         if len(shape := shape[:2]) != 2:
             raise ValueError(f"shape {part['shape']} of pictures")
+        if math.prod(shape) > MAX_PIXELS:
+            raise ValueError(f"pictures of {shape[1]}x{shape[0]} pixels; expected {MAX_PIXELS} at most")
     if min(shape, default=0) < 1:
         raise ValueError(f"shape {shape} of a feature")
     return _Feature(str(part["dtype"]), shape)
