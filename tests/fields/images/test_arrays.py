@@ -407,3 +407,21 @@ def test_things_of_a_model_are_those_of_its_data(tmp_path: Path):
     mean = np.rint(CASES["byte table"][opened(run, path, facts)[0].indices].mean(0))
     assert things[0].dtype == np.uint8
     assert np.array_equal(things[0], mean)
+
+
+def test_items_of_mixed_shapes_in_a_folder_are_refused_by_name(tmp_path: Path):
+    from sfumato.jobs.compare import _read
+
+    run, _ = made(tmp_path, RNG.normal(size=(40, 6)))
+    drawn = tmp_path / "drawn"
+    drawn.mkdir()
+    for i, width in enumerate((6, 6, 7)):
+        np.save(drawn / f"{i:04d}.npy", RNG.normal(size=width))
+    with pytest.raises(RunError, match=r"0002\.npy: has shape \(7,\) and type float64; finite numbers of shape \(6,\) expected"):
+        read_pictures(drawn, PictureFacts.read(run), 0.01, "a.npy")
+    with pytest.raises(DataError, match=r"drawn: the arrays in it have different shapes"):
+        _read(drawn, 8, 0, None)
+    for i, broken in enumerate((np.nan, np.inf)):
+        np.save(drawn / "0002.npy", np.full(6, broken))
+        with pytest.raises(RunError, match=r"0002\.npy: .*finite numbers"):
+            read_pictures(drawn, PictureFacts.read(run), 0.01, f"{i}")
