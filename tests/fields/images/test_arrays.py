@@ -417,7 +417,9 @@ def test_items_of_mixed_shapes_in_a_folder_are_refused_by_name(tmp_path: Path):
     drawn.mkdir()
     for i, width in enumerate((6, 6, 7)):
         np.save(drawn / f"{i:04d}.npy", RNG.normal(size=width))
-    with pytest.raises(RunError, match=r"0002\.npy: has shape \(7,\) and type float64; finite numbers of shape \(6,\) expected"):
+    with pytest.raises(
+        RunError, match=r"0002\.npy: has shape \(7,\) and type float64; finite numbers of shape \(6,\) expected"
+    ):
         read_pictures(drawn, PictureFacts.read(run), 0.01, "a.npy")
     with pytest.raises(DataError, match=r"drawn: the arrays in it have different shapes"):
         _read(drawn, 8, 0, None)
