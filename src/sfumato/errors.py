@@ -42,8 +42,9 @@ def shortened(text: str, most: int = LONGEST) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error without line breaks, shortened; its type where it has no message."""
-    text = str(error)[: 4 * LONGEST].replace("\n", " ")
+    """The message of an error without line breaks, shortened; its type where it has no message. Of the system's errors what went
+    wrong alone: which file, the message around it says."""
+    text = str(getattr(error, "strerror", None) or error)[: 4 * LONGEST].replace("\n", " ")
     return shortened(" ".join(shown(text).split())) or type(error).__name__
 
 
