@@ -26,6 +26,7 @@ TESTS: dict[str, list[str]] = {
         "tests/diffusion/test_process.py",
         "tests/diffusion/test_loss.py",
         "tests/laws/test_endpoints.py",
+        "tests/laws/test_mix.py",
     ],
     "diffusion/sample": ["tests/diffusion/test_sample.py", "tests/diffusion/test_faults.py"],
     "diffusion/flow_solvers": ["tests/diffusion/test_solvers.py", "tests/diffusion/test_sample.py"],
