@@ -16,7 +16,8 @@ import pytest
 
 from sfumato.errors import DataError
 from tests.fuzz import judge, watch
-from tests.fuzz.kinds import Kind, all_kinds, changed
+from tests.fuzz.kind import Kind, changed
+from tests.fuzz.kinds import all_kinds
 from tests.fuzz.watch import chance
 
 KINDS = all_kinds()

@@ -17,7 +17,7 @@ from typing import Any
 
 from sfumato.data.errors import shown
 from sfumato.errors import Mendable, NonFiniteSample
-from tests.fuzz.kinds import Kind
+from tests.fuzz.kind import Kind
 
 LONGEST = 1500
 """Characters of a refusal."""
