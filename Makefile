@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test levels lint bench claims audit lock sbom clean
+.PHONY: install demo test levels lint bench claims fuzz mutants audit lock sbom clean
 
 install: $(VENV)/.installed
 
@@ -54,6 +54,18 @@ claims: install
 	$(BIN)/python -m benchmarks.policy meta_world
 	$(if $(PUSHT),$(BIN)/python -m benchmarks.policy push_t --data $(PUSHT))
 
+# 20,000 damaged files through every reader; SEED=N for others
+fuzz: install
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --number 20000 --seed $(or $(SEED),0)
+
+# how many small changes of FILES (those that differ from BASE) their tests notice; mutmut has an environment of its own, which
+# sees the packages of the other
+mutants: install
+	test -x .venv-mutants/bin/python || $(PYTHON) -m venv .venv-mutants
+	.venv-mutants/bin/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > "$$(.venv-mutants/bin/python -c "import site; print(site.getsitepackages()[0])")/base.pth"
+	.venv-mutants/bin/python .ci/mutants.py $(FILES) $(if $(BASE),--base $(BASE)) $(if $(MOST),--most $(MOST)) $(if $(LEAST),--least $(LEAST))
+
 # known weaknesses of the pinned versions, by public advisory lists; passes, and says so, where these do not answer
 audit:
 	test -x .venv-audit/bin/python || $(PYTHON) -m venv .venv-audit
@@ -79,4 +91,4 @@ sbom: install
 	$(BIN)/python .ci/sbom.py > dist/sbom.json
 
 clean:
-	rm -rf $(VENV) .venv-peers .venv-audit runs samples
+	rm -rf $(VENV) .venv-peers .venv-audit .venv-mutants .mutants runs samples

@@ -14,7 +14,8 @@ import sfumato
 from sfumato.data import DataError, open_array
 from sfumato.training import checkpoint
 
-SOURCES = sorted(Path(sfumato.__file__).parent.rglob("*.py"))
+ROOM = Path(sfumato.__file__).parent
+SOURCES = sorted(ROOM.rglob("*.py"))
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib", "subprocess", "code"}
 CALLS = {"torch.load", "torch.save", "torch.hub.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all",
          "os.system", "os.popen", "eval", "exec", "compile", "__import__"}  # fmt: skip
@@ -40,11 +41,7 @@ def offences(text: str) -> list[str]:
             found += [f"from {node.module} import {n.name}" for n in node.names if f"{node.module}.{n.name}" in CALLS]
         elif isinstance(node, ast.Call):
             name = dotted(node.func)
-            tensors_only = name == "torch.load" and any(
-                word.arg == "weights_only" and isinstance(word.value, ast.Constant) and word.value.value is True
-                for word in node.keywords
-            )
-            if name in CALLS and not tensors_only:
+            if name in CALLS:
                 found.append(f"{name}()")
             arrays = name in ("np.load", "numpy.load", "np.lib.format.read_array")
             if arrays and not any(word.arg == "allow_pickle" for word in node.keywords):
@@ -56,16 +53,26 @@ def offences(text: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(SOURCES[0].parent)))
+KNOWN = {"metrics/imagenet.py": ["torch.load()"]}
+"""The file of an installed package, of bytes whose SHA-256 stands in the source, read as tensors alone."""
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOM)))
 def test_no_source_can_run_code_from_a_file(path: Path):
-    assert offences(path.read_text()) == []
+    assert offences(path.read_text()) == KNOWN.get(path.relative_to(ROOM).as_posix(), [])
+
+
+def test_the_one_torch_load_takes_tensors_alone():
+    text = (ROOM / "metrics" / "imagenet.py").read_text()
+    (call,) = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call) and dotted(n.func) == "torch.load"]
+    assert {word.arg: ast.unparse(word.value) for word in call.keywords}["weights_only"] == "True"
 
 
 @pytest.mark.parametrize("text", [
     "import pickle", "from pickle import loads", "import torch\ntorch.load('x')", "import yaml\nyaml.load('x', Loader=None)",
     "from torch import load", "from yaml import unsafe_load", "eval('1')", "exec('1')", "np.load('x')",
     "np.load('x', allow_pickle=True)",
-    "torch.load('x', weights_only=False)", "torch.load('x', weights_only=flag)",
+    "torch.load('x', weights_only=True)", "torch.load('x', weights_only=flag)",
     "np.load('x', allow_pickle=flag)", "run(shell=True)", "torch.save(1, 'x')", "import os\nos.system('ls')",
 ])  # fmt: skip
 def test_the_search_finds_what_it_looks_for(text: str):
@@ -76,7 +83,6 @@ def test_the_search_finds_what_it_looks_for(text: str):
     "text",
     [
         "np.load('x', allow_pickle=False)",
-        "torch.load('x', weights_only=True)",
         "model.eval()",
         "re.compile('x')",
         "torch.compile(f)",
@@ -161,11 +167,16 @@ ACTS = ("os.system", "os.exec", "os.posix_spawn", "os.fork")
 def hook(event, arguments):
     if event.split(".")[0] in ("socket", "subprocess", "pickle") or event in ACTS:
         seen.append((event, str(arguments)[:200]))
-data, out = sys.argv[1:]
+field, data, out = sys.argv[1:]
 sys.addaudithook(hook)
-small = ["--side", "8", "--network.width", "32", "--network.depth", "2", "--batch", "8", "--steps", "3", "--held-out", "0.4"]
-codes = [main(["train", data, *small, "--out", out]), main(["resume", out]),
-         main(["sample", out, "-n", "2", "--steps", "2", "--out", out + "-s"]), main(["evaluate", out, "--steps", "2"])]
+small = {
+    "images": ["--side", "8", "--network.width", "32", "--network.depth", "2", "--held-out", "0.4"],
+    "tables": ["--width", "16", "--depth", "1"], "text": ["--vocab", "300", "--window", "16", "--network.width", "32"],
+}[field] + ["--batch", "8", "--steps", "3", "--threads", "1"]
+to = out + {"images": "-s", "tables": "-s.csv", "text": "-s"}[field]
+codes = [main(["train", field, data, *small, "--out", out]), main(["resume", out, "--steps", "5"]),
+         main(["sample", out, "-n", "2", "--steps", "2", "--out", to])]
+codes += [main(["evaluate", out, "--steps", "2"]) if field == "images" else 0]
 seen = [event for event in seen if event[0] != "socket.gethostname"]  # tensorboard puts it into its file's name
 print("CODES", codes)
 print("SEEN", seen)
@@ -173,12 +184,25 @@ print("SEEN", seen)
 
 
 @pytest.mark.slow
-def test_a_local_run_opens_no_socket_and_starts_no_process(tmp_path: Path):
+@pytest.mark.parametrize("field", ["images", "tables", "text"])
+def test_a_local_run_opens_no_socket_and_starts_no_process(field: str, tmp_path: Path):
     from tests.jobs.small import write_pictures
 
-    data = write_pictures(tmp_path / "photos", 40)
+    data = tmp_path / {"images": "photos", "tables": "people.csv", "text": "code"}[field]
+    if field == "images":
+        write_pictures(data, 40)
+    elif field == "tables":
+        data.write_text("age,sex\n" + "".join(f"{20 + i % 50},{'fm'[i % 2]}\n" for i in range(120)))
+    else:
+        pytest.importorskip("tokenizers", reason="needs the extra sfumato[text]")
+        data.mkdir()
+        for i in range(20):
+            (data / f"{i}.py").write_text(f"value_{i} = {i * i}\n" * (3 + i))
     done = subprocess.run(
-        [sys.executable, "-c", AUDITED, str(data), str(tmp_path / "run")], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", AUDITED, field, str(data), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert "CODES [0, 0, 0, 0]" in done.stdout, done.stderr
     assert "SEEN []" in done.stdout

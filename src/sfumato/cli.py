@@ -13,6 +13,7 @@ from sfumato.jobs import find, foreign, manual
 from sfumato.jobs.config import Configuration, field_of
 from sfumato.jobs.flags import Misspelt, Option, listed, parse
 from sfumato.jobs.recipe import Nothing, say
+from sfumato.jobs.strict import LONGEST, ConfigError
 from sfumato.jobs.verbs import CALLS, DESCRIPTION, EXAMPLES, GROUPS, VERBS, Train
 
 # ---- which options -------------------------------------------------------------------------------------------------------
@@ -99,10 +100,11 @@ def _with_config(words: Sequence[str], name: str | None) -> Train | None:
         return None
     path = Path(given[-1])
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LONGEST + 1)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise FileNotFoundError(f"{path}: cannot be read ({reason}); --config wants a YAML file") from error
+        raise ConfigError(f"{path}: cannot be read ({reason}); --config wants a YAML file") from error
     base = Configuration(find.kind(name or find.plain())(MISSING))
     found = Configuration.from_yaml(text, str(path), base)
     if name and find.name_of(found.recipe) != name:

@@ -89,3 +89,14 @@ def test_along() -> None:
     assert along(torch.ones(2), x).shape == (2, 1, 1, 1)
     assert along(torch.ones(2, 3), x).shape == (2, 3, 1, 1)
     assert along(torch.ones(2), x).dtype == F64
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_no_answer_is_divided_by_next_to_nothing(name: Any) -> None:
+    """Wherever the times are, the endpoints of an answer are numbers, and a determinant keeps its sign."""
+    process = Gaussian(Linear(), predicts=name)
+    ends = torch.tensor([1e-300, 1e-20, 1e-13, 1e-9, 1 - 1e-16], dtype=F64)
+    _, _, det = process.row(name, ends)
+    assert det.abs().min() >= 1e-12
+    _, _, inside = process.row(name, torch.tensor([1e-3, 0.5], dtype=F64))
+    assert (det.sign() == inside.sign()[0]).all()

@@ -92,6 +92,29 @@ def test_bisection_agrees_with_closed_forms() -> None:
         assert (Schedule.at_angle(schedule, angles) - schedule.at_angle(angles)).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("schedule", [Linear(), VE(), EDM()], ids=lambda schedule: type(schedule).__name__)
+def test_the_derivative_of_bisection_is_that_of_the_closed_form(schedule: Schedule) -> None:
+    """On schedules off the unit circle: there the angle's rate has the squared radius below it."""
+    angles = schedule.angle(INSIDE).detach()
+    given, own = angles.clone().requires_grad_(), angles.clone().requires_grad_()
+    (by_bisection,) = torch.autograd.grad(Schedule.at_angle(schedule, given).sum(), given)
+    (by_formula,) = torch.autograd.grad(schedule.at_angle(own).sum(), own)
+    assert torch.allclose(by_bisection, by_formula, rtol=1e-6)
+
+
+@pytest.mark.parametrize("tau", [0.4, 1.7])
+def test_the_inverse_of_a_sigmoid_of_any_temperature(tau: float) -> None:
+    schedule = Sigmoid(start=-2.0, end=3.0, tau=tau)
+    assert (schedule.at_angle(schedule.angle(INSIDE)) - INSIDE).abs().max() < 1e-10
+
+
+def test_zero_terminal_keeps_its_digits_where_there_is_hardly_noise() -> None:
+    """1 - alpha^2 would lose them all: in float32 alpha is 1 there."""
+    schedule, t = ZeroTerminal(VP()), torch.tensor([1e-5, 1e-4, 1e-3], dtype=F64)
+    exact = schedule.sigma(t)
+    assert (schedule.sigma(t.float()).double() / exact - 1).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("name", sorted(PRESERVING))
 def test_truth_4_variance_preserving(name: str) -> None:
     t = torch.linspace(0, 1, 501, dtype=F64)

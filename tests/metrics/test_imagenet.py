@@ -45,12 +45,17 @@ def test_features_do_not_depend_on_the_batch_and_bytes_are_floats(network):
         network(x[0])
 
 
-def test_another_file_is_refused(tmp_path):
-    (tmp_path / "w.pth").write_bytes(b"something else")
-    with pytest.raises(MetricError, match="another file, or a damaged one"):
-        imagenet.load(tmp_path / "w.pth")
-    with pytest.raises(MetricError, match="pip install 'sfumato"):
-        imagenet.load(tmp_path / "none.pth")
+def test_another_file_in_the_package_is_refused_before_anything_opens_it(tmp_path, monkeypatch):
+    def opened(*_: object, **__: object) -> None:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr(torch, "load", opened)
+    for name in ("w.pth", "none.pth"):
+        monkeypatch.setattr(imagenet, "packaged", lambda name=name: tmp_path / name)
+        (tmp_path / "w.pth").write_bytes(b"something else")
+        right = "another file, or a damaged one" if name == "w.pth" else "pip install 'sfumato"
+        with pytest.raises(MetricError, match=right):
+            imagenet.load()
 
 
 def test_a_package_that_is_not_there_is_asked_for(monkeypatch):

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from safetensors.torch import save_file
 from sfumato.metrics import inception
 from sfumato.metrics.distances import MetricError, frechet_distance
 from sfumato.metrics.inception import Inception, InceptionV3, as_bytes, load, resize
+from sfumato.metrics.weights import CONVERT
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -45,8 +49,8 @@ def sha(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "random.pth"
-    torch.save(random_state(), path)
+    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    save_file(random_state(), path)
     return path
 
 
@@ -181,24 +185,36 @@ def test_resizing_keeps_constants_and_antialiases():
 
 
 def test_a_file_of_another_checksum_is_refused_and_the_checksum_told(weights):
-    with pytest.raises(MetricError, match=f"{weights}: has SHA-256 {sha(weights)}, not {inception.CHECKSUM}"):
-        load(weights)
+    with pytest.raises(MetricError, match=f"{weights}: has SHA-256 {sha(weights)}, not {'ab' * 32}"):
+        load(weights, "ab" * 32)
     assert load(weights, sha(weights)[:8].upper()).checksum == sha(weights)
     for wrong in ("", "6726825", "not a sum", "0" * 65):
         with pytest.raises(MetricError, match="8 to 64 hexadecimal"):
             load(weights, wrong)
 
 
-def test_the_known_checksum_is_that_of_the_published_name():
-    assert inception.CHECKSUM.startswith("6726825d")
-    assert len(inception.CHECKSUM) == 64
-
-
-def test_safetensors_give_the_same_features(weights, features, pictures, tmp_path):
+def test_counters_may_be_absent_and_no_checksum_is_asked_for(weights, features, pictures, tmp_path):
     path = tmp_path / "weights.safetensors"
     state = {name: x for name, x in random_state().items() if not name.endswith("num_batches_tracked")}
-    save_file(state, path)  # counters may be absent
-    assert torch.equal(load(path, sha(path))(pictures[:1]), features(pictures[:1]))
+    save_file(state, path)
+    found = load(path)
+    assert torch.equal(found(pictures[:1]), features(pictures[:1]))
+    assert found.checksum == sha(path) != features.checksum
+
+
+def test_the_command_that_is_told_makes_the_file_of_a_pth(tmp_path):
+    """A .pth is refused, with the command that makes tensors alone of it; the command as it is told does so."""
+    path, made = tmp_path / "a.pth", tmp_path / "a.safetensors"
+    torch.save(random_state(), path)
+    with pytest.raises(MetricError) as caught:
+        load(path)
+    told = str(caught.value).partition("becomes one by: ")[2]
+    assert told == CONVERT
+    words = shlex.split(told)
+    assert words[0] == "python"
+    subprocess.run([sys.executable, *words[1:3], str(path), str(made)], check=True, timeout=120)
+    state = load(made).network.state_dict()
+    assert all(torch.equal(state[name], x) for name, x in random_state().items() if x.is_floating_point())
 
 
 def test_a_file_too_large_or_missing_is_refused_unread(weights, tmp_path):
@@ -221,12 +237,14 @@ class Harmful:
 
 
 def test_other_content_is_refused_in_one_line(tmp_path, capsys):
-    def refused(content: object, match: str, name: str = "x.pth") -> None:
+    def refused(content: object, match: str, name: str = "x.safetensors") -> None:
         path = tmp_path / name
         if isinstance(content, bytes):
             path.write_bytes(content)
-        else:
+        elif path.suffix == ".pth":
             torch.save(content, path)
+        else:
+            save_file({key: x.contiguous() for key, x in content.items()}, path)
         with pytest.raises(MetricError, match=match) as caught:
             load(path, sha(path))
         assert "\n" not in str(caught.value)
@@ -234,10 +252,9 @@ def test_other_content_is_refused_in_one_line(tmp_path, capsys):
 
     small = {name: torch.zeros(1) for name in ("a", "b")}
     refused(small, r"misses Conv2d_1a_3x3\.bn\.bias, .* and \d+ more; has unexpected a, b")
-    refused([1, 2], "not a mapping")
     refused(b"no such format", "not a file of tensors")
-    refused(b"no such format", "not a file of tensors", "x.safetensors")
-    refused({"a": Harmful()}, "not a file of tensors")
+    refused(small, "not a file of tensors", "x.pth")
+    refused({"a": Harmful()}, "not a file of tensors", "x.pth")
     refused(pickle.dumps(Harmful(), protocol=2), "not a file of tensors")
     assert "run" not in capsys.readouterr().out
 

@@ -701,3 +701,46 @@ def test_the_machine_decides_how_to_compute() -> None:
     assert here.param_groups[0]["lr"] == 0.5
     assert not here.param_groups[0]["fused"]
     assert here.param_groups[0]["foreach"]
+
+
+def test_weights_keep_their_text_and_a_number_that_was_changed_is_found(tmp_path: Path) -> None:
+    """The file is one that any reader of safetensors takes: only the checksum beside the text tells."""
+    path = tmp_path / "model.safetensors"
+    save_weights(path, {"a": torch.zeros(3), "b": torch.ones(2)}, {"step": "7", "sfumato": "x"})
+    tensors, about = checkpoint.read_weights(path)
+    assert about == {"step": "7", "sfumato": "x"}
+    assert {name: value.tolist() for name, value in tensors.items()} == {"a": [0.0] * 3, "b": [1.0] * 2}
+    data = path.read_bytes()
+    for changed in (data.replace(b'"7"', b'"8"'), data[:-1] + bytes([data[-1] ^ 1])):
+        path.write_bytes(changed)
+        assert load_file(path).keys() == {"a", "b"}
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: is damaged, its checksum differs; restore it"):
+            checkpoint.read_weights(path)
+
+
+def test_what_is_no_weights_file_is_said_in_words_of_the_reader(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"\xff" * 64)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: is not a readable safetensors file \(.*header.*\)"):
+        checkpoint.read_tensors(path)
+
+
+def test_the_text_of_a_checkpoint_that_is_no_json_is_said(tmp_path: Path) -> None:
+    """With checksums that are right: a writer that was another program's."""
+    path = save(tmp_path, 3, {"network": {"a": torch.zeros(2)}}, {})
+    (path / "meta.json").write_text("{")
+    body = json.loads((path / "manifest.json").read_text())
+    body.pop("checksum")
+    body["files"]["meta.json"] = {"size": 1, "sha256": checkpoint._digest(path / "meta.json")}
+    (path / "manifest.json").write_text(checkpoint._manifest(body))
+    with pytest.raises(CheckpointError, match=r"step-00000003: cannot be read \(.*property name.*\); use an older"):
+        checkpoint.load(path)
+
+
+def test_older_ones_come_newest_first_that_of_the_step_last_and_damaged_ones_not(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4, 5):
+        save(tmp_path, step, {"network": {"a": torch.full((2,), float(step))}}, {}, keep=9)
+    (tmp_path / "step-00000002" / "network.safetensors").write_bytes(b"")
+    assert [step for step, _ in checkpoint.older(tmp_path, 4)] == [3, 1, 4]
+    assert [step for step, _ in checkpoint.older(tmp_path, 9)] == [5, 4, 3, 1]
+    assert list(checkpoint.older(tmp_path / "none", 4)) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from sfumato.data.errors import DataError, one_line, shown
+from sfumato.data.errors import DataError, decoding, one_line, shown
 from sfumato.data.statistics import measure
 
 LABEL_KEYS = ("label", "labels", "y")
@@ -65,6 +66,73 @@ def open_array(path: str | os.PathLike[str], *, limit: int = MEMBER_LIMIT, check
     if checked:
         measure(arrays.x, name=os.fspath(path))
     return arrays
+
+
+def kept_array(path: str | os.PathLike[str], remedy: str = "save it again with numpy.save") -> np.ndarray:
+    """A .npy of numbers of any shape, memory-mapped: what a run keeps, or one sample.
+
+    Raises DataError where it is missing or damaged, or holds anything else.
+    """
+    path = Path(path)
+    with decoding(path, remedy), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of headers that are spelt as they once were
+        with path.open("rb") as file:
+            _header(file, shown(path))
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def kept_arrays(path: str | os.PathLike[str], remedy: str, limit: int = MEMBER_LIMIT) -> dict[str, np.ndarray]:
+    """All arrays of a .npz, numbers of any shape, by name. Raises DataError where it is missing or damaged, or holds anything
+    else, or one of them unpacks to more than ``limit`` bytes."""
+    path = Path(path)
+    with decoding(path, remedy), zipfile.ZipFile(path) as archive:
+        return {info.filename.removesuffix(".npy"): member(archive, info, path, limit) for info in archive.infolist()}
+
+
+@dataclass(frozen=True, eq=False)
+class Steady:
+    """An array that is a map of a user's file, whose rows are given only while that file is as it was: of one that was cut short
+    meanwhile not an error would come but the end of the process, of one that was written anew other numbers. What is asked is
+    its size and its time, at every batch.
+    """
+
+    x: np.ndarray
+    path: Path
+    state: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.x.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.x.dtype
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Rows. Raises DataError where the file has changed since it was opened, or is gone."""
+        try:
+            same = _state(self.path) == self.state
+        except OSError as error:
+            raise DataError(f"{shown(self.path)}: is gone ({error.strerror}); put it back") from error
+        if not same:
+            raise DataError(f"{shown(self.path)}: has changed since it was opened; put the old file back")
+        rows: np.ndarray = self.x[index]
+        return rows
+
+
+def steady(x: np.ndarray) -> np.ndarray | Steady:
+    """An array, or where it is a map of a file, one that looks after this file."""
+    name = getattr(x, "filename", None)
+    return x if name is None else Steady(x, Path(name), _state(Path(name)))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _header(file: IO[bytes], name: str, words: bool = False) -> tuple[tuple[int, ...], np.dtype[Any], int]:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -81,10 +84,20 @@ def decode(path: str | os.PathLike[str], *, background: Colour = WHITE, max_pixe
     grey, palette and CMYK converted; the first frame of an animation. Raises DataError (file and reason) for anything
     that is not a whole picture, or whose header asks for more than `max_pixels`, which is checked before decoding.
     """
-    result = attempt(Path(path), background, max_pixels)
+    with quiet():
+        result = attempt(Path(path), background, max_pixels)
     if isinstance(result, Complaint):
         raise DataError(str(result))
     return result
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What Pillow mutters about is refused, put right or counted here; said once, not per file on stderr."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def attempt(path: Path, background: Colour, max_pixels: int) -> Picture | Complaint:

@@ -9,21 +9,18 @@ import hashlib
 import math
 import os
 import shutil
-import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from sfumato.data.errors import DataError, shown
-from sfumato.data.picture import HANDLED, MAX_PIXELS, WHITE, Colour, Complaint, Picture, attempt, decode, fit
+from sfumato.data.picture import HANDLED, MAX_PIXELS, WHITE, Colour, Complaint, Picture, attempt, decode, fit, quiet
 from sfumato.data.writing import appearing
 
 __all__ = ["HANDLED", "Complaint", "Picture", "Scan", "check_budget", "decode", "fit", "gather", "scan"]
@@ -141,7 +138,7 @@ def scan(
         height, width, _ = picture.pixels.shape
         return _digest(picture.pixels), (width, height), Picture(np.empty(0), picture.mode, picture.handled)
 
-    with _quiet():
+    with quiet():
         for done, (path, found) in enumerate(zip(paths, _each(inspect, paths, workers)), start=1):
             if isinstance(found, Complaint):
                 complaints.append(found)
@@ -203,15 +200,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What Pillow mutters about is refused, put right or counted here; said once, not per file on stderr."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
-
-
 def _each(function: Callable[[_In], _Out], items: Iterable[_In], workers: int) -> Iterator[_Out]:
     """`map`, by `workers` threads when more than one, with few results waiting so that memory stays bounded."""
     if workers <= 1:
@@ -265,7 +253,7 @@ def gather(
     shape = (count, 3, side, side)
     if not count or side < 1:
         raise DataError(f"{shown(scan.root)}: nothing to gather ({count} readable pictures, side {side})")
-    with appearing(out) as file, _quiet():
+    with appearing(out) as file, quiet():
         need, have = math.prod(shape) + 128, shutil.disk_usage(out.parent).free
         if have < need:
             raise DataError(f"{shown(out)}: needs {need / 1e6:.0f} MB of disk but {have / 1e6:.0f} MB are free")

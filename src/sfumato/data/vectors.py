@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sfumato.data.arrays import member, open_array
-from sfumato.data.errors import DataError, one_line, shown
+from sfumato.data.errors import DataError, decoding, one_line, shortened, shown
 
 MOST_BYTES = 1 << 30
 KEY = "vectors"
@@ -54,16 +54,12 @@ def read_vectors(path: Path, names: str | Sequence[str], count: int) -> Vectors:
 
 
 def _member(path: Path) -> np.ndarray:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            if KEY not in members:
-                raise DataError(
-                    f'{shown(path)}: has no array "{KEY}"; it has {", ".join(map(shown, members)) or "none"}'
-                )
-            return member(archive, members[KEY], path, MOST_BYTES)
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise DataError(f"{shown(path)}: cannot be read ({one_line(error)}); save it again with numpy.savez") from error
+    with decoding(path, "save it again with numpy.savez"), zipfile.ZipFile(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        if KEY not in members:
+            there = ", ".join(shortened(shown(name), 40) for name in [*members][:8]) or "none"
+            raise DataError(f'{shown(path)}: has no array "{KEY}"; it has {there}')
+        return member(archive, members[KEY], path, MOST_BYTES)
 
 
 def _table(path: Path, names: Sequence[str]) -> Vectors:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from sfumato.errors import Wrong, check
+from sfumato.errors import Wrong, check, decoding
 from sfumato.jobs.walk import Walk
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run
@@ -163,7 +163,8 @@ def read_teacher(file: Path, kinds: Kinds) -> tuple[nn.Module, dict[str, Any], d
     from sfumato.training import checkpoint
 
     weights, about = checkpoint.read_weights(file)
-    settings = json.loads(about["network"])
-    network = networks.build(settings, kinds)
+    with decoding(file, "distill again"):
+        settings = dict(json.loads(about["network"]))
+    network = networks.rebuilt(settings, weights, str(file), kinds)
     network.load_state_dict(weights)
     return network, weights, settings

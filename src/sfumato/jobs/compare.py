@@ -218,13 +218,9 @@ def _shape(place: Path) -> tuple[int, ...] | None:
 
 def _one(path: Path) -> np.ndarray:
     """The array of one sample. Raises DataError."""
-    import numpy as np
+    from sfumato.data.arrays import kept_array
 
-    try:
-        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); save it again with numpy.save") from error
-    return found
+    return kept_array(path)
 
 
 def _read(place: Path, side: int, seed: int, n: int | None) -> Any:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sfumato.errors import DataError
 from sfumato.jobs.flags import Option, negative
 
 SAME: dict[str, tuple[str, ...]] = {
@@ -216,13 +217,13 @@ def items(path: Path, most: int = 1_000_000) -> int | None:
                     return None
             return count or None
         if path.suffix.lower() == ".npy":
-            import numpy as np
+            from sfumato.data.arrays import kept_array
 
-            return len(np.load(path, mmap_mode="r", allow_pickle=False))
+            return len(kept_array(path))
         if path.suffix.lower() in (".csv", ".tsv", ".jsonl") and path.stat().st_size < 1 << 28:
             with path.open("rb") as file:
                 lines = sum(1 for _ in file)
             return lines - (path.suffix.lower() != ".jsonl") or None
-    except (OSError, ValueError, EOFError):
+    except (OSError, TypeError, DataError):  # reading it will say what is wrong
         pass
     return None

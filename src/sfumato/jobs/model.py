@@ -170,7 +170,8 @@ class Model:
         batch, left = walk.batch or 16, list(numbers)
         while left:
             try:
-                with options_meet_the_core():  # some solvers see only on the way that they cannot walk this process
+                # some solvers see only on the way that they cannot walk this process
+                with options_meet_the_core(str(self.run.path)):
                     for drawn in generate(
                         self.denoiser, Told(queries, told) if told else queries, left,
                         seed=self.drawing.seed if seed is None else seed, stream=stream, begin=start,
@@ -385,7 +386,7 @@ def _weights(config: Configuration, run: Run) -> tuple[nn.Module, dict[str, Any]
             raise RunError(
                 f"{run.model}: does not say of which network it is; `sfumato resume {run.path}` writes it anew"
             ) from error
-        return networks.build(settings, config.recipe.kinds()), weights
+        return networks.rebuilt(settings, weights, str(run.model), config.recipe.kinds()), weights
     path, complaints = checkpoint.newest(run.checkpoints)  # not finished: the average in the newest checkpoint
     if path is None:
         raise RunError(f"{run.path}: nothing to sample from yet" + (f" ({complaints[0]})" if complaints else ""))

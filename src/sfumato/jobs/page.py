@@ -34,14 +34,15 @@ def write_page(run: Run) -> Path:
     title = html.escape(run.path.resolve().name)
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
     whole = f"<head>{head}<style>{STYLE}</style></head><body>{body}</body>"
-    write_text(run.path / NAME, f'<!doctype html><html lang="en">{whole}</html>')
+    text = f'<!doctype html><html lang="en">{whole}</html>'
+    write_text(run.path / NAME, text.encode("utf-8", "replace").decode("utf-8"))  # JSON can spell what is no text
     return run.path / NAME
 
 
 def _card(run: Run) -> str:
     """The list of README.md: what the data are, how far training came."""
     try:
-        lines = (run.path / "README.md").read_text(encoding="utf-8").splitlines()
+        lines = (run.path / "README.md").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return ""
     items = "".join(f"<li>{html.escape(line[2:])}</li>" for line in lines if line.startswith("- "))
@@ -54,7 +55,7 @@ def _metrics(run: Run) -> str:
         found = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
         text = str(found.get("table") or "")
         remarks = [str(line) for line in found.get("remarks", [])]
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return ""
     said = "".join(f"<p>{html.escape(line)}</p>" for line in remarks)
     return f"<h2>Measured</h2><pre>{html.escape(text)}</pre>{said}" if text or said else ""
@@ -63,8 +64,8 @@ def _metrics(run: Run) -> str:
 def _curves(records: Sequence[dict[str, Any]]) -> str:
     """Loss over training, logarithmic, as a drawing within the page."""
     lines = {
-        "loss": [(r["step"], r["loss"]) for r in records if _good(r.get("loss"))],
-        "held out": [(r["step"], r["held_out"]) for r in records if _good(r.get("held_out"))],
+        "loss": [(r["step"], r["loss"]) for r in records if _good(r.get("loss")) and _placed(r)],
+        "held out": [(r["step"], r["held_out"]) for r in records if _good(r.get("held_out")) and _placed(r)],
     }
     points = [point for line in lines.values() for point in line]
     if len(points) < 3:
@@ -101,6 +102,12 @@ def _curves(records: Sequence[dict[str, Any]]) -> str:
 
 def _good(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
+
+
+def _placed(record: dict[str, Any]) -> bool:
+    """Whether it says at which step."""
+    step = record.get("step")
+    return isinstance(step, (int, float)) and 0 <= step < math.inf
 
 
 def _thin(line: Sequence[tuple[int, float]], most: int = 400) -> Sequence[tuple[int, float]]:

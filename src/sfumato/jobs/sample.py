@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from sfumato.errors import DataError, Wrong
+from sfumato.errors import DataError, Wrong, naming
 from sfumato.jobs.making import made
 from sfumato.jobs.model import Model, load
 from sfumato.jobs.outputs import Place
@@ -105,16 +105,19 @@ def again(
     making, place = made(like), Place(out or Path("samples"), False)
     if like.resolve().parent == place.path.resolve():
         raise RunError(f"{like}: lies in the folder that the new sample would go to; give another --out")
-    before = options(Walk, making.walk)
+    with naming(like):
+        before = options(Walk, making.walk)
     if max(before.batch or 1, before.steps or 1) > LARGEST:
         raise DataError(f"{like}: asks for more than {LARGEST:,} steps, or samples at once; give another file")
-    told = options(Drawing, {**making.drawing, "seed": making.seed, **_unusual(drawing)})
+    with naming(like):
+        told = options(Drawing, {**making.drawing, "seed": making.seed, **_unusual(drawing)})
     model = load(run, walk.over(before), told)
     own = model.making(model.recipe.Ask())
     if own.weights != making.weights:
         raise RunError(f"{like}: was made of the weights {making.weights}, and those of {run} are {own.weights}")
-    ask = options(model.recipe.Ask, {**making.ask, **_unusual(ask)})
-    queries = model.recipe.queries(model, ask, None if making.number is None else making.number + 1)
+    with naming(like):
+        ask = options(model.recipe.Ask, {**making.ask, **_unusual(ask)})
+        queries = model.recipe.queries(model, ask, None if making.number is None else making.number + 1)
     if making.number is None or making.number >= len(queries):
         raise DataError(f"{like}: says no number of a sample that can be drawn again")
     kept = model.making(ask, like.suffix.lower())

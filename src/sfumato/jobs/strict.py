@@ -229,7 +229,10 @@ def convert(kind: Any, value: Any) -> Any:
         except ValueError:
             raise ValueError("expected a number") from None
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError("expected a number below 1e308") from None
     if kind is int and isinstance(value, bool):
         raise ValueError("expected a whole number")
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "words"}

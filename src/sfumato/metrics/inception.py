@@ -29,8 +29,6 @@ from sfumato.metrics.weights import fill, verified
 SIDE = 299
 WIDTH = 2048
 CLASSES = 1008
-# Of `pt_inception-2015-12-05-6726825d.pth`, 95,628,359 bytes, as published for PyTorch by pytorch-fid.
-CHECKSUM = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 MOST_BYTES = 2**28  # a larger file is not these weights: it is refused before it is read
 
 
@@ -276,19 +274,22 @@ class Inception:
 
 
 def load(
-    path: Path | str, checksum: str = CHECKSUM, device: torch.device | str = "cpu", most_bytes: int = MOST_BYTES
+    path: Path | str, checksum: str | None = None, device: torch.device | str = "cpu", most_bytes: int = MOST_BYTES
 ) -> Inception:
-    """The FID feature map with weights from a local file, `.pth` or `.safetensors`. Nothing is downloaded.
+    """The FID feature map with weights from a local file in the safetensors format. Nothing is downloaded.
+
+    They are published for PyTorch (by pytorch-fid) as `pt_inception-2015-12-05-6726825d.pth`, 95,628,359 bytes of SHA-256
+    6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2. That is a pickle, which nothing here opens:
+    `sfumato.metrics.weights.CONVERT` is the command that makes the file of it.
 
     Args:
-        path: the file, as published `pt_inception-2015-12-05-6726825d.pth`, or a safetensors copy of it.
-        checksum: the file's SHA-256 in hex, or its first 8 digits or more. The default is that of the published file;
-            a copy in another format has its own.
+        checksum: the file's SHA-256 in hex, or its first 8 digits or more; None: whatever file it is. What was found stands
+            beside the numbers, and numbers of one SHA-256 can be compared.
         device: where the network runs.
         most_bytes: a larger file is refused unread.
 
     Raises MetricError, in one line, for a file that is missing, too large, of another checksum (it says which was
-    found), unreadable as tensors alone (no code in the file is ever run), or without exactly the network's parameters.
+    found), not of tensors alone, or without exactly the network's parameters.
     """
     path = Path(path)
     content, found = verified(path, checksum, most_bytes, "give the file of Inception weights")

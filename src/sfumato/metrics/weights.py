@@ -1,34 +1,44 @@
-"""Weights of a feature network from a local file: size bounded, checksum verified, tensors alone, names and shapes exact."""
+"""Weights of a feature network from a local file: size bounded, checksum verified, tensors alone, names and shapes exact.
+
+A file that a user gives is safetensors, or it is refused: the other formats of weights are pickles, which are programs. Who
+trusts such a file turns it into one of tensors alone, once and outside of this package (`CONVERT`).
+"""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from sfumato.errors import one_line
 from sfumato.metrics.distances import MetricError
 
+CONVERT = (
+    'python -c "import sys, torch; from safetensors.torch import save_file; '
+    'save_file(torch.load(sys.argv[1], weights_only=True), sys.argv[2])" FROM.pth TO.safetensors'
+)
 
-def verified(path: Path, checksum: str, most_bytes: int, remedy: str) -> tuple[bytes, str]:
+
+def verified(path: Path, checksum: str | None, most_bytes: int, remedy: str) -> tuple[bytes, str]:
     """A file's content and its SHA-256 in hex.
 
     Args:
-        checksum: the SHA-256 that is wanted, or its first 8 digits or more.
+        checksum: the SHA-256 that is wanted, or its first 8 digits or more; None: any.
         most_bytes: a larger file is refused unread.
         remedy: what to do about a file that cannot be read.
 
     Raises MetricError, in one line, for a file that is missing, too large or of another checksum.
     """
-    wanted = checksum.lower()
+    wanted = hashlib.sha256().hexdigest() if checksum is None else checksum.lower()
     if len(wanted) < 8 or len(wanted) > 64 or set(wanted) - set("0123456789abcdef"):
         raise MetricError(f"checksum must be 8 to 64 hexadecimal digits of a SHA-256, not {checksum!r}")
     content = bounded(path, most_bytes, remedy, "these weights")
     found = hashlib.sha256(content).hexdigest()
-    if not found.startswith(wanted):
+    if checksum is not None and not found.startswith(wanted):
         raise MetricError(f"{path}: has SHA-256 {found}, not {wanted}: another file, or a damaged one")
     return content, found
 
@@ -51,28 +61,30 @@ def fill(network: nn.Module, path: Path, content: bytes) -> nn.Module:
 
     Args:
         network: built on the device "meta".
-        content: the very bytes that were verified, not the file read again; no code in them is ever run.
+        content: the very bytes that were verified, not the file read again: safetensors.
 
     Raises MetricError unless they are tensors with exactly the network's names and shapes, all finite.
     """
-    network.load_state_dict(_fitting(_tensors(path, content), network, path), assign=True)
+    return filled(network, path, _tensors(path, content))
+
+
+def filled(network: nn.Module, path: Path, state: Mapping[str, Tensor]) -> nn.Module:
+    """The same with tensors by name, read from ``path``. Raises MetricError unless they are exactly the network's, all finite."""
+    network.load_state_dict(_fitting(dict(state), network, path), assign=True)
     return network.requires_grad_(False).eval()
 
 
 def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
     """The tensors in a file's content, by name."""
-    from safetensors.torch import load as from_safetensors
+    from safetensors.torch import load
 
     try:
-        if path.suffix == ".safetensors":
-            return from_safetensors(content)
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes the readers raise nearly anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MetricError(f"{path}: is not a file of tensors ({reason})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise MetricError(f"{path}: holds a {type(state).__name__} that is not a mapping of names to tensors")
-    return dict(state)
+        return load(content)
+    except Exception as error:  # a damaged file makes the reader raise nearly anything
+        raise MetricError(
+            f"{path}: is not a file of tensors in the safetensors format ({one_line(error)}); a .pth that you trust becomes "
+            f"one by: {CONVERT}"
+        ) from error
 
 
 def _fitting(state: dict[str, Tensor], network: nn.Module, path: Path) -> dict[str, Tensor]:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sfumato.networks.dit import DiT
-    from sfumato.networks.kinds import build, choose, describe, flops
+    from sfumato.networks.kinds import build, choose, describe, flops, rebuilt
     from sfumato.networks.mlp import MLP
     from sfumato.networks.unet import UNet
 
-__all__ = ["MLP", "DiT", "UNet", "build", "choose", "describe", "flops"]
+__all__ = ["MLP", "DiT", "UNet", "build", "choose", "describe", "flops", "rebuilt"]
 
 
 def __getattr__(name: str) -> Any:

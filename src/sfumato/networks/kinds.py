@@ -8,9 +8,10 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sfumato.errors import decoding
 from sfumato.networks.dit import DiT
 from sfumato.networks.mlp import MLP
 from sfumato.networks.parts import count as _parameters
@@ -30,6 +31,38 @@ def build(options: Mapping[str, Any], kinds: Mapping[str, type[nn.Module]] = Map
     if kind not in known:
         raise ValueError(f"network kind is {kind!r}, expected one of {', '.join(known)}")
     return known[kind](**rest)
+
+
+def rebuilt(
+    settings: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    source: str,
+    kinds: Mapping[str, type[nn.Module]] = MappingProxyType({}),
+) -> nn.Module:
+    """The network that stored ``settings`` in the file ``source``, whose weights are known: settings that ask for more, or for
+    another network, are refused before memory is taken for it. Raises DataError."""
+    with decoding(source, "its settings are no network's; restore it from a copy"):
+        total = sum(x.numel() for x in weights.values())
+        for name, value in settings.items():
+            # of whatever there is many of there are weights; of what is built one by one a weight each
+            most = len(weights) if name in ("depth", "multipliers") else total
+            if _size(value) > most:
+                raise ValueError(f"{name} is {value}, for {len(weights)} weights of {total} numbers")
+        try:
+            with torch.device("meta"):
+                twin = build(settings, kinds).state_dict()
+        except RuntimeError:  # a field's own network may want numbers to be built
+            twin = dict(weights)
+        if {name: x.shape for name, x in twin.items()} != {name: x.shape for name, x in weights.items()}:
+            raise ValueError("its settings are of another network than its weights")
+        return build(settings, kinds)
+
+
+def _size(value: Any) -> int:
+    """How much a setting asks for: a whole number that much, a list of them their sum."""
+    if isinstance(value, (list, tuple)):
+        return sum(map(_size, value))
+    return value if isinstance(value, int) else 0
 
 
 def choose(

@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sfumato.errors import Mendable
+from sfumato.errors import Mendable, one_line
 from sfumato.training import sums
 
 FORMAT = 1
@@ -294,7 +294,7 @@ def load(path: Path, device: str | torch.device = "cpu") -> Checkpoint:
             if name.endswith(".safetensors")
         }
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); use an older checkpoint") from error
+        raise CheckpointError(f"{path}: cannot be read ({one_line(error)}); use an older checkpoint") from error
     return Checkpoint(int(body["step"]), tensors, meta)
 
 
@@ -311,9 +311,8 @@ def read_weights(file: Path, device: str | torch.device = "cpu") -> tuple[dict[s
         # On the CPU the tensors are a map of the file: without a copy, writing to the file would change them.
         tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        said = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{file}: is not a readable safetensors file ({said}); copy it again, or train again"
+            f"{file}: is not a readable safetensors file ({one_line(error)}); copy it again, or train again"
         ) from error
     if not sums.sound(tensors, about):
         raise CheckpointError(f"{file}: is damaged, its checksum differs; restore it from a copy, or train again")

@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sfumato.errors import Wrong
+from sfumato.errors import Wrong, one_line
 from sfumato.training import sums
 from sfumato.training.checkpoint import CheckpointError, save_weights
 
@@ -277,7 +277,7 @@ def read_snapshots(folder: Path) -> list[Snapshot]:
                 snapshots.append(Snapshot(step, float(width), _Stored(stored, prefix, tuple(names), scales)))
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
-                f"{path}: is not a readable snapshot ({error}); delete it to use the others"
+                f"{path}: is not a readable snapshot ({one_line(error)}); delete it to use the others"
             ) from error
     return snapshots
 

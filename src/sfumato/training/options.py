@@ -68,7 +68,7 @@ class TrainOptions:
             (self.batch is None or self.batch >= 1, "batch", "at least 1"),
             (self.accumulate >= 1, "accumulate", "at least 1"),
             (
-                self.batch is None or self.batch % self.accumulate == 0,
+                self.batch is None or self.accumulate < 1 or self.batch % self.accumulate == 0,
                 "accumulate",
                 f"a divisor of the batch {self.batch}",
             ),

@@ -90,11 +90,10 @@ class Run:
         """The lines of log.jsonl that can be read (a killed process may have left half a line)."""
         found = []
         try:
-            for line in (self.path / "log.jsonl").read_text().splitlines():
-                try:
-                    found.append(json.loads(line))
-                except ValueError:
-                    continue
+            for line in (self.path / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines():
+                with suppress(ValueError, RecursionError):
+                    record = json.loads(line)
+                    found += [record] if isinstance(record, dict) else []
         except OSError:
             pass
         return found

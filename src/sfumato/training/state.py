@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sfumato.errors import Mendable
+from sfumato.errors import Mendable, decoding
 from sfumato.training import checkpoint
 from sfumato.training.careful import reason
 from sfumato.training.ema import PowerEMA
@@ -150,7 +150,8 @@ def load(run: Run, state: State) -> int:
     found = checkpoint.load(path)
     checkpoint.fits(found.tensors["network"], state.objective.network.state_dict(), f"{path}",
                     found.meta.get("network"), settings_of(state.objective.network))  # fmt: skip
-    return restore(found, state)
+    with decoding(path, "delete this checkpoint, and the one before it is taken", checkpoint.CheckpointError):
+        return restore(found, state)
 
 
 def restore(found: checkpoint.Checkpoint, state: State) -> int:

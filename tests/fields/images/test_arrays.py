@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.data import DataError
+from sfumato.data import ArrayDataset, DataError
 from sfumato.fields.images.data import Reading, opened, prepared
 from sfumato.fields.images.facts import PictureFacts
 from sfumato.fields.images.measure import bins, chosen, fair, restored, said, strange
@@ -243,6 +244,35 @@ def test_a_changed_array_is_refused_and_the_old_one_taken_back(kind: str, tmp_pa
         opened(run, path, facts)
 
 
+@pytest.mark.parametrize("change", ["cut short", "written anew", "gone"])
+def test_an_array_that_changes_under_a_run_is_named_before_it_is_read(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A map of a file that was cut short would end the process without a word, one written anew give other numbers."""
+    path, real, calls = tmp_path / "a.npy", ArrayDataset.batch, []
+    np.save(path, RNG.normal(size=(400, 600)))
+
+    def batch(self: ArrayDataset, indices: np.ndarray) -> dict[str, np.ndarray]:
+        calls.append(1)
+        if len(calls) == 30:
+            if change == "gone":
+                path.unlink()
+            elif change == "cut short":
+                os.truncate(path, 4096)
+            else:
+                time_before = path.stat().st_mtime_ns
+                np.save(path, RNG.normal(size=(400, 600)))
+                os.utime(path, ns=(time_before + 10**9,) * 2)
+        return real(self, indices)
+
+    monkeypatch.setattr(ArrayDataset, "batch", batch)
+    words = [*TINY, "--steps", 60, "--held-out", 0.1, "--out", tmp_path / "run"]
+    assert sfumato("train", path, *words) == 1
+    said = capsys.readouterr().err
+    assert f"{path}: {'is gone' if change == 'gone' else 'has changed since it was opened'}" in said
+    assert "which is saved" in said
+
+
 def test_a_run_is_resumed_and_measured_from_any_folder_and_only_on_its_own_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -387,3 +417,23 @@ def test_things_of_a_model_are_those_of_its_data(tmp_path: Path):
     mean = np.rint(CASES["byte table"][opened(run, path, facts)[0].indices].mean(0))
     assert things[0].dtype == np.uint8
     assert np.array_equal(things[0], mean)
+
+
+def test_items_of_mixed_shapes_in_a_folder_are_refused_by_name(tmp_path: Path):
+    from sfumato.jobs.compare import _read
+
+    run, _ = made(tmp_path, RNG.normal(size=(40, 6)))
+    drawn = tmp_path / "drawn"
+    drawn.mkdir()
+    for i, width in enumerate((6, 6, 7)):
+        np.save(drawn / f"{i:04d}.npy", RNG.normal(size=width))
+    with pytest.raises(
+        RunError, match=r"0002\.npy: has shape \(7,\) and type float64; finite numbers of shape \(6,\) expected"
+    ):
+        read_pictures(drawn, PictureFacts.read(run), 0.01, "a.npy")
+    with pytest.raises(DataError, match=r"drawn: the arrays in it have different shapes"):
+        _read(drawn, 8, 0, None)
+    for i, broken in enumerate((np.nan, np.inf)):
+        np.save(drawn / "0002.npy", np.full(6, broken))
+        with pytest.raises(RunError, match=r"0002\.npy: .*finite numbers"):
+            read_pictures(drawn, PictureFacts.read(run), 0.01, f"{i}")

@@ -7,6 +7,7 @@ import pytest
 
 from sfumato.errors import DataError
 from sfumato.fields.tables.reading import read_table
+from sfumato.fields.tables.spelling import Numbers
 
 pa = pytest.importorskip("pyarrow")
 import pyarrow.parquet as pq  # noqa: E402
@@ -70,7 +71,7 @@ def test_a_file_without_names_gets_some_and_says_so(tmp_path: Path) -> None:
         ("a.jsonl", '{"a": 1}\n{"a": "x"}\n', "line 2: 'a' is a string here and a number above"),
         ("a.jsonl", '{"a": 1}\n[\n', "line 2: not JSON"),
         ("a.jsonl", "3\n", "line 1: must be an object"),
-        ("a.parquet", "not parquet", "cannot be read as parquet"),
+        ("a.parquet", "not parquet", "cannot be read"),
     ],
 )
 def test_what_is_no_table_is_refused_by_place(tmp_path: Path, name: str, text: str | bytes, wanted: str) -> None:
@@ -124,3 +125,13 @@ def test_equal_rows_have_equal_keys_in_any_order_of_columns(tmp_path: Path) -> N
     assert keys == b.keys()
     assert keys[0] == keys[2]
     assert len(set(keys)) == 3
+
+
+def test_half_a_character_and_odd_blanks(tmp_path: Path) -> None:
+    """JSON can spell what is no text; a number may stand among blanks that are none to a number's reader."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": "x"}\n{"a": "\\ud800"}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2: is no text"):
+        read_table(path)
+    assert Numbers().value("62\x1c") == 62.0
+    assert Numbers(comma=True).value("6,2\x1c") == 6.2

@@ -62,7 +62,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.held_out, of.held_out)
     assert (again.names, again.vocabulary.pieces) == (of.names, of.vocabulary.pieces)
     corpus(vocab=280).vocabulary.save(tmp_path / "tokenizer.json")
-    with pytest.raises(DataError, match=r"tokenizer.json holds 280 pieces, data.json says 300"):
+    with pytest.raises(DataError, match=r"tokenizer.json: holds 280 pieces, data.json says 300"):
         Corpus.load(of.facts, tmp_path / "cache", tmp_path)
     of.vocabulary.save(tmp_path / "tokenizer.json")
     (tmp_path / "cache" / "train.npy").write_bytes(b"no array")

@@ -161,3 +161,15 @@ def test_rows_of_parquet(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(DataError, match="no parquet file that can be read"):
         read(path, said.append)
+
+
+def test_rows_of_parquet_that_unpack_to_more_than_memory_are_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table({"text": ["x" * 10_000_000]}), path, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(
+        DataError, match=r"rows.parquet: a group of its rows unpacks to 10 MB, more than 8 times --limit-mb 1;"
+    ):
+        read(path, lambda _: None, limits=Limits(document=1 << 20, total=1_000_000))

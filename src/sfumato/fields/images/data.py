@@ -6,13 +6,12 @@ import dataclasses
 import json
 import math
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sfumato.errors import Wrong
+from sfumato.errors import Wrong, decoding
 from sfumato.fields.images.facts import PictureFacts
 from sfumato.jobs.facts import save_facts
 from sfumato.training.run import Run, write_text
@@ -203,25 +202,38 @@ def _some(array: np.ndarray, items: np.ndarray, most: int = 256, numbers: int = 
 
 def opened(run: Run, data: Path, facts: PictureFacts) -> tuple[ArrayDataset, ArrayDataset]:
     """The prepared data, to learn from and held out. Raises DataError, of an array too that is not what was learned from."""
-    import numpy as np
-
-    from sfumato.data import ArrayDataset, DataError, open_array
+    from sfumato.data import ArrayDataset, open_array
+    from sfumato.data.arrays import kept_array, kept_arrays, steady
     from sfumato.data.layout import canonical
 
-    try:
-        stored = np.load(run.cache / "split.npz", allow_pickle=False)
-        names = json.loads((run.cache / "names.json").read_text())
-        labels, parts = stored.get("labels"), (stored["train"], stored["held_out"])
-        vectors = stored.get("vectors")
-        if data.suffix.lower() in ARRAYS:
-            array = known_array(run, data, facts) if facts.origin else open_array(data).x
-            array = canonical(array, facts.layout)
-        else:
-            array = np.load(run.cache / CACHED, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{run.cache}: the prepared data cannot be read ({error}); train again from {data}") from error
-    made = [ArrayDataset(array, facts.statistics, labels, names, part, vectors) for part in parts]
+    remedy = f"train again from {data}"
+    if data.suffix.lower() in ARRAYS:
+        array = known_array(run, data, facts) if facts.origin else open_array(data).x
+        with decoding(data, remedy):
+            x: Any = steady(canonical(array, facts.layout))
+    else:
+        x = kept_array(run.cache / CACHED, remedy)
+    stored = kept_arrays(run.cache / "split.npz", remedy)
+    names = _names(run.cache / "names.json", remedy)
+    with decoding(run.cache, remedy):
+        rest = stored.get("labels"), names
+        made = [
+            ArrayDataset(x, facts.statistics, *rest, stored[part], stored.get("vectors"))
+            for part in ("train", "held_out")
+        ]
     return made[0], made[1]
+
+
+def _names(file: Path, remedy: str) -> str | list[str]:
+    """What items are called: each by its own name, or all by that of their array. Raises DataError."""
+    from sfumato.errors import DataError
+
+    with decoding(file, remedy):
+        names = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(names, str) and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+            raise DataError("holds something else than names")
+    found: str | list[str] = names
+    return found
 
 
 def known_array(run: Run, data: Path, facts: PictureFacts) -> np.ndarray:
@@ -252,7 +264,7 @@ def asked_vectors(run: Run, facts: PictureFacts, asked: tuple[float, ...] | None
     held-out items. None where the run knows none. Raises Wrong for numbers that do not fit, DataError."""
     import numpy as np
 
-    from sfumato.data import DataError
+    from sfumato.data.arrays import kept_arrays
 
     names = facts.vector_names
     if asked is not None:
@@ -264,11 +276,8 @@ def asked_vectors(run: Run, facts: PictureFacts, asked: tuple[float, ...] | None
         return ((np.array([asked]) - facts.vector_mean) / facts.vector_spread).astype(np.float32)
     if not names:
         return None
-    try:
-        with np.load(run.cache / "split.npz", allow_pickle=False) as stored:
-            rows: np.ndarray = stored["vectors"][stored["held_out"][:most]]
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{run.cache / 'split.npz'}: cannot be read ({error}); give the numbers with --vector"
-        ) from error
+    file, remedy = run.cache / "split.npz", "give the numbers with --vector"
+    stored = kept_arrays(file, remedy)
+    with decoding(file, remedy):
+        rows: np.ndarray = stored["vectors"][stored["held_out"][:most]]
     return rows

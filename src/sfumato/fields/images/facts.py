@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sfumato.errors import decoding
 from sfumato.jobs.facts import load_facts
-from sfumato.training.run import Run
+from sfumato.training.run import Run, RunError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from sfumato.data import Statistics
     from sfumato.data.source import Source
 
+MOST_NUMBERS = 2**31
+"""In one item."""
 SHOWN = 12
 """Channels listed by `sfumato inspect`, at most."""
 
@@ -60,7 +64,15 @@ class PictureFacts:
     @classmethod
     def read(cls, run: Run) -> PictureFacts:
         """From data.json. Raises RunError."""
-        return load_facts(cls, run)
+        import numpy as np
+
+        found = load_facts(cls, run)
+        with decoding(run.path / "data.json", "train again", RunError):
+            if not found.shape or min(found.shape) < 1 or math.prod(found.shape) > MOST_NUMBERS:
+                raise ValueError(f"shape {found.shape} of an item")
+            # these are made of what was read, and say what of it cannot be
+            _ = found.statistics, found.kind, found.origin, found.shades(np.zeros((1, 1, 1, 1)))
+        return found
 
     # ---- units -------------------------------------------------------------------------------------------------------
 

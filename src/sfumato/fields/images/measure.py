@@ -42,9 +42,9 @@ class Measure:
     """Space of the distances: auto (patches for pictures, pca for the rest), patches, pca, raw, waves, imagenet (a network from a
     package, extra `features`), or a network of your own as a .onnx file. A second space is always measured beside it."""
     inception: Path | None = None
-    """File of the Inception weights of 2015, for FID and KID by the letter (pt_inception-2015-12-05-6726825d.pth)."""
+    """File of the Inception weights of 2015, for FID and KID by the letter, in the safetensors format (docs/images.md)."""
     inception_sha: str | None = None
-    """SHA-256 of that file, if it is a copy in another format."""
+    """SHA-256 that this file must have, or its first digits; the one found stands beside the numbers in any case."""
     bits: int = 32
     """Held-out items whose likelihood is measured; 0 for none."""
     quick: bool = False
@@ -83,7 +83,7 @@ def measurable(model: Model, measure: Measure) -> None:
     ):
         spaces.choose(measure.features, torch.zeros(1, *model.facts.shape), lambda x: x)
     if measure.inception:
-        inception.load(measure.inception, measure.inception_sha or inception.CHECKSUM)
+        inception.load(measure.inception, measure.inception_sha)
 
 
 def evaluate(model: Model, measure: Measure, ask: Any) -> Report:
@@ -196,7 +196,7 @@ def fid(
     from sfumato.metrics.spaces import Space, restore_key
     from sfumato.metrics.table import inception_rows
 
-    network = inception.load(path, checksum or inception.CHECKSUM)
+    network = inception.load(path, checksum)
     space = Space("inception", lambda x: network(restore(x)), ("inception", network.checksum, restore_key(restore)))
     known, held = (space.remembered(x, remember) for x in (train, real))
     return inception_rows(space(fake), known, held, remember=remember), network.checksum

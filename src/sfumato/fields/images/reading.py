@@ -74,13 +74,12 @@ def _stacked(files: list[Path], facts: PictureFacts) -> np.ndarray:
     """Items of one file each. Raises RunError for one that is none."""
     import numpy as np
 
+    from sfumato.data.arrays import kept_array
+
     wanted: Any = given_shape(facts)
     items = []
     for file in files:
-        try:
-            item = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise RunError(f"{file}: cannot be read ({error}); an item of shape {wanted} is expected") from error
+        item = kept_array(file, f"an item of shape {wanted} is expected")
         if item.shape != wanted or item.dtype.kind not in "fiub" or not np.isfinite(item).all():
             raise RunError(
                 f"{file}: has shape {item.shape} and type {item.dtype}; finite numbers of shape {wanted} expected"

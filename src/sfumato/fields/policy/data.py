@@ -11,13 +11,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.errors import Wrong
+from sfumato.errors import Wrong, decoding
 from sfumato.jobs.facts import Facts, read_facts
 from sfumato.training.run import Run, RunError, write_text
 
@@ -29,6 +28,10 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 1 << 30
 """Up to this size all windows are cut once and kept."""
+
+
+LONGEST = 1 << 16
+"""Steps of a window."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class PolicyFacts(Facts):
         from sfumato.fields.policy.demonstrations.episodes import Ranges
 
         stored = read_facts(run)
-        try:
+        with decoding(run.path / "data.json", "without it no action can be made: train again", RunError):
             found = cls(
                 ranges=Ranges.from_json(stored["ranges"]),
                 states=tuple(stored["states"]),
@@ -112,11 +115,9 @@ class PolicyFacts(Facts):
                 episodes=int(stored.get("episodes", 0)),
                 held=int(stored.get("held", 0)),
             )
+            if not 1 <= found.observed <= found.observed - 1 + found.acted <= found.horizon <= LONGEST:
+                raise ValueError(f"{found.observed} steps seen and {found.acted} acted of {found.horizon}")
             missing = [name for name in ("action", *found.states) if name not in found.ranges.low]
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(
-                f"{run.path / 'data.json'}: {error!r} is missing or wrong; without it no action can be made: train again"
-            ) from error
         if missing:
             raise RunError(
                 f"{run.path / 'data.json'}: has no range of {', '.join(missing)}, which says what the numbers mean: train again"
@@ -276,23 +277,17 @@ def store(demonstrations: Demonstrations, train: np.ndarray, held_out: np.ndarra
 
 def stored(run: Run, source: Path, facts: PolicyFacts) -> tuple[Demonstrations, np.ndarray, np.ndarray]:
     """What ``store`` kept. Raises DataError."""
-    import numpy as np
-
-    from sfumato.data import DataError
+    from sfumato.data.arrays import kept_array, kept_arrays
     from sfumato.fields.policy.demonstrations.replay import open_episodes
 
-    try:
-        kept = open_episodes(run.cache / "episodes.npz")
-        parts = np.load(run.cache / "split.npz", allow_pickle=False)
-        train, held_out = parts["train"], parts["held_out"]
-        lazy = [name for name in facts.pictures if name not in kept.observations]
-        pictures = {name: np.load(run.cache / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in lazy}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{run.cache}: the prepared data cannot be read ({error}); train again from {source}"
-        ) from error
-    whole = dataclasses.replace(kept, observations={**kept.observations, **pictures}, source=str(source))
-    return whole, train, held_out
+    remedy = f"train again from {source}"
+    kept = open_episodes(run.cache / "episodes.npz")
+    parts = kept_arrays(run.cache / "split.npz", remedy)
+    lazy = [name for name in facts.pictures if name not in kept.observations]
+    pictures = {name: kept_array(run.cache / f"{name}.npy", remedy) for name in lazy}
+    with decoding(run.cache, remedy):
+        whole = dataclasses.replace(kept, observations={**kept.observations, **pictures}, source=str(source))
+        return whole, parts["train"], parts["held_out"]
 
 
 def windows_of(demonstrations: Demonstrations, facts: PolicyFacts, episodes: np.ndarray) -> Windows:
@@ -306,7 +301,9 @@ def windows_of(demonstrations: Demonstrations, facts: PolicyFacts, episodes: np.
 def opened(run: Run, source: Path, facts: PolicyFacts) -> tuple[Chunks, Chunks]:
     """The prepared windows, to learn from and held out. Raises DataError."""
     whole, train, held_out = stored(run, source, facts)
-    return Chunks.of(windows_of(whole, facts, train), facts), Chunks.of(windows_of(whole, facts, held_out), facts, True)
+    with decoding(run.cache, f"train again from {source}"):
+        learned, kept = windows_of(whole, facts, train), windows_of(whole, facts, held_out)
+    return Chunks.of(learned, facts), Chunks.of(kept, facts, True)
 
 
 def held_out_of(run: Run, source: Path, facts: PolicyFacts) -> Chunks:

@@ -15,19 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from sfumato.data.arrays import kept_array
 from sfumato.data.dataset import split
-from sfumato.data.errors import one_line, shown
+from sfumato.data.errors import decoding, shown
 from sfumato.diffusion.rng import Streams, key
 from sfumato.errors import DataError
 from sfumato.fields.tables.columns import BINS, Knots, States, decode, encode, fit
 from sfumato.fields.tables.kinds import Kind, find_kind, key_word, kinds_asked
 from sfumato.fields.tables.rules import Rules, fitted
-from sfumato.fields.tables.spelling import Dates, Numbers
 from sfumato.fields.tables.table import Column, Format, Say, Table
 from sfumato.jobs.facts import read_facts
+from sfumato.jobs.strict import convert, options
 from sfumato.training.run import Run, RunError, write_text
 
 FEWEST_ROWS = 50
@@ -173,27 +173,19 @@ class Facts:
     def read(cls, run: Run) -> Facts:
         """As they were saved. Raises RunError."""
         plain = read_facts(run)
-        try:
+        place, remedy = run.path / "data.json", "train again"
+        with decoding(run.path / "data.safetensors", remedy, RunError):
             arrays = load_file(run.path / "data.safetensors")
-            columns = tuple(_states(each) for each in plain["columns"])
+        with decoding(place, remedy, RunError):
+            columns: tuple[States, ...] = tuple(options(States, each) for each in plain["columns"])
             knots = {
                 column.kind.name: Knots(*(arrays[f"{i}.{part}"] for part in KNOTS))
                 for i, column in enumerate(columns)
                 if column.bins
             }
+            rows, held, source = convert(int, plain["rows"]), convert(int, plain["held"]), convert(str, plain["source"])
             rules = Rules.of_plain(plain.get("rules"))
-            return cls(columns, Format(**plain["format"]), plain["rows"], plain["held"], plain["source"], knots, rules)
-        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
-            raise RunError(f"{run.path / 'data.json'}: is damaged ({one_line(error)}); train again") from error
-
-
-def _states(plain: dict[str, Any]) -> States:
-    kind = dict(plain["kind"])
-    kind["gaps"] = tuple(kind["gaps"])
-    kind["numbers"] = Numbers(**kind["numbers"]) if kind["numbers"] else None
-    kind["dates"] = Dates(**kind["dates"]) if kind["dates"] else None
-    rare = tuple((word, n) for word, n in plain["rare"])
-    return States(Kind(**kind), tuple(plain["words"]), rare, tuple(plain["edges"]), plain["bins"])
+            return cls(columns, options(Format, plain["format"]), rows, held, source, knots, rules)
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
@@ -302,17 +294,15 @@ def save_table(table: Table, folder: Path) -> None:
 
 def load_table(folder: Path, facts: Facts) -> Table:
     """As it was saved. Raises RunError where it is damaged or another one."""
-    try:
+    codes = kept_array(folder / "codes.npy", "train again")
+    with decoding(folder, "train again", RunError):
         plain = json.loads((folder / "words.json").read_text(encoding="utf-8"))
-        codes = np.load(folder / "codes.npy", allow_pickle=False)
         columns = zip(plain["columns"], codes, strict=True)
         found = Table(
             tuple(Column(c["name"], tuple(c["words"]), own, c["type"]) for c, own in columns), Format(**plain["format"])
         )
         if found.source() != facts.source:
             raise ValueError("it is not the table that the run began with")
-    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise RunError(f"{folder}: cannot be read ({one_line(error)}); train again") from error
     return found
 
 

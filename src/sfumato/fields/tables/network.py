@@ -78,7 +78,7 @@ class TableMLP(nn.Module):
         self.register_buffer("place", torch.tensor(place), persistent=False)
         self.register_buffer("bins", torch.tensor(first_bins), persistent=False)
         self.register_buffer("owner", torch.tensor(valued, dtype=torch.int64), persistent=False)
-        self.states = nn.Embedding(int(offsets[-1]), embedding)
+        self.states = nn.Embedding(sum(sizes) + columns, embedding)
         self.enter = nn.Linear(columns * embedding + (2 * len(valued) + 2 * FREQUENCIES if valued else 0), width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.logits = nn.Linear(width, sum(sizes))

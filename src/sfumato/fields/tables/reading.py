@@ -45,7 +45,12 @@ def read_table(path: Path, tell: Say = lambda line: None, like: Format | None = 
     if path.stat().st_size > MOST_BYTES:
         raise DataError(f"{shown(path)}: {path.stat().st_size >> 30} GiB, at most {MOST_BYTES >> 30} are read")
     reader = {".parquet": read_parquet, ".jsonl": read_lines}.get(suffix)
-    table = reader(path) if reader else _read_csv(path, tell, like)
+    try:
+        table = reader(path) if reader else _read_csv(path, tell, like)
+    except UnicodeError as error:  # only a file that begins as UTF-16 is not decoded as a whole beforehand
+        raise DataError(
+            f"{shown(path)}: is not the text that its first bytes promise ({one_line(error)}); save it as UTF-8"
+        ) from None
     twice = [name for name, count in Counter(table.names).items() if count > 1]
     if twice:
         raise DataError(f"{shown(path)}: two columns are called {shown(twice[0])!r}: give each its own name")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sfumato.errors import Wrong, check
+from sfumato.errors import Wrong, check, decoding, naming
 from sfumato.fields.tables.options import RowAsk, RowMethod, TableMeasure
 from sfumato.jobs.flags import Positional
 from sfumato.jobs.making import Making
@@ -99,7 +99,8 @@ class Tables(Recipe):
         if base:
             return table, base.again(table, train), train
         found = rules.read_rules(self.rules) if self.rules else rules.Rules()
-        return table, data.Facts.of(table, train, dict(self._kinds()), self.bins, tell, found), train
+        with naming(self.data):  # the facts know no file
+            return table, data.Facts.of(table, train, dict(self._kinds()), self.bins, tell, found), train
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Tables:
         from sfumato.fields.tables import data
@@ -120,7 +121,8 @@ class Tables(Recipe):
         from sfumato.fields.tables import data
 
         facts, table = self.facts(run), self.table(run)
-        rows = data.rows_of(table, facts)
+        with decoding(run.path, "train again"):
+            rows = data.rows_of(table, facts)
         return Data(facts, *(rows.take(part) for part in data.parts(table, self.held_out)))
 
     def table(self, run: Run) -> Table:

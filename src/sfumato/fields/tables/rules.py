@@ -91,6 +91,9 @@ class Rules:
         """What :meth:`plain` gave; none where a run is older than rules."""
         if plain is None:
             return cls()
+        words = [each[name] for each in plain["derived"] for name in ("column", "text")] + list(plain["checks"])
+        if not all(isinstance(word, str) for word in words):
+            raise ValueError("a rule is no text")
         derived = tuple(
             Derived(
                 each["column"], each["text"], tuple(each["beside"]),

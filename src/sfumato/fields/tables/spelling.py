@@ -62,7 +62,8 @@ class Numbers:
     powers: bool = False
 
     def value(self, word: str) -> float:
-        return float(word.strip().replace(",", ".") if self.comma else word)
+        # float does not take all that a word is stripped of for blanks
+        return float(word.strip().replace(",", ".") if self.comma else word.strip())
 
     def word(self, value: float) -> str:
         value = round(float(value), self.decimals) + 0.0  # no -0

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sfumato.data.errors import one_line, shown
+from sfumato.data.errors import decoding, one_line, shown
 from sfumato.errors import DataError, install
 from sfumato.fields.tables.table import MOST_COLUMNS, Column, Format, Table
 
@@ -28,14 +28,12 @@ def arrow(module: str = "pyarrow") -> Any:
 
 def read_parquet(path: Path) -> Table:
     pa, pq = arrow(), arrow("pyarrow.parquet")
-    try:
+    with decoding(path, "save it again"):
         file = pq.ParquetFile(path)
         schema, rows = file.schema_arrow, file.metadata.num_rows
         if len(schema) > MOST_COLUMNS or rows * len(schema) > MOST_CELLS:
             raise DataError(f"{shown(path)}: {rows} rows of {len(schema)} columns, at most {MOST_CELLS} cells are read")
         columns = [_arrow_column(pa, path, field, file.read([field.name])[field.name]) for field in schema]
-    except pa.ArrowException as error:
-        raise DataError(f"{shown(path)}: cannot be read as parquet ({one_line(error)})") from error
     return Table(tuple(columns), Format(suffix=".parquet"))
 
 
@@ -114,6 +112,11 @@ def _object(path: Path, line: int, raw: bytes) -> dict[str, Any]:
         row = json.loads(raw, parse_float=_Number, parse_int=_Number, parse_constant=_Number)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{shown(path)}, line {line}: not JSON ({one_line(error)})") from None
+    if b"\\u" in raw:  # only so can JSON spell what is no text
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{shown(path)}, line {line}: is no text ({one_line(error)})") from None
     if not isinstance(row, dict):
         raise DataError(f'{shown(path)}, line {line}: must be an object, as in {{"age": 31}}')
     return row

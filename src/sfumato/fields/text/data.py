@@ -17,14 +17,16 @@ from typing import Any
 
 import numpy as np
 
+from sfumato.data.arrays import kept_array
 from sfumato.data.dataset import split
-from sfumato.data.errors import DataError
+from sfumato.data.errors import DataError, decoding, shown
 from sfumato.fields.text.facts import Facts, Part
 from sfumato.fields.text.files import Document, Say
 from sfumato.fields.text.vocabulary import Vocabulary
 
 TRAIN, HELD_OUT, NAMES, TOKENIZER = "train.npy", "held_out.npy", "names.json", "tokenizer.json"
 OVERLAP = 4  # windows in which each token is learned from: each time another part of its surroundings is in sight
+AGAIN = "prepare the data again"
 FITTED_ON = 256 << 20  # bytes of training text, at most, from which the vocabulary is fitted
 
 
@@ -93,13 +95,14 @@ class Corpus:
         vocabulary = Vocabulary.load(run / TOKENIZER)
         if len(vocabulary) != facts.vocab:
             raise DataError(
-                f"{TOKENIZER} holds {len(vocabulary)} pieces, data.json says {facts.vocab}: one is of another run"
+                f"{shown(run / TOKENIZER)}: holds {len(vocabulary)} pieces, data.json says {facts.vocab}: one is of another run"
             )
-        try:
-            train, held_out = (np.load(cache / name, mmap_mode="r", allow_pickle=False) for name in (TRAIN, HELD_OUT))
+        train, held_out = (_tokens(cache / name, vocabulary) for name in (TRAIN, HELD_OUT))
+        with decoding(cache / NAMES, AGAIN):
             names = json.loads((cache / NAMES).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"the prepared tokens cannot be read ({error}); prepare the data again") from None
+            parts = [names[part] for part in ("train", "held_out")]
+            if not all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in parts):
+                raise DataError("holds something else than names of documents")
         return cls(facts, vocabulary, train, held_out, names)
 
     def texts(self, part: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -114,6 +117,14 @@ class Corpus:
         if part == "train":
             return Windows(self.train, self.facts.window, part, max(1, self.facts.window // OVERLAP))
         return Windows(self.held_out, self.facts.window, part)
+
+
+def _tokens(file: Path, vocabulary: Vocabulary) -> np.ndarray:
+    """A stream as it was saved. Raises DataError for anything else."""
+    tokens = kept_array(file, AGAIN)
+    if tokens.ndim != 1 or tokens.dtype != np.uint16 or not len(tokens) or tokens.max() > vocabulary.end:
+        raise DataError(f"{shown(file)}: holds no tokens from 0 to {vocabulary.end}; {AGAIN}")
+    return tokens
 
 
 def stream(documents: Sequence[Document], vocabulary: Vocabulary, batch: int = 256) -> np.ndarray:

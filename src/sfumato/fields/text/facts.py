@@ -54,6 +54,8 @@ class Facts(facts.Facts):
             of = stored.get(name)
             return Part(whole(of, "documents"), whole(of, "bytes"), whole(of, "tokens"))
 
+        if not whole(stored, "window"):
+            raise RunError(f"{file}: window = 0: must be a token or more; train again")
         suffix, source = (str(stored.get(name, "")) for name in ("suffix", "source"))
         return cls(whole(stored, "vocab"), whole(stored, "window"), suffix, part("train"), part("held_out"), source)
 

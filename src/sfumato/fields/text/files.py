@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from sfumato.data.errors import DataError, one_line, shown
+from sfumato.data.errors import DataError, one_line, shortened, shown
 
 _KNOWN = """
 .py .pyi .js .mjs .ts .tsx .jsx .c .h .cc .cpp .cxx .hpp .rs .go .java .kt .scala .swift .rb .php .pl .lua .r .jl .sh .bash
@@ -204,7 +204,7 @@ def _json_lines(file: Path, name: str, column: str, limits: Limits) -> Iterator[
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{shown(where)}: is no line of JSON ({one_line(error)})") from None
             if not isinstance(row, dict) or not isinstance(row.get(column), str):
-                columns = ", ".join(map(shown, list(row)[:8])) if isinstance(row, dict) else type(row).__name__
+                columns = _listed(row) if isinstance(row, dict) else type(row).__name__
                 raise DataError(f"{shown(where)}: has no text in {column!r} (it holds {columns}); choose with --column")
             yield where, row[column].encode("utf-8", "surrogatepass")
 
@@ -217,26 +217,22 @@ def _parquet(file: Path, name: str, column: str, limits: Limits) -> Iterator[tup
         raise DataError(f"{shown(name)}: .parquet needs pyarrow: pip install pyarrow") from None
     try:
         table = pyarrow.parquet.ParquetFile(file)
-    except pyarrow.ArrowException as error:
+    except Exception as error:  # a damaged file may raise almost anything
         raise DataError(f"{shown(name)}: is no parquet file that can be read ({one_line(error)})") from None
     schema = table.schema_arrow
     index = schema.get_field_index(column)
     kinds = (pyarrow.types.is_string, pyarrow.types.is_large_string)
     if index < 0 or not any(kind(schema.field(index).type) for kind in kinds):
-        columns = ", ".join(f"{shown(field.name)} ({field.type})" for field in list(schema)[:8])
+        columns = _listed(f"{field.name} ({field.type})" for field in schema)
         raise DataError(
             f"{shown(name)}: has no column of text named {column!r} (it holds {columns}); choose with --column"
         )
-    groups = [table.metadata.row_group(i) for i in range(table.metadata.num_row_groups)]
-    size = sum(
-        chunk.total_uncompressed_size
-        for group in groups
-        for chunk in map(group.column, range(group.num_columns))
-        if chunk.path_in_schema.split(".")[0] == column
-    )
-    if size > 2 * limits.total:
+    # By whole groups, which are in memory one at a time: what a damaged file says of a column aborts the process in pyarrow
+    size = max((table.metadata.row_group(i).total_byte_size for i in range(table.metadata.num_row_groups)), default=0)
+    if size > 8 * limits.total:
         raise DataError(
-            f"{shown(name)}: unpacks to {size / 1e6:,.0f} MB, more than --limit-mb {limits.total / 1e6:,.0f}"
+            f"{shown(name)}: a group of its rows unpacks to {size / 1e6:,.0f} MB, more than 8 times --limit-mb "
+            f"{limits.total / 1e6:,.0f}; write it with smaller row groups"
         )
     number = 0
     try:
@@ -244,8 +240,13 @@ def _parquet(file: Path, name: str, column: str, limits: Limits) -> Iterator[tup
             for text in batch.column(0):
                 yield f"{name}[{number}]", (text.as_py() or "").encode("utf-8", "surrogatepass")
                 number += 1
-    except pyarrow.ArrowException as error:
+    except Exception as error:
         raise DataError(f"{shown(name)}: damaged after row {number} ({one_line(error)})") from None
+
+
+def _listed(names: Iterable[str], most: int = 8) -> str:
+    """The first few names, in a line."""
+    return ", ".join(shortened(shown(name), 40) for name in islice(names, most))
 
 
 def pieces(document: Document, count: int = PIECES) -> list[Document]:

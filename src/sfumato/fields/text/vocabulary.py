@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from sfumato.data.errors import DataError, one_line, shown
+from sfumato.data.errors import DataError, decoding, one_line, shortened, shown
 from sfumato.errors import install
 
 LEAST = 256
@@ -84,7 +84,8 @@ class Vocabulary:
         except Exception as error:  # the library raises a bare Exception
             raise DataError(f"{shown(path)}: is no vocabulary that can be read ({one_line(error)})") from None
         vocabulary = cls(tokenizer)
-        missing = set(range(256)) - {piece[0] for piece in vocabulary.pieces if len(piece) == 1}
+        with decoding(path, "it is written beside the run's data.json"):
+            missing = set(range(256)) - {piece[0] for piece in vocabulary.pieces if len(piece) == 1}
         if missing:
             raise DataError(
                 f"{shown(path)}: lacks {len(missing)} of the 256 single bytes (the first is {min(missing)}); "
@@ -117,7 +118,8 @@ class Vocabulary:
         for id_ in range(len(self)):
             piece = self.tokenizer.id_to_token(id_) or ""
             if not piece or not set(piece) <= _BYTE_OF.keys():
-                raise DataError(f"the vocabulary's entry {id_} is {piece!r}; expected characters that stand for bytes")
+                said = shortened(repr(piece), 60)
+                raise DataError(f"the vocabulary's entry {id_} is {said}; expected characters that stand for bytes")
             found.append(bytes(_BYTE_OF[c] for c in piece))
         return found
 

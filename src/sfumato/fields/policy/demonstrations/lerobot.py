@@ -23,6 +23,7 @@ import numpy as np
 
 from sfumato.data.arrays import MEMBER_LIMIT
 from sfumato.data.errors import DataError, one_line, shown
+from sfumato.data.picture import MAX_PIXELS
 from sfumato.data.video import PackedPictures, VideoPictures
 from sfumato.errors import needed
 from sfumato.fields.policy.demonstrations.episodes import ACTION, OBSERVATION, Demonstrations, Frames
@@ -170,6 +171,8 @@ def _feature(part: Any) -> _Feature:
             shape = shape[1:]
         if len(shape := shape[:2]) != 2:
             raise ValueError(f"shape {part['shape']} of pictures")
+        if math.prod(shape) > MAX_PIXELS:
+            raise ValueError(f"pictures of {shape[1]}x{shape[0]} pixels; expected {MAX_PIXELS} at most")
     if min(shape, default=0) < 1:
         raise ValueError(f"shape {shape} of a feature")
     return _Feature(str(part["dtype"]), shape)
@@ -195,8 +198,8 @@ def _parquet(path: Path, columns: Sequence[str] | None, what: str, limit: int) -
             missing = next((key for key in columns or () if key not in file.schema_arrow.names), None)
             if missing is not None:
                 raise DataError(f"{shown(path)}: has no column {shown(missing)}, which should hold {what}")
-            groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
-            size = sum(group.column(i).total_uncompressed_size for group in groups for i in range(group.num_columns))
+            # by groups: what a damaged file says of a column aborts the process in pyarrow
+            size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
             if size > limit:
                 raise DataError(
                     f"{shown(path)}: unpacks to {size / 1e9:.3g} GB, more than the limit of {limit / 1e9:.3g} GB"

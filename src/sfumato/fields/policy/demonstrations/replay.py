@@ -27,6 +27,7 @@ from sfumato.fields.policy.demonstrations.episodes import ACTION, OBSERVATION, D
 
 MAX_METADATA = 16 << 20
 MAX_CHUNK = 1 << 30
+MOST_NUMBERS = 1 << 48
 # Compressors that only unpack bytes: others, such as "pickle", may run code
 CODECS = {"blosc", "zstd", "gzip", "zlib", "bz2", "lzma", "lz4", "shuffle", "delta", "crc32c", "bytes", "transpose"}
 CODECS |= {"endian", "sharding_indexed"}
@@ -144,7 +145,8 @@ class _Members:
             if dtype.kind not in "fiub" or dtype.itemsize > 8:
                 raise DataError(f"{name}: holds {dtype}; expected whole or floating-point numbers up to 64 bits")
             shape, chunk = (tuple(int(n) for n in numbers) for numbers in (stored["shape"], chunk))
-        if not shape or len(chunk) != len(shape) or min(shape) < 0 or min(chunk) < 1:
+        fits = shape and len(chunk) == len(shape) and min(shape) >= 0 and min(chunk) >= 1
+        if not fits or math.prod(shape) > MOST_NUMBERS:
             raise DataError(f"{name}: has shape {shape} in pieces of {chunk}; expected (steps, ...)")
         if math.prod(chunk) * dtype.itemsize > MAX_CHUNK:
             raise DataError(f"{name}: comes in pieces of {chunk}, more than {MAX_CHUNK >> 30} GB; store smaller pieces")
