@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
@@ -48,6 +50,11 @@ def options_meet_the_core() -> Iterator[None]:
         raise
     except ValueError as error:
         raise Wrong(str(error)) from error
+
+
+def typed(path: str | os.PathLike[str]) -> str:
+    """A path as it is typed in a shell: in quotes where it has spaces."""
+    return shlex.quote(os.fspath(path))
 
 
 def install(extra: str) -> str:

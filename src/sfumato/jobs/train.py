@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.errors import options_meet_the_core
+from sfumato.errors import options_meet_the_core, typed
 from sfumato.jobs.card import card
 from sfumato.jobs.config import Configuration, read_config
 from sfumato.jobs.find import name_of
@@ -135,7 +135,7 @@ def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) ->
                 raise failed or SystemExit(1)
             return resume(out)
     if run.config.exists():
-        raise RunError(f"{out}: there is a run here already; go on with `sfumato resume {out}`, or give another --out")
+        raise RunError(f"{out}: there is a run here already; go on with `sfumato resume {typed(out)}`, or give another --out")
     made = _begin(recipe, training, run, tell)
     loop.train(made.task, run, made.training)
     _carded(run)
@@ -154,7 +154,7 @@ def same_run(run: Run, recipe: Recipe, training: TrainOptions) -> None:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise RunError(
             f"{run.path}: there is a run here already, of other options ({wrong[0]}{more}); go on with "
-            f"`sfumato resume {run.path}`, or give another --out"
+            f"`sfumato resume {typed(run.path)}`, or give another --out"
         )
 
 

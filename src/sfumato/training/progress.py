@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
-from sfumato.training.telling import QUIET, tell
+from sfumato.training.telling import QUIET, fold, tell
 
 
 def clock(seconds: float) -> str:
@@ -34,6 +34,8 @@ def memory(device: torch.device | str = "cpu") -> float:
 
 LEAST, WIDEST = 6, 40
 """Characters of the bar itself; what there is to say comes before it."""
+INKS = ("magenta", "dim")
+"""Of what is done and of the rest: of the terminal's own palette, to be seen on light and on dark."""
 
 
 def line(name: str, done: int, total: int, notes: Sequence[str], width: int) -> tuple[str, int, str]:
@@ -71,7 +73,8 @@ class _Line(ProgressColumn):
         text = Text(before, no_wrap=True, overflow="crop")
         if bar:
             done, rest = ("#", ".") if self.console.options.ascii_only else ("━", "╌")
-            text.append(" " + done * filled, "bar.complete").append(rest * (bar - filled), "bar.back").append(after)
+            inks = ("", "") if self.console.no_color else INKS
+            text.append(" ").append(done * filled, inks[0]).append(rest * (bar - filled), inks[1]).append(after)
         return text
 
 
@@ -135,6 +138,7 @@ class Watch:
         if self.silent:
             return
         if self.live:
-            self.bar.console.print(text, highlight=False, markup=False)
+            whole = fold(text, self.console.width)
+            self.bar.console.print(whole, highlight=False, markup=False, soft_wrap=True)
         else:
             tell(text)
