@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfumato.errors import options_meet_the_core, typed
+from sfumato.jobs import expect
 from sfumato.jobs.card import card
 from sfumato.jobs.config import Configuration, read_config
 from sfumato.jobs.find import name_of
@@ -31,13 +32,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every choice made, and what it will cost."""
+    """Every choice made, and what it will cost: time and memory, disk in words, and what its losses will mean."""
 
     recipe: Recipe
     training: TrainOptions
     data: Data
     task: Task
     cost: Cost
+    disk: str = ""
+    losses: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
         """The plan in words."""
@@ -56,8 +59,11 @@ class Plan:
         yield f"training  {train.steps} steps of batch {train.batch} ({epochs:.1f} epochs), {train.optim.kind}"
         yield (
             f"cost      {self.cost.seconds:.3g} s a step, about {clock(self.cost.seconds * train.steps)} in all on this machine, "
-            f"{self.cost.memory:.1f} GB"
+            f"{self.cost.memory:.1f} GB of memory"
         )
+        yield from (f"disk      {self.disk}",) if self.disk else ()
+        yield from (f"loss      {line}" for line in self.losses)
+        yield from (f"few       {line}" for line in expect.few(len(self.data.train)))
 
 
 def choose_steps(count: int, batch: int, seconds: float) -> int:
@@ -86,7 +92,8 @@ def plan(recipe: Recipe, training: TrainOptions, run: Run, tell: Say = say) -> P
             choose_steps(len(data.train), batch, cost.seconds) if minutes is None else int(minutes * 60 / cost.seconds)
         )
     training = dataclasses.replace(training, batch=batch, steps=max(1, steps))
-    return Plan(recipe.settled(task.network), training, data, task, cost)
+    said = expect.disk(task.network, training, run), tuple(expect.loss_words(task))
+    return Plan(recipe.settled(task.network), training, data, task, cost, *said)
 
 
 def _measured(task: Task, training: TrainOptions, batch: int, tell: Say) -> tuple[TrainOptions, Cost]:
