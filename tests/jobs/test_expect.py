@@ -82,7 +82,7 @@ def test_the_disk_that_is_planned_is_the_disk_that_is_taken(kind: str, tmp_path:
     told = re.search(r"^disk +about ([\d.]+) (MB|kB): 2 checkpoints, 4 snapshots, the data; .* free$", err, re.MULTILINE)
     assert told is not None
     there = sum(path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file())
-    assert float(told[1]) * {"MB": 1e6, "kB": 1e3}[told[2]] == pytest.approx(there, rel=0.2)
+    assert float(told[1]) * {"MB": 1e6, "kB": 1e3}[told[2]] == pytest.approx(there, rel=0.05)
 
 
 def test_too_little_disk_is_said_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

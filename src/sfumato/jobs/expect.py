@@ -29,14 +29,19 @@ most."""
 def disk(network: nn.Module, training: TrainOptions, run: Run) -> str:
     """The room that a run takes, in words, beside what is free; a warning where that is not enough.
 
-    Of an adaptive optimiser a checkpoint holds weights, two averages and two moments; Muon keeps one moment of most. A
-    snapshot holds as much as the weights, and while one checkpoint is written the old ones still stand.
+    A checkpoint holds weights, averages of two widths and the optimiser's moments: two, and one of the matrices that Muon
+    moves. A snapshot holds the averages, of large networks in half precision. While a checkpoint is written the old ones stand.
     """
-    weights = sum(value.numel() * value.element_size() for value in network.parameters())
-    state = 5 if training.optim.kind == "adamw" else 4
+    from sfumato.training.ema import LARGE
+    from sfumato.training.optim import hidden_matrices
+
+    sizes = {name: value.numel() * value.element_size() for name, value in network.named_parameters()}
+    weights, count = sum(sizes.values()), sum(value.numel() for value in network.parameters())
+    lone = sum(sizes[name] for name in hidden_matrices(network)) if training.optim.kind == "muon" else 0
+    state, snapshot = 5 * weights - lone, weights * (1 if count > LARGE else 2)
     cached = sum(path.stat().st_size for path in run.cache.rglob("*") if path.is_file())
-    kept = weights * (state * training.keep + training.snapshots + 1) + cached
-    most, free = kept + state * weights, shutil.disk_usage(run.path).free
+    kept = state * training.keep + snapshot * training.snapshots + weights + cached
+    most, free = kept + state, shutil.disk_usage(run.path).free
     text = (
         f"about {size(kept)}: {training.keep} checkpoints, {training.snapshots} snapshots, the data; {size(free)} free"
     )

@@ -143,17 +143,21 @@ class Inspect:
 
     recipe: Annotated[Any, arg(name="")]
     training: Annotated[TrainOptions, arg(name="")] = field(default_factory=TrainOptions)
+    out: Path | None = None
+    """Write it there too, as a page (.html) with a sheet of the pictures."""
 
     def __call__(self) -> int:
         from sfumato.jobs import inspect
 
         recipe: Any = self.recipe
-        report, sound = inspect.inspect(recipe, self.training)
-        show(report)
+        report, sound = inspect.inspect(recipe, self.training, self.out)
+        show(report, records=True)
+        if self.out is not None:
+            say(f"page      {self.out}, in a browser")
         if sound:
             name = find.name_of(recipe)
             before = "" if name == find.plain() else f"{name} "
-            said = manual.given(self, listed(type(self), {"recipe": type(recipe)}), ("page",))
+            said = manual.given(self, listed(type(self), {"recipe": type(recipe)}), ("out",))
             say(f"train it  sfumato train {before}{typed(getattr(recipe, 'data', 'DATA'))}{said}")
         return 0 if sound else 1
 
@@ -237,7 +241,7 @@ DRAW = ("n", "out", "format", "seed", "like")
 WALK = ("steps", "tol", "solver", "w", "eta", "walk", "precision")
 GROUPS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "train": (("how long, and where to", ("steps", "minutes", "out", "config")), ("how", LEARN)),
-    "inspect": (("how long", ("steps", "minutes")), ("how", LEARN)),
+    "inspect": (("how long, and where to", ("steps", "minutes", "out")), ("how", LEARN)),
     "distill": (
         ("how long, and where to", ("cost", "steps", "minutes", "out")),
         ("how", ("kind", "w", "batch", "optim.lr")),

@@ -61,9 +61,9 @@ def tell(text: str) -> None:
     QUIET.flush()
 
 
-def show(text: str) -> None:
-    """A result: lines on standard output, folded to the terminal."""
-    print(fold(text, columns(sys.stdout)))
+def show(text: str, records: bool = False) -> None:
+    """A result: lines on standard output, folded to the terminal. Of records, one a line, a file or pipe gets whole lines."""
+    print(text if records and not sys.stdout.isatty() else fold(text, columns(sys.stdout)))
 
 
 def columns(stream: Any) -> int:

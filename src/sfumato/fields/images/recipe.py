@@ -162,6 +162,17 @@ class Images(Recipe):
             return Look((*lines, f"training would stop: {error}"), bold, False)
         return Look(tuple(lines), bold)
 
+    def glimpse(self, data: Data) -> Image | None:
+        """Pictures of the training part, as they are learned."""
+        from sfumato.data.sheet import sheet
+        from sfumato.training.loader import fetch
+
+        if not data.facts.pictures:
+            return None
+        count = min(64, len(data.train))
+        some = fetch(data.train, [i * len(data.train) // count for i in range(count)]).x
+        return sheet(data.facts.seen(data.facts.items(some.numpy())), least=900)
+
     # ---- network -----------------------------------------------------------------------------------------------------
 
     def process(self, facts: PictureFacts) -> Gaussian | Equilibrium:
