@@ -23,7 +23,7 @@ COMMANDS = [
     ["inspect", "my photos", *SMALL], ["train", "my photos", *SMALL], ["resume", "runs/my photos", "--steps", "4"],
     ["sample", "runs/my photos", "-n", "14", "--steps", "2"], ["evaluate", "runs/my photos", "--steps", "2", "--quick"],
     ["distill", "runs/my photos", "--steps", "2", "--batch", "8", "--threads", "1"], ["compare", "samples", "my photos"],
-    ["doctor", "--quick"], ["train", "my photos", "--epochs", "3"], ["train", "nowhere at all, or so it seems to whoever looks for it"],
+    ["doctor", "--quick"], ["train", "my photos", "--epochs", "3"], ["train", "nowhere at all, it seems to whoever looks for it"],
 ]  # fmt: skip
 CALL = """
 import json, sys
@@ -37,7 +37,9 @@ for words in json.loads(sys.argv[1]):
     sys.stderr.flush()
     print("[%s]" % code, flush=True)
 """
-COPIED = tuple(f"{label:<10}sfumato " for label in ("train it", "sample", "measure", "longer", "faster", "fewer", "better"))
+COPIED = tuple(
+    f"{label:<10}sfumato " for label in ("train it", "sample", "measure", "longer", "faster", "fewer", "better")
+)
 """How commands begin that are to be copied: in one line, however long."""
 SGR = re.compile(r"\x1b\[([0-9;]*)m")
 OTHER = re.compile(r"\x1b\[[0-9;?]*[A-Za-ln-z]")
@@ -47,7 +49,9 @@ def seen(folder: Path, commands: list[list[str]], columns: int = 80, **environme
     """All that a terminal of so many columns is sent by these commands, in one process."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    known = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")}
+    known = {
+        name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR")
+    }
     known |= {"TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **environment}
     source = str(Path(__file__).parents[1] / "src")
     known["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -89,7 +93,9 @@ def lines(text: str) -> list[str]:
 
 
 def test_every_verb_was_seen_and_ended_as_it_should(screen: dict[str, str]):
-    ends = [re.findall(r"^\[(\d+)\]", OTHER.sub("", text).replace("\r", ""), re.MULTILINE)[-1] for text in screen.values()]
+    ends = [
+        re.findall(r"^\[(\d+)\]", OTHER.sub("", text).replace("\r", ""), re.MULTILINE)[-1] for text in screen.values()
+    ]
     assert ends == ["0"] * 8 + ["2", "1"], dict(zip(screen, ends))
     assert list(screen)[:8] == [words[0] for words in COMMANDS[:8]]
 
@@ -138,10 +144,21 @@ def test_a_wide_screen_is_used(tmp_path: Path):
 
 def test_without_a_terminal_there_are_plain_lines(tmp_path: Path):
     write_pictures(tmp_path / "photos", 40, side=20)
-    words = [sys.executable, "-c", CALL, json.dumps([["train", "photos", *SMALL], ["evaluate", "runs/photos", "--steps", "2"]])]
+    words = [
+        sys.executable,
+        "-c",
+        CALL,
+        json.dumps([["train", "photos", *SMALL], ["evaluate", "runs/photos", "--steps", "2"]]),
+    ]
     source = {"PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        words, cwd=tmp_path, env={**os.environ, **source}, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+        words,
+        cwd=tmp_path,
+        env={**os.environ, **source},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for text in (done.stdout, done.stderr):
         assert "\x1b" not in text

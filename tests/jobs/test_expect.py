@@ -62,7 +62,9 @@ def test_of_normal_data_the_linear_model_is_the_exact_one(process: Gaussian):
 def test_few_items_of_many_numbers_are_judged_as_unseen_ones():
     """Axes are fitted to one half and their variances are those of the other: data without any structure look like none."""
     x = torch.randn(40, 300, generator=torch.Generator().manual_seed(0))
-    found = expect.losses(task_for(x, x[:8] * 0 + torch.randn(8, 300, generator=torch.Generator().manual_seed(1)), Gaussian()))
+    found = expect.losses(
+        task_for(x, x[:8] * 0 + torch.randn(8, 300, generator=torch.Generator().manual_seed(1)), Gaussian())
+    )
     assert found is not None
     assert found[1] == pytest.approx(found[0], rel=0.1)
 
@@ -73,13 +75,17 @@ def test_of_other_worlds_nothing_is_said():
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_the_disk_that_is_planned_is_the_disk_that_is_taken(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_disk_that_is_planned_is_the_disk_that_is_taken(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     write_pictures(tmp_path / "photos", 40)
     words = ["--side", 8, "--network.width", 64, "--network.depth", 2, "--batch", 8, "--steps", 8, "--previews", 0, "--snapshots",
              4, "--save-seconds", 1e-9, "--optim.kind", kind]  # fmt: skip
     assert sfumato("train", tmp_path / "photos", *words, "--out", tmp_path / "run") == 0
     err = capsys.readouterr().err
-    told = re.search(r"^disk +about ([\d.]+) (MB|kB): 2 checkpoints, 4 snapshots, the data; .* free$", err, re.MULTILINE)
+    told = re.search(
+        r"^disk +about ([\d.]+) (MB|kB): 2 checkpoints, 4 snapshots, the data; .* free$", err, re.MULTILINE
+    )
     assert told is not None
     there = sum(path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file())
     assert float(told[1]) * {"MB": 1e6, "kB": 1e3}[told[2]] == pytest.approx(there, rel=0.05)

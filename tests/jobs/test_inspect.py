@@ -45,7 +45,9 @@ def test_a_sound_folder_is_described(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert sorted(path.name for path in tmp_path.iterdir()) == ["photos"]  # looking leaves nothing behind
 
 
-def test_what_is_found_is_written_as_a_page_and_the_next_command_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_what_is_found_is_written_as_a_page_and_the_next_command_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     folder = write_pictures(tmp_path / "my photos", 30, classes=3)
     page = tmp_path / "look.html"
     assert sfumato("inspect", folder, "--labels", *QUICK, "--out", page) == 0
@@ -55,14 +57,18 @@ def test_what_is_found_is_written_as_a_page_and_the_next_command_is_said(tmp_pat
     assert text.count("data:image/png;base64,") == 1
     assert "30 pictures in" in text
     assert f"page      {page}" in err
-    last = err.splitlines()[-1].removeprefix("train it  sfumato ")  # trains what was inspected, options and quotes and all
+    last = err.splitlines()[-1].removeprefix(
+        "train it  sfumato "
+    )  # trains what was inspected, options and quotes and all
     words = [" ".join(QUICK[i : i + 2]) for i in range(0, len(QUICK), 2)]
     assert last.startswith(f"train '{folder}' ")
     assert sorted(last.split("' ")[1].replace(" --", "\n--").split("\n")) == sorted(["--labels", *words])
     assert sfumato("inspect", folder, *QUICK, "--out", tmp_path / "look.txt") == 1
     assert "must be a page, a name that ends in .html" in capsys.readouterr().err
     np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(40, 3)))
-    assert sfumato("inspect", tmp_path / "rows.npy", "--steps", 2, "--out", page) == 0  # nothing to be seen: words alone
+    assert (
+        sfumato("inspect", tmp_path / "rows.npy", "--steps", 2, "--out", page) == 0
+    )  # nothing to be seen: words alone
     assert "<img" not in page.read_text()
 
 

@@ -82,10 +82,18 @@ def test_what_is_damaged_or_too_large_is_left_out(tmp_path: Path):
 
 
 def test_what_was_inspected_is_a_page_line_by_line(tmp_path: Path):
-    text = "3 pictures in <b>, 1 broken\n  broken: a&b.png: it is a PDF\nsizes     8x8 (3)\n          and more\nlong words that have no label"
+    text = "3 pictures in <b>, 1 broken\n  broken: a&b.png: it is a PDF\nsizes     8x8 (3)\n          and more\n"
+    text += "long words that have no label"
     write_look(tmp_path / "look.html", "<photos>", text, b"PNG of old")
     page = Read((tmp_path / "look.html").read_text())
-    for words in ("<photos>", "3 pictures in <b>, 1 broken", "broken: a&b.png: it is a PDF", "8x8 (3)", "and more", "have no label"):
+    for words in (
+        "<photos>",
+        "3 pictures in <b>, 1 broken",
+        "broken: a&b.png: it is a PDF",
+        "8x8 (3)",
+        "and more",
+        "have no label",
+    ):
         assert words in page.words
     assert page.tags.count("dt") == page.tags.count("dd") == 4
     assert page.tags.count("li") == page.tags.count("img") == 1

@@ -82,7 +82,9 @@ def test_in_all_orders_a_verb_does_its_work_or_says_in_a_line_what_it_lacks(
 ):
     """Every permutation that begins with ``first``, walked as a tree: a folder is copied where orders part. Paths are relative,
     so that what a verb leaves is read where the next one finds it."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # 65 commands that save: what a disk promises is not looked at here
+    monkeypatch.setattr(
+        os, "fsync", lambda _: None
+    )  # 65 commands that save: what a disk promises is not looked at here
     (tmp_path / "0").mkdir()
     monkeypatch.chdir(tmp_path / "0")
     data = started(finished, tmp_path / "0", monkeypatch)

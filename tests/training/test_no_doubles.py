@@ -53,7 +53,9 @@ def lacking(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(module, "pick_device", lambda name="auto": torch.device("meta"))
     monkeypatch.setattr(streams, "NO_DOUBLES", frozenset({"mps", "meta"}))
     # what MPS has and the meta device has not
-    monkeypatch.setattr(torch, "autocast", lambda kind, *a, **k: nullcontext() if kind == "meta" else autocast(kind, *a, **k))
+    monkeypatch.setattr(
+        torch, "autocast", lambda kind, *a, **k: nullcontext() if kind == "meta" else autocast(kind, *a, **k)
+    )
     monkeypatch.setattr(torch.optim, "AdamW", lambda *a, **k: adam(*a, **{**k, "fused": False}))
 
 

@@ -76,7 +76,9 @@ def test_a_pipe_gets_plain_lines(capsys: pytest.CaptureFixture[str]):
 
 # ---- lines that are folded -----------------------------------------------------------------------------------------------
 
-WORDS = st.lists(st.sampled_from(["a", "words", "--side", "/some/where", "`sfumato resume runs/x`", "x" * 30]), min_size=1)
+WORDS = st.lists(
+    st.sampled_from(["a", "words", "--side", "/some/where", "`sfumato resume runs/x`", "x" * 30]), min_size=1
+)
 LABELS = st.sampled_from(["", "          ", "data      ", "look at   ", "self-test ", "  ", "      "])
 
 
@@ -94,7 +96,8 @@ def test_a_folded_line_keeps_its_words_and_fits(label: str, words: list[str], wi
 
 
 @pytest.mark.parametrize("text", [
-    "sample    sfumato sample " + "runs/" * 30 + " -n 64 --out samples", "metric        value      90% interval    floor   better    n   x",
+    "sample    sfumato sample " + "runs/" * 30 + " -n 64 --out samples",
+    "metric       value     90% interval    floor   better    n   x",
     "/a/path/" * 20, "short",
 ])  # fmt: skip
 def test_commands_tables_and_long_words_stay_whole(text: str):

@@ -129,7 +129,9 @@ def _read(path: Path, background: Colour, max_pixels: int) -> Picture:
         try:
             image = Image.open(file, formats=FORMATS)
         except Image.UnidentifiedImageError:
-            what = next((f"it is {name}" for name, known in OTHERS.items() if known(head)), f"begins with {head[:12]!r}")
+            what = next(
+                (f"it is {name}" for name, known in OTHERS.items() if known(head)), f"begins with {head[:12]!r}"
+            )
             raise _Refusal(f"not a picture in {', '.join(FORMATS)} ({what})") from None
         except Image.DecompressionBombError as error:
             raise _Refusal(f"too many pixels: {one_line(error)}") from None

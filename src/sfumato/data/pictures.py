@@ -128,7 +128,9 @@ def scan(
     paths, complaints, ignored = _find(root)
     if not paths and not complaints:
         others = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in ignored.most_common(5)) or "nothing"
-        advice = next((f"; {text}" for text, kinds in REMEDIES.items() if ignored.keys() & kinds), "; give a folder with some")
+        advice = next(
+            (f"; {text}" for text, kinds in REMEDIES.items() if ignored.keys() & kinds), "; give a folder with some"
+        )
         raise DataError(
             f"{shown(root)}: no pictures in it or its sub-folders ({' '.join(SUFFIXES)}); found {others}{advice}"
         )

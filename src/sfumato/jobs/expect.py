@@ -85,7 +85,10 @@ class Linear:
         schedule = self.process.schedule
         alpha, sigma = (along(part, x_t).flatten(1) for part in (schedule.alpha(t), schedule.sigma(t)))
         away = x_t.flatten(1) - alpha * self.mean
-        gain = [alpha * v / (alpha**2 * v + sigma**2).clamp_min(1e-12) for v in (self.variances, x_t.new_tensor([self.rest]))]
+        gain = [
+            alpha * v / (alpha**2 * v + sigma**2).clamp_min(1e-12)
+            for v in (self.variances, x_t.new_tensor([self.rest]))
+        ]
         inside = away @ self.axes.T
         x = (self.mean + gain[1] * away + ((gain[0] - gain[1]) * inside) @ self.axes).reshape(x_t.shape)
         answer: Tensor = self.process.target(x, self.process.noise_given(x, x_t, t), t)
@@ -125,7 +128,9 @@ def losses(task: Task) -> tuple[float, float] | None:
             return None
         batches = bunched(task.held_out, JUDGED)
         known = linear(task.process, items)
-        bare = Linear(task.process, torch.zeros_like(known.mean), known.axes[:0], known.variances[:0], float(items.var()))
+        bare = Linear(
+            task.process, torch.zeros_like(known.mean), known.axes[:0], known.variances[:0], float(items.var())
+        )
         first, second = (held_out_loss(task, each, batches) for each in (bare, known))  # type: ignore[arg-type]
         return first, second
     return None

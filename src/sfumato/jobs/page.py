@@ -43,7 +43,9 @@ def write_page(run: Run) -> Path:
 def whole(title: str, parts: Iterable[str]) -> str:
     """A page of these parts, which are HTML; the title is not."""
     body = "\n".join(part for part in parts if part)
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+    )
     inside = f"<head>{head}<style>{STYLE}</style></head><body>{body}</body>"
     return f'<!doctype html><html lang="en">{inside}</html>'
 
@@ -126,9 +128,14 @@ def _curves(records: Sequence[dict[str, Any]]) -> str:
         f'<text x="{left}" y="{height - 4}">step 0</text>'
         f'<text x="{width - 10}" y="{height - 4}" text-anchor="end">step {last}</text>'
     )
-    looks = {"loss": "thin line: loss of the training batches", "held out": "thick line with dots: loss on held-out items"}
+    looks = {
+        "loss": "thin line: loss of the training batches",
+        "held out": "thick line with dots: loss on held-out items",
+    }
     words = "; ".join(looks[name] + f", last {line[-1][1]:.4g}" for name, line in lines.items() if line)
-    picture = f'<svg viewBox="0 0 {width} {height}" width="100%" role="img" aria-label="{words}">{drawn}{ticks}{said}</svg>'
+    picture = (
+        f'<svg viewBox="0 0 {width} {height}" width="100%" role="img" aria-label="{words}">{drawn}{ticks}{said}</svg>'
+    )
     return f"<h2>Learning</h2>{picture}<p>{words}</p>"
 
 

@@ -142,7 +142,9 @@ def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) ->
                 raise failed or SystemExit(1)
             return resume(out)
     if run.config.exists():
-        raise RunError(f"{out}: there is a run here already; go on with `sfumato resume {typed(out)}`, or give another --out")
+        raise RunError(
+            f"{out}: there is a run here already; go on with `sfumato resume {typed(out)}`, or give another --out"
+        )
     made = _begin(recipe, training, run, tell)
     loop.train(made.task, run, made.training)
     _carded(run)

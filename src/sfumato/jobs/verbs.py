@@ -25,7 +25,7 @@ class Train:
     out: Path | None = None
     """Run directory (default: runs/NAME OF THE DATA)."""
     config: Path | None = None
-    """YAML file with the same options, as in a run's config.yaml; options given here come first."""
+    """YAML file of options (a run's config.yaml is one); options given here come first."""
 
     def __call__(self) -> int:
         from sfumato.jobs import train
@@ -167,7 +167,7 @@ class Compare:
     """Compare two sets of items, without a run: the samples A with the real data B, beside the floor that B sets itself."""
 
     a: Positional[Path]
-    """The samples: a folder of pictures, a .npy or .npz, or a run, of which samples are drawn."""
+    """The samples: a folder of pictures, a .npy or .npz; or a run, of which samples are drawn."""
     b: Positional[Path]
     """The real data: a folder, a .npy or .npz."""
     held_out: Path | None = None

@@ -109,13 +109,15 @@ class Watch:
         self.task = self.bar.add_task(name, total=total, completed=start, notes=())
 
     def __enter__(self) -> Watch:
-        self.bar.start()
+        if self.live:  # rich 14.0 ends a bar that was never shown with an empty line
+            self.bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.stop()
+        if self.live:
+            self.bar.stop()
 
     def show(self, done: int, note: str = "") -> None:
         """``done`` of the total are done."""

@@ -11,6 +11,8 @@ from typing import Any
 
 LABEL = 10
 """Columns of the word before a line of a plan or report."""
+LABELLED = re.compile(rf"\S+(?: \S+)* {{2,}}|\S{{{LABEL - 1}}} | {{{LABEL}}}")
+"""The first columns of a line that has one, or that goes on with what has one."""
 WIDEST = 120
 """Characters of a line where there is no terminal."""
 
@@ -83,7 +85,7 @@ def fold(text: str, width: int) -> str:
 
 
 def _folded(line: str, width: int) -> list[str]:
-    label = re.fullmatch(r"\S+(?: \S+)* {2,}|\S{%d} | {%d}" % (LABEL - 1, LABEL), line[:LABEL]) is not None
+    label = LABELLED.fullmatch(line[:LABEL]) is not None
     said = line[LABEL if label else 0 :]
     if len(line) <= width or said.startswith("sfumato ") or len(re.findall(r"\S {2,}(?=\S)", said)) > 1:
         return [line]
