@@ -40,11 +40,10 @@ def disk(network: nn.Module, training: TrainOptions, run: Run) -> str:
     lone = sum(sizes[name] for name in hidden_matrices(network)) if training.optim.kind == "muon" else 0
     state, snapshot = 5 * weights - lone, weights * (1 if count > LARGE else 2)
     cached = sum(path.stat().st_size for path in run.cache.rglob("*") if path.is_file())
-    kept = state * training.keep + snapshot * training.snapshots + weights + cached
+    snapshots = min(training.snapshots, training.steps or training.snapshots)
+    kept = state * training.keep + snapshot * snapshots + weights + cached
     most, free = kept + state, shutil.disk_usage(run.path).free
-    text = (
-        f"about {size(kept)}: {training.keep} checkpoints, {training.snapshots} snapshots, the data; {size(free)} free"
-    )
+    text = f"about {size(kept)}: {training.keep} checkpoints, {snapshots} snapshots, the data; {size(free)} free"
     if most > free:
         text += f", TOO LITTLE: up to {size(most)} are needed while it saves; --keep 1, --snapshots 0, or another --out"
     return text

@@ -104,7 +104,11 @@ class Sample:
             print(sample.again(self.run, self.like, self.walk, self.out, self.ask, self.drawing)[-1])
             return 0
         loaded = model.load(self.run, self.walk, self.drawing, self.named)
-        done = sample.sample(loaded, self.n, self.ask, self.out, self.format or "")
+        try:
+            done = sample.sample(loaded, self.n, self.ask, self.out, self.format or "")
+        except OSError as error:  # of a full disk Pillow does not say where
+            error.filename = error.filename or str(self.out or "samples")
+            raise
         print(done[-1])
         sheet = done[-1].parent if len(done) > 1 else done[-1]
         say(f"{'look at   ' + str(done[-1]) if done[-1].suffix in ('.png', '.gif') else 'written   ' + str(sheet)}\n"
