@@ -1,4 +1,5 @@
 """One thread per test process: results are then the same bit for bit, and two processes do not fight over two cores.
+No example of hypothesis is timed: a busy machine is no fault.
 
 TEST_THREADS=N lets torch have N threads in the tests' own process. TEST_SEED=N moves every seed that is given to
 `torch.manual_seed` by N: networks start elsewhere and see other draws, and what is asked of them must hold all the same.
@@ -8,7 +9,10 @@ TEST_THREADS=N lets torch have N threads in the tests' own process. TEST_SEED=N 
 import os
 
 import torch
+from hypothesis import settings
 
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 torch.set_num_threads(int(os.environ.get("TEST_THREADS", "1")))
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # for the processes that tests start
     os.environ[name] = "1"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -449,6 +451,45 @@ def test_a_bug_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(job, "resume", broken)
     with pytest.raises(KeyError):
         sfumato("resume", "anything")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_takes_no_more_is_one_line(number: int, monkeypatch, capsys: pytest.CaptureFixture[str]):
+    def full(*_):
+        raise OSError(number, os.strerror(number), "runs/x/file")
+
+    monkeypatch.setattr(job, "resume", full)
+    assert sfumato("resume", "anything") == 1
+    said = f"sfumato: runs/x/file: cannot be written ({os.strerror(number)}); free some space, or write elsewhere with --out\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_full_disk_among_samples_names_the_folder(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]):
+    from PIL import Image
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = shutil.copytree(Path(__file__).parent / "runs" / "a3fdda3" / "classes", tmp_path / "run")
+    monkeypatch.setattr(Image.Image, "save", full)
+    assert sfumato("sample", run, "-n", 2, "--steps", 1, "--out", tmp_path / "s") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"sfumato: {tmp_path / 's'}: cannot be written (No space left on device); free some space")
+
+
+def test_another_error_of_the_system_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
+    def broken(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(job, "resume", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        sfumato("resume", "anything")
+
+
+def test_a_path_with_spaces_is_offered_in_quotes(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = shutil.copytree(world / "run", tmp_path / "my run")
+    assert sfumato("train", world / "photos", "--out", run) == 1
+    assert f"go on with `sfumato resume '{run}'`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (BrokenPipeError(), 141)])

@@ -1,4 +1,4 @@
-"""The README's code runs as printed, and its commands exist."""
+"""The README's code runs as printed (and that of docs/worlds.md), its commands exist, and so does what it points to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 import torch
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+WORLDS = (Path(__file__).parent.parent / "docs" / "worlds.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README + WORLDS, re.DOTALL)
 
 
 def example(word: str) -> str:
@@ -66,6 +67,21 @@ def test_the_functions_do_what_the_readme_says(tmp_path: Path, monkeypatch: pyte
 def test_the_example_of_a_product_prints_a_loss_for_each_sample(capsys):
     exec(compile(example("SO3"), "README.md", "exec"), {})
     assert len(re.findall(r"\d+\.\d+", capsys.readouterr().out)) == 8
+
+
+def test_what_the_readme_points_to_is_there():
+    root = Path(__file__).parent.parent
+    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        places = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        assert [place for place in places if not (page.parent / place).exists()] == [], page.name
+
+
+def test_the_first_screen_has_a_picture_two_commands_and_what_comes_out():
+    first = "\n".join(README.splitlines()[:24])
+    assert len(re.findall(r"^!\[.+\]\(docs/\S+\.png\)$", first, re.MULTILINE)) == 1
+    assert [line.split()[1] for line in first.splitlines() if line.startswith("sfumato ")] == ["train", "sample"]
+    assert "What comes out" in first
+    assert len(README.splitlines()) < 200
 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"^sfumato (\w+)", README, re.MULTILINE))))

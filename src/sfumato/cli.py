@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
@@ -15,6 +16,7 @@ from sfumato.jobs.flags import Misspelt, Option, listed, parse
 from sfumato.jobs.recipe import Nothing, say
 from sfumato.jobs.strict import LONGEST, ConfigError
 from sfumato.jobs.verbs import CALLS, DESCRIPTION, EXAMPLES, GROUPS, VERBS, Train
+from sfumato.training.telling import columns, fold
 
 # ---- which options -------------------------------------------------------------------------------------------------------
 
@@ -42,9 +44,9 @@ def _page(verb: str, name: str | None, run: Path | None) -> manual.Page:
     if verb in ("train", "inspect"):
         others = [other for other in find.names() if other != (name or find.plain())]
         call = f"sfumato {verb} {name} PATH" if name else call
-        more = ("Other fields: " + "; ".join(f"sfumato {verb} {other} --help" for other in others),)
+        more = (f"Other fields: {', '.join(others)} (sfumato {verb} FIELD --help)",)
     elif verb in ("sample", "evaluate") and run is None:
-        more = (f"What a run can be asked for besides depends on its field: sfumato {verb} RUN --help",)
+        more = (f"What a run of yours can be asked for besides: sfumato {verb} RUN --help",)
     elif run is not None:
         more = (f"What a {name} run can be asked for is shown: {run}",)
     groups = GROUPS.get(verb, (("options", tuple(option.name for option in _options(verb, name))),))
@@ -191,12 +193,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 141
     except Misspelt as error:
-        print(f"sfumato: {error}", file=sys.stderr)
+        _complain(error)
         raise SystemExit(2) from None
     except (Mendable, FileNotFoundError, PermissionError) as error:
-        print(f"sfumato: {error}", file=sys.stderr)
+        _complain(error)
         code = getattr(error, "code", None)
         return code if isinstance(code, int) else 1
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        _complain(f"{place}cannot be written ({error.strerror}); free some space, or write elsewhere with --out")
+        return 1
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What a disk says that takes no more."""
+
+
+def _complain(error: object) -> None:
+    """One line on standard error; a terminal gets it folded."""
+    text = f"sfumato: {error}"
+    print(fold(text, columns(sys.stderr)) if sys.stderr.isatty() else text, file=sys.stderr)
 
 
 if __name__ == "__main__":

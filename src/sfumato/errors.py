@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
@@ -102,6 +103,11 @@ def options_meet_the_core(place: str = "") -> Iterator[None]:
         raise
     except ValueError as error:
         raise Wrong(f"{place}: {error}" if place else str(error)) from error
+
+
+def typed(path: str | os.PathLike[str]) -> str:
+    """A path as it is typed in a shell: in quotes where it has spaces."""
+    return shlex.quote(os.fspath(path))
 
 
 def install(extra: str) -> str:

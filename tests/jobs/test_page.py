@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from sfumato.jobs.page import MOST_BYTES, write_page
+from sfumato.jobs.page import MOST_BYTES, STYLE, write_look, write_page
 from sfumato.training.run import Run
 
 
@@ -78,3 +79,54 @@ def test_what_is_damaged_or_too_large_is_left_out(tmp_path: Path):
     assert "huge.png is too large" in page.words
     assert "nan" not in page.words.lower()
     assert (tmp_path / "report.html").stat().st_size < MOST_BYTES
+
+
+def test_what_was_inspected_is_a_page_line_by_line(tmp_path: Path):
+    text = "3 pictures in <b>, 1 broken\n  broken: a&b.png: it is a PDF\nsizes     8x8 (3)\n          and more\n"
+    text += "long words that have no label"
+    write_look(tmp_path / "look.html", "<photos>", text, b"PNG of old")
+    page = Read((tmp_path / "look.html").read_text())
+    for words in (
+        "<photos>",
+        "3 pictures in <b>, 1 broken",
+        "broken: a&b.png: it is a PDF",
+        "8x8 (3)",
+        "and more",
+        "have no label",
+    ):
+        assert words in page.words
+    assert page.tags.count("dt") == page.tags.count("dd") == 4
+    assert page.tags.count("li") == page.tags.count("img") == 1
+    assert not {"b", "photos", "script", "link"} & set(page.tags)
+    assert all(source.startswith("data:image/png;base64,") for source in page.loads)
+
+
+def test_a_page_suits_light_and_dark_and_tells_its_curves_apart_without_colour(tmp_path: Path):
+    text = write_page(made(tmp_path)).read_text()
+    assert "prefers-color-scheme:dark" in text
+    light, dark = STYLE.split("@media")
+    for name in ("--ink", "--paper", "--shade", "--quiet", "--line"):
+        assert f"{name}:" in light
+        assert f"{name}:" in dark
+    assert "thin line: loss of the training batches" in text
+    assert "thick line with dots: loss on held-out items, last 0.5" in text
+    # readable: every ink on its paper has a contrast of 4.5 at least (WCAG 2.1, 1.4.3)
+    for half in (light, dark.partition("\n")[0]):
+        shades = dict(re.findall(r"(--\w+):(#\w+)", half))
+        for ink in ("--ink", "--quiet", "--line"):
+            for paper in ("--paper", "--shade") if ink == "--ink" else ("--paper",):
+                assert contrast(shades[ink], shades[paper]) >= 4.5, (ink, paper)
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours #rgb or #rrggbb: the ratio of their relative luminances (WCAG 2.1)."""
+
+    def luminance(colour: str) -> float:
+        digits = colour.removeprefix("#")
+        digits = digits if len(digits) == 6 else "".join(2 * digit for digit in digits)
+        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,83 @@ def test_every_order_of_the_verbs(order: str, tmp_path: Path):
     if last.startswith("evaluate"):  # and it measured what it was told to
         found = json.loads(((tmp_path / "run-map" if last == "evaluate-map" else run) / "metrics.json").read_text())
         assert found["metrics"]["kernel_distance"]["n"] == (13 if last == "evaluate-samples" else 21)
+
+
+# ---- all orders ----------------------------------------------------------------------------------------------------------
+
+DEEDS = ("sample", "evaluate", "distill", "resume", "compare")
+
+
+def started(finished: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """A run, whole or interrupted after half of its steps; the words of its data."""
+    from sfumato.training import loop
+
+    data = write_data("classes", folder)
+    words = ["train", *data, *SMALL, "--held-out", "0.4", "--save-seconds", 1e-9, "--out", folder / "run"]
+    save = loop._save
+
+    def saved(run, step, *rest):
+        save(run, step, *rest)
+        rest[1].wait()
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if not finished:
+            patch.setattr(loop, "_save", saved)
+        assert sfumato(*words) == (0 if finished else 130)
+    return data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "interrupted"])
+@pytest.mark.parametrize("first", DEEDS)
+def test_in_all_orders_a_verb_does_its_work_or_says_in_a_line_what_it_lacks(
+    first: str, finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    """Every permutation that begins with ``first``, walked as a tree: a folder is copied where orders part. Paths are relative,
+    so that what a verb leaves is read where the next one finds it."""
+    monkeypatch.setattr(
+        os, "fsync", lambda _: None
+    )  # 65 commands that save: what a disk promises is not looked at here
+    (tmp_path / "0").mkdir()
+    monkeypatch.chdir(tmp_path / "0")
+    data = started(finished, tmp_path / "0", monkeypatch)
+    words = {
+        "sample": ["sample", "run", "-n", 13, "--steps", 2],
+        "evaluate": ["evaluate", "run", "--steps", 2, "--quick"],
+        "distill": ["distill", "run", *SHORT],
+        "resume": ["resume", "run", "--steps", 6],
+        "compare": ["compare", "samples", data[0], "--features", "pca"],
+    }
+    lacks = {  # what a verb needs of those before it, and the line that says so
+        "compare": lambda before: "sample" not in before and "samples: no such folder",
+        "distill": lambda before: not finished and "resume" not in before and "run: is not finished",
+    }
+    count = 0
+
+    def walk(before: tuple[str, ...]) -> None:
+        nonlocal count
+        here = Path.cwd()
+        for verb in [each for each in DEEDS if each not in before] if before else [first]:
+            there = tmp_path / "-".join([*before, verb])
+            shutil.copytree(here, there)
+            monkeypatch.chdir(there)
+            capfd.readouterr()
+            code = sfumato(*words[verb])
+            out, err = capfd.readouterr()
+            lines, right = err.splitlines(), lacks.get(verb, lambda _: False)(before)
+            assert code == (1 if right else 0), (before, verb, err)
+            assert max(map(len, [*out.splitlines(), *lines])) <= 120, (before, verb)
+            assert "Traceback" not in err
+            assert "Warning" not in err, (before, verb, err)
+            if right:
+                assert lines[-1].startswith(f"sfumato: {right}"), (before, verb, lines)
+                assert not (there / "run-map").exists()
+            count += 1
+            walk((*before, verb))
+            monkeypatch.chdir(here)
+            shutil.rmtree(there)
+
+    walk(())
+    assert count == 1 + 4 + 12 + 24 + 24

@@ -11,7 +11,7 @@ import stat
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,17 @@ class Picture:
     pixels: np.ndarray
     mode: str
     handled: tuple[str, ...] = ()
+
+
+OTHERS: dict[str, Callable[[bytes], bool]] = {
+    "a PDF": lambda head: head.startswith(b"%PDF"),
+    "a web page": lambda head: head.lstrip().lower().startswith((b"<!doctype html", b"<html")),
+    "a drawing in SVG": lambda head: head.lstrip().startswith(b"<svg"),
+    "an archive": lambda head: head.startswith((b"PK\x03\x04", b"\x1f\x8b", b"Rar!", b"7z\xbc\xaf")),
+    "a HEIC or AVIF picture": lambda head: head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"avif"),
+    "a film": lambda head: head[4:8] == b"ftyp" or head.startswith(b"\x1aE\xdf\xa3"),
+}
+"""What else a file may be, whatever its name says: known by its first 32 bytes."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,10 @@ def _read(path: Path, background: Colour, max_pixels: int) -> Picture:
         try:
             image = Image.open(file, formats=FORMATS)
         except Image.UnidentifiedImageError:
-            raise _Refusal(f"not a picture in {', '.join(FORMATS)} (begins with {head[:12]!r})") from None
+            what = next(
+                (f"it is {name}" for name, known in OTHERS.items() if known(head)), f"begins with {head[:12]!r}"
+            )
+            raise _Refusal(f"not a picture in {', '.join(FORMATS)} ({what})") from None
         except Image.DecompressionBombError as error:
             raise _Refusal(f"too many pixels: {one_line(error)}") from None
         width, height = image.size

@@ -28,6 +28,15 @@ __all__ = ["HANDLED", "Complaint", "Picture", "Scan", "check_budget", "decode", 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jif", ".jfi", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff",
             ".ppm", ".pgm", ".pbm", ".pnm")  # fmt: skip
 
+REMEDIES = {
+    "take pictures out of films first: ffmpeg -i FILM -r 2 pictures/%05d.png": {".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"},
+    "unpack archives first": {".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"},
+    "convert these to .jpg or .png first": {".heic", ".heif", ".avif", ".svg", ".pdf", ".raw", ".cr2", ".nef", ".dng", ".psd"},
+    "of an array give the file itself, not the folder": {".npy", ".npz"},
+    "other data have fields of their own: sfumato --help": {".csv", ".parquet", ".jsonl", ".txt", ".md", ".py", ".zarr"},
+}  # fmt: skip
+"""What to do where a folder holds other files alone: words -> suffixes."""
+
 Progress = Callable[[int, int], None]
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -116,8 +125,11 @@ def scan(
     paths, complaints, ignored = _find(root)
     if not paths and not complaints:
         others = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in ignored.most_common(5)) or "nothing"
+        advice = next(
+            (f"; {text}" for text, kinds in REMEDIES.items() if ignored.keys() & kinds), "; give a folder with some"
+        )
         raise DataError(
-            f"{shown(root)}: no pictures in it or its sub-folders ({' '.join(SUFFIXES)}); found {others}; give a folder with some"
+            f"{shown(root)}: no pictures in it or its sub-folders ({' '.join(SUFFIXES)}); found {others}{advice}"
         )
     stray = next((path for path in paths if labels and path.parent == root), None)
     if stray is not None:
@@ -221,12 +233,20 @@ def _digest(pixels: np.ndarray) -> bytes:
     return digest.digest()
 
 
+def _grouped(complaints: Iterable[Complaint]) -> Iterator[str]:
+    """What is wrong once, behind all files of which it is so."""
+    same: dict[str, list[str]] = {}
+    for complaint in complaints:
+        same.setdefault(complaint.reason.partition(" (begins with")[0], []).append(shown(complaint.path))
+    return (f"{', '.join(paths)}: {reason}" for reason, paths in same.items())
+
+
 def check_budget(scan: Scan, budget: float = 0.01) -> None:
     """Raises DataError, naming up to five files, when more than the share `budget` is broken or nothing is readable."""
     bad, total = len(scan.complaints), len(scan.complaints) + len(scan.files)
     if scan.files and bad <= budget * total:
         return
-    named = "; ".join(map(str, scan.complaints[:5])) + (f"; and {bad - 5} more" if bad > 5 else "")
+    named = "; ".join(_grouped(scan.complaints[:5])) + (f"; and {bad - 5} more" if bad > 5 else "")
     advice = "Fix or remove them"
     if scan.files:
         advice += f", or go on without them with --broken-budget {math.ceil(1000 * bad / total) / 1000:g}"

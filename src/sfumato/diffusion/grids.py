@@ -163,7 +163,7 @@ def auto(
     guesses = []
     for t, s in pairwise(torch.cat([times, times.new_zeros(1)])):
         found = guess(x_t, t)
-        guesses.append(found.x.flatten(1).double().cpu())
+        guesses.append(found.x.flatten(1).cpu().double())
         x_t = process.step(found, x_t, t, s)
     turned = torch.stack([(b - a).pow(2).mean().sqrt() for a, b in pairwise(guesses)])
     middle, width = (angles[:-1] + angles[1:]) / 2, angles[:-1] - angles[1:]

@@ -14,6 +14,13 @@ from torch import Tensor
 from sfumato.diffusion import philox
 
 _MASK = 0xFFFFFFFF
+NO_DOUBLES = frozenset({"mps"})
+"""Kinds of devices that have no float64: what wants it there is drawn on the CPU, or takes float32."""
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The widest floats that a device has."""
+    return torch.float32 if device.type in NO_DOUBLES else torch.float64
 
 
 def mix(word: int) -> int:
@@ -41,7 +48,7 @@ class Streams:
     Args:
         base: key of the family of streams, from :func:`key`; or one for each row.
         indices: number of each row's stream within the family, below 2**32: (B,).
-        device: where the numbers are drawn. CPU and GPU streams differ.
+        device: where the numbers are drawn (for a device without float64 the CPU). CPU and GPU streams differ.
         counted: by counting (:mod:`~sfumato.diffusion.philox`), for whole batches at once; None: on a GPU.
 
     torch's CPU generator keeps only the low 32 bits of a seed, so the seed of stream i is a bijection of i: two
@@ -56,6 +63,8 @@ class Streams:
         counted: bool | None = None,
     ):
         self.device = torch.device(device)
+        if self.device.type in NO_DOUBLES:
+            self.device = torch.device("cpu")
         bases = [base] * len(indices) if isinstance(base, int) else list(base)
         if len(bases) != len(indices):
             raise ValueError(f"{len(bases)} keys for {len(indices)} streams: give one, or one for each row")
@@ -128,13 +137,14 @@ def normal_like(x: Tensor, rng: Rng) -> Tensor:
 
 
 def uniform_like(x: Tensor, rng: Rng, shape: Sequence[int] | None = None) -> Tensor:
-    """Uniform numbers in [0, 1), float64, shaped like x (or of ``shape``, whose first axis is the batch's)."""
-    shape = tuple(x.shape if shape is None else shape)
+    """Uniform numbers in [0, 1), float64 where the device of x has it, shaped like x (or of ``shape``, whose first axis is the
+    batch's)."""
+    shape, dtype = tuple(x.shape if shape is None else shape), widest(x.device)
     if isinstance(rng, torch.Generator):
-        return torch.rand(shape, generator=rng, dtype=torch.float64, device=rng.device).to(x.device)
+        return torch.rand(shape, generator=rng, dtype=widest(rng.device), device=rng.device).to(x.device, dtype)
     if rng is None:
-        return torch.rand(shape, dtype=torch.float64, device=x.device)
-    return moved(rng.uniform(shape, torch.float64), x.device)
+        return torch.rand(shape, dtype=dtype, device=x.device)
+    return moved(rng.uniform(shape, dtype), x.device)
 
 
 def moved(value: Tensor, device: torch.device) -> Tensor:

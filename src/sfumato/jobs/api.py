@@ -129,12 +129,12 @@ def distill(run: Place, out: Place | None = None, training: TrainOptions | None 
     """`sfumato distill`: make a trained run a flow map in the run directory ``out`` (RUN-map). Keywords are options of the
     conversion and of the training. Raises RunError, Wrong."""
     from sfumato.jobs.distill import distill as go
+    from sfumato.jobs.verbs import beside
 
     own, teacher = _names(DistillOptions), _path(run)
     how = options(DistillOptions, {name: value for name, value in given.items() if name in own})
     how_long = _training(training, {name: value for name, value in given.items() if name not in own}, own)
-    beside = teacher.resolve()
-    return go(teacher, how, how_long, beside.with_name(beside.name + "-map") if out is None else _path(out))
+    return go(teacher, how, how_long, beside(teacher) if out is None else _path(out))
 
 
 def compare(a: Any, b: Any, held_out: Any = None, *, features: Sequence[str] = (), seed: int = 0) -> Comparison:

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from sfumato.errors import options_meet_the_core
+from sfumato.errors import options_meet_the_core, typed
 from sfumato.jobs.adapt import TEACHER, DistillOptions, read_teacher
 from sfumato.jobs.card import card
 from sfumato.jobs.config import Configuration, read_config
@@ -73,14 +73,14 @@ def _checked(source: Run, run: Run) -> Configuration:
     if config.distill is not None:
         raise RunError(f"{source.path}: is a flow map already; distill the run that it was made from")
     if not source.model.is_file():
-        raise RunError(f"{source.path}: is not finished; `sfumato resume {source.path}` first")
+        raise RunError(f"{source.path}: is not finished; `sfumato resume {typed(source.path)}` first")
     try:
         check_path(config.recipe.process(config.recipe.facts(source)))
     except TypeError as error:
         raise RunError(f"{source.path}: {error}") from error
     if run.config.exists():
         raise RunError(
-            f"{run.path}: there is a run here already; go on with `sfumato resume {run.path}`, or give another --out"
+            f"{run.path}: there is a run here already; go on with `sfumato resume {typed(run.path)}`, or give another --out"
         )
     return config
 

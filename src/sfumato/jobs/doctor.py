@@ -123,6 +123,8 @@ def device() -> Iterator[str]:
             f"GPU {i}: {about.name}, {about.total_memory / 1e9:.1f} GB, capability {about.major}.{about.minor}, bf16 "
             f"{'yes' if bf16_pays(torch.device('cuda', i)) else 'no'}, CUDA {torch.version.cuda}"
         )
+    if torch.backends.mps.is_available():
+        yield "MPS: Apple's GPU, without float64 and bf16 (PYTORCH_ENABLE_MPS_FALLBACK=1 does on the CPU what it lacks)"
     if not torch.cuda.is_available():
         yield "no CUDA device is seen" + ("" if torch.version.cuda else " (this torch is built without CUDA)")
 

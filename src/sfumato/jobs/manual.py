@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,8 @@ def width() -> int:
 def written(option: Option) -> str:
     """How an option is given, with what it takes."""
     if option.positional:
-        return "RUN" if option.path[-1] == "run" else option.shape
+        named = option.path[-1]
+        return named.upper() if named == "run" or len(named) == 1 else option.shape
     short = next((alias for alias in option.aliases if not alias.startswith("--")), None)
     shape = option.shape
     if shape.startswith("{") and len(shape) > LEFT - len(option.flag) - 4:
@@ -130,7 +133,8 @@ def _short(page: Page, options: Sequence[Option], own: Sequence[Option], field: 
     out += ["for example:", *(f"  {line}" for line in page.examples)] if page.examples else []
     if names:
         call = re.split(r" \[| PATH| RUN| A B", page.words)[0]
-        out.append(f"All {len(names)} options, explained: {call} --help-all")
+        every = f"All {len(names)} options" if len(names) > 1 else "The option"
+        out.append(f"{every}, explained: {call} --help-all")
     return [*out, *(line for text in page.more for line in textwrap.wrap(text, width(), break_on_hyphens=False))]
 
 
@@ -173,6 +177,23 @@ def overview(description: str, verbs: Sequence[tuple[str, str]], fields: Sequenc
             "A field's own verbs: sfumato FIELD --help; the version: sfumato --version", "",
             "begin:  sfumato train ./photos", "        sfumato sample runs/photos -n 64"]  # fmt: skip
     return "\n".join(out)
+
+
+def given(command: Any, options: Iterable[Option], aside: Sequence[str] = ()) -> str:
+    """The options of a command that are other than usual, as they are typed, each with a space before it."""
+    said = []
+    for option in options:
+        if option.positional or option.path[-1] in aside:
+            continue
+        value = reduce(getattr, option.path, command)
+        if option.usual is MISSING or value == option.usual:
+            continue
+        if option.takes == 0:
+            said.append(option.flag if value else negative(option))
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        said.append(" ".join([option.flag, *(shlex.quote(str(each)) for each in values)]))
+    return "".join(f" {each}" for each in said)
 
 
 def first(kind: Any) -> str:

@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.errors import Wrong, options_meet_the_core
+from sfumato.errors import Wrong, options_meet_the_core, typed
 from sfumato.jobs.adapt import Adaptation
 from sfumato.jobs.config import Configuration, read_config
 from sfumato.jobs.finite import refused, smaller, unfinite, whence
@@ -384,7 +384,7 @@ def _weights(config: Configuration, run: Run) -> tuple[nn.Module, dict[str, Any]
             settings = dict(json.loads(about["network"]))
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise RunError(
-                f"{run.model}: does not say of which network it is; `sfumato resume {run.path}` writes it anew"
+                f"{run.model}: does not say of which network it is; `sfumato resume {typed(run.path)}` writes it anew"
             ) from error
         return networks.rebuilt(settings, weights, str(run.model), config.recipe.kinds()), weights
     path, complaints = checkpoint.newest(run.checkpoints)  # not finished: the average in the newest checkpoint

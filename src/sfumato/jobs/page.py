@@ -1,4 +1,5 @@
-"""report.html of a run: what it is, how it learned, what it draws and how it measures, in one file that needs nothing else."""
+"""Pages that need nothing else, for light and dark: report.html of a run (what it is, how it learned, what it draws and how it
+measures), and what `sfumato inspect` found."""
 
 from __future__ import annotations
 
@@ -11,17 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.training.run import Run, write_text
+from sfumato.training.telling import LABEL
 
 NAME = "report.html"
 MOST_BYTES = 4 << 20
 """Of a picture within the page; a larger one is named only."""
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1a202c;background:#fff}
-h1{font-size:1.6rem}h2{font-size:1.1rem;margin-top:2rem;border-bottom:1px solid #cbd5e0}
-pre{overflow-x:auto;background:#f7fafc;padding:.8rem;font-size:13px;line-height:1.35}
-figure{display:inline-block;margin:.5rem 1rem .5rem 0;vertical-align:top}figcaption{font-size:.8rem;color:#4a5568}
+:root{color-scheme:light dark;--ink:#1a202c;--paper:#fff;--shade:#f1f5f9;--quiet:#4a5568;--line:#2b6cb0}
+@media(prefers-color-scheme:dark){:root{--ink:#e2e8f0;--paper:#1a202c;--shade:#2d3748;--quiet:#a0aec0;--line:#63b3ed}}
+body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:var(--ink);background:var(--paper)}
+h1{font-size:1.6rem;overflow-wrap:anywhere}h2{font-size:1.1rem;margin-top:2rem;border-bottom:1px solid var(--quiet)}
+pre{overflow-x:auto;background:var(--shade);padding:.8rem;font-size:13px;line-height:1.35}
+figure{display:inline-block;margin:.5rem 1rem .5rem 0;vertical-align:top}figcaption{font-size:.8rem;color:var(--quiet)}
 img{max-width:100%;image-rendering:pixelated}.wide img{image-rendering:auto}
-@media(prefers-color-scheme:dark){body{color:#e2e8f0;background:#1a202c}pre{background:#2d3748}figcaption{color:#a0aec0}}
+dl{display:grid;grid-template-columns:8rem 1fr;gap:.25rem 1rem}dt{color:var(--quiet)}dd{margin:0;overflow-wrap:anywhere}
+.loss{stroke:var(--quiet);stroke-width:1.2;fill:none}.held{stroke:var(--line);stroke-width:2.5;fill:none}circle{fill:var(--line)}
+svg text{fill:var(--ink);font-size:12px}
 """
 
 
@@ -30,13 +36,43 @@ def write_page(run: Run) -> Path:
     records = run.records()
     parts = [f"<h1>{html.escape(run.path.resolve().name)}</h1>", _card(run), _curves(records), _metrics(run)]
     parts += [_pictures("Pictures", sorted(run.path.glob("*.png")), "wide"), _timeline(run)]
-    body = "\n".join(part for part in parts if part)
-    title = html.escape(run.path.resolve().name)
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-    whole = f"<head>{head}<style>{STYLE}</style></head><body>{body}</body>"
-    text = f'<!doctype html><html lang="en">{whole}</html>'
-    write_text(run.path / NAME, text.encode("utf-8", "replace").decode("utf-8"))  # JSON can spell what is no text
+    write_text(run.path / NAME, whole(run.path.resolve().name, parts))
     return run.path / NAME
+
+
+def whole(title: str, parts: Iterable[str]) -> str:
+    """A page of these parts, which are HTML; the title is not."""
+    body = "\n".join(part for part in parts if part)
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+    )
+    inside = f"<head>{head}<style>{STYLE}</style></head><body>{body}</body>"
+    text = f'<!doctype html><html lang="en">{inside}</html>'
+    return text.encode("utf-8", "replace").decode("utf-8")  # JSON can spell what is no text
+
+
+def write_look(path: Path, title: str, text: str, picture: bytes | None = None) -> None:
+    """What `sfumato inspect` found: its lines, each beside its label, and a picture of some items (PNG).
+
+    Raises OSError where it cannot be written.
+    """
+    rows, loose = [], []
+    for line in text.splitlines():
+        label, said = line[:LABEL].strip(), html.escape(line[LABEL:].strip())
+        if line.startswith("  ") and label:
+            loose.append(f"<li>{html.escape(line.strip())}</li>")
+        elif line[LABEL - 1 : LABEL] == " " and said:
+            rows.append(f"<dt>{html.escape(label)}</dt><dd>{said}</dd>")
+        else:
+            rows.append(f"<dt></dt><dd>{html.escape(line)}</dd>")
+    parts = [f"<h1>{html.escape(title)}</h1>", f"<dl>{''.join(rows)}</dl>"]
+    if loose:
+        parts.append(f"<h2>File by file</h2><ul>{''.join(loose)}</ul>")
+    if picture is not None:
+        data = base64.b64encode(picture).decode("ascii")
+        said = "Some items as they are learned: cut and scaled, evenly spread over the data"
+        parts.append(f"<h2>Items</h2>{_image('items', data, said)}")
+    write_text(path, whole(title, parts))
 
 
 def _card(run: Run) -> str:
@@ -79,24 +115,28 @@ def _curves(records: Sequence[dict[str, Any]]) -> str:
         x, y = left + step / last * (width - left - 10), 10 + (high - math.log10(value)) / (high - low) * (height - 40)
         return f"{x:.1f},{y:.1f}"
 
-    inks = {"loss": "#a0aec0", "held out": "#2b6cb0"}
+    kinds = {"loss": "loss", "held out": "held"}
     drawn = "".join(
-        f'<polyline fill="none" stroke="{inks[name]}" stroke-width="2" points="{" ".join(at(*p) for p in _thin(line))}"/>'
+        f'<polyline class="{kinds[name]}" points="{" ".join(at(*p) for p in _thin(line))}"/>'
         for name, line in lines.items()
         if line
     ) + "".join(  # held-out losses are few, and one alone is no line
-        '<circle r="3" fill="{}" cx="{}" cy="{}"/>'.format(inks["held out"], *at(*p).split(","))
-        for p in _thin(lines["held out"])
+        '<circle r="4" cx="{}" cy="{}"/>'.format(*at(*p).split(",")) for p in _thin(lines["held out"])
     )
-    note = 'font-size="12" fill="currentColor"'
     heights = {level: float(at(0, 10**level).partition(",")[2]) + 4 for level in (low, (low + high) / 2, high)}
-    ticks = "".join(f'<text x="4" y="{y:.1f}" {note}>{10**level:.3g}</text>' for level, y in heights.items())
+    ticks = "".join(f'<text x="4" y="{y:.1f}">{10**level:.3g}</text>' for level, y in heights.items())
     said = (
-        f'<text x="{left}" y="{height - 4}" {note}>step 0</text>'
-        f'<text x="{width - 10}" y="{height - 4}" text-anchor="end" {note}>step {last}</text>'
+        f'<text x="{left}" y="{height - 4}">step 0</text>'
+        f'<text x="{width - 10}" y="{height - 4}" text-anchor="end">step {last}</text>'
     )
-    words = ", ".join(f'<span style="color:{inks[name]}">{name}</span>' for name, line in lines.items() if line)
-    picture = f'<svg viewBox="0 0 {width} {height}" width="100%" role="img">{drawn}{ticks}{said}</svg>'
+    looks = {
+        "loss": "thin line: loss of the training batches",
+        "held out": "thick line with dots: loss on held-out items",
+    }
+    words = "; ".join(looks[name] + f", last {line[-1][1]:.4g}" for name, line in lines.items() if line)
+    picture = (
+        f'<svg viewBox="0 0 {width} {height}" width="100%" role="img" aria-label="{words}">{drawn}{ticks}{said}</svg>'
+    )
     return f"<h2>Learning</h2>{picture}<p>{words}</p>"
 
 
@@ -145,5 +185,8 @@ def _figure(path: Path) -> str:
         return ""
     if not raw:
         return f"<p>{name} is too large for this page</p>"
-    data = base64.b64encode(raw).decode("ascii")
-    return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
+    return _image(name, base64.b64encode(raw).decode("ascii"), name)
+
+
+def _image(name: str, data: str, said: str) -> str:
+    return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{said}</figcaption></figure>'

@@ -211,6 +211,10 @@ class Recipe:
         """The samples of these numbers, through ``model.draw`` alone: a rollout, rejection or ranking calls it again."""
         return model.draw(queries, numbers)
 
+    def glimpse(self, data: Data) -> Any:
+        """A picture (of Pillow) of some of the data, for the page of `sfumato inspect`. None where there is nothing to see."""
+        return None
+
     def picture(self, model: Model, things: Sequence[Any], columns: int | None = None) -> Savable | None:
         """What a person wants to look at: a sheet of things. None where there is nothing to see."""
         return None

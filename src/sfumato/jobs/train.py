@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.errors import options_meet_the_core
+from sfumato.errors import options_meet_the_core, typed
+from sfumato.jobs import expect
 from sfumato.jobs.card import card
 from sfumato.jobs.config import Configuration, read_config
 from sfumato.jobs.find import name_of
@@ -31,13 +32,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every choice made, and what it will cost."""
+    """Every choice made, and what it will cost: time and memory, disk in words, and what its losses will mean."""
 
     recipe: Recipe
     training: TrainOptions
     data: Data
     task: Task
     cost: Cost
+    disk: str = ""
+    losses: tuple[str, ...] = ()
 
     def lines(self) -> Iterator[str]:
         """The plan in words."""
@@ -56,8 +59,11 @@ class Plan:
         yield f"training  {train.steps} steps of batch {train.batch} ({epochs:.1f} epochs), {train.optim.kind}"
         yield (
             f"cost      {self.cost.seconds:.3g} s a step, about {clock(self.cost.seconds * train.steps)} in all on this machine, "
-            f"{self.cost.memory:.1f} GB"
+            f"{self.cost.memory:.1f} GB of memory"
         )
+        yield from (f"disk      {self.disk}",) if self.disk else ()
+        yield from (f"loss      {line}" for line in self.losses)
+        yield from (f"few       {line}" for line in expect.few(len(self.data.train)))
 
 
 def choose_steps(count: int, batch: int, seconds: float) -> int:
@@ -86,7 +92,8 @@ def plan(recipe: Recipe, training: TrainOptions, run: Run, tell: Say = say) -> P
             choose_steps(len(data.train), batch, cost.seconds) if minutes is None else int(minutes * 60 / cost.seconds)
         )
     training = dataclasses.replace(training, batch=batch, steps=max(1, steps))
-    return Plan(recipe.settled(task.network), training, data, task, cost)
+    said = expect.disk(task.network, training, run), tuple(expect.loss_words(task))
+    return Plan(recipe.settled(task.network), training, data, task, cost, *said)
 
 
 def _measured(task: Task, training: TrainOptions, batch: int, tell: Say) -> tuple[TrainOptions, Cost]:
@@ -137,7 +144,9 @@ def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) ->
                 raise failed or SystemExit(1)
             return resume(out)
     if run.config.exists():
-        raise RunError(f"{out}: there is a run here already; go on with `sfumato resume {out}`, or give another --out")
+        raise RunError(
+            f"{out}: there is a run here already; go on with `sfumato resume {typed(out)}`, or give another --out"
+        )
     made = _begin(recipe, training, run, tell)
     loop.train(made.task, run, made.training)
     _carded(run)
@@ -156,7 +165,7 @@ def same_run(run: Run, recipe: Recipe, training: TrainOptions) -> None:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise RunError(
             f"{run.path}: there is a run here already, of other options ({wrong[0]}{more}); go on with "
-            f"`sfumato resume {run.path}`, or give another --out"
+            f"`sfumato resume {typed(run.path)}`, or give another --out"
         )
 
 

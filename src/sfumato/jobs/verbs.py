@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from sfumato.errors import Wrong, check
-from sfumato.jobs import find
+from sfumato.errors import Wrong, check, typed
+from sfumato.jobs import find, manual
 from sfumato.jobs.adapt import DistillOptions
-from sfumato.jobs.flags import Positional, arg
+from sfumato.jobs.flags import Positional, arg, listed
 from sfumato.jobs.recipe import say
 from sfumato.jobs.walk import Drawing, Walk
 from sfumato.training.options import TrainOptions
+from sfumato.training.telling import show
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Train:
     out: Path | None = None
     """Run directory (default: runs/NAME OF THE DATA)."""
     config: Path | None = None
-    """YAML file with the same options, as in a run's config.yaml; options given here come first."""
+    """YAML file of options (a run's config.yaml is one); options given here come first."""
 
     def __call__(self) -> int:
         from sfumato.jobs import train
@@ -64,7 +65,7 @@ class Distill:
     def __call__(self) -> int:
         from sfumato.jobs import distill
 
-        out = self.out or self.run.resolve().with_name(self.run.resolve().name + "-map")
+        out = self.out or beside(self.run)
         return _trained(distill.distill(self.run, self.options, self.training, out).path, "converted")
 
 
@@ -103,11 +104,15 @@ class Sample:
             print(sample.again(self.run, self.like, self.walk, self.out, self.ask, self.drawing)[-1])
             return 0
         loaded = model.load(self.run, self.walk, self.drawing, self.named)
-        done = sample.sample(loaded, self.n, self.ask, self.out, self.format or "")
+        try:
+            done = sample.sample(loaded, self.n, self.ask, self.out, self.format or "")
+        except OSError as error:  # of a full disk Pillow does not say where
+            error.filename = error.filename or str(self.out or "samples")
+            raise
         print(done[-1])
         sheet = done[-1].parent if len(done) > 1 else done[-1]
         say(f"{'look at   ' + str(done[-1]) if done[-1].suffix in ('.png', '.gif') else 'written   ' + str(sheet)}\n"
-            f"measure   sfumato evaluate {self.run}\n"
+            f"measure   sfumato evaluate {typed(self.run)}\n"
             f"change    --seed N (others), --steps N (finer), --like FILE (one of them again)")  # fmt: skip
         return 0
 
@@ -129,8 +134,10 @@ class Evaluate:
         from sfumato.jobs import evaluate, model
 
         loaded = model.load(self.run, self.walk, self.drawing, self.named)
-        print(evaluate.evaluate(loaded, self.measure, self.ask))
+        show(evaluate.evaluate(loaded, self.measure, self.ask))
         say(f"kept in   {self.run}/metrics.json and {self.run}/README.md")
+        if not loaded.adaptations:
+            say(f"better    sfumato resume {typed(self.run)} --steps N, where the samples still differ from the data")
         return 0
 
 
@@ -140,17 +147,22 @@ class Inspect:
 
     recipe: Annotated[Any, arg(name="")]
     training: Annotated[TrainOptions, arg(name="")] = field(default_factory=TrainOptions)
+    out: Path | None = None
+    """Write it there too, as a page (.html) with a sheet of the pictures."""
 
     def __call__(self) -> int:
         from sfumato.jobs import inspect
 
         recipe: Any = self.recipe
-        report, sound = inspect.inspect(recipe, self.training)
-        print(report)
+        report, sound = inspect.inspect(recipe, self.training, self.out)
+        show(report, records=True)
+        if self.out is not None:
+            say(f"page      {self.out}, in a browser")
         if sound:
             name = find.name_of(recipe)
             before = "" if name == find.plain() else f"{name} "
-            say(f"train it  sfumato train {before}{getattr(recipe, 'data', 'DATA')}")
+            said = manual.given(self, listed(type(self), {"recipe": type(recipe)}), ("out",))
+            say(f"train it  sfumato train {before}{typed(getattr(recipe, 'data', 'DATA'))}{said}")
         return 0 if sound else 1
 
 
@@ -159,7 +171,7 @@ class Compare:
     """Compare two sets of items, without a run: the samples A with the real data B, beside the floor that B sets itself."""
 
     a: Positional[Path]
-    """The samples: a folder of pictures, a .npy or .npz, or a run, of which samples are drawn."""
+    """The samples: a folder of pictures, a .npy or .npz; or a run, of which samples are drawn."""
     b: Positional[Path]
     """The real data: a folder, a .npy or .npz."""
     held_out: Path | None = None
@@ -182,7 +194,7 @@ class Compare:
         found = compare.compare_paths(
             self.a, self.b, self.held_out, n=self.n, side=self.side, features=self.features, seed=self.seed
         )
-        print(found)
+        show(str(found))
         if self.out is not None:
             found.write(self.out)
             say(f"numbers   {self.out}")
@@ -201,8 +213,9 @@ class Demo:
     """Seed of everything."""
 
     def __call__(self) -> int:
-        print(find.demo()(self.out, self.minutes, self.seed))
-        say(f"more      sfumato sample {self.out} -n 64 --out samples; sfumato resume {self.out} --steps N")
+        show(find.demo()(self.out, self.minutes, self.seed))
+        say(f"more      sfumato sample {typed(self.out)} -n 64 --out samples")
+        say(f"longer    sfumato resume {typed(self.out)} --steps N")
         return 0
 
 
@@ -218,7 +231,7 @@ class Doctor:
         from sfumato.jobs import doctor
 
         report, sound = doctor.report(test=not self.quick)
-        print(report)
+        show(report)
         return 0 if sound else 1
 
 
@@ -232,7 +245,7 @@ DRAW = ("n", "out", "format", "seed", "like")
 WALK = ("steps", "tol", "solver", "w", "eta", "walk", "precision")
 GROUPS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "train": (("how long, and where to", ("steps", "minutes", "out", "config")), ("how", LEARN)),
-    "inspect": (("how long", ("steps", "minutes")), ("how", LEARN)),
+    "inspect": (("how long, and where to", ("steps", "minutes", "out")), ("how", LEARN)),
     "distill": (
         ("how long, and where to", ("cost", "steps", "minutes", "out")),
         ("how", ("kind", "w", "batch", "optim.lr")),
@@ -257,9 +270,20 @@ def _trained(run: Path, what: str) -> int:
     sheets = run / "samples"
     if sheets.is_dir() and any(sheets.iterdir()):
         say(f"look at   {sheets}/, the samples of its previews")
-    say(f"sample    sfumato sample {run} -n 64 --out samples")
-    say(f"measure   sfumato evaluate {run}")
+    if (run / "report.html").is_file():
+        say(f"report    {run / 'report.html'}, in a browser")
+    words = typed(run)
+    say(f"sample    sfumato sample {words} -n 64 --out samples")
+    say(f"measure   sfumato evaluate {words}")
     if what == "trained":
-        say(f"longer    sfumato resume {run} --steps N")
-        say(f"faster    sfumato distill {run}")
+        say(f"longer    sfumato resume {words} --steps N")
+        say(f"faster    sfumato distill {words}")
+    else:
+        say(f"fewer     sfumato sample {words} -n 64 --steps 1 --out fast; any number of steps from 1 up")
     return 0
+
+
+def beside(run: Path) -> Path:
+    """Where the flow map of a run goes: RUN-map, spelt as the run is."""
+    plain = run if run.name not in ("", ".", "..") and not run.is_symlink() else run.resolve()
+    return plain.with_name(plain.name + "-map")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sfumato.errors import Mendable
+from sfumato.errors import Mendable, typed
 
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
 """Signals that ask for it: a scheduler's, Ctrl-C, a closed terminal, a scheduler's first warning."""
@@ -85,4 +85,4 @@ def at_once() -> Iterator[None]:
 
 def go_on(folder: Path, known: bool) -> str:
     """How a run is gone on with: one that has a configuration, or one of a task of one's own."""
-    return f"go on with `sfumato resume {folder}`" if known else f"go on by calling it again with {folder}"
+    return f"go on with `sfumato resume {typed(folder)}`" if known else f"go on by calling it again with {folder}"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.diffusion import Adaptive, key, tree
+from sfumato.diffusion.rng import widest
 from sfumato.training import optim
 from sfumato.training.careful import Careful
 from sfumato.training.ema import PowerEMA, write_snapshot
@@ -100,7 +101,7 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
                 means = {name: float(runtime.mean(mean)) for name, mean in terms.items()} if said else {}
 
                 # one wait for the device a step, so that a bad number stops before it reaches the weights
-                loss, size = torch.stack([total.detach().double(), norm.detach().double()]).tolist()
+                loss, size = torch.stack([value.detach().to(widest(here)) for value in (total, norm)]).tolist()
                 if not math.isfinite(loss + size):
                     raise NonFinite(_explain(task, objective, options, step, here, runtime))
                 state.whole = False

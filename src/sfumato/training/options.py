@@ -17,13 +17,13 @@ class TrainOptions:
     steps: int | None = None
     """Optimiser steps."""
     minutes: float | None = None
-    """Instead of steps: as many as fit into this time, by the speed measured before the start."""
+    """Instead of steps: as many as fit into this time (by the speed measured before the start)."""
     batch: int | None = None
     """Samples per step, over all processes."""
     accumulate: int = 1
     """Split each batch into this many pieces, to save memory."""
     seed: int = 0
-    """Initial weights, data order and noise are functions of it."""
+    """Initial weights, order and noise are functions of it."""
     optim: OptimOptions = field(default_factory=OptimOptions)
     """Optimiser."""
     ema: tuple[float, float] = (0.05, 0.10)

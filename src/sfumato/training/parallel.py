@@ -76,9 +76,9 @@ class Runtime:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device asked for, or the best there is: CUDA, else the CPU."""
+    """The device asked for, or the best there is: CUDA, else Apple's MPS, else the CPU."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     return torch.device(name)
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
-from sfumato.training.telling import QUIET, tell
+from sfumato.training.telling import QUIET, fold, tell
 
 
 def clock(seconds: float) -> str:
@@ -34,6 +34,8 @@ def memory(device: torch.device | str = "cpu") -> float:
 
 LEAST, WIDEST = 6, 40
 """Characters of the bar itself; what there is to say comes before it."""
+INKS = ("magenta", "dim")
+"""Of what is done and of the rest: of the terminal's own palette, to be seen on light and on dark."""
 
 
 def line(name: str, done: int, total: int, notes: Sequence[str], width: int) -> tuple[str, int, str]:
@@ -71,7 +73,8 @@ class _Line(ProgressColumn):
         text = Text(before, no_wrap=True, overflow="crop")
         if bar:
             done, rest = ("#", ".") if self.console.options.ascii_only else ("━", "╌")
-            text.append(" " + done * filled, "bar.complete").append(rest * (bar - filled), "bar.back").append(after)
+            inks = ("", "") if self.console.no_color else INKS
+            text.append(" ").append(done * filled, inks[0]).append(rest * (bar - filled), inks[1]).append(after)
         return text
 
 
@@ -106,13 +109,15 @@ class Watch:
         self.task = self.bar.add_task(name, total=total, completed=start, notes=())
 
     def __enter__(self) -> Watch:
-        self.bar.start()
+        if self.live:  # rich 14.0 ends a bar that was never shown with an empty line
+            self.bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.stop()
+        if self.live:
+            self.bar.stop()
 
     def show(self, done: int, note: str = "") -> None:
         """``done`` of the total are done."""
@@ -135,6 +140,7 @@ class Watch:
         if self.silent:
             return
         if self.live:
-            self.bar.console.print(text, highlight=False, markup=False)
+            whole = fold(text, self.console.width)
+            self.bar.console.print(whole, highlight=False, markup=False, soft_wrap=True)
         else:
             tell(text)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -138,7 +138,7 @@ def _folder(run: Run, data: Path, scan: Scan, side: int, reading: Reading) -> Co
 
     array = gather(scan, side, run.cache / CACHED)
     names = [shown(os.path.relpath(path, data)) for path in scan.files]
-    said = []
+    said = [*_smaller(scan.median_side, side)]
     if scan.ignored:
         kinds = ", ".join(f"{suffix or 'no suffix'} ({n})" for suffix, n in scan.ignored.most_common(8))
         said.append(f"{scan.ignored.total()} files are not read, by their suffix: {kinds}")
@@ -149,6 +149,16 @@ def _folder(run: Run, data: Path, scan: Scan, side: int, reading: Reading) -> Co
         said.append(f"{len(inside)} sub-folders are there and not used as classes (--labels learns them)")
     classes = scan.classes if reading.labelled else ()
     return Content(array, "HWC", names, scan.label_numbers, classes, list(scan.digests), said=tuple(said))
+
+
+def _smaller(whole: int, side: int) -> Iterator[str]:
+    """A word where pictures are learned much smaller than they are: what twice the side costs. Patches as wide as now are
+    four times as many; the network that is chosen keeps their number, with patches twice as wide."""
+    if 2 * side <= whole:
+        yield (
+            f"yours are of {whole} pixels (median), learned at {side}; --side {2 * side}: a step costs about the same with "
+            "patches twice as wide, as chosen by itself, and 4 times as much with --network.patch as it is now"
+        )
 
 
 def _with_every_class(

@@ -58,24 +58,24 @@ class Images(Recipe):
     data: Positional[Path]
     """Folder (searched to any depth), .npy or .npz."""
     side: int | None = None
-    """Pictures are cropped to squares and resized to this many pixels."""
+    """Pictures are cut to squares of this side, in pixels (default: 32 on a CPU, 64 on a GPU, less where they are smaller)."""
     labels: bool = False
-    """Learn the names of the sub-folders, or the labels of a .npz, as classes."""
+    """Learn sub-folders, or the labels of a .npz, as classes."""
     vectors: Path | None = None
     """Learn numbers beside each item as its condition: a .csv whose first column names the picture's file, or a .npy (or the
     array "vectors" of a .npz) with a row for each item of an array file."""
     held_out: float = 0.1
-    """Share of the pictures kept out of training, to measure with."""
+    """Share kept out of training, to measure with."""
     layout: Layout = "auto"
     """Which axis of an array's items is which: channels C, height H, width W, frames T, steps L, numbers D."""
     scale: Scale = "auto"
-    """Whether an array's columns or channels are standardised each by itself or all alike (auto: alike for pictures)."""
+    """Columns or channels of an array standardised: each by itself or all alike (auto: alike for pictures)."""
     black_white: tuple[float, float] | None = None
     """Numbers of an array that are drawn black and white (default: found in the data)."""
     broken_budget: float = 0.01
-    """Share of broken files that is skipped with a warning; more stops the run."""
+    """Share of broken files at most: more stop the run, fewer are skipped with a warning."""
     drop: float = 0.1
-    """Share of training samples whose class and numbers are hidden, for guidance."""
+    """Share trained without class and numbers (for guidance)."""
     network: NetworkOptions = field(default_factory=NetworkOptions)
     """Network."""
     method: MethodOptions = field(default_factory=MethodOptions)
@@ -161,6 +161,17 @@ class Images(Recipe):
         except DataError as error:
             return Look((*lines, f"training would stop: {error}"), bold, False)
         return Look(tuple(lines), bold)
+
+    def glimpse(self, data: Data) -> Image | None:
+        """Pictures of the training part, as they are learned."""
+        from sfumato.data.sheet import sheet
+        from sfumato.training.loader import fetch
+
+        if not data.facts.pictures:
+            return None
+        count = min(64, len(data.train))
+        some = fetch(data.train, [i * len(data.train) // count for i in range(count)]).x
+        return sheet(data.facts.seen(data.facts.items(some.numpy())), least=900)
 
     # ---- network -----------------------------------------------------------------------------------------------------
 
