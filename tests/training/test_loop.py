@@ -39,6 +39,8 @@ from .small import (
 from .test_processes import conversion
 from .worlds import WORLDS
 
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
 
 def learned() -> Task:
     """A task with everything that learns beside the weights, and with dropout."""
@@ -60,14 +62,6 @@ KINDS = {
     "product": (lambda: WORLDS["Product with tokens"].task(times=PerPart(LogitNormal(), 0.5), copies=2), options()),
     "conversion": (lambda: conversion("lagrangian", guided=Guided()), options()),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_disk():
-    """A killed process loses nothing that it wrote: waiting for the disk guards against a power cut alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "_sync", lambda path: None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from sfumato.training import checkpoint, loop, memory, watch
+from sfumato.training import checkpoint, loop, memory, saving, watch
 from sfumato.training.careful import Careful
 from sfumato.training.loader import LoaderDied
 from sfumato.training.memory import Shortage, is_short, parts
@@ -26,12 +29,7 @@ from sfumato.training.telling import tell
 
 from .small import assert_same, child, differences, made, noted, options, small_task, state, trace, train_in_child
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_disk():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "_sync", lambda path: None)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
 @pytest.fixture(scope="module")
@@ -382,15 +380,106 @@ def test_what_is_saved_is_the_state_of_its_step_and_never_are_two_in_flight(tmp_
     with Saver(tmp_path, 3, tell) as saver:
         saver.save(1, live, {})
         assert begun.wait(20)
-        assert threading.current_thread() is threading.main_thread()  # it did not wait for the disk
+        assert saver.busy  # it did not wait for the disk
+        saver.settle()  # nor does the next update
+        assert saver.busy
         live["network"]["a"].fill_(2.0)
         go.set()
         saver.save(2, live, {})
+        saver.settle()
         live["network"]["a"].fill_(3.0)
         saver.save(3, live, {}, now=True)
     assert most == [1]
     for step in (1, 2, 3):
         assert float(checkpoint.load(tmp_path / f"step-{step:08d}").tensors["network"]["a"][0]) == step
+
+
+def test_the_update_waits_for_the_copy_and_the_gradient_does_not(tmp_path: Path, monkeypatch):
+    """The loop takes the copy of a step's state while it works out the next gradient, and changes nothing before it is whole."""
+    copy, update, pieces = saving._copy, loop._update, loop._pieces
+    seen: list[str] = []
+    inside, over = threading.Event(), threading.Event()
+
+    def copied(every, copies):
+        if threading.current_thread() is not threading.main_thread():
+            assert inside.wait(20)  # until the next step works on its gradient
+            over.wait(0.2)  # an update that does not wait is over by then
+        copy(every, copies)
+        seen.append("copied")
+
+    def gradient(state, module, step, rows):
+        found = pieces(state, module, step, rows)
+        seen.append(f"gradient {step}")
+        inside.set() if step == 3 else None
+        return found
+
+    def updated(state, *rest):
+        seen.append(f"update {state.step}")
+        update(state, *rest)
+        over.set() if state.step == 3 else None
+
+    monkeypatch.setattr(saving, "_copy", copied)
+    monkeypatch.setattr(loop, "_update", updated)
+    monkeypatch.setattr(loop, "_pieces", gradient)
+    monkeypatch.setattr(loop, "_save_due", lambda options, step, saved: step == 3)
+    loop.train(small_task(), made(tmp_path), options(steps=5))
+    at = seen.index("gradient 3")
+    assert seen[at : at + 3] == ["gradient 3", "copied", "update 3"]
+
+
+class Restless(torch.nn.Module):
+    """A network that counts its calls and, if told to, changes its own weights in them."""
+
+    def __init__(self, inner, own: bool):
+        super().__init__()
+        self.inner, self.own = inner, own
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, *rows, **condition):
+        if self.training:
+            self.calls += 1
+            if self.own:
+                with torch.no_grad():
+                    next(self.inner.parameters()).mul_(0.999)
+        return self.inner(*rows, **condition)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_a_network_changes_when_it_is_called_is_saved_as_it_was(own: bool, tmp_path: Path, monkeypatch, capsys):
+    """The copy comes late here, after the next forward pass: still no checkpoint may mix two moments."""
+    copy, forward, called = saving._copy, loop.Objective.forward, threading.Event()
+
+    def late(every, copies):
+        if threading.current_thread() is not threading.main_thread():
+            called.wait(20)
+        copy(every, copies)
+
+    def noting(self, *rows):
+        found = forward(self, *rows)
+        called.set()
+        return found
+
+    def task():
+        made_of = small_task()
+        return dataclasses.replace(made_of, network=Restless(made_of.network, own))
+
+    monkeypatch.setattr(loop.Objective, "forward", noting)
+    monkeypatch.setattr(loop, "_save_due", lambda options, step, saved: called.clear() is None)
+    monkeypatch.setattr(saving, "_copy", late)
+    run, how = made(tmp_path), options(steps=4, keep=9)
+    loop.train(task(), run, how)
+    said = capsys.readouterr().err
+    steps = [step for step, _ in checkpoint.older(run.checkpoints, 4)]
+    assert steps == ([3, 2, 0, 4] if own else [3, 2, 1, 0, 4])  # the one that was mixed is not there
+    assert said.count("step 1 was not saved: the network changes its own weights when it is called") == own
+    for step in steps:
+        assert checkpoint.load(run.checkpoints / f"step-{step:08d}").tensors["network"]["calls"] == step
+    end = state(run)
+    assert end["model/calls"] == 4  # what is counted goes with the averaged weights, too
+    again = made(tmp_path / "again")
+    shutil.copytree(run.checkpoints / "step-00000002", again.checkpoints / "step-00000002")
+    loop.train(task(), again, how)
+    assert differences(end, state(again)) == []
 
 
 def test_what_goes_wrong_in_the_thread_comes_out(tmp_path: Path, monkeypatch):
@@ -403,6 +492,11 @@ def test_what_goes_wrong_in_the_thread_comes_out(tmp_path: Path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         saver.wait()
     saver.wait()  # once
+    saver.save(2, groups(1.0), {})
+    while saver.busy:
+        time.sleep(0.001)
+    with pytest.raises(ZeroDivisionError):  # at the next update, and not only where the next save begins
+        saver.settle()
 
 
 def test_without_room_for_a_second_state_it_is_written_at_once(tmp_path: Path, monkeypatch):

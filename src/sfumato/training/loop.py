@@ -103,6 +103,7 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
                 loss, size = torch.stack([total.detach().double(), norm.detach().double()]).tolist()
                 if not math.isfinite(loss + size):
                     raise NonFinite(_explain(task, objective, options, step, here, runtime))
+                saver.settle()  # what is on its way into a checkpoint is that of before the update
                 state.whole = False
                 back = spiked(run, state, saver, step, loss, watch) if state.spikes.see(loss) else None
                 lr = optim.learning_rate(options.optim, step, options.steps, rate)
@@ -266,7 +267,7 @@ def _save(run: Run, step: int, state: State, saver: Saver, now: bool = False) ->
     if step == 0:
         saver.first(step, state.groups(), state.meta())
     else:
-        saver.save(step, state.groups(), state.meta(), now)
+        saver.save(step, state.groups(), state.meta(), now, state.restless)
 
 
 def _explain(

@@ -59,6 +59,12 @@ class State:
         found = {"network": self.objective.network.state_dict(), "ema": self.ema.state(), "optimizer": flat}
         return {**found, **({"learned": learned} if learned else {})}
 
+    @property
+    def restless(self) -> set[tuple[str, str]]:
+        """What may change before the next update: what networks count as they are called, and times and weights of levels."""
+        buffers = {("network", name) for name, _ in self.objective.network.named_buffers()}
+        return buffers | {("learned", name) for name in self.objective.learned_state()}
+
     def meta(self) -> dict[str, Any]:
         """All else, as JSON."""
         _, flat = flatten_optimizer(self.optimizer)

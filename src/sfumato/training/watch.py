@@ -93,9 +93,9 @@ class Averaged:
         self.batches = [batch.to(device) for batch in bunched(task.held_out, held_out)]
 
     def take(self, ema: PowerEMA, width: float | None = None) -> None:
-        """Load the averaged weights of a width (the first by default)."""
+        """Load the averaged weights of a width (the first by default); what is no weight is as the trained network has it."""
         average = ema.averages[ema.widths[0] if width is None else width]
-        self.network.load_state_dict({**self.network.state_dict(), **average})
+        self.network.load_state_dict({**dict(self.task.network.named_buffers()), **average}, strict=False)
 
     @property
     def items(self) -> Tensor | None:
