@@ -54,7 +54,7 @@ def training(width: int, depth: int) -> tuple[State, Callable[[], None], Callabl
     optimizer = optim.build(options.optim, network)
     ema = PowerEMA(dict(network.named_parameters()))
     state = State(task, options, Runtime(0, 1, torch.device("cpu")), objective, optimizer, ema, Spikes())
-    rows = x, torch.randn_like(x), torch.rand(BATCH), {}, None, Streams(key("saving"), range(BATCH))
+    rows: Any = x, torch.randn_like(x), torch.rand(BATCH), {}, None, Streams(key("saving"), range(BATCH))
 
     def gradient() -> None:
         optimizer.zero_grad(set_to_none=True)

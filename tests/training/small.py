@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -129,6 +130,28 @@ def child(work: Callable[[], None]) -> int:
             sys.stderr.flush()
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def processes(work: Callable[[], None], world: int) -> list[int]:
+    """Do work in so many processes that know of each other; returns their exit statuses, the first one's first. Raises OSError
+    where there are no local sockets."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+    def rank(number: int) -> Callable[[], None]:
+        def ranked() -> None:
+            place = {"RANK": number, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            os.environ.update({word: str(value) for word, value in place.items()} if world > 1 else {})
+            work()
+
+        return ranked
+
+    others = []
+    for number in range(1, world):
+        if (pid := os.fork()) == 0:
+            os._exit(child(rank(number)) & 255)
+        others.append(pid)
+    return [child(rank(0)), *(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in others)]
 
 
 def train_in_child(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from sfumato.training.objective import Objective, Task, plain
 from sfumato.training.optim import OptimOptions
 from sfumato.training.parallel import Runtime
 
-from .small import child, made, options, slow
+from .small import made, options, processes, slow
 from .worlds import CLASSES, COUNT, WORLDS, small
 
 CPU = torch.device("cpu")
@@ -129,31 +127,13 @@ def trained(name: str, folder: Path, world: int) -> tuple[dict[str, Tensor], dic
     """Ten steps of plain descent by so many processes: the weights, and the last line about steps in the log."""
     run = made(folder)
     how = options(batch=8, optim=OptimOptions(lr=0.02, clip=1.0), save_seconds=3600, previews=1)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
 
-    def rank(number: int) -> Callable[[], None]:
-        def work() -> None:
-            place = {"RANK": number, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            os.environ.update({word: str(value) for word, value in place.items()})
-            # plain descent is linear in the gradient: AdamW would blow up rounding where a gradient is nearly zero
-            loop.optim.build = lambda options, model, extra: torch.optim.SGD([*model.parameters(), *extra], lr=1.0)
-            loop.train(TASKS[name](), run, how)
+    def work() -> None:
+        # plain descent is linear in the gradient: AdamW would blow up rounding where a gradient is nearly zero
+        loop.optim.build = lambda options, model, extra: torch.optim.SGD([*model.parameters(), *extra], lr=1.0)
+        loop.train(TASKS[name](), run, how)
 
-        return work
-
-    def all_of_them() -> None:
-        if world == 1:
-            rank(0)()
-            return
-        other = os.fork()
-        if other == 0:
-            os._exit(child(rank(1)) != 0)
-        mine = child(rank(0))
-        assert os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]) == 0
-        assert mine == 0
-
-    assert child(all_of_them) == 0
+    assert processes(work, world) == [0] * world
     return checkpoint.read_tensors(run.model), next(record for record in run.records() if record.get("lr"))
 
 

@@ -235,6 +235,13 @@ def _retain(folder: Path, step: int, keep: int) -> None:
                     _discard(path)
 
 
+def forget(folder: Path, after: int) -> None:
+    """Take away the checkpoints of steps past ``after``. Raises OSError where one stays."""
+    for number, path in reversed(_steps(Path(folder))):
+        if number > after:
+            _discard(path)
+
+
 def _discard(path: Path) -> None:
     # Renamed first: a kill in the middle of the deletion then leaves litter that is known as such, not half a step.
     away = path.with_name(f".tmp-{path.name}.old-{os.getpid()}")

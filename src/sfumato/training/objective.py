@@ -185,6 +185,7 @@ class Objective(nn.Module):
     def __init__(self, task: Task, bf16: bool, compiled: bool = False):
         super().__init__()
         self.network = task.network
+        self.bf16, self.compiled = bf16, compiled
         self.uncertainty = LearnedUncertainty() if task.uncertainty else None
         self.times = task.times if isinstance(task.times, nn.Module) else None
         network: Any = torch.compile(task.network) if compiled else task.network
