@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfumato.training import checkpoint, loop, rollback
+from sfumato.training import checkpoint, loop, skipped
 from sfumato.training.objective import Task
 from sfumato.training.run import Run, RunError, sealed
 from sfumato.training.spikes import MOST, WARM, Spikes
@@ -123,7 +123,7 @@ def test_the_run_is_as_if_it_had_never_seen_the_batch(fault: str, never: Run, tm
 
     assert train_in_child(run, how, counting, plant) == 0
     same(run, never)
-    assert rollback.read(run) == {BAD}
+    assert skipped.read(run) == {BAD}
     (event,) = [record for record in run.records() if "spike" in record]
     assert event["step"] == (BAD if fault != "ruined weights" else BAD + 1)
     assert len(event["items"]) == 8
@@ -145,7 +145,7 @@ def test_without_being_asked_a_spike_is_logged_and_learned_from(tmp_path: Path):
     assert event["spike"] > 100 * event["usual"]
     assert event["norm"] > 0
     assert (BAD - 1, 0) in trace(run)
-    assert rollback.read(run) == set()
+    assert skipped.read(run) == set()
     assert state(run)["network/calls"] == 40
 
 
@@ -164,7 +164,7 @@ def test_a_kill_on_the_way_back_changes_nothing(point: str, never: Run, tmp_path
 
     def fatal() -> None:
         plant()
-        write, forget, restore, draw = rollback.write, checkpoint.forget, loop.State.restore, loop._draw
+        write, forget, restore, draw = skipped.write, checkpoint.forget, loop.State.restore, loop._draw
         seen: list[int] = []
 
         def drawn(task, how, at, *rest):
@@ -185,14 +185,14 @@ def test_a_kill_on_the_way_back_changes_nothing(point: str, never: Run, tmp_path
             return called
 
         loop._draw = drawn
-        rollback.write = after(write, point in POINTS[:2], point == POINTS[0])
+        skipped.write = after(write, point in POINTS[:2], point == POINTS[0])
         checkpoint.forget = after(forget, point == "forgotten")
         loop.State.restore = after(restore, point == "restored")
 
     assert train_in_child(run, how, counting, fatal) == -signal.SIGKILL
     assert train_in_child(run, how, counting, plant) == 0
     same(run, never)
-    assert rollback.read(run) == {BAD}
+    assert skipped.read(run) == {BAD}
     assert f"step-{BAD:08d}" in [path.name for path in run.checkpoints.iterdir()]  # saved anew, of the good weights
     assert BAD in checkpoint.load(run.checkpoints / f"step-{BAD:08d}").meta["skipped"]
 
@@ -215,7 +215,7 @@ def test_two_processes_go_back_together(fault: str, tmp_path: Path):
         except OSError:
             pytest.skip("no local sockets here")
     assert differences(state(runs["back"]), state(runs["never"])) == []
-    assert rollback.read(runs["back"]) == {BAD}
+    assert skipped.read(runs["back"]) == {BAD}
 
 
 def test_a_run_that_may_be_rolled_back_is_still_the_same_after_a_break(tmp_path: Path):
@@ -248,7 +248,7 @@ def test_with_no_checkpoint_from_before_it_says_so_and_goes_on(tmp_path: Path):
     assert train_in_child(run, how, small_task, plant) == 0
     said = (run.path / "stderr.txt").read_text()
     assert f"no checkpoint from before step {BAD} is left to go back to" in said
-    assert rollback.read(run) == set()
+    assert skipped.read(run) == set()
 
 
 def test_batches_are_left_out_so_often_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -263,7 +263,7 @@ def test_batches_are_left_out_so_often_and_no_more(tmp_path: Path, monkeypatch: 
     run = made(tmp_path)
     with pytest.raises(loop.NonFinite, match=f"step {5 + MOST}: "):
         loop.train(small_task(), run, dataclasses.replace(HOW, rollback=True))
-    assert rollback.read(run) == set(range(6, 6 + MOST))
+    assert skipped.read(run) == set(range(6, 6 + MOST))
 
 
 def test_a_spike_is_told_from_the_noise_of_the_loss_and_from_no_number():
@@ -280,7 +280,7 @@ def test_a_spike_is_told_from_the_noise_of_the_loss_and_from_no_number():
 
 def test_a_damaged_list_is_named(tmp_path: Path):
     run = made(tmp_path)
-    (run.path / rollback.FILE).write_text(sealed({"steps": [7]}).replace("7", "8"))
+    (run.path / skipped.FILE).write_text(sealed({"steps": [7]}).replace("7", "8"))
     with pytest.raises(
         RunError, match=r"skipped\.json: cannot be read \(it is damaged, its checksum differs\); restore it"
     ):
@@ -290,7 +290,7 @@ def test_a_damaged_list_is_named(tmp_path: Path):
 def test_where_every_checkpoint_has_learned_from_it_nothing_is_gone_on_from(tmp_path: Path):
     run = made(tmp_path)
     loop.train(small_task(), run, options(steps=4, keep=1))
-    rollback.write(run, {3})
+    skipped.write(run, {3})
     with pytest.raises(checkpoint.CheckpointError, match=r"every checkpoint has learned from a batch .* \(step 3\)"):
         loop.train(small_task(), run, options(steps=6, keep=1))
     assert [path.name for path in run.checkpoints.iterdir()] == ["step-00000004"]

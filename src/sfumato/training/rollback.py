@@ -4,52 +4,20 @@ The loss of step s has a spike. Either its batch is strange, and then the weight
 good: the step is left out. Or the weights are, by what they learned from the batch before: then a batch that was usual is
 strange to them now. In that case the run goes back to a checkpoint from before and walks the same steps again, to the bit,
 but for that batch.
-
-Which steps are left out stands in `skipped.json` before anything else is done about it. A checkpoint knows which of them it
-has left out; one that should have and has not is of a past that is no more, wherever a kill came between.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sfumato.training import checkpoint
+from sfumato.training import checkpoint, skipped
 from sfumato.training.careful import reason
-from sfumato.training.run import Run, RunError, sealed, unsealed, write_text
+from sfumato.training.run import Run
+from sfumato.training.saving import Saver
 from sfumato.training.spikes import MOST
-
-if TYPE_CHECKING:
-    from sfumato.training.saving import Saver
-    from sfumato.training.state import State
-
-FILE = "skipped.json"
-
-
-def read(run: Run) -> set[int]:
-    """Steps, counted from 1, that a run has found it must leave out. Raises RunError for a file that is damaged."""
-    path = run.path / FILE
-    try:
-        steps = unsealed(path.read_text(encoding="utf-8"))["steps"]
-        return {int(step) for step in steps}
-    except FileNotFoundError:
-        return set()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path}: cannot be read ({error}); restore it, or delete it: the batches it names are learned from then"
-        ) from error
-
-
-def write(run: Run, steps: Iterable[int]) -> None:
-    """The file, whole or not at all. Raises OSError."""
-    write_text(run.path / FILE, sealed({"steps": sorted(steps)}))
-
-
-def stale(found: checkpoint.Checkpoint, steps: set[int]) -> bool:
-    """Whether a checkpoint has learned from one of the steps that are to be left out."""
-    return bool({step for step in steps if step <= found.step} - set(found.meta.get("skipped", ())))
+from sfumato.training.state import State
 
 
 def culprit(state: State, step: int, again: Callable[[int], float]) -> int:
@@ -102,7 +70,7 @@ def spiked(
     state.runtime.barrier()
     if first:
         try:
-            write(run, state.found)
+            skipped.write(run, state.found)
             checkpoint.forget(run.checkpoints, which - 1)
         except OSError as error:
             say(f"warning: what is left out could not be written down ({reason(error)})")

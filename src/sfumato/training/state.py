@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sfumato.errors import Mendable
-from sfumato.training import checkpoint, rollback
+from sfumato.training import checkpoint, skipped
 from sfumato.training.careful import reason
 from sfumato.training.ema import PowerEMA
 from sfumato.training.leaving import go_on
@@ -74,9 +74,9 @@ class State:
         """All else, as JSON."""
         _, flat = flatten_optimizer(self.optimizer)
         settings = settings_of(self.objective.network)
-        skipped = sorted(step for step in self.skipped if step <= self.step)
+        past = sorted(step for step in self.skipped if step <= self.step)
         return {"optimizer": flat, "seed": self.options.seed, "network": settings, "spikes": self.spikes.state(),
-                "threads": self.threads, "skipped": skipped}  # fmt: skip
+                "threads": self.threads, "skipped": past}  # fmt: skip
 
     def restore(self, found: checkpoint.Checkpoint) -> int:
         """Everything as it was in a checkpoint; returns its step."""
@@ -145,7 +145,7 @@ def left(run: Run, state: State, saver: Saver) -> str:
 def load(run: Run, state: State) -> int:
     """Restore the newest whole checkpoint into everything; returns its step, 0 if there is none. One that has learned from a
     batch that the run was to forget is of a past that is no more, and is taken away."""
-    state.found = rollback.read(run)
+    state.found = skipped.read(run)
     state.skipped = state.found | set(state.options.skip_steps)
     path, complaints = checkpoint.newest(run.checkpoints)
     for complaint in complaints:
@@ -159,10 +159,10 @@ def load(run: Run, state: State) -> int:
     found = checkpoint.load(path)
     newest = found.step
     for _, path in checkpoint.older(run.checkpoints, newest):  # the newest once more at the end
-        if not rollback.stale(found, state.found):
+        if not skipped.stale(found, state.found):
             break
         found = checkpoint.load(path)
-    if rollback.stale(found, state.found):
+    if skipped.stale(found, state.found):
         raise checkpoint.CheckpointError(
             f"{run.checkpoints}: every checkpoint has learned from a batch that was to be forgotten (step {min(state.found)}); "
             "train again with --out elsewhere"
