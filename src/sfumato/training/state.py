@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,7 +78,16 @@ class State:
         settings = settings_of(self.objective.network)
         past = sorted(step for step in self.skipped if step <= self.step)
         return {"optimizer": flat, "seed": self.options.seed, "network": settings, "spikes": self.spikes.state(),
-                "threads": self.threads, "skipped": past}  # fmt: skip
+                "threads": self.threads, "skipped": past, "trained": self.trained()}  # fmt: skip
+
+    def trained(self) -> dict[str, Any]:
+        """What the course of training depends on besides the state and the number of steps, as JSON; a change of it in the
+        middle of a run is possible, and another run."""
+        plain = dataclasses.asdict(self.options)
+        kept = {name: plain[name] for name in ("seed", "batch", "accumulate", "optim", "precision")}
+        process = repr(self.task.process)
+        told = {"process": process} if len(process) < 500 and " at 0x" not in process else {}
+        return json.loads(json.dumps({**kept, **told, "torch": torch.__version__}))
 
     def restore(self, found: checkpoint.Checkpoint) -> int:
         """Everything as it was in a checkpoint; returns its step."""
@@ -172,4 +183,16 @@ def load(run: Run, state: State) -> int:
     state.runtime.barrier()
     checkpoint.fits(found.tensors["network"], state.objective.network.state_dict(), f"{path}",
                     found.meta.get("network"), settings_of(state.objective.network))  # fmt: skip
+    then, now = found.meta.get("trained"), state.trained()
+    if then is not None and state.runtime.first and (changed := list(_changed(then, now))):
+        tell(f"warning: this run was begun otherwise ({', '.join(changed)}): it goes on as if it had not been")
     return state.restore(found)
+
+
+def _changed(then: Any, now: Any, path: str = "") -> Iterator[str]:
+    """What differs between two trees of options, in words; what only one of them has is of another revision."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for name in then.keys() & now.keys():
+            yield from _changed(then[name], now[name], f"{path}.{name}" if path else name)
+    elif then != now:
+        yield f"{path} was {then} and is {now}"
