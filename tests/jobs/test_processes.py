@@ -215,7 +215,7 @@ def mortal(state, module, step, rows):
     return pieces(state, module, step, rows)
 
 loop._pieces = mortal
-loop.train(small_task(), Run(out), options(save_seconds=1e-9 if dies else 3600, steps=8))
+loop.train(small_task(), made(out), options(save_seconds=1e-9 if dies else 3600, steps=8))
 """
 
 
