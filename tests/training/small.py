@@ -87,8 +87,8 @@ def noted(run: Run) -> Iterator[None]:
                 now.clear()
             return value, losses, means
 
-    def drawn(task: Any, options: Any, step: int, offset: int, batch: Any, device: Any) -> Any:
-        found = draw(task, options, step, offset, batch, device)
+    def drawn(task: Any, options: Any, step: int, offset: int, batch: Any, *rest: Any) -> Any:
+        found = draw(task, options, step, offset, batch, *rest)
         now.update(step=step, place=offset, items=batch.indices)
         now.update({f"label {name}": value.tolist() for name, value in found.condition.items()})
         for name in ("x", "t", "z"):

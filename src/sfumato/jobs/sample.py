@@ -51,14 +51,15 @@ def sample(model: Model, n: int | None, ask: Any, out: Path | None = None, suffi
     queries = model.recipe.queries(model, ask, n)
     place.check()
     shown: list[tuple[int, Any]] = []
-    calls: list[int] = []
+    calls: dict[int, int] = {}
     done: list[Path] = []
     with Watch("sample", len(queries), unit="samples") as watch:
 
         def things() -> Iterator[tuple[int, Any]]:
             count = 0
             for drawn in parts:
-                calls.extend(drawn.scores["calls"].tolist() if "calls" in drawn.scores else ())
+                if "calls" in drawn.scores:
+                    calls.update(zip(drawn.numbers, drawn.scores["calls"].tolist(), strict=True))
                 pairs = list(zip(drawn.numbers, recipe.things(model, queries, drawn), strict=True))
                 shown.extend(pairs[: SHOWN - len(shown)])
                 yield from pairs
@@ -85,11 +86,12 @@ def sample(model: Model, n: int | None, ask: Any, out: Path | None = None, suffi
                 sheet.save(done[-1])
             if calls and not recipe.single:
                 done.insert(0, place.folder / "calls.json")
-                write_text(done[0], json.dumps(calls))
+                write_text(done[0], json.dumps([calls[number] for number in sorted(calls)]))
             place.note(done, making)
     if calls:
-        mean = sum(calls) / len(calls)
-        say(f"network calls of a sample: {mean:.1f} on average, {min(calls)} to {max(calls)}")
+        mean = sum(calls.values()) / len(calls)
+        least, most = min(calls.values()), max(calls.values())
+        say(f"network calls of a sample: {mean:.1f} on average, {least} to {most}")
     return done
 
 

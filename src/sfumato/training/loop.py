@@ -25,7 +25,7 @@ from sfumato.training.ema import PowerEMA, write_snapshot
 from sfumato.training.leaving import Asked, Stopped, asked
 from sfumato.training.loader import Batch, batches
 from sfumato.training.memory import is_short, parts, release, shortage
-from sfumato.training.objective import Noised, Objective, Task, bf16_pays, evaluating, noised, observe, parted
+from sfumato.training.objective import Gather, Noised, Objective, Task, bf16_pays, evaluating, noised, observe, parted
 from sfumato.training.options import TrainOptions
 from sfumato.training.pace import DEFAULT, Pace
 from sfumato.training.parallel import Runtime, launched
@@ -182,7 +182,9 @@ def _again(state: State, step: int) -> float:
     total = torch.zeros((), device=runtime.device)
     with evaluating(state.objective.network):
         for i, batch in enumerate(pieces):
-            rows = _draw(task, options, at, i * (options.batch // options.accumulate), batch, runtime.device)
+            rows = _draw(
+                task, options, at, i * (options.batch // options.accumulate), batch, runtime.device, runtime.gathers
+            )
             for part, share in parts(rows, state.split, task.copies):
                 total += state.objective(*part)[1].mean() * share / options.accumulate
     return float(runtime.mean(total))
@@ -278,7 +280,7 @@ def _pieces(
     terms: dict[str, Tensor] = {}
     seen: list[tuple[Tensor, Tensor]] = []
     for i, batch in enumerate(pieces):
-        whole = _draw(task, options, step, i * piece, batch, here)
+        whole = _draw(task, options, step, i * piece, batch, here, state.runtime.gathers)
         for rows, share in parts(whole, state.split, task.copies):
             value, losses, means = module(*rows)
             (value * share / options.accumulate).backward()
@@ -303,11 +305,19 @@ def _steps(task: Task, options: TrainOptions, start: int, runtime: Runtime) -> I
         yield step, [next(found) for _ in range(k)]
 
 
-def _draw(task: Task, options: TrainOptions, step: int, offset: int, batch: Batch, device: torch.device) -> Noised:
+def _draw(
+    task: Task,
+    options: TrainOptions,
+    step: int,
+    offset: int,
+    batch: Batch,
+    device: torch.device,
+    gather: Gather | None = None,
+) -> Noised:
     """Data, noise, times and condition of a piece: functions of (seed, step, place in the global batch)."""
     assert options.batch is not None
     rows = dataclasses.replace(batch, places=batch.places + offset)
-    return noised(task, rows, key("train", options.seed), step * options.batch, options.batch, device)
+    return noised(task, rows, key("train", options.seed), step * options.batch, options.batch, device, gather)
 
 
 def _extra(objective: Objective) -> list[nn.Parameter]:
@@ -344,9 +354,10 @@ def _explain(
     assert options.batch is not None
     torch.manual_seed(key("network", options.seed, step, runtime.rank))
     objective.zero_grad(set_to_none=True)
-    for i, batch in enumerate(pieces):
-        place = i * (options.batch // options.accumulate)
-        piece = _draw(task, options, step, place, batch, device)
+    each = options.batch // options.accumulate
+    # all of them first: where processes share them, none may leave while another one waits for it
+    drawn = [_draw(task, options, step, i * each, batch, device, runtime.gathers) for i, batch in enumerate(pieces)]
+    for batch, piece in zip(pieces, drawn, strict=True):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout as it was for what follows
             rows, where = blame(objective, piece)
         if rows:
@@ -360,7 +371,7 @@ def _explain(
                 f"step {step}: the loss is not finite; first bad value in {where}; samples: {files}{more}. The weights are "
                 "as before this step and the last checkpoint is whole; look at these files, or lower --optim.lr"
             )
-        objective(*_draw(task, options, step, place, batch, device))[0].backward()
+        objective(*piece)[0].backward()
     whole = "The weights are as before this step and the last checkpoint is whole"
     slopes = {n: p.grad for n, p in objective.named_parameters() if p.grad is not None}
     bad = [n for n, slope in slopes.items() if not bool(torch.isfinite(slope).all())]
