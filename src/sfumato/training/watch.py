@@ -138,7 +138,8 @@ class Averaged:
         z = self.task.process.prior(some, Streams(key("grid"), range(len(some)), self.device))
         finest: float = getattr(self.task.process, "finest", 0.0)
         told = Bound.of(self.denoiser, self.told(len(some)))  # bound here: a condition may be called "points", too
-        return auto(told, z, finest=finest)
+        weight = self.batches[0].weight
+        return auto(told, z, finest=finest, weight=None if weight is None else weight[:count])
 
     def finish(self, ema: PowerEMA, step: int | None = None) -> None:
         """Write what a user takes away: the averaged weights, and what the run measured of itself for its walks; without that
