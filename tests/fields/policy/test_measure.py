@@ -53,6 +53,18 @@ def test_a_run_is_put_to_the_test(run: Path):
     assert not (run / "fan.png").exists()  # its actions are no places in its picture
 
 
+def test_an_evaluation_finds_at_its_start_what_it_lacks(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    monkeypatch.setattr(
+        "sfumato.fields.policy.simulators.rollout.rollout", lambda *_, **__: pytest.fail("an episode was played")
+    )
+    for words, message in (
+        ([], "give the environment to play in"),
+        (["--environment", "nowhere/Nothing-v0"], "nowhere/Nothing-v0"),
+    ):
+        assert sfumato("evaluate", run, *words) == 1
+        assert message in capsys.readouterr().err
+
+
 def test_the_command_plays_a_policy_and_measures_pictures_each_with_its_own_options(
     run: Path, capsys: pytest.CaptureFixture[str]
 ):
