@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sfumato import networks
 from sfumato.training import checkpoint, loop, memory, saving, watch
 from sfumato.training.careful import Careful
 from sfumato.training.loader import LoaderDied
@@ -355,6 +356,32 @@ def test_a_held_out_loss_without_memory_is_left_out(tmp_path: Path, monkeypatch,
     loop.train(small_task(), run, options(previews=2))
     assert capsys.readouterr().err.count("the held-out loss failed") == 1
     assert run.model.is_file()
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_what_a_run_takes_on_the_disk_is_known_before(kind, tmp_path: Path):
+    """Whole checkpoints and snapshots, to the headers of their files."""
+    size = lambda folder: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())  # noqa: E731
+    task = small_task()
+    task = dataclasses.replace(
+        task, network=networks.choose((3, 8, 8), count=32, classes=3, width=96, depth=2, patch=4)
+    )
+    how, run = options(steps=6, optim=OptimOptions(kind=kind), snapshots=3, keep=2), made(tmp_path)
+    first, later = memory.state(task.network, how)
+    loop.train(task, run, how)
+    checkpoints = sorted(run.checkpoints.iterdir())
+    assert len(checkpoints) == 2
+    assert all(size(path) == pytest.approx(later, rel=0.06) for path in checkpoints)
+    planned = memory.stored(task.network, how, saves=6)  # one more checkpoint is there for a moment
+    assert size(run.checkpoints) + later + size(run.snapshots) + run.model.stat().st_size == pytest.approx(
+        planned, rel=0.06
+    )
+    short = made(tmp_path / "short")
+    loop.train(task, short, dataclasses.replace(how, save_seconds=3600, snapshots=0))
+    assert size(short.checkpoints) == pytest.approx(first + later, rel=0.06)
+    assert size(short.checkpoints) + short.model.stat().st_size == pytest.approx(
+        memory.stored(task.network, dataclasses.replace(how, snapshots=0), saves=0.1), rel=0.06
+    )
 
 
 # ---- saving beside the training ------------------------------------------------------------------------------------------

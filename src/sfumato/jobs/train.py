@@ -38,6 +38,8 @@ class Plan:
     data: Data
     task: Task
     cost: Cost
+    prepared: int
+    """Bytes of the data as the run keeps them."""
 
     def lines(self) -> Iterator[str]:
         """The plan in words."""
@@ -56,8 +58,27 @@ class Plan:
         yield f"training  {train.steps} steps of batch {train.batch} ({epochs:.1f} epochs), {train.optim.kind}"
         yield (
             f"cost      {self.cost.seconds:.3g} s a step, about {clock(self.cost.seconds * train.steps)} in all on this machine, "
-            f"{self.cost.memory:.1f} GB"
+            f"{self.memory:.2f} GB"
         )
+        yield f"disk      {self.disk / 1e6:,.0f} MB at most, of which {self.prepared / 1e6:,.0f} MB are the prepared data"
+
+    @property
+    def memory(self) -> float:
+        """GB at the peak: what was measured, and on the CPU the copy of the state from which checkpoints are written."""
+        from sfumato.training.memory import state
+        from sfumato.training.parallel import pick_device
+
+        copied = state(self.task.network, self.training)[1] if pick_device().type == "cpu" else 0.0
+        return self.cost.memory + copied / 1e9
+
+    @property
+    def disk(self) -> float:
+        """Bytes that the run will take on the disk at its fullest, previews and logs aside."""
+        from sfumato.training.memory import stored
+
+        assert self.training.steps is not None
+        saves = self.cost.seconds * self.training.steps / self.training.save_seconds
+        return self.prepared + stored(self.task.network, self.training, saves)
 
 
 def choose_steps(count: int, batch: int, seconds: float) -> int:
@@ -86,7 +107,8 @@ def plan(recipe: Recipe, training: TrainOptions, run: Run, tell: Say = say) -> P
             choose_steps(len(data.train), batch, cost.seconds) if minutes is None else int(minutes * 60 / cost.seconds)
         )
     training = dataclasses.replace(training, batch=batch, steps=max(1, steps))
-    return Plan(recipe.settled(task.network), training, data, task, cost)
+    kept = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
+    return Plan(recipe.settled(task.network), training, data, task, cost, kept)
 
 
 def _measured(task: Task, training: TrainOptions, batch: int, tell: Say) -> tuple[TrainOptions, Cost]:
