@@ -156,10 +156,11 @@ def _holder(lock: Path) -> str | None:
         return None
     if host not in ("", socket.gethostname()):
         return f"{pid} on {host}"
-    return pid if number != os.getpid() and _alive(number) else None
+    return pid if number != os.getpid() and alive(number) else None
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether there is a process of this number on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
