@@ -24,7 +24,7 @@ from torch import Tensor
 from sfumato import networks
 from sfumato.data import ArrayDataset, Statistics
 from sfumato.diffusion import Adaptive, Gaussian, Linear, key, tree
-from sfumato.training import checkpoint, loop
+from sfumato.training import checkpoint, loop, whole
 from sfumato.training.objective import Objective, Task
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run
@@ -195,7 +195,7 @@ def at_point(count: int) -> Callable[[], None]:
             if next(passed, count) == count:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        checkpoint._reached = reached
+        whole.reached = reached
 
     return plant
 

@@ -15,7 +15,7 @@ import torch
 
 from sfumato.adapting.flow_map import Guided
 from sfumato.diffusion import Adaptive, LogitNormal, PerPart, optimal_transport
-from sfumato.training import checkpoint, loop
+from sfumato.training import checkpoint, loop, whole
 from sfumato.training.objective import Task
 from sfumato.training.optim import OptimOptions
 from sfumato.training.options import TrainOptions
@@ -242,7 +242,7 @@ def test_a_second_signal_ends_at_once_and_leaves_the_older_checkpoint(number: in
             if point == "after_file:ema" and (run.checkpoints / "step-00000003").exists():
                 signal.raise_signal(number)
 
-        loop._draw, checkpoint._reached = drawn, reached
+        loop._draw, whole.reached = drawn, reached
 
     assert train_in_child(run, options(), before=plant) == 128 + number
     path, complaints = checkpoint.newest(run.checkpoints)
