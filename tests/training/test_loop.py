@@ -313,6 +313,12 @@ def test_a_bad_number_in_the_data_names_step_file_and_time(accumulate: int, stra
     assert message.startswith(f"step {step}: the loss is not finite; first bad value in the data itself")
     assert f"{item:02d}.png (t = 0." in message
     assert message.count(".png") == 1
+    assert f"the batch is in bad-step-{step}.safetensors" in message
+    kept = checkpoint.read_tensors(run.path / f"bad-step-{step}.safetensors")
+    rows = [i for i, number in enumerate(kept["indices"].tolist()) if number == item]
+    assert [i for i in range(len(kept["x"])) if not kept["x"][i].isfinite().all()] == rows
+    assert f"(t = {float(kept['t'][rows[0]]):.4f})" in message
+    assert kept["condition.label"].shape == (8 // accumulate,)
     assert place < 8
     assert isinstance(task.times, Adaptive)
     assert torch.isfinite(task.times.errors).all()
@@ -328,7 +334,7 @@ def test_a_bad_loss_names_the_layer_and_the_files(straight, tmp_path: Path):
 
     inner.register_forward_hook(spoil)
     message = refused(task, made(tmp_path))
-    assert message.startswith(f"step 3: the loss is not finite; first bad value in layer {name}; samples: ")
+    assert message.startswith(f"step 3: the loss is not finite; first bad value in layer {name} (float32); samples: ")
     files = [f"{i:02d}.png (t = 0." for i in trace(straight("plain"))[3, 0]["items"]]
     assert all(file in message for file in files[:4])
     assert "and 4 more" in message
@@ -344,7 +350,7 @@ def test_bad_weights_name_their_layer(tmp_path: Path):
     found.tensors["network"][name][0, 0] = torch.nan
     checkpoint.save(tmp_path / "bad" / "checkpoints", 2, found.tensors, found.meta)
     spoilt = Run(tmp_path / "bad")
-    with pytest.raises(loop.NonFinite, match=rf"^step 2: .* layer {name.rpartition('.')[0]};"):
+    with pytest.raises(loop.NonFinite, match=rf"^step 2: .* layer {name.rpartition('.')[0]} \(float32\);"):
         loop.train(small_task(), spoilt, options())
     assert all(torch.equal(before[n], p) for n, p in task.network.state_dict().items())
     assert checkpoint.newest(spoilt.checkpoints)[0].name == "step-00000002"

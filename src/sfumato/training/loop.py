@@ -35,7 +35,7 @@ from sfumato.training.saving import Saver
 from sfumato.training.spikes import Spikes
 from sfumato.training.state import Kept, NonFinite, State, left, load
 from sfumato.training.telling import tell
-from sfumato.training.watch import Averaged, blame, tensorboard
+from sfumato.training.watch import Averaged, blame, dump, tensorboard
 
 __all__ = ["NonFinite", "Stopped", "train"]
 
@@ -153,14 +153,14 @@ def _learned(desk: Desk, module: nn.Module, step: int, pieces: list[Batch]) -> b
     loss, size = torch.stack([total.detach().double(), norm.detach().double()]).tolist()
     finite = math.isfinite(loss + size)
     if not finite and not options.rollback:
-        raise NonFinite(_explain(state.task, state.objective, options, step, runtime.device, runtime))
+        raise NonFinite(_explain(desk.run, state, step))
     if not finite or state.spikes.see(loss):
         items = [state.task.train.name(i) for batch in pieces for i in batch.indices]
         found = rollback.spiked(
             desk.run, state, desk.saver, step + 1, loss, size, items, desk.watch.say, partial(_again, state)
         )
         if found is None and not finite:
-            raise NonFinite(_explain(state.task, state.objective, options, step, runtime.device, runtime))
+            raise NonFinite(_explain(desk.run, state, step))
         if found is not None:
             state.uncount(counted) if found == step else None
             return found == step
@@ -341,15 +341,10 @@ def _save(run: Run, step: int, state: State, saver: Saver, now: bool = False) ->
         saver.save(step, state.groups(), state.meta(), now, state.restless)
 
 
-def _explain(
-    task: Task,
-    objective: Objective,
-    options: TrainOptions,
-    step: int,
-    device: torch.device,
-    runtime: Runtime,
-) -> str:
+def _explain(run: Run, state: State, step: int) -> str:
     """Run the step again, just as it was, and name what is not finite."""
+    task, objective, options, runtime = state.task, state.objective, state.options, state.runtime
+    device = runtime.device
     _, pieces = next(_steps(task, options, step, runtime))
     assert options.batch is not None
     torch.manual_seed(key("network", options.seed, step, runtime.rank))
@@ -367,6 +362,9 @@ def _explain(
                 for r in rows[:4]
             )
             more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
+            kept = run.path / f"bad-step-{step}{f'-{runtime.rank}' if runtime.world > 1 else ''}.safetensors"
+            if dump(kept, step, batch.indices, piece):
+                more += f"; the batch is in {kept.name}"
             return (
                 f"step {step}: the loss is not finite; first bad value in {where}; samples: {files}{more}. The weights are "
                 "as before this step and the last checkpoint is whole; look at these files, or lower --optim.lr"
