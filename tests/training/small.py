@@ -117,6 +117,8 @@ def child(work: Callable[[], None]) -> int:
     pid = os.fork()
     if pid == 0:
         code = 1
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and under nohup
         try:
             work()
             code = 0
