@@ -58,7 +58,7 @@ class Plan:
         yield f"training  {train.steps} steps of batch {train.batch} ({epochs:.1f} epochs), {train.optim.kind}"
         yield (
             f"cost      {self.cost.seconds:.3g} s a step, about {clock(self.cost.seconds * train.steps)} in all on this machine, "
-            f"{self.memory:.2f} GB"
+            f"previews aside, {self.memory:.2f} GB"
         )
         yield f"disk      {self.disk / 1e6:,.0f} MB at most, of which {self.prepared / 1e6:,.0f} MB are the prepared data"
 
