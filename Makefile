@@ -34,6 +34,7 @@ lint: install
 # DATA=PATH: quality per second on your own folder of pictures too
 bench: install
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.saving
 	$(BIN)/python -m benchmarks.overhead_peers
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.seconds

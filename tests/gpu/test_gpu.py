@@ -26,6 +26,7 @@ from sfumato import networks
 from sfumato.diffusion import Adaptive
 from sfumato.training import checkpoint
 from sfumato.training.optim import OptimOptions
+from sfumato.training.saving import Saver
 
 CHOSEN = os.environ.get("GPU_TESTS_ON", "cuda")
 DEVICE = torch.device(CHOSEN)
@@ -161,6 +162,23 @@ def test_ten_steps_are_five_and_five_more(tmp_path: Path, times: str) -> None:
     assert max(apart.values()) < 1e-5, max(apart, key=lambda name: apart[name])
     started = checkpoint.load(tmp_path / "straight/checkpoints/step-00000005").tensors["network"]
     assert any(not torch.equal(value, straight[f"network/{name}"]) for name, value in started.items())
+
+
+def test_a_background_save_holds_the_state_of_its_step(tmp_path: Path) -> None:
+    """Large enough that the copy takes longer than it takes to begin the next step, and changed as soon as that is allowed."""
+    live = {"network": {name: torch.zeros(4_000_000, device=DEVICE) for name in "abcd"}}
+    work = torch.randn(512, 512, device=DEVICE)
+    with Saver(tmp_path, 9, print) as saver:
+        for step in range(1, 5):
+            for value in live["network"].values():
+                value.add_(1.0)
+            saver.save(step, live, {})
+            for _ in range(20):  # the next gradient, in the queue of the training
+                work = torch.tanh(work @ work)
+            saver.settle()
+    for step in range(1, 5):
+        found = checkpoint.load(tmp_path / f"step-{step:08d}").tensors["network"]
+        assert all(bool((value == step).all()) for value in found.values())
 
 
 def test_a_sample_is_the_same_alone_and_among_others() -> None:

@@ -97,9 +97,9 @@ def test_too_little_disk_is_said_before_the_start(tmp_path: Path, monkeypatch: p
     run, network = Run(tmp_path / "run"), MLP(dim=4, width=64, depth=2)
     run.create()
     usage = shutil.disk_usage(tmp_path)
-    assert "TOO LITTLE" not in expect.disk(network, TrainOptions(optim=OptimOptions()), run)
+    assert "TOO LITTLE" not in expect.disk(network, TrainOptions(optim=OptimOptions()), run, 60)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=200_000))
-    said = expect.disk(network, TrainOptions(), run)
+    said = expect.disk(network, TrainOptions(), run, 1000)
     assert "200 kB free, TOO LITTLE: up to " in said
     assert "--keep 1, --snapshots 0, or another --out" in said
 

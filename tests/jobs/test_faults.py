@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from sfumato.training.ema import read_snapshots
 from sfumato.training.optim import OptimOptions
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run, RunError, sealed, unsealed
+from tests.training.small import child
 
 from .small import SMALL, sfumato, write_data, write_pictures
 
@@ -333,6 +335,26 @@ def test_a_start_that_fails_leaves_nothing(tmp_path: Path, capsys, monkeypatch):
     with monkeypatch.context() as patch:  # as late as can be, and by a signal
         patch.setattr(job, "plan", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert sfumato("train", *words, *SMALL, "--out", tmp_path / "runs" / "run") == 130
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("phase", ["the data are read", "the speed is measured"])
+def test_a_signal_before_the_first_step_ends_at_once_and_leaves_nothing(number: int, phase: str, tmp_path: Path):
+    words = write_data("pictures", tmp_path)
+
+    def work() -> None:
+        where, name = (Images, "prepare") if phase == "the data are read" else (measure, "measure_threads")
+        plain = getattr(where, name)
+
+        def called(*arguments, **named):
+            signal.raise_signal(number)
+            return plain(*arguments, **named)
+
+        setattr(where, name, called)
+        raise SystemExit(sfumato("train", *words, *SMALL, "--out", tmp_path / "runs" / "run"))
+
+    assert child(work) == 128 + number
     assert not (tmp_path / "runs").exists()
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import struct
 import zlib
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from sfumato.jobs.making import KEY, Making, made
 from sfumato.jobs.model import load
 from sfumato.jobs.outputs import Place
 from sfumato.training.run import RunError
+from tests.training.small import child
 
 from .small import sfumato
 
@@ -88,6 +91,62 @@ def test_what_is_not_ours_is_never_touched(what: str, run: Path, tmp_path: Path,
     )
     assert err.count("\n") == 1
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("moment", ["while a file is made", "before it is put in its place", "before the list"])
+def test_what_a_killed_writer_left_is_ours_and_replaced(moment: str, run: Path, tmp_path: Path, monkeypatch):
+    """SIGKILL, so that nothing can be tidied up; what the user put there meanwhile is still theirs."""
+    out = tmp_path / "s"
+
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def plant() -> None:
+        save, rename, made_so_far = Images.save, os.rename, []
+
+        def saved(self: Any, thing: Any, path: Path, making: Any) -> Path:
+            made_so_far.append(path)
+            if moment == "while a file is made" and len(made_so_far) == 3:
+                path.write_bytes(b"half a picture")
+                die()
+            return save(self, thing, path, making)
+
+        def renamed(a: Any, b: Any) -> None:
+            die() if moment.startswith("before it") and len(made_so_far) == 3 else None
+            rename(a, b)
+
+        Images.save, os.rename = saved, renamed  # type: ignore[method-assign,assignment]
+        if moment == "before the list":
+            Place.note = die  # type: ignore[method-assign,assignment]
+        sfumato("sample", run, "-n", 4, *QUICK, "--out", out)
+
+    assert child(plant) == -signal.SIGKILL
+    left = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    assert left == (
+        {"0000.png", "0001.png"} | ({"0002.png", "0003.png", "grid.png"} if moment == "before the list" else set())
+    )
+    (out / "0007.png").write_text("precious")
+    assert sfumato("sample", run, "-n", 2, *QUICK, "--out", out) == 1
+    (out / "0007.png").unlink()
+    assert sfumato("sample", run, "-n", 2, *QUICK, "--out", out) == 0
+    assert set(contents(out)) == {"0000.png", "0001.png", "grid.png", "samples.json"}
+
+
+def test_two_writers_at_once_are_told_apart(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "s"
+    (out / f".writing-{os.getppid()}").mkdir(parents=True)
+    assert sfumato("sample", run, "-n", 2, *QUICK, "--out", out) == 1
+    assert f"process {os.getppid()} is writing there" in capsys.readouterr().err
+
+
+def test_what_comes_while_samples_are_drawn_is_not_overwritten(tmp_path: Path):
+    place = Place(tmp_path / "s", False)
+    place.check()
+    (place.desk / "0000.png").write_text("ours")
+    (place.path / "0000.png").write_text("theirs")
+    with pytest.raises(RunError, match=r"0000\.png: came while the samples were drawn; nothing is overwritten"):
+        place.put(place.desk / "0000.png")
+    assert (place.path / "0000.png").read_text() == "theirs"
 
 
 def test_a_folder_with_nothing_but_a_list_of_their_own_is_theirs(run: Path, tmp_path: Path):

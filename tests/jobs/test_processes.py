@@ -204,6 +204,40 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path):
     assert losses[-1] == pytest.approx(expected[-1], rel=1e-4)
 
 
+MORTAL = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.training.small import *
+torch.set_num_threads(1)
+out, dies = Path(sys.argv[1]), sys.argv[2] == "dies" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+pieces = loop._pieces
+
+def mortal(state, module, step, rows):
+    if dies and step == 4 and state.runtime.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)  # the other one waits for its gradient
+    return pieces(state, module, step, rows)
+
+loop._pieces = mortal
+loop.train(small_task(), made(out), options(save_seconds=1e-9 if dies else 3600, steps=8))
+"""
+
+
+@pytest.mark.usefixtures("_local_sockets")
+def test_a_process_that_dies_under_torchrun_costs_nothing(tmp_path: Path):
+    """The launcher starts all of them again: they go on from the last checkpoint and end as if nothing had been."""
+    (tmp_path / "mortal.py").write_text(MORTAL.format(root=str(Path(__file__).parents[2])))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    for name in ("lives", "dies"):
+        words = [*launcher, tmp_path / "mortal.py", tmp_path / name, name]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert ("going on after step" in done.stderr) == (name == "dies")
+    (a, mine), (b, straight) = weights(tmp_path / "dies"), weights(tmp_path / "lives")
+    assert a == b == 8
+    assert [name for name in straight if not torch.equal(mine[name], straight[name])] == []
+
+
 RANK = """
 import sys
 from pathlib import Path

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from torch import Tensor
 from sfumato import networks
 from sfumato.data import ArrayDataset, Statistics
 from sfumato.diffusion import Adaptive, Gaussian, Linear, key, tree
-from sfumato.training import checkpoint, loop
+from sfumato.training import checkpoint, loop, whole
 from sfumato.training.objective import Objective, Task
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run
@@ -86,8 +87,8 @@ def noted(run: Run) -> Iterator[None]:
                 now.clear()
             return value, losses, means
 
-    def drawn(task: Any, options: Any, step: int, offset: int, batch: Any, device: Any) -> Any:
-        found = draw(task, options, step, offset, batch, device)
+    def drawn(task: Any, options: Any, step: int, offset: int, batch: Any, *rest: Any) -> Any:
+        found = draw(task, options, step, offset, batch, *rest)
         now.update(step=step, place=offset, items=batch.indices)
         now.update({f"label {name}": value.tolist() for name, value in found.condition.items()})
         for name in ("x", "t", "z"):
@@ -116,9 +117,8 @@ def child(work: Callable[[], None]) -> int:
     pid = os.fork()
     if pid == 0:
         code = 1
-        signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        )  # ignored where the tests themselves run in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and under nohup
         try:
             work()
             code = 0
@@ -132,6 +132,28 @@ def child(work: Callable[[], None]) -> int:
             sys.stderr.flush()
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def processes(work: Callable[[], None], world: int) -> list[int]:
+    """Do work in so many processes that know of each other; returns their exit statuses, the first one's first. Raises OSError
+    where there are no local sockets."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+    def rank(number: int) -> Callable[[], None]:
+        def ranked() -> None:
+            place = {"RANK": number, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            os.environ.update({word: str(value) for word, value in place.items()} if world > 1 else {})
+            work()
+
+        return ranked
+
+    others = []
+    for number in range(1, world):
+        if (pid := os.fork()) == 0:
+            os._exit(child(rank(number)) & 255)
+        others.append(pid)
+    return [child(rank(0)), *(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in others)]
 
 
 def train_in_child(
@@ -175,7 +197,7 @@ def at_point(count: int) -> Callable[[], None]:
             if next(passed, count) == count:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        checkpoint._reached = reached
+        whole.reached = reached
 
     return plant
 

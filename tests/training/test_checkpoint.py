@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sfumato.training import checkpoint
+from sfumato.training import checkpoint, whole
 from sfumato.training.checkpoint import (
     CheckpointError,
     load,
@@ -239,7 +239,7 @@ def test_kill_at_every_point_of_a_save(tmp_path: Path, point: str, keep: int) ->
             if at == point:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        checkpoint._reached = reached
+        whole.reached = reached
         save(tmp_path, new, content(new, 1000), {"step": new}, keep)
 
     assert ending(in_child(work)) == -signal.SIGKILL
@@ -343,7 +343,7 @@ def test_two_saves_at_once_do_not_disturb_each_other(tmp_path: Path, monkeypatch
                 save(tmp_path, 1, content(1, 10), {})
             inner.append(save(tmp_path, 2, content(2, 10), {}))
 
-    monkeypatch.setattr(checkpoint, "_reached", reached)
+    monkeypatch.setattr(whole, "reached", reached)
     path = save(tmp_path, 1, content(1, 10), {})
     verify(path)
     verify(inner[1])
@@ -435,7 +435,7 @@ def test_interruption_leaves_no_litter(tmp_path: Path, monkeypatch: pytest.Monke
     def interrupt(_: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "_reached", interrupt)
+    monkeypatch.setattr(whole, "reached", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, 1, content(1, 10), {})
     assert os.listdir(tmp_path) == []
@@ -557,7 +557,7 @@ def test_weights_file_under_kill(tmp_path: Path) -> None:
     save_weights(path, {"a": torch.zeros(3)}, {})
 
     def work() -> None:
-        checkpoint._reached = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        whole.reached = lambda _: os.kill(os.getpid(), signal.SIGKILL)
         save_weights(path, {"a": torch.ones(3)}, {})
 
     assert ending(in_child(work)) == -signal.SIGKILL

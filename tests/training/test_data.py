@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.data import DataError, Items
-from sfumato.diffusion import Denoiser, Gaussian, Guess, Linear, generate
+from sfumato.diffusion import Denoiser, Gaussian, Guess, Linear, Streams, auto, generate, key
 from sfumato.training import checkpoint, loop
 from sfumato.training.loader import RESERVED, bunched, fetch
 from sfumato.training.objective import Objective, Task, noised, parted, plain
@@ -111,6 +111,23 @@ def test_the_loss_by_level_does_not_look_at_padding():
     first, second = (loss_by_level(denoiser, x, rows.condition, weight=rows.weight) for x in (rows.x, other))
     torch.testing.assert_close(first, second)
     assert (loss_by_level(denoiser, other, rows.condition) - first).abs().min() > 1e-3
+
+
+def test_the_measured_grid_does_not_look_at_padding():
+    """What is guessed where nothing is may turn as it likes: the steps of a walk are for what is there."""
+    rows = fetch(Ragged(8), range(12))
+    z = PROCESS.prior(rows.x, Streams(key("grid"), range(12)))
+
+    class Wild(Pooling):
+        def forward(self, shown: Tensor, level: Tensor, *, mask: Tensor, number: Tensor | None = None) -> Tensor:
+            answer = super().forward(shown, level, mask=mask)
+            return torch.where(mask[..., None], answer, 50 * torch.sin(3 * level)[:, None, None].expand_as(answer))
+
+    tame, wild = (Denoiser(kind().requires_grad_(False), PROCESS) for kind in (Pooling, Wild))
+    found = [auto(guess, z, weight=rows.weight, mask=rows.condition["mask"]) for guess in (tame, wild)]
+    close = lambda a, b: torch.allclose(torch.tensor(a.progress), torch.tensor(b.progress), atol=1e-6)  # noqa: E731
+    assert close(*found)
+    assert not close(found[0], auto(wild, z, mask=rows.condition["mask"]))
 
 
 @pytest.mark.parametrize("copies", [1, 3])

@@ -15,7 +15,7 @@ import torch
 
 from sfumato.adapting.flow_map import Guided
 from sfumato.diffusion import Adaptive, LogitNormal, PerPart, optimal_transport
-from sfumato.training import checkpoint, loop
+from sfumato.training import checkpoint, loop, whole
 from sfumato.training.objective import Task
 from sfumato.training.optim import OptimOptions
 from sfumato.training.options import TrainOptions
@@ -39,6 +39,8 @@ from .small import (
 from .test_processes import conversion
 from .worlds import WORLDS
 
+pytestmark = pytest.mark.usefixtures("quick_disk")
+
 
 def learned() -> Task:
     """A task with everything that learns beside the weights, and with dropout."""
@@ -60,14 +62,6 @@ KINDS = {
     "product": (lambda: WORLDS["Product with tokens"].task(times=PerPart(LogitNormal(), 0.5), copies=2), options()),
     "conversion": (lambda: conversion("lagrangian", guided=Guided()), options()),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_disk():
-    """A killed process loses nothing that it wrote: waiting for the disk guards against a power cut alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "_sync", lambda path: None)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +242,7 @@ def test_a_second_signal_ends_at_once_and_leaves_the_older_checkpoint(number: in
             if point == "after_file:ema" and (run.checkpoints / "step-00000003").exists():
                 signal.raise_signal(number)
 
-        loop._draw, checkpoint._reached = drawn, reached
+        loop._draw, whole.reached = drawn, reached
 
     assert train_in_child(run, options(), before=plant) == 128 + number
     path, complaints = checkpoint.newest(run.checkpoints)
@@ -319,6 +313,12 @@ def test_a_bad_number_in_the_data_names_step_file_and_time(accumulate: int, stra
     assert message.startswith(f"step {step}: the loss is not finite; first bad value in the data itself")
     assert f"{item:02d}.png (t = 0." in message
     assert message.count(".png") == 1
+    assert f"the batch is in bad-step-{step}.safetensors" in message
+    kept = checkpoint.read_tensors(run.path / f"bad-step-{step}.safetensors")
+    rows = [i for i, number in enumerate(kept["indices"].tolist()) if number == item]
+    assert [i for i in range(len(kept["x"])) if not kept["x"][i].isfinite().all()] == rows
+    assert f"(t = {float(kept['t'][rows[0]]):.4f})" in message
+    assert kept["condition.label"].shape == (8 // accumulate,)
     assert place < 8
     assert isinstance(task.times, Adaptive)
     assert torch.isfinite(task.times.errors).all()
@@ -334,7 +334,7 @@ def test_a_bad_loss_names_the_layer_and_the_files(straight, tmp_path: Path):
 
     inner.register_forward_hook(spoil)
     message = refused(task, made(tmp_path))
-    assert message.startswith(f"step 3: the loss is not finite; first bad value in layer {name}; samples: ")
+    assert message.startswith(f"step 3: the loss is not finite; first bad value in layer {name} (float32); samples: ")
     files = [f"{i:02d}.png (t = 0." for i in trace(straight("plain"))[3, 0]["items"]]
     assert all(file in message for file in files[:4])
     assert "and 4 more" in message
@@ -350,7 +350,7 @@ def test_bad_weights_name_their_layer(tmp_path: Path):
     found.tensors["network"][name][0, 0] = torch.nan
     checkpoint.save(tmp_path / "bad" / "checkpoints", 2, found.tensors, found.meta)
     spoilt = Run(tmp_path / "bad")
-    with pytest.raises(loop.NonFinite, match=rf"^step 2: .* layer {name.rpartition('.')[0]};"):
+    with pytest.raises(loop.NonFinite, match=rf"^step 2: .* layer {name.rpartition('.')[0]} \(float32\);"):
         loop.train(small_task(), spoilt, options())
     assert all(torch.equal(before[n], p) for n, p in task.network.state_dict().items())
     assert checkpoint.newest(spoilt.checkpoints)[0].name == "step-00000002"

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import itertools
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from sfumato.training import checkpoint, loop, memory, watch
+from sfumato import networks
+from sfumato.training import checkpoint, loop, memory, saving, watch
 from sfumato.training.careful import Careful
 from sfumato.training.loader import LoaderDied
 from sfumato.training.memory import Shortage, is_short, parts
@@ -26,12 +31,7 @@ from sfumato.training.telling import tell
 
 from .small import assert_same, child, differences, made, noted, options, small_task, state, trace, train_in_child
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_disk():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "_sync", lambda path: None)
-        yield
+pytestmark = pytest.mark.usefixtures("quick_disk")
 
 
 @pytest.fixture(scope="module")
@@ -358,6 +358,32 @@ def test_a_held_out_loss_without_memory_is_left_out(tmp_path: Path, monkeypatch,
     assert run.model.is_file()
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_what_a_run_takes_on_the_disk_is_known_before(kind, tmp_path: Path):
+    """Whole checkpoints and snapshots, to the headers of their files."""
+    size = lambda folder: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())  # noqa: E731
+    task = small_task()
+    task = dataclasses.replace(
+        task, network=networks.choose((3, 8, 8), count=32, classes=3, width=96, depth=2, patch=4)
+    )
+    how, run = options(steps=6, optim=OptimOptions(kind=kind), snapshots=3, keep=2), made(tmp_path)
+    first, later = memory.state(task.network, how)
+    loop.train(task, run, how)
+    checkpoints = sorted(run.checkpoints.iterdir())
+    assert len(checkpoints) == 2
+    assert all(size(path) == pytest.approx(later, rel=0.06) for path in checkpoints)
+    planned = memory.stored(task.network, how, saves=6)  # one more checkpoint is there for a moment
+    assert size(run.checkpoints) + later + size(run.snapshots) + run.model.stat().st_size == pytest.approx(
+        planned, rel=0.06
+    )
+    short = made(tmp_path / "short")
+    loop.train(task, short, dataclasses.replace(how, save_seconds=3600, snapshots=0))
+    assert size(short.checkpoints) == pytest.approx(first + later, rel=0.06)
+    assert size(short.checkpoints) + short.model.stat().st_size == pytest.approx(
+        memory.stored(task.network, dataclasses.replace(how, snapshots=0), saves=0.1), rel=0.06
+    )
+
+
 # ---- saving beside the training ------------------------------------------------------------------------------------------
 
 
@@ -382,15 +408,107 @@ def test_what_is_saved_is_the_state_of_its_step_and_never_are_two_in_flight(tmp_
     with Saver(tmp_path, 3, tell) as saver:
         saver.save(1, live, {})
         assert begun.wait(20)
-        assert threading.current_thread() is threading.main_thread()  # it did not wait for the disk
+        assert saver.busy  # it did not wait for the disk
+        saver.settle()  # nor does the next update
+        assert saver.busy
         live["network"]["a"].fill_(2.0)
         go.set()
         saver.save(2, live, {})
+        saver.settle()
         live["network"]["a"].fill_(3.0)
         saver.save(3, live, {}, now=True)
     assert most == [1]
     for step in (1, 2, 3):
         assert float(checkpoint.load(tmp_path / f"step-{step:08d}").tensors["network"]["a"][0]) == step
+
+
+def test_the_update_waits_for_the_copy_and_the_gradient_does_not(tmp_path: Path, monkeypatch):
+    """The loop takes the copy of a step's state while it works out the next gradient, and changes nothing before it is whole."""
+    copy, update, pieces = saving._copy, loop._update, loop._pieces
+    seen: list[str] = []
+    inside, over = threading.Event(), threading.Event()
+
+    def copied(every, copies):
+        if threading.current_thread() is not threading.main_thread():
+            assert inside.wait(20)  # until the next step works on its gradient
+            over.wait(0.2)  # an update that does not wait is over by then
+        copy(every, copies)
+        seen.append("copied")
+
+    def gradient(state, module, step, rows):
+        found = pieces(state, module, step, rows)
+        seen.append(f"gradient {step}")
+        inside.set() if step == 3 else None
+        return found
+
+    def updated(state, *rest):
+        seen.append(f"update {state.step}")
+        update(state, *rest)
+        over.set() if state.step == 3 else None
+
+    monkeypatch.setattr(saving, "_copy", copied)
+    monkeypatch.setattr(loop, "_update", updated)
+    monkeypatch.setattr(loop, "_pieces", gradient)
+    steps = itertools.count(1)
+    monkeypatch.setattr(loop, "_save_due", lambda options, saved: next(steps) == 3)
+    loop.train(small_task(), made(tmp_path), options(steps=5))
+    at = seen.index("gradient 3")
+    assert seen[at : at + 3] == ["gradient 3", "copied", "update 3"]
+
+
+class Restless(torch.nn.Module):
+    """A network that counts its calls and, if told to, changes its own weights in them."""
+
+    def __init__(self, inner, own: bool):
+        super().__init__()
+        self.inner, self.own = inner, own
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, *rows, **condition):
+        if self.training:
+            self.calls += 1
+            if self.own:
+                with torch.no_grad():
+                    next(self.inner.parameters()).mul_(0.999)
+        return self.inner(*rows, **condition)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_a_network_changes_when_it_is_called_is_saved_as_it_was(own: bool, tmp_path: Path, monkeypatch, capsys):
+    """The copy comes late here, after the next forward pass: still no checkpoint may mix two moments."""
+    copy, forward, called = saving._copy, loop.Objective.forward, threading.Event()
+
+    def late(every, copies):
+        if threading.current_thread() is not threading.main_thread():
+            called.wait(20)
+        copy(every, copies)
+
+    def noting(self, *rows):
+        found = forward(self, *rows)
+        called.set()
+        return found
+
+    def task():
+        made_of = small_task()
+        return dataclasses.replace(made_of, network=Restless(made_of.network, own))
+
+    monkeypatch.setattr(loop.Objective, "forward", noting)
+    monkeypatch.setattr(loop, "_save_due", lambda options, saved: called.clear() is None)
+    monkeypatch.setattr(saving, "_copy", late)
+    run, how = made(tmp_path), options(steps=4, keep=9)
+    loop.train(task(), run, how)
+    said = capsys.readouterr().err
+    steps = [step for step, _ in checkpoint.older(run.checkpoints, 4)]
+    assert steps == ([3, 2, 0, 4] if own else [3, 2, 1, 0, 4])  # the one that was mixed is not there
+    assert said.count("step 1 was not saved: the network changes its own weights when it is called") == own
+    for step in steps:
+        assert checkpoint.load(run.checkpoints / f"step-{step:08d}").tensors["network"]["calls"] == step
+    end = state(run)
+    assert end["model/calls"] == 4  # what is counted goes with the averaged weights, too
+    again = made(tmp_path / "again")
+    shutil.copytree(run.checkpoints / "step-00000002", again.checkpoints / "step-00000002")
+    loop.train(task(), again, how)
+    assert differences(end, state(again)) == []
 
 
 def test_what_goes_wrong_in_the_thread_comes_out(tmp_path: Path, monkeypatch):
@@ -403,6 +521,11 @@ def test_what_goes_wrong_in_the_thread_comes_out(tmp_path: Path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         saver.wait()
     saver.wait()  # once
+    saver.save(2, groups(1.0), {})
+    while saver.busy:
+        time.sleep(0.001)
+    with pytest.raises(ZeroDivisionError):  # at the next update, and not only where the next save begins
+        saver.settle()
 
 
 def test_without_room_for_a_second_state_it_is_written_at_once(tmp_path: Path, monkeypatch):
@@ -428,67 +551,6 @@ def test_a_spike_is_told_from_the_noise_of_the_loss():
     early = Spikes()
     assert not any(early.see(loss) for loss in [1.0] * (WARM - 1) + [1e6])
     assert Spikes(**json.loads(json.dumps(spikes.state()))) == spikes
-
-
-class Loud:
-    """A data set whose item 5 is a thousand times too large after its first epochs."""
-
-    def __init__(self, inner, at: int):
-        self.inner, self.at, self.calls = inner, at, 0
-
-    def __len__(self) -> int:
-        return len(self.inner)
-
-    @property
-    def buckets(self):
-        return self.inner.buckets
-
-    def batch(self, indices):
-        rows = self.inner.batch(indices)
-        self.calls += 1
-        if self.calls == self.at:
-            rows["x"] = rows["x"] * 1000
-        return rows
-
-    def name(self, index: int) -> str:
-        return self.inner.name(index)
-
-
-@pytest.mark.parametrize("rollback", [False, True])
-def test_a_spike_is_logged_and_rolled_back_if_asked(rollback: bool, tmp_path: Path, capsys):
-    run, task = made(tmp_path), small_task()
-    object.__setattr__(task, "train", Loud(task.train, 41))
-    loop.train(task, run, options(steps=60, rollback=rollback, save_seconds=3600, keep=99))
-    (spike,) = [record for record in run.records() if "spike" in record]
-    assert spike["step"] == 41
-    assert spike["spike"] > 100 * spike["usual"]
-    said = capsys.readouterr().err
-    assert ("step 41: back to the weights of step 39" in said) == rollback
-    assert run.model.is_file()
-    if rollback:
-        before, after = (checkpoint.load(run.checkpoints / f"step-000000{n}").tensors for n in (39, 41))
-        assert all(torch.equal(before["network"][name], value) for name, value in after["network"].items())
-        assert checkpoint.load(run.checkpoints / "step-00000041").meta["spikes"]["rolled"] == 1
-
-
-def test_a_run_that_may_be_rolled_back_is_still_the_same_after_a_break(tmp_path: Path):
-    how = options(steps=30, rollback=True, keep=9)
-    runs = [made(tmp_path / name) for name in ("whole", "broken")]
-    assert train_in_child(runs[0], how) == 0
-
-    def plant() -> None:
-        draw = loop._draw
-
-        def drawn(task, options, step, *rest):
-            if step == 17:
-                signal.raise_signal(signal.SIGTERM)
-            return draw(task, options, step, *rest)
-
-        loop._draw = drawn
-
-    assert train_in_child(runs[1], how, before=plant) == 143
-    assert train_in_child(runs[1], how) == 0
-    assert differences(state(runs[0]), state(runs[1])) == []
 
 
 # ---- threads -------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,8 @@ def test_a_lock_of_the_living_counts_and_one_of_the_dead_does_not(tmp_path: Path
     for stale in (str(dead), "", "no number", str(os.getpid())):  # our own number: an earlier life, as in a container
         lock.write_text(stale)
         with run.locked():
-            assert lock.read_text() == str(os.getpid())
-        assert not lock.exists()
+            assert lock.read_text() == f"{os.getpid()} {socket.gethostname()}"
+        assert [path.name for path in tmp_path.iterdir()] == []
     lock.write_text(str(os.getppid()))
     with (
         pytest.raises(RunError, match=rf"process {os.getppid()} is training in this run; .*delete .*\.lock"),
@@ -60,6 +61,57 @@ def test_a_lock_of_the_living_counts_and_one_of_the_dead_does_not(tmp_path: Path
     ):
         pass
     assert lock.read_text() == str(os.getppid())
+
+
+@pytest.mark.parametrize("pid", [1, os.getpid(), 2**22 - 1])
+def test_a_lock_of_another_machine_counts_whatever_runs_here(pid: int, tmp_path: Path):
+    """On a shared disk the number of a process says nothing without its machine."""
+    lock = tmp_path / ".lock"
+    lock.write_text(f"{pid} another-machine")
+    with (
+        pytest.raises(RunError, match=rf"process {pid} on another-machine is training .*delete .*\.lock"),
+        Run(tmp_path).locked(),
+    ):
+        pass
+    assert lock.read_text() == f"{pid} another-machine"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_many_that_begin_at_once_one_trains(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_):
+        raise OSError(1, "Operation not permitted")
+
+    if not links:  # a file system without hard links
+        monkeypatch.setattr(os, "link", refuse)
+    start, said, end = os.pipe(), os.pipe(), os.pipe()
+
+    def try_it() -> None:
+        os.close(start[1])
+        os.close(end[1])
+        os.read(start[0], 1)  # nobody writes: it returns in all at once, where the other side is closed
+        try:
+            with Run(tmp_path).locked():
+                os.write(said[1], b"1")
+                os.read(end[0], 1)
+        except RunError:
+            os.write(said[1], b"0")
+
+    pids = []
+    for _ in range(8):
+        if (pid := os.fork()) == 0:
+            try:
+                try_it()
+            finally:
+                os._exit(0)
+        pids.append(pid)
+    os.close(start[1])
+    answers = b"".join(os.read(said[0], 1) for _ in pids)
+    os.close(end[1])
+    for pid in pids:
+        os.waitpid(pid, 0)
+    for handle in (start[0], *said, end[0]):
+        os.close(handle)
+    assert sorted(answers) == sorted(b"1" + b"0" * 7)
 
 
 def test_a_lock_goes_when_the_work_fails(tmp_path: Path):

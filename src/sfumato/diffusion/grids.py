@@ -14,6 +14,7 @@ from torch import Tensor
 from sfumato.diffusion.denoiser import Guess
 from sfumato.diffusion.sample import Bound
 from sfumato.diffusion.schedule import Schedule
+from sfumato.diffusion.weights import mean_counted
 
 Grid = Callable[[Schedule, int], Tensor]
 """schedule, number of steps n -> times (n + 1,) falling from 1 to 0, float64 on the CPU."""
@@ -127,6 +128,7 @@ def auto(
     power: float = 0.5,
     even: float = 0.2,
     finest: float = 0.0,
+    weight: Tensor | None = None,
     **condition: Any,
 ) -> Auto:
     """Measure the grid on which every step makes the same local error: "constant relative error per step", provably.
@@ -139,6 +141,7 @@ def auto(
         even: share of the steps spread evenly over the angle, which bounds the largest step where e is tiny.
         finest: sigma / alpha below which no step but the last one goes: the finest scale of the data, or the level
             below which a network was not trained. There its guesses jump about and would draw all the steps.
+        weight: what counts of the numbers, and how much, as in a loss: padding is 0, and what is guessed there is not looked at.
 
     Source: constant-rate scheduling (arXiv 2411.12188), here with the solver's own error as the discrepancy.
 
@@ -163,9 +166,10 @@ def auto(
     guesses = []
     for t, s in pairwise(torch.cat([times, times.new_zeros(1)])):
         found = guess(x_t, t)
-        guesses.append(found.x.flatten(1).cpu().double())
+        guesses.append(found.x.cpu().double())
         x_t = process.step(found, x_t, t, s)
-    turned = torch.stack([(b - a).pow(2).mean().sqrt() for a, b in pairwise(guesses)])
+    counts = None if weight is None else weight.cpu()
+    turned = torch.stack([mean_counted((b - a) ** 2, times[0], counts).mean().sqrt() for a, b in pairwise(guesses)])
     middle, width = (angles[:-1] + angles[1:]) / 2, angles[:-1] - angles[1:]
     speed = (turned / width / middle.sin()).clamp_min(1e-12)
     for _ in range(2):  # the measurement is noisy; steps should change smoothly

@@ -26,24 +26,18 @@ most."""
 # ---- disk ----------------------------------------------------------------------------------------------------------------
 
 
-def disk(network: nn.Module, training: TrainOptions, run: Run) -> str:
-    """The room that a run takes, in words, beside what is free; a warning where that is not enough.
+def disk(network: nn.Module, training: TrainOptions, run: Run, seconds: float) -> str:
+    """The room that a run of so many seconds takes, in words, beside what is free; a warning where that is not enough. Previews
+    and logs are not counted. While a checkpoint is written the old ones stand."""
+    from sfumato.training.memory import state, stored
 
-    A checkpoint holds weights, averages of two widths and the optimiser's moments: two, and one of the matrices that Muon
-    moves. A snapshot holds the averages, of large networks in half precision. While a checkpoint is written the old ones stand.
-    """
-    from sfumato.training.ema import LARGE
-    from sfumato.training.optim import hidden_matrices
-
-    sizes = {name: value.numel() * value.element_size() for name, value in network.named_parameters()}
-    weights, count = sum(sizes.values()), sum(value.numel() for value in network.parameters())
-    lone = sum(sizes[name] for name in hidden_matrices(network)) if training.optim.kind == "muon" else 0
-    state, snapshot = 5 * weights - lone, weights * (1 if count > LARGE else 2)
-    cached = sum(path.stat().st_size for path in run.cache.rglob("*") if path.is_file())
+    saves = seconds / training.save_seconds
+    cached = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file())
+    most, free = cached + stored(network, training, saves), shutil.disk_usage(run.path).free
+    kept = most - (state(network, training)[1] if saves >= 1 else 0)
     snapshots = min(training.snapshots, training.steps or training.snapshots)
-    kept = state * training.keep + snapshot * snapshots + weights + cached
-    most, free = kept + state, shutil.disk_usage(run.path).free
-    text = f"about {size(kept)}: {training.keep} checkpoints, {snapshots} snapshots, the data; {size(free)} free"
+    while_saving = f"; up to {size(most)} while it saves" if saves >= 1 else ""
+    text = f"about {size(kept)}: {training.keep} checkpoints, {snapshots} snapshots, the data{while_saving}; {size(free)} free"
     if most > free:
         text += f", TOO LITTLE: up to {size(most)} are needed while it saves; --keep 1, --snapshots 0, or another --out"
     return text

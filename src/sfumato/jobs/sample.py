@@ -51,14 +51,15 @@ def sample(model: Model, n: int | None, ask: Any, out: Path | None = None, suffi
     queries = model.recipe.queries(model, ask, n)
     place.check()
     shown: list[tuple[int, Any]] = []
-    calls: list[int] = []
+    calls: dict[int, int] = {}
     done: list[Path] = []
     with Watch("sample", len(queries), unit="samples") as watch:
 
         def things() -> Iterator[tuple[int, Any]]:
             count = 0
             for drawn in parts:
-                calls.extend(drawn.scores["calls"].tolist() if "calls" in drawn.scores else ())
+                if "calls" in drawn.scores:
+                    calls.update(zip(drawn.numbers, drawn.scores["calls"].tolist(), strict=True))
                 pairs = list(zip(drawn.numbers, recipe.things(model, queries, drawn), strict=True))
                 shown.extend(pairs[: SHOWN - len(shown)])
                 yield from pairs
@@ -74,22 +75,25 @@ def sample(model: Model, n: int | None, ask: Any, out: Path | None = None, suffi
         parts = chain(first, parts)
         place.clear()
         try:
-            for path in recipe.write(model, queries, things(), place.path, making):
-                done.append(path)
+            for path in recipe.write(model, queries, things(), place.desk, making):
+                done.append(place.put(path))
         finally:  # what is written stays known as ours, however this ends
             sheet = None
             if shown:
                 sheet = recipe.picture(model, [thing for _, thing in sorted(shown, key=lambda pair: pair[0])])
             if sheet is not None and not recipe.single:
-                done.append(place.folder / f"grid{getattr(sheet, 'suffix', '.png')}")
-                sheet.save(done[-1])
+                drawn_sheet = place.desk / f"grid{getattr(sheet, 'suffix', '.png')}"
+                sheet.save(drawn_sheet)
+                done.append(place.put(drawn_sheet))
             if calls and not recipe.single:
-                done.insert(0, place.folder / "calls.json")
-                write_text(done[0], json.dumps(calls))
+                listed = place.desk / "calls.json"
+                write_text(listed, json.dumps([calls[number] for number in sorted(calls)]))
+                done.insert(0, place.put(listed))
             place.note(done, making)
     if calls:
-        mean = sum(calls) / len(calls)
-        say(f"network calls of a sample: {mean:.1f} on average, {min(calls)} to {max(calls)}")
+        mean = sum(calls.values()) / len(calls)
+        least, most = min(calls.values()), max(calls.values())
+        say(f"network calls of a sample: {mean:.1f} on average, {least} to {most}")
     return done
 
 
@@ -123,10 +127,10 @@ def again(
     kept = model.making(ask, like.suffix.lower())
     place.clear()
     done = [
-        path
+        place.put(path)
         for drawn in model.recipe.draw(model, queries, [making.number])
         for path in model.recipe.write(
-            model, queries, zip(drawn.numbers, model.recipe.things(model, queries, drawn)), place.path, kept
+            model, queries, zip(drawn.numbers, model.recipe.things(model, queries, drawn)), place.desk, kept
         )
     ]
     place.note(done, kept)

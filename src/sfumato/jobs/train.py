@@ -39,8 +39,8 @@ class Plan:
     data: Data
     task: Task
     cost: Cost
-    disk: str = ""
-    losses: tuple[str, ...] = ()
+    disk: str
+    losses: tuple[str, ...]
 
     def lines(self) -> Iterator[str]:
         """The plan in words."""
@@ -59,11 +59,20 @@ class Plan:
         yield f"training  {train.steps} steps of batch {train.batch} ({epochs:.1f} epochs), {train.optim.kind}"
         yield (
             f"cost      {self.cost.seconds:.3g} s a step, about {clock(self.cost.seconds * train.steps)} in all on this machine, "
-            f"{self.cost.memory:.1f} GB of memory"
+            f"previews aside, {self.memory:.2f} GB of memory"
         )
-        yield from (f"disk      {self.disk}",) if self.disk else ()
+        yield f"disk      {self.disk}"
         yield from (f"loss      {line}" for line in self.losses)
         yield from (f"few       {line}" for line in expect.few(len(self.data.train)))
+
+    @property
+    def memory(self) -> float:
+        """GB at the peak: what was measured, and on the CPU the copy of the state from which checkpoints are written."""
+        from sfumato.training.memory import state
+        from sfumato.training.parallel import pick_device
+
+        copied = state(self.task.network, self.training)[1] if pick_device().type == "cpu" else 0.0
+        return self.cost.memory + copied / 1e9
 
 
 def choose_steps(count: int, batch: int, seconds: float) -> int:
@@ -92,7 +101,8 @@ def plan(recipe: Recipe, training: TrainOptions, run: Run, tell: Say = say) -> P
             choose_steps(len(data.train), batch, cost.seconds) if minutes is None else int(minutes * 60 / cost.seconds)
         )
     training = dataclasses.replace(training, batch=batch, steps=max(1, steps))
-    said = expect.disk(task.network, training, run), tuple(expect.loss_words(task))
+    seconds = cost.seconds * max(1, steps)
+    said = expect.disk(task.network, training, run, seconds), tuple(expect.loss_words(task))
     return Plan(recipe.settled(task.network), training, data, task, cost, *said)
 
 

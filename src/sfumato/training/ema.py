@@ -29,9 +29,9 @@ from torch import Tensor
 from sfumato.errors import Wrong, one_line
 from sfumato.training import sums
 from sfumato.training.checkpoint import CheckpointError, save_weights
+from sfumato.training.memory import LARGE
 
 WIDEST = 0.28  # gamma = 0, the plain mean, has 1 / sqrt(12) = 0.289
-LARGE = 2_000_000  # parameters from which snapshots are stored in half precision
 
 
 def exponent(width: float) -> float:

@@ -26,6 +26,9 @@ from sfumato.errors import Mendable
 RESERVED = ("aside", "weak", "given", "x_t", "t", "s", "denoiser", "times", "solver", "rng")
 """Names that no condition may have: they belong to queries, or to what guesses and walks are called with."""
 
+PATIENCE = 600.0
+"""Seconds after which a loading process that has brought nothing is taken to hang."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -122,7 +125,8 @@ def batches(
     else:
         generator = torch.Generator()  # its own, so that torch's global stream is left alone
         loaded = DataLoader(
-            _Batches(dataset), batch_size=None, sampler=order, num_workers=workers, collate_fn=_same, generator=generator
+            _Batches(dataset), batch_size=None, sampler=order, num_workers=workers, collate_fn=_same, generator=generator,
+            timeout=PATIENCE,
         )  # fmt: skip
     for indices, rows in zip(order, _watched(_begun(loaded, workers), workers), strict=True):
         yield Batch.of(rows, torch.arange(places.start, places.stop), indices)
@@ -156,6 +160,11 @@ def _watched(loaded: Iterator[Any], workers: int) -> Iterator[Any]:
                 ending = wait([worker.sentinel for worker in processes], timeout=2)
                 for worker in processes:
                     worker.join(None if worker.sentinel in ending else 0)
+            if workers and "timed out" in str(error):
+                raise LoaderDied(
+                    f"a process that loads data has brought nothing for {PATIENCE:.0f} s: it hangs, or the disk does; "
+                    "--workers 0 shows where. Stopped"
+                ) from error
             ended = [worker.exitcode for worker in processes if not worker.is_alive()]
             if not workers or not ended:
                 raise

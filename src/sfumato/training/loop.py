@@ -13,29 +13,30 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.diffusion import Adaptive, key, tree
 from sfumato.diffusion.rng import widest
-from sfumato.training import optim
+from sfumato.training import optim, rollback
 from sfumato.training.careful import Careful
 from sfumato.training.ema import PowerEMA, write_snapshot
-from sfumato.training.leaving import Stopped, asked
+from sfumato.training.leaving import Asked, Stopped, asked
 from sfumato.training.loader import Batch, batches
 from sfumato.training.memory import is_short, parts, release, shortage
-from sfumato.training.objective import Noised, Objective, Task, bf16_pays, noised, observe, parted
+from sfumato.training.objective import Gather, Noised, Objective, Task, bf16_pays, evaluating, noised, observe, parted
 from sfumato.training.options import TrainOptions
 from sfumato.training.pace import DEFAULT, Pace
 from sfumato.training.parallel import Runtime, launched
 from sfumato.training.progress import Watch, memory
 from sfumato.training.run import Run
 from sfumato.training.saving import Saver
-from sfumato.training.spikes import Spikes, interval
-from sfumato.training.state import Kept, NonFinite, State, left, load, spiked
+from sfumato.training.spikes import Spikes
+from sfumato.training.state import Kept, NonFinite, State, left, load
 from sfumato.training.telling import tell
-from sfumato.training.watch import Averaged, blame, tensorboard
+from sfumato.training.watch import Averaged, blame, dump, tensorboard
 
 __all__ = ["NonFinite", "Stopped", "train"]
 
@@ -59,29 +60,16 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
         runtime = stack.enter_context(launched(device))
         if runtime.first:
             stack.enter_context(run.locked())
-        here = runtime.device
-        bf16 = options.precision == "bf16" or (options.precision == "auto" and bf16_pays(here))
-        compiled = options.compile == "on" or (options.compile == "auto" and here.type == "cuda")
-        objective = Objective(task, bf16, compiled).to(here)
-        network = objective.network
-        optimizer = optim.build(options.optim, network, extra=_extra(objective))
-        rate = optim.peak_lr(options.optim, network)
-        ema = PowerEMA(dict(network.named_parameters()), options.ema)
-        state = State(task, options, runtime, objective, optimizer, ema, Spikes())
+        state = _begun(task, options, runtime)
         start = state.step = load(run, state)
-        module = runtime.parallel(objective)
+        module = runtime.parallel(state.objective)
         stop = stack.enter_context(asked())
         saver = stack.enter_context(Saver(run.checkpoints, options.keep, tell))
         watch = stack.enter_context(Watch("train", options.steps, start, "samples", options.batch, not runtime.first))
         careful = Careful(watch.say)
-        averaged = Averaged(task, run, bf16, here, careful)
+        averaged = Averaged(task, run, state.objective.bf16, runtime.device, careful)
         events = stack.enter_context(tensorboard(run, runtime.first, careful))
-        measured = options.threads is None and runtime.world == 1 and here.type == "cpu" and not compiled
-        if measured and start > 0:
-            torch.set_num_threads(max(1, min(state.threads, DEFAULT)))
-        pace = Pace(measured, watch.say)
-        state.threads = pace.now
-
+        pace, peak = _pace(state, watch), optim.peak_lr(options.optim, state.objective.network)
         if start > 0:
             done = start >= options.steps
             watch.say(
@@ -89,50 +77,126 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
             )
         if start == 0 and runtime.first:
             _save(run, 0, state, saver)
-        desk = Desk(run, state, saver, watch, averaged, events, careful)
-        parameters = [p for p in objective.parameters() if p.requires_grad]
-        network.train()
+        desk = Desk(run, state, saver, watch, averaged, events, careful, peak)
+        state.objective.network.train()
         with Kept(run, state, saver):
-            for step, pieces in _steps(task, options, start, runtime):
-                pace.begin()
-                total, terms, seen = _gradient(state, module, step, pieces, watch)
-                total, norm = runtime.mean(total), optim.clip(parameters, options.optim.clip)
-                said = (step + 1) % 10 == 0 or step + 1 == options.steps
-                means = {name: float(runtime.mean(mean)) for name, mean in terms.items()} if said else {}
-
-                # one wait for the device a step, so that a bad number stops before it reaches the weights
-                loss, size = torch.stack([value.detach().to(widest(here)) for value in (total, norm)]).tolist()
-                if not math.isfinite(loss + size):
-                    raise NonFinite(_explain(task, objective, options, step, here, runtime))
-                state.whole = False
-                back = spiked(run, state, saver, step, loss, watch) if state.spikes.see(loss) else None
-                lr = optim.learning_rate(options.optim, step, options.steps, rate)
-                if back is None:
-                    _update(state, seen, lr)
-                step = state.step = step + 1
-                ema.update(dict(network.named_parameters()), step, step - 1 if back is None else back)
-                state.whole = True
-                pace.end()
-                state.threads = pace.now
-
-                ending = runtime.agree(stop.signal is not None) or step == options.steps
-                if runtime.first:
-                    desk.after(step, {"loss": loss, "norm": size, "lr": lr}, means if said else None, ending)
-                if ending:
-                    break
+            while _walked(desk, module, pace, stop):
+                pass
         saver.wait()
         if runtime.first and state.step >= options.steps:
-            averaged.finish(ema, state.step)
+            averaged.finish(state.ema, state.step)
         runtime.barrier()
         if state.step < options.steps:  # a process that got no signal itself leaves as the one that did
             raise Stopped(128 + (stop.signal or signal.SIGTERM), left(run, state, saver))
+
+
+def _begun(task: Task, options: TrainOptions, runtime: Runtime) -> State:
+    """The state of training at its beginning."""
+    here = runtime.device
+    bf16 = options.precision == "bf16" or (options.precision == "auto" and bf16_pays(here))
+    compiled = options.compile == "on" or (options.compile == "auto" and here.type == "cuda")
+    objective = Objective(task, bf16, compiled).to(here)
+    optimizer = optim.build(options.optim, objective.network, extra=_extra(objective))
+    ema = PowerEMA(dict(objective.network.named_parameters()), options.ema)
+    return State(task, options, runtime, objective, optimizer, ema, Spikes())
+
+
+def _pace(state: State, watch: Watch) -> Pace:
+    """The threads that this process uses, measured now and then where that can help."""
+    runtime = state.runtime
+    measured = (
+        state.options.threads is None
+        and runtime.world == 1
+        and runtime.device.type == "cpu"
+        and not state.objective.compiled
+    )
+    if measured and state.step > 0:
+        torch.set_num_threads(max(1, min(state.threads, DEFAULT)))
+    pace = Pace(measured, watch.say)
+    state.threads = pace.now
+    return pace
+
+
+def _walked(desk: Desk, module: nn.Module, pace: Pace, stop: Asked) -> bool:
+    """Steps from the state's on, to the last one or a signal. True where the run went back, and is to walk once more."""
+    state, options = desk.state, desk.state.options
+    for step, pieces in _steps(state.task, options, state.step, state.runtime):
+        pace.begin()
+        if step + 1 not in state.skipped and not _learned(desk, module, step, pieces):
+            return True
+        desk.saver.settle()
+        state.whole = False
+        step = state.step = step + 1
+        state.ema.update(dict(state.objective.network.named_parameters()), step, step - 1)
+        state.whole = True
+        pace.end()
+        state.threads = pace.now
+        ending = state.runtime.agree(stop.signal is not None) or step == options.steps
+        if state.runtime.first:
+            desk.after(step, ending)
+        if ending:
+            break
+    return False
+
+
+def _learned(desk: Desk, module: nn.Module, step: int, pieces: list[Batch]) -> bool:
+    """The weights learn from a batch, or leave it out where it is strange and that was asked for. False where the state went
+    back to a step before, instead."""
+    state, options, runtime = desk.state, desk.state.options, desk.state.runtime
+    counted = state.counted() if options.rollback else {}
+    total, terms, seen = _gradient(state, module, step, pieces, desk.watch)
+    parameters = [p for p in state.objective.parameters() if p.requires_grad]
+    total, norm = runtime.mean(total), optim.clip(parameters, options.optim.clip)
+    said = (step + 1) % 10 == 0 or step + 1 == options.steps
+    means = {name: float(runtime.mean(mean)) for name, mean in terms.items()} if said else None
+
+    # one wait for the device a step, so that a bad number stops before it reaches the weights
+    loss, size = torch.stack([value.detach().to(widest(runtime.device)) for value in (total, norm)]).tolist()
+    finite = math.isfinite(loss + size)
+    if not finite and not options.rollback:
+        raise NonFinite(_explain(desk.run, state, step))
+    if not finite or state.spikes.see(loss):
+        items = [state.task.train.name(i) for batch in pieces for i in batch.indices]
+        found = rollback.spiked(
+            desk.run, state, desk.saver, step + 1, loss, size, items, desk.watch.say, partial(_again, state)
+        )
+        if found is None and not finite:
+            raise NonFinite(_explain(desk.run, state, step))
+        if found is not None:
+            state.uncount(counted) if found == step else None
+            return found == step
+    assert options.steps is not None
+    lr = optim.learning_rate(options.optim, step, options.steps, desk.rate)
+    desk.record, desk.means = {"loss": loss, "norm": size, "lr": lr}, means
+    desk.saver.settle()  # what is on its way into a checkpoint is that of before the update
+    state.whole = False
+    _update(state, seen, lr)
+    return True
+
+
+@torch.no_grad()
+def _again(state: State, step: int) -> float:
+    """The loss of the batch of the ``step``-th step, from 1, with the weights of now; nothing is learned or counted."""
+    task, options, runtime = state.task, dataclasses.replace(state.options, workers=0), state.runtime
+    assert options.batch is not None
+    at, pieces = next(_steps(task, options, step - 1, runtime))
+    total = torch.zeros((), device=runtime.device)
+    with evaluating(state.objective.network):
+        for i, batch in enumerate(pieces):
+            rows = _draw(
+                task, options, at, i * (options.batch // options.accumulate), batch, runtime.device, runtime.gathers
+            )
+            for part, share in parts(rows, state.split, task.copies):
+                total += state.objective(*part)[1].mean() * share / options.accumulate
+    return float(runtime.mean(total))
 
 
 @dataclass
 class Desk:
     """What a step leaves for people and in files: lines, numbers, checkpoints, snapshots, previews. Of the first process.
 
-    saved: when the last checkpoint was begun, in seconds of ``time.monotonic``.
+    rate: peak learning rate. saved: when the last checkpoint was begun, in seconds of ``time.monotonic``. record: numbers of
+    the last step that was learned from; means: that of each term of its loss, where its numbers are written down.
     """
 
     run: Run
@@ -142,17 +206,21 @@ class Desk:
     averaged: Averaged
     events: Callable[[Mapping[str, float], int], None]
     careful: Careful
+    rate: float
     saved: float = field(default_factory=time.monotonic)
+    record: dict[str, float] = field(default_factory=dict)
+    means: dict[str, float] | None = None
 
-    def after(self, step: int, record: dict[str, float], means: dict[str, float] | None, ending: bool) -> None:
-        """After ``step`` steps. means: that of each term of the loss, on steps whose numbers are written down."""
+    def after(self, step: int, ending: bool) -> None:
+        """After ``step`` steps."""
         options, ema, used = self.state.options, self.state.ema, memory(self.state.runtime.device)
         assert options.steps is not None
-        self.watch.show(step, f"loss {record['loss']:.4f}  {used:.1f} GB")
+        self.watch.show(step, f"loss {self.record.get('loss', math.nan):.4f}  {used:.1f} GB")
+        means, self.means = self.means, None
         if means is not None:
-            self.run.log({**means, "step": step, **record, "memory": used})
-            self.events({**means, **record}, step)
-        if ending or _save_due(options, step, self.saved):
+            self.run.log({**means, "step": step, **self.record, "memory": used})
+            self.events({**means, **self.record}, step)
+        if ending or _save_due(options, self.saved):
             _save(self.run, step, self.state, self.saver, ending)
             self.saved = time.monotonic()
         if _due(step, options.steps, options.snapshots):
@@ -213,7 +281,7 @@ def _pieces(
     terms: dict[str, Tensor] = {}
     seen: list[tuple[Tensor, Tensor]] = []
     for i, batch in enumerate(pieces):
-        whole = _draw(task, options, step, i * piece, batch, here)
+        whole = _draw(task, options, step, i * piece, batch, here, state.runtime.gathers)
         for rows, share in parts(whole, state.split, task.copies):
             value, losses, means = module(*rows)
             (value * share / options.accumulate).backward()
@@ -238,11 +306,19 @@ def _steps(task: Task, options: TrainOptions, start: int, runtime: Runtime) -> I
         yield step, [next(found) for _ in range(k)]
 
 
-def _draw(task: Task, options: TrainOptions, step: int, offset: int, batch: Batch, device: torch.device) -> Noised:
+def _draw(
+    task: Task,
+    options: TrainOptions,
+    step: int,
+    offset: int,
+    batch: Batch,
+    device: torch.device,
+    gather: Gather | None = None,
+) -> Noised:
     """Data, noise, times and condition of a piece: functions of (seed, step, place in the global batch)."""
     assert options.batch is not None
     rows = dataclasses.replace(batch, places=batch.places + offset)
-    return noised(task, rows, key("train", options.seed), step * options.batch, options.batch, device)
+    return noised(task, rows, key("train", options.seed), step * options.batch, options.batch, device, gather)
 
 
 def _extra(objective: Objective) -> list[nn.Parameter]:
@@ -254,11 +330,7 @@ def _due(step: int, steps: int, times: int) -> bool:
     return times > 0 and step * times // steps != (step - 1) * times // steps
 
 
-def _save_due(options: TrainOptions, step: int, saved: float) -> bool:
-    """By the clock; of a run that may be rolled back by the step, so that where it goes back to does not depend on the time."""
-    if options.rollback:
-        assert options.steps is not None
-        return step % interval(options.steps) == 0
+def _save_due(options: TrainOptions, saved: float) -> bool:
     return time.monotonic() - saved > options.save_seconds
 
 
@@ -267,25 +339,21 @@ def _save(run: Run, step: int, state: State, saver: Saver, now: bool = False) ->
     if step == 0:
         saver.first(step, state.groups(), state.meta())
     else:
-        saver.save(step, state.groups(), state.meta(), now)
+        saver.save(step, state.groups(), state.meta(), now, state.restless)
 
 
-def _explain(
-    task: Task,
-    objective: Objective,
-    options: TrainOptions,
-    step: int,
-    device: torch.device,
-    runtime: Runtime,
-) -> str:
+def _explain(run: Run, state: State, step: int) -> str:
     """Run the step again, just as it was, and name what is not finite."""
+    task, objective, options, runtime = state.task, state.objective, state.options, state.runtime
+    device = runtime.device
     _, pieces = next(_steps(task, options, step, runtime))
     assert options.batch is not None
     torch.manual_seed(key("network", options.seed, step, runtime.rank))
     objective.zero_grad(set_to_none=True)
-    for i, batch in enumerate(pieces):
-        place = i * (options.batch // options.accumulate)
-        piece = _draw(task, options, step, place, batch, device)
+    each = options.batch // options.accumulate
+    # all of them first: where processes share them, none may leave while another one waits for it
+    drawn = [_draw(task, options, step, i * each, batch, device, runtime.gathers) for i, batch in enumerate(pieces)]
+    for batch, piece in zip(pieces, drawn, strict=True):
         with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout as it was for what follows
             rows, where = blame(objective, piece)
         if rows:
@@ -295,11 +363,14 @@ def _explain(
                 for r in rows[:4]
             )
             more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
+            kept = run.path / f"bad-step-{step}{f'-{runtime.rank}' if runtime.world > 1 else ''}.safetensors"
+            if dump(kept, step, batch.indices, piece):
+                more += f"; the batch is in {kept.name}"
             return (
                 f"step {step}: the loss is not finite; first bad value in {where}; samples: {files}{more}. The weights are "
                 "as before this step and the last checkpoint is whole; look at these files, or lower --optim.lr"
             )
-        objective(*_draw(task, options, step, place, batch, device))[0].backward()
+        objective(*piece)[0].backward()
     whole = "The weights are as before this step and the last checkpoint is whole"
     slopes = {n: p.grad for n, p in objective.named_parameters() if p.grad is not None}
     bad = [n for n, slope in slopes.items() if not bool(torch.isfinite(slope).all())]

@@ -16,6 +16,10 @@ from sfumato.errors import Mendable
 
 if TYPE_CHECKING:
     from sfumato.training.objective import Noised
+    from sfumato.training.options import TrainOptions
+
+LARGE = 2_000_000
+"""Parameters from which snapshots are stored in half precision."""
 
 
 class Shortage(Mendable):
@@ -71,6 +75,28 @@ def needed(network: nn.Module) -> float:
     """Bytes that training holds of a network whatever the batch: weights, gradients, two moments, two averages and the
     network that is looked at."""
     return 7 * sum(p.numel() * max(p.element_size(), 4) for p in network.parameters())
+
+
+def state(network: nn.Module, options: TrainOptions) -> tuple[float, float]:
+    """Bytes of a checkpoint: the first one, of weights and averages, and the later ones, with the moments of the optimiser."""
+    from sfumato.training.optim import hidden_matrices
+
+    sizes = {name: p.numel() * max(p.element_size(), 4) for name, p in network.named_parameters()}
+    first = (1 + len(options.ema)) * sum(sizes.values())
+    one = hidden_matrices(network) if options.optim.kind == "muon" else {}  # they have one moment then
+    moments = sum(sizes[name] * (1 if name in one else 2) for name, p in network.named_parameters() if p.requires_grad)
+    return first, first + moments
+
+
+def stored(network: nn.Module, options: TrainOptions, saves: float) -> float:
+    """Bytes that a run of this network takes on the disk at its fullest, its data aside, with so many saves before its end:
+    checkpoints, of which one more than is kept is there for a moment, snapshots and the model."""
+    first, later = state(network, options)
+    checkpoints = first + later if saves < 1 else (options.keep + 1) * later
+    weights = first / (1 + len(options.ema))
+    half = 2 if sum(p.numel() for p in network.parameters()) > LARGE else 1
+    snapshots = min(options.snapshots, options.steps or options.snapshots)
+    return checkpoints + snapshots * len(options.ema) * weights / half + weights
 
 
 def shortage(network: nn.Module, step: int | None, batch: int) -> Shortage:

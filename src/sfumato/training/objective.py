@@ -136,8 +136,15 @@ class Noised(NamedTuple):
     rng: Streams
 
 
-def noised(task: Task, batch: Batch, base: int, first: int, total: int, device: torch.device) -> Noised:
-    """Times, noise and hidden conditions of a piece: functions of the rows' numbers alone.
+Gather = Callable[[Tensor], Tensor]
+"""Rows of this process -> those of all, in the order of their places."""
+
+
+def noised(
+    task: Task, batch: Batch, base: int, first: int, total: int, device: torch.device, gather: Gather | None = None
+) -> Noised:
+    """Times, noise and hidden conditions of a piece: functions of the rows' numbers alone, and, where noise is dealt out to
+    the rows, of what else is in the piece.
 
     The order in which a row's stream is drawn from is kept for ever: its time, what is hidden of it, its noise, and what a
     criterion draws.
@@ -146,6 +153,7 @@ def noised(task: Task, batch: Batch, base: int, first: int, total: int, device: 
         batch: the rows, with their places in the global batch.
         base: key of the family of streams; row at place p has stream ``first + p`` of it.
         total: rows of the global batch, for the strata of the times.
+        gather: brings the piece together where several processes share it, so that they deal noise out as one would.
     """
     k = task.copies
     places = (batch.places[:, None] * k + torch.arange(k)).flatten() if k > 1 else batch.places
@@ -163,8 +171,18 @@ def noised(task: Task, batch: Batch, base: int, first: int, total: int, device: 
     x, weight = repeated(batch.x, k), repeated(batch.weight, k)
     if batch.z is not None:
         return Noised(x, repeated(batch.z, k), t, condition, weight, rng)
-    z = task.coupling(x, task.process.prior(x, rng), repeated(condition, k))
+    z = _dealt(task, x, task.process.prior(x, rng), repeated(condition, k), places, gather)
     return Noised(x, z, t, condition, weight, rng)
+
+
+def _dealt(task: Task, x: Tree, z: Tree, condition: dict[str, Tree], places: Tensor, gather: Gather | None) -> Tree:
+    """The noise of the rows at these places of the batch, dealt out among the rows of all processes."""
+    if gather is None or task.coupling is independent:
+        return task.coupling(x, z, condition)
+    every = gather(places.to(tree.first(z).device)).tolist()
+    first = every.index(int(places[0]))
+    dealt = task.coupling(*(tree.each(gather, value) for value in (x, z, condition)))
+    return tree.take(dealt, slice(first, first + len(places)))
 
 
 def repeated(value: Tree, copies: int) -> Tree:
@@ -185,6 +203,7 @@ class Objective(nn.Module):
     def __init__(self, task: Task, bf16: bool, compiled: bool = False):
         super().__init__()
         self.network = task.network
+        self.bf16, self.compiled = bf16, compiled
         self.uncertainty = LearnedUncertainty() if task.uncertainty else None
         self.times = task.times if isinstance(task.times, nn.Module) else None
         network: Any = torch.compile(task.network) if compiled else task.network

@@ -40,7 +40,10 @@ class TrainOptions:
     """CPU threads (none: the number that is fastest, measured when the run begins and again now and then; the last bits of the
     results depend on it, so give a number for a run that is the same bit for bit)."""
     rollback: bool = False
-    """After a spike of the loss, go back to the weights of a checkpoint before it, and on with other data."""
+    """After a spike of the loss, or one that is no number: go on as if the batch that did it had never been seen, from a
+    checkpoint before it if the weights have learned from it already; at most 20 times."""
+    skip_steps: tuple[int, ...] = ()
+    """Steps, as the log counts them (from 1), whose batch is not learned from."""
     save_seconds: float = 60.0
     """At most this long between checkpoints."""
     keep: int = 2
@@ -82,6 +85,7 @@ class TrainOptions:
             (self.workers >= 0, "workers", "0 or more"),
             (self.threads is None or self.threads >= 1, "threads", "at least 1"),
             (self.save_seconds > 0, "save_seconds", "above 0"),
+            (all(step >= 1 for step in self.skip_steps), "skip_steps", "steps from 1"),
             (self.keep >= 1, "keep", "at least 1"),
             (self.previews >= 0, "previews", "0 or more"),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -60,6 +60,11 @@ class Runtime:
         parts = [torch.empty_like(value) for _ in range(self.world)]
         dist.all_gather(parts, value.contiguous())
         return torch.cat(parts)
+
+    @property
+    def gathers(self) -> Callable[[Tensor], Tensor] | None:
+        """:meth:`gather`, where there is something to gather."""
+        return self.gather if self.world > 1 else None
 
     def agree(self, flag: bool) -> bool:
         """Whether any process says yes, so that all of them stop at the same step."""

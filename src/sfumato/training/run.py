@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -100,16 +101,17 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process. Raises RunError if another one trains in it."""
+        """Hold the run for this process. Raises RunError if another one trains in it, here or on another machine."""
         lock = self.path / ".lock"
-        holder = _read_pid(lock)
-        if holder is not None and holder != os.getpid() and _alive(holder):
-            raise RunError(
-                f"{self.path}: process {holder} is training in this run; wait for it or stop it (if that is "
-                f"another program, delete {lock})"
-            )
+        mine = f"{os.getpid()} {socket.gethostname()}"
         try:
-            lock.write_text(str(os.getpid()))
+            while not _created(lock, mine):
+                if (holder := _holder(lock)) is not None:
+                    raise RunError(
+                        f"{self.path}: process {holder} is training in this run; wait for it or stop it (if that is over, or "
+                        f"another program, delete {lock})"
+                    )
+                lock.unlink(missing_ok=True)  # of a process that is dead
         except OSError as error:
             raise RunError(
                 f"{self.path}: cannot write here ({error.strerror}); free some space, or check its rights"
@@ -121,14 +123,43 @@ class Run:
                 lock.unlink(missing_ok=True)
 
 
-def _read_pid(lock: Path) -> int | None:
+def _created(lock: Path, text: str) -> bool:
+    """Whether the file was made by this call; of two processes that try at once, by one."""
+    fresh = lock.with_name(f".lock.{os.getpid()}")
     try:
-        return int(lock.read_text())
+        fresh.write_text(text)
+        os.link(fresh, lock)
+    except FileExistsError:
+        return False
+    except OSError:  # no hard links on this file system
+        if not fresh.is_file():
+            raise
+        try:
+            with lock.open("x") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+    finally:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+    return True
+
+
+def _holder(lock: Path) -> str | None:
+    """Who holds a lock, in words; None where nobody does: the process is dead, or this one. Of another machine nobody can tell
+    from here. A lock without a machine is of an earlier revision, and of this one."""
+    try:
+        pid, _, host = lock.read_text().strip().partition(" ")
+        number = int(pid)
     except (OSError, ValueError):
         return None
+    if host not in ("", socket.gethostname()):
+        return f"{pid} on {host}"
+    return pid if number != os.getpid() and alive(number) else None
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether there is a process of this number on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,13 +1,17 @@
-"""Checkpoints written beside the training: the state is copied, which takes moments, and a thread writes the copy.
+"""Checkpoints written beside the training: a thread copies the state and writes the copy.
 
-What `checkpoint` promises holds, for it is `checkpoint.save` that the thread calls; never are two in flight, and nothing
-ends before the last one is on the disk.
+What a checkpoint holds stays as it is from one update to the next, so the copy may be taken while the next gradient is
+worked out; only the update that would change it waits (`Saver.settle`). On an accelerator the copy has a stream of its
+own. What `checkpoint` promises holds, for it is `checkpoint.save` that the thread calls; never are two in flight, and
+nothing ends before the last one is on the disk.
 """
 
 from __future__ import annotations
 
+import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +23,8 @@ from sfumato.training import checkpoint
 from sfumato.training.memory import free, is_short
 
 Groups = Mapping[str, Mapping[str, Tensor]]
+Copies = dict[str, dict[str, Tensor]]
+Every = Mapping[tuple[str, str], Tensor]
 
 
 class Saver:
@@ -29,60 +35,120 @@ class Saver:
         self.newest: int | None = None
         """The step of the last checkpoint that was written."""
         self._thread: threading.Thread | None = None
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._failed: BaseException | None = None
-        self._copies: dict[str, Tensor] = {}
+        self._copied, self._landed = threading.Event(), threading.Event()
+        self._copied.set()
+        self._landed.set()
+        self._copies: Copies = {}
+        self._beside = True  # False: the network changes its own weights when it is called
 
-    def save(self, step: int, groups: Groups, meta: Mapping[str, Any], now: bool = False) -> None:
-        """Write the state of a step, ``now`` or in the background. Where it cannot be written it says so and goes on: a
-        full disk must not end a run that still holds everything in memory."""
+    def save(
+        self,
+        step: int,
+        groups: Groups,
+        meta: Mapping[str, Any],
+        now: bool = False,
+        restless: Collection[tuple[str, str]] = (),
+    ) -> None:
+        """Write the state of a step, ``now`` or in the background, and then call `settle` before any of it changes. Where it
+        cannot be written it says so and goes on: a full disk must not end a run that still holds everything in memory.
+
+        restless: group and name of tensors that may change before that, as what a forward pass counts: copied before this
+        returns.
+        """
         self.wait()
-        copied = None if now else self._copied(groups)
-        if copied is None:  # asked for, or no room for a second state
+        copies = None if now else self._room(groups)
+        if copies is None:  # asked for, or no room for a second state
             self._write(step, groups, meta)
             self.wait()
             return
-        self._thread = threading.Thread(target=self._write, args=(step, copied, meta), name="save", daemon=True)
-        self._thread.start()
+        every = {(group, name): value for group, named in groups.items() for name, value in named.items()}
+        rest = {at: value for at, value in every.items() if self._beside and at not in restless}
+        _copy({at: value for at, value in every.items() if at not in rest}, copies)
+        versions = _versions(rest)
+        beside = _stream(rest)
+        self._copied.clear()
+        self._landed.clear()
+
+        def work() -> None:
+            try:
+                with beside:
+                    _copy(rest, copies)
+                whole = _versions(rest) == versions
+                self._beside &= whole
+            finally:
+                self._copied.set()
+            if whole:
+                self._write(step, copies, meta)
+            else:
+                self.tell(
+                    f"warning: step {step} was not saved: the network changes its own weights when it is called; from here "
+                    "on they are copied first"
+                )
+
+        self._start()
+        self._work.put(work)
+
+    def _start(self) -> None:
+        # one thread for all: to begin one waits until it runs, which on a busy machine is longer than the copy
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="save", daemon=True)
+            self._thread.start()
+
+    def _serve(self) -> None:
+        while (work := self._work.get()) is not None:
+            try:
+                work()
+            except BaseException as error:
+                self._failed = error
+            self._landed.set()
+
+    def settle(self) -> None:
+        """Until the state may change again. Raises what went wrong so far in the background, unless that was the disk."""
+        self._copied.wait()
+        if self._failed is not None:
+            self.wait()
+
+    @property
+    def busy(self) -> bool:
+        """Whether one is being written."""
+        return not self._landed.is_set()
 
     def first(self, step: int, groups: Groups, meta: Mapping[str, Any]) -> None:
         """Write it now. Raises CheckpointError: where nothing can be written from the start, nothing should begin."""
+        self._start()
         checkpoint.save(self.folder, step, groups, meta, self.keep)
         self.newest = step
 
     def wait(self) -> None:
         """Until what is in flight has landed. Raises what went wrong there, unless that was the disk."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._landed.wait()
         if self._failed is not None:
             failed, self._failed = self._failed, None
             raise failed
 
-    def _copied(self, groups: Groups) -> dict[str, dict[str, Tensor]] | None:
-        """Copies on the CPU, in the memory of the last ones, for what takes long is to get it; None where there is no room."""
-        size = sum(value.numel() * value.element_size() for named in groups.values() for value in named.values())
-        held = sum(value.numel() * value.element_size() for value in self._copies.values())
+    def _room(self, groups: Groups) -> Copies | None:
+        """Tensors on the CPU like those of the state: the last ones where they fit; None where there is no room."""
+        size, held = (
+            sum(value.numel() * value.element_size() for named in every.values() for value in named.values())
+            for every in (groups, self._copies)
+        )
         room = free()
         if room is not None and room + held < 1.5 * size:
-            self._copies.clear()
+            self._copies = {}
             return None
         try:
-            return {
-                group: {name: self._copy(f"{group}/{name}", value) for name, value in named.items()}
+            self._copies = {
+                group: {name: _like(value, self._copies.get(group, {}).get(name)) for name, value in named.items()}
                 for group, named in groups.items()
             }
         except (RuntimeError, MemoryError) as error:
-            self._copies.clear()
+            self._copies = {}
             if is_short(error):
                 return None
             raise
-
-    @torch.no_grad()
-    def _copy(self, name: str, value: Tensor) -> Tensor:
-        last = self._copies.get(name)
-        if last is None or last.shape != value.shape or last.dtype != value.dtype:
-            self._copies[name] = last = torch.empty(value.shape, dtype=value.dtype)
-        return last.copy_(value)
+        return self._copies
 
     def _write(self, step: int, groups: Groups, meta: Mapping[str, Any]) -> None:
         try:
@@ -90,10 +156,6 @@ class Saver:
             self.newest = step
         except checkpoint.CheckpointError as error:
             self.tell(f"warning: step {step} was not saved: {error}")
-        except BaseException as error:
-            if threading.current_thread() is threading.main_thread():
-                raise
-            self._failed = error
 
     def __enter__(self) -> Saver:
         return self
@@ -101,5 +163,34 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._work.put(None)
         if kind is None or issubclass(kind, Exception):  # a second signal waits for nothing
             self.wait()
+
+
+def _like(value: Tensor, last: Tensor | None) -> Tensor:
+    """A tensor on the CPU of the same shape and type: the last one, for what takes long is to get memory."""
+    fits = last is not None and last.shape == value.shape and last.dtype == value.dtype
+    return last if fits and last is not None else torch.empty(value.shape, dtype=value.dtype)
+
+
+@torch.no_grad()
+def _copy(every: Every, copies: Copies) -> None:
+    """All in one call, which lets other threads run meanwhile."""
+    if every:
+        torch._foreach_copy_([copies[group][name] for group, name in every], list(every.values()))
+
+
+def _versions(every: Every) -> list[int]:
+    """How often each tensor was changed in place, as autograd counts it."""
+    return [value._version for value in every.values()]
+
+
+def _stream(every: Every) -> AbstractContextManager[Any]:
+    """On an accelerator, a stream that begins after all that is queued by now, so that the copy does not stand in the queue."""
+    device = next((value.device for value in every.values() if value.is_cuda), None)
+    if device is None:
+        return nullcontext()
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return torch.cuda.stream(stream)

@@ -12,7 +12,7 @@ WARM = 20
 DEVIATIONS, TIMES = 6.0, 3.0
 """A spike is so many deviations above the mean of ln(loss), and so many times its exponential."""
 MOST = 20
-"""Times that a run is rolled back at most."""
+"""Batches that a run leaves out at most, of those that it was not told to leave out."""
 
 
 @dataclass
@@ -23,19 +23,27 @@ class Spikes:
     count: int = 0
     mean: float = 0.0
     variance: float = 0.0
-    rolled: int = 0
 
     @property
     def usual(self) -> float:
         """The loss that is usual by now."""
         return math.exp(self.mean)
 
+    def strange(self, loss: float) -> bool:
+        """Whether this is a spike, or no number."""
+        if not math.isfinite(loss):
+            return True
+        above = self._above(loss)
+        return self.count >= WARM and above > math.log(TIMES) and above > DEVIATIONS * math.sqrt(self.variance)
+
+    def _above(self, loss: float) -> float:
+        return math.log(max(loss, 1e-30)) - self.mean if loss > 0 else 0.0
+
     def see(self, loss: float) -> bool:
         """Whether this is a spike; one that is not is taken in."""
-        value = math.log(max(loss, 1e-30)) if loss > 0 else self.mean
-        above = value - self.mean
-        if self.count >= WARM and above > math.log(TIMES) and above > DEVIATIONS * math.sqrt(self.variance):
+        if self.strange(loss):
             return True
+        above = self._above(loss)
         self.count += 1
         share = max(1 / self.count, 0.01)
         self.mean += share * above
@@ -44,14 +52,9 @@ class Spikes:
 
     def state(self) -> dict[str, Any]:
         """As JSON, which keeps every digit."""
-        return {"count": self.count, "mean": self.mean, "variance": self.variance, "rolled": self.rolled}
+        return {"count": self.count, "mean": self.mean, "variance": self.variance}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`; how often it was rolled back stays the larger of both."""
+        """The inverse of `state`."""
         self.count, self.mean = int(state.get("count", 0)), float(state.get("mean", 0.0))
-        self.variance, self.rolled = float(state.get("variance", 0.0)), max(self.rolled, int(state.get("rolled", 0)))
-
-
-def interval(steps: int) -> int:
-    """Steps between the checkpoints that a run may be rolled back to: a function of the run's length alone."""
-    return max(1, min(200, steps // 50))
+        self.variance = float(state.get("variance", 0.0))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sfumato.errors import Mendable, decoding
-from sfumato.training import checkpoint
+from sfumato.training import checkpoint, skipped
 from sfumato.training.careful import reason
 from sfumato.training.ema import PowerEMA
 from sfumato.training.leaving import go_on
@@ -19,10 +23,9 @@ from sfumato.training.objective import Objective, Task
 from sfumato.training.optimizer_state import flatten_optimizer, restore_optimizer
 from sfumato.training.options import TrainOptions
 from sfumato.training.parallel import Runtime
-from sfumato.training.progress import Watch
 from sfumato.training.run import Run
 from sfumato.training.saving import Saver
-from sfumato.training.spikes import MOST, Spikes, interval
+from sfumato.training.spikes import Spikes
 from sfumato.training.telling import tell
 from sfumato.training.watch import settings_of
 
@@ -37,7 +40,8 @@ class State:
 
     step: updates done. whole: whether all of it is of that step; not so while an update is under way. split: parts that each
     piece is cut into, to save memory; no part of the state, for the results do not depend on it. threads: of the CPU, while that
-    is measured.
+    is measured. skipped: steps, counted from 1, whose batch is not learned from; found: those of them that the run found out
+    by itself. lost: its weights were ruined, and there was nothing to go back to.
     """
 
     task: Task
@@ -51,6 +55,9 @@ class State:
     whole: bool = True
     split: int = 1
     threads: int = 1
+    skipped: set[int] = field(default_factory=set)
+    found: set[int] = field(default_factory=set)
+    lost: bool = False
 
     def groups(self) -> dict[str, dict[str, Tensor]]:
         """The tensors, by what they are of; the live ones."""
@@ -59,12 +66,50 @@ class State:
         found = {"network": self.objective.network.state_dict(), "ema": self.ema.state(), "optimizer": flat}
         return {**found, **({"learned": learned} if learned else {})}
 
+    @property
+    def restless(self) -> set[tuple[str, str]]:
+        """What may change before the next update: what networks count as they are called, and times and weights of levels."""
+        buffers = {("network", name) for name, _ in self.objective.network.named_buffers()}
+        return buffers | {("learned", name) for name in self.objective.learned_state()}
+
     def meta(self) -> dict[str, Any]:
         """All else, as JSON."""
         _, flat = flatten_optimizer(self.optimizer)
         settings = settings_of(self.objective.network)
+        past = sorted(step for step in self.skipped if step <= self.step)
         return {"optimizer": flat, "seed": self.options.seed, "network": settings, "spikes": self.spikes.state(),
-                "threads": self.threads}  # fmt: skip
+                "threads": self.threads, "skipped": past, "trained": self.trained()}  # fmt: skip
+
+    def trained(self) -> dict[str, Any]:
+        """What the course of training depends on besides the state and the number of steps, as JSON; a change of it in the
+        middle of a run is possible, and another run."""
+        plain = dataclasses.asdict(self.options)
+        kept = {name: plain[name] for name in ("seed", "batch", "accumulate", "optim", "precision")}
+        process = repr(self.task.process)
+        told = {"process": process} if len(process) < 500 and " at 0x" not in process else {}
+        return json.loads(json.dumps({**kept, **told, "torch": torch.__version__}))
+
+    def restore(self, found: checkpoint.Checkpoint) -> int:
+        """Everything as it was in a checkpoint; returns its step."""
+        self.objective.network.load_state_dict(found.tensors["network"])
+        if "learned" in found.tensors:
+            self.objective.load_state_dict(found.tensors["learned"], strict=False)
+        restore_optimizer(self.optimizer, found.tensors["optimizer"], found.meta["optimizer"])
+        self.ema.load(found.tensors["ema"])
+        self.spikes.load(found.meta.get("spikes", {}))
+        self.threads = int(found.meta.get("threads", self.threads))
+        self.skipped |= set(found.meta.get("skipped", ()))
+        return found.step
+
+    def counted(self) -> dict[str, Tensor]:
+        """Copies of what a network counts as it is called, before it is called with a batch that may be left out."""
+        return {name: value.clone() for name, value in self.objective.network.named_buffers()}
+
+    @torch.no_grad()
+    def uncount(self, counted: Mapping[str, Tensor]) -> None:
+        """The inverse of `counted`."""
+        for name, value in self.objective.network.named_buffers():
+            value.copy_(counted[name])
 
 
 class Kept:
@@ -108,31 +153,11 @@ def left(run: Run, state: State, saver: Saver) -> str:
     return f"{of}, {kept}: {go_on(run.path, run.config.is_file())}"
 
 
-def spiked(run: Run, state: State, saver: Saver, step: int, loss: float, watch: Watch) -> int | None:
-    """The loss has a spike, which is logged; if that was asked for, the weights become those of a checkpoint before it, and
-    the step is counted without an update. Returns the step whose weights they are, None where nothing was done."""
-    usual, first = state.spikes.usual, state.runtime.first
-    if first:
-        run.log({"step": step + 1, "spike": loss, "usual": usual})
-        watch.say(f"step {step + 1}: the loss is {loss:.4g}, {loss / usual:.3g} times the usual")
-    if not state.options.rollback or state.spikes.rolled >= MOST:
-        return None
-    saver.wait()
-    state.runtime.barrier()
-    assert state.options.steps is not None
-    every = interval(state.options.steps)
-    back = next((at for at, path in checkpoint.older(run.checkpoints, step) if at % every == 0), None)
-    if back is None:
-        return None
-    state.spikes.rolled += 1
-    at = restore(checkpoint.load(run.checkpoints / f"step-{back:08d}"), state)
-    if first:
-        watch.say(f"step {step + 1}: back to the weights of step {at}, and on with other data")
-    return at
-
-
 def load(run: Run, state: State) -> int:
-    """Restore the newest whole checkpoint into everything; returns its step, 0 if there is none."""
+    """Restore the newest whole checkpoint into everything; returns its step, 0 if there is none. One that has learned from a
+    batch that the run was to forget is of a past that is no more, and is taken away."""
+    state.found = skipped.read(run)
+    state.skipped = state.found | set(state.options.skip_steps)
     path, complaints = checkpoint.newest(run.checkpoints)
     for complaint in complaints:
         tell(f"warning: {complaint}")
@@ -148,18 +173,32 @@ def load(run: Run, state: State) -> int:
             )
         return 0
     found = checkpoint.load(path)
+    newest = found.step
+    for _, path in checkpoint.older(run.checkpoints, newest):  # the newest once more at the end
+        if not skipped.stale(found, state.found):
+            break
+        found = checkpoint.load(path)
+    if skipped.stale(found, state.found):
+        raise checkpoint.CheckpointError(
+            f"{run.checkpoints}: every checkpoint has learned from a batch that was to be forgotten (step {min(state.found)}); "
+            "train again with --out elsewhere"
+        )
+    if state.runtime.first and found.step < newest:
+        checkpoint.forget(run.checkpoints, found.step)
+    state.runtime.barrier()
     checkpoint.fits(found.tensors["network"], state.objective.network.state_dict(), f"{path}",
                     found.meta.get("network"), settings_of(state.objective.network))  # fmt: skip
+    then, now = found.meta.get("trained"), state.trained()
+    if then is not None and state.runtime.first and (changed := list(_changed(then, now))):
+        tell(f"warning: this run was begun otherwise ({', '.join(changed)}): it goes on as if it had not been")
     with decoding(path, "delete this checkpoint, and the one before it is taken", checkpoint.CheckpointError):
-        return restore(found, state)
+        return state.restore(found)
 
 
-def restore(found: checkpoint.Checkpoint, state: State) -> int:
-    state.objective.network.load_state_dict(found.tensors["network"])
-    if "learned" in found.tensors:
-        state.objective.load_state_dict(found.tensors["learned"], strict=False)
-    restore_optimizer(state.optimizer, found.tensors["optimizer"], found.meta["optimizer"])
-    state.ema.load(found.tensors["ema"])
-    state.spikes.load(found.meta.get("spikes", {}))
-    state.threads = int(found.meta.get("threads", state.threads))
-    return found.step
+def _changed(then: Any, now: Any, path: str = "") -> Iterator[str]:
+    """What differs between two trees of options, in words; what only one of them has is of another revision."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for name in then.keys() & now.keys():
+            yield from _changed(then[name], now[name], f"{path}.{name}" if path else name)
+    elif then != now:
+        yield f"{path} was {then} and is {now}"

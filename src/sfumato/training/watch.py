@@ -6,7 +6,8 @@ import copy
 import importlib.util
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from sfumato.diffusion.sample import Bound
 from sfumato.diffusion.tree import Tree
 from sfumato.diffusion.weights import mean_counted
 from sfumato.training.careful import Careful
-from sfumato.training.checkpoint import save_weights
+from sfumato.training.checkpoint import CheckpointError, save_weights
 from sfumato.training.ema import PowerEMA
 from sfumato.training.loader import Batch, bunched
 from sfumato.training.memory import Shortage, fitting
@@ -94,9 +95,9 @@ class Averaged:
         self.batches = [batch.to(device) for batch in bunched(task.held_out, held_out)]
 
     def take(self, ema: PowerEMA, width: float | None = None) -> None:
-        """Load the averaged weights of a width (the first by default)."""
+        """Load the averaged weights of a width (the first by default); what is no weight is as the trained network has it."""
         average = ema.averages[ema.widths[0] if width is None else width]
-        self.network.load_state_dict({**self.network.state_dict(), **average})
+        self.network.load_state_dict({**dict(self.task.network.named_buffers()), **average}, strict=False)
 
     @property
     def items(self) -> Tensor | None:
@@ -139,7 +140,8 @@ class Averaged:
         z = self.task.process.prior(some, Streams(key("grid"), range(len(some)), self.device))
         finest: float = getattr(self.task.process, "finest", 0.0)
         told = Bound.of(self.denoiser, self.told(len(some)))  # bound here: a condition may be called "points", too
-        return auto(told, z, finest=finest)
+        weight = self.batches[0].weight
+        return auto(told, z, finest=finest, weight=None if weight is None else weight[:count])
 
     def finish(self, ema: PowerEMA, step: int | None = None) -> None:
         """Write what a user takes away: the averaged weights, and what the run measured of itself for its walks; without that
@@ -167,7 +169,7 @@ def settings_of(network: nn.Module) -> str:
 
 
 def blame(objective: Objective, rows: Noised) -> tuple[list[int], str]:
-    """Which rows of a piece give a loss that is not finite, and the first place where a bad value appears."""
+    """Which rows of a piece give a loss that is not finite, and the first place where a bad value appears, with its type."""
     whole = torch.stack([torch.isfinite(x).flatten(1).all(1) for x in tree.leaves(rows.x)]).all(0)
     if not bool(whole.all()):
         return (~whole).nonzero()[:, 0].tolist(), "the data itself"
@@ -176,7 +178,7 @@ def blame(objective: Objective, rows: Noised) -> tuple[list[int], str]:
     def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if not first and isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
-                first.append(name)
+                first.append(f"{name} ({str(output.dtype).removeprefix('torch.')})")
 
         return hook
 
@@ -190,6 +192,22 @@ def blame(objective: Objective, rows: Noised) -> tuple[list[int], str]:
             handle.remove()
     bad = (~torch.isfinite(losses)).nonzero()[:, 0].tolist()
     return bad, f"layer {first[0]}" if first else "the loss"
+
+
+def dump(path: Path, step: int, indices: Sequence[int], rows: Noised) -> bool:
+    """A batch as it met the network, for whoever wants to look at it: x, z, t, conditions and the numbers of its items, as
+    safetensors. Whether it could be written."""
+    parts = {"x": rows.x, "z": rows.z, "t": rows.t, **{f"condition.{k}": value for k, value in rows.condition.items()}}
+    leaves = {name: list(tree.leaves(part)) for name, part in parts.items()}
+    tensors = {
+        name if len(found) == 1 else f"{name}.{i}": value
+        for name, found in leaves.items()
+        for i, value in enumerate(found)
+    }
+    with suppress(CheckpointError):
+        save_weights(path, {**tensors, "indices": torch.tensor(indices)}, {"step": str(step)})
+        return True
+    return False
 
 
 @contextmanager

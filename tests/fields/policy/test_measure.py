@@ -71,6 +71,18 @@ def test_a_film_that_fails_loses_no_episode(
     assert f"warning: episodes.mp4 could not be made ({careful.reason(error)})" in capsys.readouterr().err
 
 
+def test_an_evaluation_finds_at_its_start_what_it_lacks(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    monkeypatch.setattr(
+        "sfumato.fields.policy.simulators.rollout.rollout", lambda *_, **__: pytest.fail("an episode was played")
+    )
+    for words, message in (
+        ([], "give the environment to play in"),
+        (["--environment", "nowhere/Nothing-v0"], "nowhere/Nothing-v0"),
+    ):
+        assert sfumato("evaluate", run, *words) == 1
+        assert message in capsys.readouterr().err
+
+
 def test_the_command_plays_a_policy_and_measures_pictures_each_with_its_own_options(
     run: Path, capsys: pytest.CaptureFixture[str]
 ):

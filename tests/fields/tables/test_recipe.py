@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -131,6 +132,22 @@ def test_evaluation_puts_every_score_beside_floor_and_shuffled_columns(
     for name in ("trend", "detection"):
         assert found["metrics"][name]["shuffled"] < found["metrics"][name]["floor"]
     assert 0.8 < found["metrics"]["shape"]["value"] <= 1
+
+
+def test_an_evaluation_finds_at_its_start_what_it_lacks(
+    run: Path, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sfumato.diffusion.generate", lambda *_, **__: pytest.fail("the network was called"))
+
+    words = [(["--known", str(file)], "completed rows are not drawn like the table"),
+             (["--where", "agee > 3"], "agee"), (["--rows", "9"], "9 real rows to compare with")]  # fmt: skip
+    for asked, message in words:
+        assert main(["evaluate", str(run), *asked]) == 1
+        assert message in capsys.readouterr().err
+    for package in ("lightgbm", "sklearn.ensemble"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert main(["evaluate", str(run)]) == 1
+    assert "the detector needs lightgbm" in capsys.readouterr().err
 
 
 def test_stopping_and_going_on_is_the_same_run(file: Path, tmp_path: Path) -> None:

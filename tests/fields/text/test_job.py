@@ -174,6 +174,17 @@ def test_the_report_has_every_number_beside_its_ruler(run: Path, capsys: pytest.
     assert rulers(corpus, chosen, run / "cache")["xz"].bits.tolist() == xz
 
 
+def test_an_evaluation_finds_at_its_start_what_it_lacks(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sfumato.fields.text.evaluate.bits", lambda *_: pytest.fail("the network was called"))
+    assert main(["evaluate", str(run), "--prompt-file", str(tmp_path / "gone.py")]) == 1
+    assert "gone.py: there is no such file" in capsys.readouterr().err
+    monkeypatch.setattr("sfumato.fields.text.data.Corpus.texts", lambda *_: [("one", [1, 2, 3])])
+    assert main(["evaluate", str(run), "-n", "0"]) == 1
+    assert "bits per byte need at least 2" in capsys.readouterr().err
+
+
 def test_what_makes_no_sense_is_said_in_a_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = sfumato.load(run)
     empty = tmp_path / "whole.py"

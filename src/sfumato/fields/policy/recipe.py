@@ -212,6 +212,13 @@ class PolicyRecipe(Recipe):
 
         return panels(things) if columns is None else sheet(things, columns)
 
+    def measurable(self, model: Model, measure: measure.TrialOptions, ask: ChunkAsk) -> None:
+        """The environments fit the policy, and the first of them can be made with the packages and the camera at hand."""
+        from sfumato.fields.policy.measure import worlds
+
+        make = next(iter(worlds(self.ready(model), measure, ask.label).values()))
+        make().close()
+
     def evaluate(self, model: Model, measure: measure.TrialOptions, ask: ChunkAsk) -> Report:
         from sfumato.fields.policy.measure import evaluate
 

@@ -299,15 +299,20 @@ def _wilson(share: float, n: int) -> tuple[float, float]:
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
-def evaluate(model: Model, asked: TableMeasure, ask: RowAsk) -> Report:
-    """As many rows drawn as there are real ones, and all their scores; what `sfumato evaluate` shows of a table."""
-    from sfumato.fields.tables import asking, data
-    from sfumato.fields.tables.reading import read_table
-    from sfumato.jobs.report import Report
-    from sfumato.training.progress import Watch
-
+def measurable(model: Model, asked: TableMeasure, ask: RowAsk) -> None:
+    """What would be missing at the end: a question that can be measured, real rows to compare with, and the detector. Raises
+    DataError."""
     if ask.known is not None:
         raise DataError("--known cannot be evaluated: completed rows are not drawn like the table")
+    detector()
+    compared(model, asked, ask)
+
+
+def compared(model: Model, asked: TableMeasure, ask: RowAsk) -> tuple[Table, Table, int]:
+    """The rows that were trained on and the real ones to compare with, and how many of each. Raises DataError."""
+    from sfumato.fields.tables import asking, data
+    from sfumato.fields.tables.reading import read_table
+
     recipe: Any = model.recipe
     whole = recipe.table(model.run)
     train, held = (whole.take(part) for part in data.parts(whole, recipe.held_out))
@@ -321,12 +326,22 @@ def evaluate(model: Model, asked: TableMeasure, ask: RowAsk) -> Report:
     n = min(len(real), len(train), asked.rows or MOST)
     if n < FEWEST:
         raise DataError(f"{n} real rows to compare with, at least {FEWEST} are needed: give more with --real FILE")
+    return train, real, n
+
+
+def evaluate(model: Model, asked: TableMeasure, ask: RowAsk) -> Report:
+    """As many rows drawn as there are real ones, and all their scores; what `sfumato evaluate` shows of a table."""
+    from sfumato.jobs.report import Report
+    from sfumato.training.progress import Watch
+
+    recipe: Any = model.recipe
+    train, real, n = compared(model, asked, ask)
     queries, parts = recipe.queries(model, ask, n), []
     with Watch("sample", n, unit="rows") as watch:
         for drawn in recipe.draw(model, queries, range(n)):
             parts += recipe.rows(model, queries, drawn).rows()
             watch.show(len(parts))
-    made = Table(tuple(Column.of(c.name, cells, c.type) for c, cells in zip(whole.columns, zip(*parts))), whole.format)
+    made = Table(tuple(Column.of(c.name, cells, c.type) for c, cells in zip(train.columns, zip(*parts))), train.format)
     found = scores(made, train, real, model.facts)
     about = {"n": n, "reference": len(train), "metrics": {row.name: _plain(row, len(train)) for row in found}}
     return Report(notes=remarks(found), about=about, table=as_text(found, len(train), asked.real))

@@ -248,6 +248,11 @@ class Tables(Recipe):
             "`--known rows.csv` the empty cells of that table drawn. How good they are: `sfumato evaluate RUN`.",
         )
 
+    def measurable(self, model: Model, measure: TableMeasure, ask: RowAsk) -> None:
+        from sfumato.fields.tables.measure import measurable
+
+        measurable(model, measure, ask)
+
     def evaluate(self, model: Model, measure: TableMeasure, ask: RowAsk) -> Report:
         from sfumato.fields.tables.measure import evaluate
 

@@ -265,6 +265,14 @@ class Text(Recipe):
     def picture(self, model: Model, things: Sequence[Written], columns: int | None = None) -> Sheet:
         return Sheet(things)
 
+    def measurable(self, model: Model, measure: Measured, ask: TextAsk) -> None:
+        """Documents enough are held out, and what is to be written can be asked for."""
+        from sfumato.fields.text.measure import choose
+
+        choose(self.corpus(model.run), measure.tokens)
+        if measure.n:
+            self.queries(model, ask, measure.n)
+
     def evaluate(self, model: Model, measure: Measured, ask: TextAsk) -> Report:
         from sfumato.fields.text.evaluate import evaluate
 
