@@ -50,19 +50,19 @@ from sfumato.training.watch import held_out_loss
 FOLDER = Path("runs/defaults")
 SIDE, COUNT, BATCH = 32, 80, 40
 CHOOSES, REPORTS = "patches", "imagenet"
-SEEDS = {"demo": (0, 1, 2), "clothing64": (0, 1)}
+SEEDS = {"demo": (0, 1), "clothing64": (0, 1)}
 SECONDS, LONGER = 60.0, 120.0
 """CPU seconds of training, and those of a network that says whether more of them change the choice."""
 SMALL: dict[str, Any] = {"width": 128, "depth": 4}
 LARGE: dict[str, Any] = {"width": 192, "depth": 6}
-STEPS, FIRST = (5, 10, 20), (10, 20)
+STEPS, FIRST = (5, 10, 20), (10,)
 OLD = "dpmpp_2m:eta=0.5, auto"
 """The default before this was measured."""
-SOLVERS = ("dpmpp_2m:eta=0.5", "dpmpp_2m:eta=0", "unipc", "ab2", "euler:eta=0", "euler:eta=0.5")
+SOLVERS = ("dpmpp_2m:eta=0.5", "dpmpp_2m:eta=0", "unipc", "ab2", "euler:eta=0")
 GRIDS = ("auto", "cosine", "uniform")
 GUIDANCE = (1.0, 1.5, 2.0, 3.0)
-WIDTHS = (0.02, 0.05, 0.1, 0.15, 0.2)
-KEPT = 2
+WIDTHS = (0.02, 0.1, 0.15)
+KEPT = 3
 
 
 # ---- networks --------------------------------------------------------------------------------------------------------
@@ -86,13 +86,13 @@ class Training:
 
 
 CHANGES: dict[str, dict[str, Any]] = {
-    "time shift -0.3": {"method": {"times_mean": -0.3}},
     "time shift 0.8": {"method": {"times_mean": 0.8}},
-    "rate 1e-3": {"optim": {"lr": 1e-3}},
-    "rate 4e-3": {"optim": {"lr": 4e-3}},
-    "muon": {"optim": {"kind": "muon"}},
+    "time shift -0.3": {"method": {"times_mean": -0.3}},
     "width 192, depth 6": {"network": LARGE},
+    "rate 4e-3": {"optim": {"lr": 4e-3}},
     "width 192, depth 6, rate 2e-3": {"network": LARGE, "optim": {"lr": 2e-3}},
+    "muon": {"optim": {"kind": "muon"}},
+    "rate 1e-3": {"optim": {"lr": 1e-3}},
 }
 """One choice at a time, on the demo's pictures. As it is: a shift of 0.3, a rate of 2e-3 (of the larger network 1e-3), AdamW,
 width 128, depth 4."""
@@ -252,7 +252,7 @@ class Bench:
             prepared = model.recipe.open(model.run)
             real, statistics = stacked(prepared.train, 2000), model.facts.statistics
             space = choose(name, real, lambda x: torch.from_numpy(statistics.restore(x.numpy())))
-            self.known[data, name, cell.part] = space, space(stacked(part(prepared.held_out, cell.part), 2000)).double()
+            self.known[data, name, cell.part] = space, space(stacked(part(prepared.held_out, cell.part), 500)).double()
         return self.known[data, name, cell.part]
 
     def score(self, cell: Cell, name: str = CHOOSES) -> tuple[float, Tensor]:
@@ -336,7 +336,7 @@ def measure(bench: Bench) -> None:
     ]
     strength = float(next(iter(stage("guidance", guided, old, base, FIRST))).rsplit(" ", 1)[1])
     averages = [Cell("", winner, 0, strength, width=width) for width in WIDTHS]
-    stage("averages", averages, Cell("", winner, 0, strength), base, (20,))
+    stage("averages", averages, Cell("", winner, 0, strength), first, (20,))
     if "demo/longer/0" in bench.facts["trainings"]:
         stage("longer", [Cell("", winner, 0), Cell("", winner, 0, strength)], old, ["demo/longer/0"], STEPS)
     pairs = dict.fromkeys([(winner, strength), (winner, 1.5), (OLD, strength)])

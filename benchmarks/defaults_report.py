@@ -76,7 +76,7 @@ def draw(facts: Mapping[str, Any]) -> None:
     for walk, ratios in lines.items():
         guidance.plot(*zip(*sorted(ratios), strict=True), marker="o", ms=3, lw=1.2, label=walk)
     guidance.axhline(1, color="#a0aec0", ls=":", lw=1)
-    guidance.set(xlabel="guidance w", ylabel="distance / that of the old default", title="guidance, 10 and 20 steps")
+    guidance.set(xlabel="guidance w", ylabel="distance / that of the old default", title="guidance, 10 steps")
     rows = list(facts["stages"].get("changes", {}).items())[::-1]
     for i, (_, row) in enumerate(rows):
         d = row["difference"]
@@ -114,9 +114,9 @@ def tables(facts: Mapping[str, Any]) -> str:
     stages = facts["stages"]
     parts = ["\n![solver and grid, guidance, one choice of training changed](defaults.png)\n"]
     lines = {
-        "walks": "Every solver on every grid, seed 0, the mean of 10 and 20 steps:",
+        "walks": "Every solver on every grid, seed 0, 10 steps:",
         "finalists": "The best of these, all seeds, the mean of 5, 10 and 20 steps:",
-        "guidance": "Guidance, all seeds, the mean of 10 and 20 steps:",
+        "guidance": "Guidance, all seeds, 10 steps:",
         "longer": "A network trained twice as long, the mean of 5, 10 and 20 steps:",
         "averages": "Widths of the average, rebuilt from the run's snapshots, against the width that it kept (0.05), 20 steps:",
         "test, imagenet": "On the test part, in the space that nothing was chosen by, the mean of 5, 10 and 20 steps:",
