@@ -20,13 +20,13 @@ from sfumato.training.run import Run
 from tests.jobs.small import SMALL, sfumato, write_data
 
 
-def grown(*pairs: tuple[float, float]) -> list[Grown]:
-    return [Grown(time, distance, distance - 0.1, distance + 0.1) for time, distance in pairs]
+def grown(*pairs: tuple[float, float], loss: float | None = None) -> list[Grown]:
+    return [Grown(time, distance, distance - 0.01, distance + 0.01, loss) for time, distance in pairs]
 
 
 def test_what_halves_with_each_doubling_is_said_to_go_on_so():
     said = "\n".join(words(grown((1, 0.8), (2, 0.4), (4, 0.2))))
-    assert "1.0 min   0.800 (0.700..0.900)" in said
+    assert "1.0 min   0.800 (0.790..0.810)\n" in said
     assert "each doubling left 50% of the distance" in said
     assert "0.100 after 8 min, 0.050 after 16 min" in said
 
@@ -34,12 +34,19 @@ def test_what_halves_with_each_doubling_is_said_to_go_on_so():
 @pytest.mark.parametrize("pairs", [((1, 0.4), (2, 0.5)), ((1, -0.01), (2, 0.02))])
 def test_what_did_not_grow_is_not_said_to(pairs):
     said = "\n".join(words(grown(*pairs)))
-    assert "do not show" in said
+    assert "do not show in this number" in said
     assert "goes on" not in said
 
 
-@pytest.mark.parametrize("pairs", [(), ((4, 0.3),), ((1, 0.4), (2, -0.01))])
-def test_nothing_is_foretold_from_one_look_or_from_the_floor(pairs):
+def test_at_the_floor_the_number_has_nothing_more_to_say():
+    said = "\n".join(words(grown((1, 0.4), (2, 0.009), loss=0.25)))
+    assert "2.0 min   0.009 (-0.001..0.019)   held-out loss 0.2500\n" in said
+    assert "not told from real pictures by this number" in said
+    assert "goes on" not in said
+
+
+@pytest.mark.parametrize("pairs", [(), ((4, 0.3),)])
+def test_nothing_is_foretold_from_one_look(pairs):
     said = "\n".join(words(grown(*pairs)))
     assert said.count(" min ") == len(pairs)
     assert "doubling" not in said
@@ -68,6 +75,8 @@ def test_growth_is_that_of_the_averages_the_run_kept(tmp_path: Path):
     own = torch.cat([part.x for part in model.draw(blanks, range(len(blanks)))])
     features = features_for(stacked(data.train))
     assert found[2].distance == pytest.approx(kernel_distance(features(own), features(held_out["x"])), rel=1e-3)
+    looks = {record["step"]: record["held_out"] for record in model.run.records() if "held_out" in record}
+    assert [each.loss for each in found] == [None, looks[8], looks[16]]
     assert len({round(each.distance, 4) for each in found}) == 3
     assert all(each.low < each.distance < each.high for each in found)
     width, height = Image.open(tmp_path / "growth.png").size

@@ -24,12 +24,14 @@ COUNT, SHOWN = 96, 12
 
 @dataclass(frozen=True)
 class Grown:
-    """After so many minutes of training: kernel distance of samples to the pictures held out, and its 90 % interval."""
+    """After so many minutes of training: kernel distance of samples to the pictures held out, its 90 % interval, and the
+    held-out loss, where it was looked at just then."""
 
     minutes: float
     distance: float
     low: float
     high: float
+    loss: float | None = None
 
 
 def growth(model: Model, path: Path) -> list[Grown]:
@@ -60,11 +62,13 @@ def growth(model: Model, path: Path) -> list[Grown]:
         drawn.append(torch.cat([part.x.cpu() for part in then.draw(queries, range(len(queries)))]))
     features = features_for(stacked(data.train))
     whole, parts = kernel_distances([features(x) for x in drawn], features(held_out["x"]))
-    pictures = model.facts.statistics.restore(torch.cat([x[:SHOWN] for x in drawn]).float().numpy())
-    sheet(list(to_bytes(pictures)), columns=min(SHOWN, len(queries)), least=900).save(path)
-    clock = minutes(run)
+    columns = min(SHOWN, len(queries))
+    spread = torch.arange(columns) * len(queries) // columns  # over all classes: what is held out may be sorted
+    pictures = model.facts.statistics.restore(torch.cat([x[spread] for x in drawn]).float().numpy())
+    sheet(list(to_bytes(pictures)), columns=columns, least=900).save(path)
+    clock, losses = minutes(run), {r["step"]: r["held_out"] for r in run.records() if "held_out" in r}
     return [
-        Grown(clock(step), float(whole[i]), *interval(float(whole[i]), parts[:, i], len(queries)))
+        Grown(clock(step), float(whole[i]), *interval(float(whole[i]), parts[:, i], len(queries)), losses.get(step))
         for i, step in enumerate(steps)
     ]
 
@@ -87,10 +91,14 @@ def words(grown: Sequence[Grown]) -> Iterator[str]:
         return
     yield "how quality grew: distance of samples to real pictures that were not trained on (0: none; 90 % intervals)"
     for each in grown:
-        yield f"  {each.minutes:5.1f} min   {each.distance:.3f} ({each.low:.3f}..{each.high:.3f})"
+        loss = "" if each.loss is None else f"   held-out loss {each.loss:.4f}"
+        yield f"  {each.minutes:5.1f} min   {each.distance:.3f} ({each.low:.3f}..{each.high:.3f}){loss}"
     first, last = grown[0], grown[-1]
     doublings = math.log2(last.minutes / first.minutes) if last.minutes > first.minutes > 0 else 0.0
-    if doublings == 0 or last.distance <= 0:
+    if last.low <= 0:
+        yield "  so few samples are not told from real pictures by this number; more minutes show in them, and in the loss"
+        return
+    if doublings == 0:
         return
     factor = (last.distance / first.distance) ** (1 / doublings) if first.distance > 0 else 1.0
     if factor >= 1:
