@@ -5,7 +5,8 @@
     python -m benchmarks.defaults report     docs/defaults.md and its picture
 
 Each goes on where it was left (runs/defaults, benchmarks/results/defaults.json). Two data sets with classes: the demo's
-pictures, and clothing64 (photographs, ../shared/data, left out where it is not there), at 32 pixels. A third of each is held
+pictures, and clothing64 (photographs in ../shared/data, or where SFUMATO_SHARED says;
+left out where they are not there), at 32 pixels. A third of each is held
 out, every second of these is validation and the others are the test part. Everything is chosen on validation, in the space of
 patch statistics; the chosen and the old default are then measured on the test part, in a space that nothing was chosen by
 (features of EfficientNet-Lite0) with other noise. All walks of a network are given the same noise and labels, so differences
@@ -18,6 +19,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +50,8 @@ from sfumato.training.options import TrainOptions
 from sfumato.training.watch import held_out_loss
 
 FOLDER = Path("runs/defaults")
+SHARED = Path(os.environ.get("SFUMATO_SHARED", DOCS.parent.parent / "shared" / "data"))
+"""Where clothing64 is."""
 SIDE, COUNT, BATCH = 32, 80, 40
 CHOOSES, REPORTS = "patches", "imagenet"
 SEEDS = {"demo": (0, 1), "clothing64": (0, 1)}
@@ -116,8 +120,7 @@ def source(data: str) -> Path | None:
         if not folder.is_dir():
             openmoji.draw(folder, 2 * SIDE)
         return folder
-    folder = DOCS.parent.parent / "shared" / "data" / data
-    return folder if folder.is_dir() else None
+    return SHARED / data if (SHARED / data).is_dir() else None
 
 
 def trained(training: Training, steps: dict[str, int]) -> dict[str, Any]:
