@@ -4,13 +4,12 @@
     python -m benchmarks.defaults measure    distances, stage by stage; the best of a stage go on
     python -m benchmarks.defaults report     docs/defaults.md and its picture
 
-Each goes on where it was left (runs/defaults, benchmarks/results/defaults.json). Two data sets with classes: the demo's
-pictures, and clothing64 (photographs in ../shared/data, or where SFUMATO_SHARED says;
-left out where they are not there), at 32 pixels. A third of each is held
-out, every second of these is validation and the others are the test part. Everything is chosen on validation, in the space of
-patch statistics; the chosen and the old default are then measured on the test part, in a space that nothing was chosen by
-(features of EfficientNet-Lite0) with other noise. All walks of a network are given the same noise and labels, so differences
-are paired: their 95 % intervals leave one sample out at a time (jackknife), of both.
+Each goes on where it was left (runs/defaults, benchmarks/results/defaults.json). Two data sets with classes, at 32 pixels:
+the demo's pictures, and clothing64 (photographs in ../shared/data, or where SFUMATO_SHARED says; left out where they are not
+there). A third of each is held out; every second of these is validation and the others are the test part. Everything is chosen
+on validation, in the space of patch statistics; the chosen and the old default are then measured on the test part, in a space
+that nothing was chosen by (features of EfficientNet-Lite0), with other noise. All walks of a network are given the same noise
+and labels, so differences are paired: their 95 % intervals leave one sample out at a time (jackknife), of both.
 """
 
 from __future__ import annotations
