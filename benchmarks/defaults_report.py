@@ -19,6 +19,12 @@ def shown(found: Mapping[str, float], sign: str = "") -> str:
     return f"{found['value']:{sign}.3f} ({found['low']:{sign}.3f}..{found['high']:{sign}.3f})"
 
 
+def against(each: Mapping[str, Any]) -> str:
+    """A network's distance, and the difference, where that is not to itself."""
+    value, difference = f"{each['kernel']['value']:.3f}", each["difference"]
+    return value if difference["low"] == difference["high"] == 0 else f"{value}, {shown(difference, '+')}"
+
+
 def beats(row: Mapping[str, Any]) -> str:
     """In how many networks the difference is below 0, and in how many beyond its interval."""
     every = [each["difference"] for each in row["networks"].values()]
@@ -31,12 +37,11 @@ def stage_table(stage: Mapping[str, Any]) -> str:
     rows = [
         (
             name, f"{row['ratio']:.2f}", beats(row),
-            *(f"{row['networks'][n]['kernel']['value']:.3f}, {shown(row['networks'][n]['difference'], '+')}"
-              for n in networks),
+            *(against(row["networks"][n]) for n in networks),
         )
         for name, row in stage.items()
     ]  # fmt: skip
-    heads = [n.replace("/base/", ", seed ") for n in networks]
+    heads = [n.replace("/base/", ", seed ").replace("/longer/", ", 120 s, seed ") for n in networks]
     return table(("choice", "ratio", "better / surely", *heads), rows)
 
 
@@ -64,9 +69,7 @@ def draw(facts: Mapping[str, Any]) -> None:
                 points.setdefault(steps, []).append(value["value"])
         ordered = sorted((n, sum(v) / len(v)) for n, v in points.items())
         walks.plot(*zip(*ordered, strict=True), marker="o", ms=3, lw=1.2, label=walk)
-    walks.set(
-        xscale="log", yscale="log", xlabel="network calls (each side of guidance)", title="solver and grid, w 1.5"
-    )
+    walks.set(xscale="log", xlabel="network calls (each side of guidance)", title="solver and grid, w 1.5")
     walks.set_ylabel("kernel distance, patches, validation")
     walks.set_xticks([5, 10, 20], ["5", "10", "20"])
     lines: dict[str, list[tuple[float, float]]] = {}
@@ -118,7 +121,7 @@ def tables(facts: Mapping[str, Any]) -> str:
         "finalists": "The best of these, all seeds, the mean of 5, 10 and 20 steps:",
         "guidance": "Guidance, all seeds, 10 steps:",
         "longer": "A network trained twice as long, the mean of 5, 10 and 20 steps:",
-        "averages": "Widths of the average, rebuilt from the run's snapshots, against the width that it kept (0.05), 20 steps:",
+        "averages": "Widths of the average, rebuilt from the run's snapshots (it kept 0.05, the first row, and 0.1), seed 0, 20 steps:",
         "test, imagenet": "On the test part, in the space that nothing was chosen by, the mean of 5, 10 and 20 steps:",
         "test, patches": "The same samples in the space of the choice:",
     }
