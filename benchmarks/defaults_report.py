@@ -121,7 +121,7 @@ def tables(facts: Mapping[str, Any]) -> str:
         "finalists": "The best of these, all seeds, the mean of 5, 10 and 20 steps:",
         "guidance": "Guidance, all seeds, 10 steps:",
         "longer": "A network trained twice as long, the mean of 5, 10 and 20 steps:",
-        "averages": "Widths of the average, rebuilt from the run's snapshots (it kept 0.05, the first row, and 0.1), seed 0, 20 steps:",
+        "averages": "Widths of the average, from the snapshots (0.05, the first row, and 0.1 were kept), seed 0, 20 steps:",
         "test, imagenet": "On the test part, in the space that nothing was chosen by, the mean of 5, 10 and 20 steps:",
         "test, patches": "The same samples in the space of the choice:",
     }

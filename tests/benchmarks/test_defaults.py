@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import defaults
+from benchmarks import defaults, defaults_report
 from benchmarks.common import jackknife, left_out_interval
 from benchmarks.defaults import Cell, compared, part
 from sfumato.data import ArrayDataset, Statistics
@@ -70,3 +70,18 @@ def test_each_network_has_a_name_of_its_own(monkeypatch) -> None:
     keys = [training.key for training in defaults.trainings()]
     assert len(set(keys)) == len(keys)
     assert sum("/base/" in key for key in keys) == sum(map(len, defaults.SEEDS.values()))
+
+
+def test_the_page_says_how_often_a_choice_is_better_and_how_often_surely() -> None:
+    def network(low: float, value: float, high: float) -> dict:
+        return {"kernel": {"value": 1.0}, "difference": {"low": low, "value": value, "high": high}}
+
+    row = {
+        "ratio": 0.5,
+        "networks": {
+            "demo/base/0": network(-3, -2, -1), "demo/base/1": network(-3, -1, 1), "demo/base/2": network(0, 0, 0),
+        },
+    }  # fmt: skip
+    line = defaults_report.stage_table({"some": row}).splitlines()[2]
+    assert line.split(" | ")[:3] == ["| some", "0.50", "2 / 1 of 3"]
+    assert line.endswith("| 1.000, -1.000 (-3.000..+1.000) | 1.000 |")
