@@ -91,9 +91,8 @@ def save_figure(sheet: Any, name: str) -> None:
     sheet.savefig(DOCS / f"{name}.png", dpi=110)
 
 
-def kernel_interval(fake: Tensor, real: Tensor) -> dict[str, float]:
-    """Kernel distance of fake (n, d) to real (m, d), and the 95 % interval of it over draws of the fakes, by the jackknife
-    (leave one out), which unlike resampling never compares a sample with its own copy."""
+def jackknife(fake: Tensor, real: Tensor) -> tuple[float, Tensor]:
+    """Kernel distance of fake (n, d) to real (m, d), and the distances with each of the fakes left out once (n,)."""
     fake, real = checked_pair(fake, real, 4)
     count = len(fake)
     own = kernel_matrix(fake, fake, 3)
@@ -101,6 +100,18 @@ def kernel_interval(fake: Tensor, real: Tensor) -> dict[str, float]:
     to_real = torch.cat([kernel_matrix(rows, real, 3).mean(1) for rows in fake.split(256)])
     among_real = kernel_within(real, 3)
     value = row.sum() / (count * (count - 1)) - 2 * to_real.mean() + among_real
-    left_out = (row.sum() - 2 * row) / ((count - 1) * (count - 2)) - 2 * (to_real.sum() - to_real) / (count - 1)
+    within = (row.sum() - 2 * row) / ((count - 1) * (count - 2))
+    return float(value), within - 2 * (to_real.sum() - to_real) / (count - 1) + among_real
+
+
+def left_out_interval(value: float, left_out: Tensor) -> dict[str, float]:
+    """A value and its 95 % interval, by what it is with each sample left out once (n,)."""
+    count = len(left_out)
     half = 1.96 * float(((count - 1) / count * (left_out - left_out.mean()).square().sum()).sqrt())
-    return {"value": float(value), "low": float(value) - half, "high": float(value) + half}
+    return {"value": value, "low": value - half, "high": value + half}
+
+
+def kernel_interval(fake: Tensor, real: Tensor) -> dict[str, float]:
+    """Kernel distance of fake (n, d) to real (m, d), and the 95 % interval of it over draws of the fakes, by the jackknife
+    (leave one out), which unlike resampling never compares a sample with its own copy."""
+    return left_out_interval(*jackknife(fake, real))

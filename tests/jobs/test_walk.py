@@ -64,7 +64,11 @@ class _Habits(Recipe):
 
 
 @pytest.mark.parametrize(("asked", "name", "adaptations", "right"), [
-    ({}, "usual", (), {"steps": 7, "shift": 2.0, "solver": "dpmpp_2m", "eta": 0.5, "grid": "auto", "w": 1.5}),  # four layers
+    ({}, "usual", (), {"steps": 7, "shift": 2.0, "solver": "ab2", "eta": 0.0, "grid": "auto", "w": 1.5}),  # four layers
+    ({"eta": 0.5}, "usual", (), {"solver": "dpmpp_2m", "eta": 0.5}),  # the usual one draws no noise
+    ({"eta": 0.0}, "usual", (), {"solver": "ab2", "eta": 0.0}),
+    ({"eta": 0.5, "solver": "euler"}, "usual", (), {"solver": "euler", "eta": 0.5}),
+    ({"eta": 0.5}, "usual", (DistillOptions(),), {"solver": "leap"}),
     ({}, "sharp", (), {"steps": 20, "shift": 1.0, "w": 3.0}),
     ({"w": 2.0, "steps": 3}, "sharp", (), {"steps": 3, "w": 2.0}),
     ({}, "usual", (DistillOptions(),), {"solver": "leap", "steps": 4, "shift": 0.5, "w": 1.5}),
@@ -76,6 +80,12 @@ class _Habits(Recipe):
 def test_asked_over_conversion_over_field_over_process(asked, name, adaptations, right):
     walk = resolved(Walk(**asked), name, _Habits(), d.Gaussian(), adaptations)
     assert {key: getattr(walk, key) for key in right} == right
+
+
+@pytest.mark.parametrize("process", [d.Masked(5), d.Geodesic(d.SO3()), d.Equilibrium(), d.OneHot(5)], ids=repr)
+def test_fresh_noise_alone_changes_no_solver_that_draws_some_or_has_no_other(process: Any):
+    usual = process.habits["solver"]
+    assert resolved(Walk(eta=0.5), "usual", _Habits(), process, ()).solver == usual
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from sfumato.diffusion import (
     Sphere,
     Torus,
     UniformTokens,
+    ab,
     cosine,
     dpmpp_2m,
     euler,
@@ -242,7 +243,7 @@ def habit(process: Process, steps: int = 4, measured: Mapping[str, Any] | None =
     """How samples of this process are usually drawn: where the walk stops, and by which solver. ``measured``: walk.json."""
     eta = process.habits.get("eta", 0.0)
     solvers: dict[str, Callable[[], Solver]] = {
-        "euler": lambda: euler(eta), "dpmpp_2m": lambda: dpmpp_2m(eta), "confidence": Confidence,
+        "euler": lambda: euler(eta), "dpmpp_2m": lambda: dpmpp_2m(eta), "ab2": lambda: ab(2), "confidence": Confidence,
         "descent": lambda: replace(Descent(), tol=1e-6, most=20),
     }  # fmt: skip
     grids: dict[str, Any] = {"cosine": cosine, "uniform": uniform, "auto": cosine}

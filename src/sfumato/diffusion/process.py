@@ -135,7 +135,7 @@ class Gaussian(StraightPath):
     cap: float = 20.0
 
     states: ClassVar[States] = "vectors"
-    habits: ClassVar[Mapping[str, Any]] = {"solver": "dpmpp_2m", "grid": "auto", "eta": 0.5}
+    habits: ClassVar[Mapping[str, Any]] = {"solver": "ab2", "grid": "auto", "eta": 0.0}
 
     def __post_init__(self) -> None:
         for name in (self.predicts, self.loss_in or self.predicts):

@@ -19,7 +19,7 @@ from sfumato.jobs.recipe import Data, Recipe, say
 from sfumato.jobs.seal import unchanged
 from sfumato.jobs.strict import options, to_plain
 from sfumato.jobs.taken import fingerprint, measured
-from sfumato.jobs.walk import USUAL, Drawing, Walk, grid_of, solver_of
+from sfumato.jobs.walk import USUAL, Drawing, Walk, grid_of, noisy, solver_of
 from sfumato.training.run import Run, RunError
 
 if TYPE_CHECKING:
@@ -249,6 +249,8 @@ def resolved(asked: Walk, name: str, recipe: Recipe, process: Any, adaptations: 
     for adaptation in reversed(adaptations):
         walk = walk.over(adaptation.walk())
     walk = walk.over(recipe.walk(name)).over(Walk(**process.habits))
+    if asked.eta and asked.solver is None:
+        walk = dataclasses.replace(walk, solver=noisy(walk.solver, process))
     if (walk.solver or "").partition(":")[0] == "descent":  # goes as far as it needs: steps are a bound alone
         walk = walk.over(Walk(steps=DESCENT))
     walk = walk.over(USUAL)

@@ -207,7 +207,7 @@ class Demo:
 
     out: Path = Path("runs/demo")
     """Run directory; an earlier demo there is replaced."""
-    minutes: float = 4.5
+    minutes: float = 4.0
     """Minutes of training."""
     seed: int = 0
     """Seed of everything."""

@@ -36,7 +36,8 @@ class Walk:
     flow maps, descent for equilibrium matching, confidence, entropy_bound and remask for tokens. With parameters:
     churn:churn=2.5,low=0.75 or leap:gamma=1,mean=true. One for each part of a product: "states=euler; values=dpmpp_2m"."""
     eta: float | None = None
-    """Fresh noise of euler and dpmpp_2m: 0 none (deterministic), 1 as much as DDPM. Some mends a network's errors."""
+    """Fresh noise of euler and dpmpp_2m (the solver where none is given beside it): 0 none (deterministic), 1 as much as DDPM.
+    Some mends a network's errors."""
     grid: str | None = None
     """Where the steps are: auto (equal error, measured), cosine, uniform, karras, logsnr; karras:sigma_min=0.03."""
     shift: float | None = None
@@ -216,6 +217,14 @@ def solver_of(walk: Walk, process: Any, more: Mapping[str, Any]) -> Solver:
             raise Wrong(f"solver = {text!r}: no part {unknown[0]!r}; the parts are {', '.join(process.moving())}")
         return Parts({name: _eta(_walks(of, process.moving()[name], {}), walk, of) for name, of in named.items()})
     return _eta(_walks(text, process, more), walk, text)
+
+
+def noisy(usual: str | None, process: Any) -> str | None:
+    """The solver for fresh noise, where that alone was asked for: the usual one if it draws some, else dpmpp_2m where that
+    walks this world."""
+    fitting = solvers_of(process)
+    draws = hasattr(fitting.get(usual or ""), "eta") or usual not in fitting
+    return usual if draws or "dpmpp_2m" not in fitting else "dpmpp_2m"
 
 
 def _eta(solver: Any, walk: Walk, text: str) -> Any:

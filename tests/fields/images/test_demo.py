@@ -19,6 +19,7 @@ FILES = [
     "samples.png",
     "process.png",
     "report.png",
+    "growth.png",
     *(["loss_by_level.png", "loss.png", "steps.png"] if available() else []),
 ]
 
@@ -44,6 +45,7 @@ def test_the_demo_draws_everything_and_replaces_only_itself(tmp_path: Path):
         assert (out / name).is_file()
         assert name in text
         assert min(Image.open(out / name).size) > 20
+    assert "how quality grew" in text
     assert (out / "metrics.json").is_file()
     assert len(list((out / "samples" / "final").glob("0*.png"))) == 64
     (out / "samples" / "final" / "0000.png").unlink()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfumato.data.sheet import sheet, to_bytes
+from sfumato.fields.images.growth import growth, words
 from sfumato.fields.images.measure import Measure, features_for
 from sfumato.fields.images.openmoji import draw
 from sfumato.fields.images.recipe import Images
@@ -18,6 +19,7 @@ from sfumato.jobs.recipe import say
 from sfumato.jobs.sample import sample
 from sfumato.jobs.train import train
 from sfumato.jobs.walk import Drawing
+from sfumato.networks.options import NetworkOptions
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import RunError
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CURVE = (2, 4, 8, 16, 32)
+NETWORK = NetworkOptions(width=128, depth=4)
+"""A million parameters: on two cores small pictures are recognisable after a minute, and the usual network, with three times as
+many, would be where this one is after four (docs/defaults.md)."""
 MARK = ".demo"  # a folder without it is somebody's own and is never cleared
 
 
@@ -42,8 +47,10 @@ def demo(out: Path, minutes: float, seed: int, side: int = 32, curve: tuple[int,
     pictures = out / "pictures"
     say("drawing pictures: OpenMoji, CC BY-SA 4.0, openmoji.org")
     say(f"{draw(pictures, side * 2)} pictures in {pictures}")
-    recipe = Images(pictures, side=side, labels=True, held_out=0.2)
-    train(recipe, TrainOptions(minutes=minutes, seed=seed, previews=6), out)
+    recipe = Images(pictures, side=side, labels=True, held_out=0.2, network=NETWORK)
+    looks = max(1, round(minutes))
+    say(f"training for {minutes:g} minutes; a sheet of samples after each: {out / 'samples'}/")
+    train(recipe, TrainOptions(minutes=minutes, seed=seed, previews=looks), out)
 
     model = load(out, drawing=Drawing(seed=seed))
     sample(model, 64, model.recipe.Ask(), out / "samples" / "final")
@@ -51,14 +58,17 @@ def demo(out: Path, minutes: float, seed: int, side: int = 32, curve: tuple[int,
     process_picture(model, out / "process.png", seed)
     text = evaluate(model, Measure(quick=True))
     quality(model, curve)
+    grown = growth(model, out / "growth.png")
     look = {
         "samples.png": "64 samples, a class a column", "process.png": "a picture dissolving, and samples forming",
         "report.png": "samples, their nearest training pictures, real held-out pictures",
         "loss_by_level.png": "held-out loss per noise level", "loss.png": "loss over training",
-        "steps.png": "quality against sampling steps",
+        "steps.png": "quality against sampling steps", "growth.png": "the same samples after a quarter, a half and all of it",
     }  # fmt: skip
     lines = [
         text,
+        "",
+        *words(grown),
         "",
         f"look at {out}/",
         *(f"  {name:18s} {what}" for name, what in look.items() if (out / name).exists()),
