@@ -17,7 +17,7 @@ from sfumato.diffusion.tree import Tree
 from sfumato.fields.text.facts import Facts
 from sfumato.fields.text.files import Limits, wrong_with
 from sfumato.fields.text.options import TextAsk
-from sfumato.fields.text.vocabulary import Vocabulary
+from sfumato.data.vocabulary import Vocabulary
 from sfumato.fields.text.writing import Layout, Sharpened, filled, prompted
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sfumato.fields.text.data import Corpus
     from sfumato.fields.text.files import Document, Limits
     from sfumato.fields.text.queries import TextQueries
-    from sfumato.fields.text.vocabulary import Vocabulary
+    from sfumato.data.vocabulary import Vocabulary
     from sfumato.jobs.model import Model
     from sfumato.jobs.report import Report
     from sfumato.training.objective import Task
@@ -217,7 +217,7 @@ class Text(Recipe):
     def vocabulary(self, run: Run) -> Vocabulary:
         """The run's own. Raises DataError."""
         from sfumato.fields.text.data import TOKENIZER
-        from sfumato.fields.text.vocabulary import Vocabulary
+        from sfumato.data.vocabulary import Vocabulary
 
         return Vocabulary.load(run.path / TOKENIZER)
 

@@ -21,7 +21,7 @@ from sfumato.data.errors import DataError
 from sfumato.diffusion import Endpoints, Guess
 from sfumato.diffusion.guidance import Wrapped
 from sfumato.diffusion.tokens import NEVER
-from sfumato.fields.text.vocabulary import Vocabulary
+from sfumato.data.vocabulary import Vocabulary
 
 HOLE = re.compile(rb"<fill(?::(\d{1,6}))?>")
 

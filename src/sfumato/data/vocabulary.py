@@ -87,7 +87,7 @@ class Vocabulary:
         if missing:
             raise DataError(
                 f"{shown(path)}: lacks {len(missing)} of the 256 single bytes (the first is {min(missing)}); "
-                "expected a byte-level vocabulary as `sfumato train text` writes it"
+                "expected a byte-level vocabulary as a run writes it"
             )
         return vocabulary
 
@@ -159,7 +159,7 @@ def library() -> Any:
     try:
         import tokenizers
     except ImportError:
-        raise DataError("text needs the tokenizers library: pip install 'sfumato[text]'") from None
+        raise DataError("a vocabulary needs the tokenizers library: pip install tokenizers") from None
     return tokenizers
 
 
