@@ -57,6 +57,12 @@ def test_attention_is_the_same_on_every_path() -> None:
     torch.testing.assert_close(attend(q, k, v, torch.ones(2, 6, dtype=torch.bool)), expected)
     narrow = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
     torch.testing.assert_close(narrow.float(), expected, rtol=0.05, atol=0.05)
+    some = torch.tensor([[True, True, False, True, True, False], [True] + [False] * 5])
+    masked = scores.masked_fill(~some[:, None, None], -torch.inf)
+    expected = torch.einsum("bhns,bshd->bnhd", masked.softmax(-1), v).flatten(2)
+    torch.testing.assert_close(attend(q, k, v, some), expected)
+    narrow = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), some)
+    torch.testing.assert_close(narrow.float(), expected, rtol=0.05, atol=0.05)
 
 
 def test_places_are_told_apart() -> None:
