@@ -26,7 +26,7 @@ from sfumato.data.errors import DataError, shown
 from sfumato.data.picture import HANDLED, MAX_PIXELS, WHITE, Colour, Complaint, Picture, attempt, decode, fit, stretch
 from sfumato.data.writing import appearing
 
-__all__ = ["HANDLED", "Complaint", "Picture", "Scan", "check_budget", "decode", "fit", "gather", "scan", "stretch"]
+__all__ = ["HANDLED", "Complaint", "Picture", "Scan", "check_budget", "decode", "find", "fit", "gather", "scan", "stretch"]
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jif", ".jfi", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff",
             ".ppm", ".pgm", ".pbm", ".pnm")  # fmt: skip
@@ -120,7 +120,7 @@ def scan(
         raise DataError(
             f"{shown(root)}: {'not a folder' if root.exists() else 'no such folder'}; expected pictures in it"
         )
-    paths, complaints, ignored = _find(root) if files is None else (list(files), [], Counter[str]())
+    paths, complaints, ignored = find(root) if files is None else (list(files), [], Counter[str]())
     if not paths and not complaints:
         others = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in ignored.most_common(5)) or "nothing"
         raise DataError(f"{shown(root)}: no pictures in it or its sub-folders ({' '.join(SUFFIXES)}); found {others}")
@@ -172,7 +172,7 @@ def scan(
     )
 
 
-def _find(root: Path) -> tuple[list[Path], list[Complaint], Counter[str]]:
+def find(root: Path) -> tuple[list[Path], list[Complaint], Counter[str]]:
     """Candidate files in order, folders that cannot be listed, and the other files counted by suffix."""
     paths, complaints, ignored = [], [], Counter[str]()
     folders, linked, seen = [root], deque[Path](), set()
