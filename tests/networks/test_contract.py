@@ -87,7 +87,16 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {
         (),
     ),
     "joint, clip": (
-        {"kind": "joint", "channels": 2, "dims": 3, "width": 32, "depth": 2, "patch": 4, "classes": 3, "context_dim": 6},
+        {
+            "kind": "joint",
+            "channels": 2,
+            "dims": 3,
+            "width": 32,
+            "depth": 2,
+            "patch": 4,
+            "classes": 3,
+            "context_dim": 6,
+        },
         (3, 2, 8, 4),
         (),
     ),

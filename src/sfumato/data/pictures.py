@@ -26,7 +26,19 @@ from sfumato.data.errors import DataError, shown
 from sfumato.data.picture import HANDLED, MAX_PIXELS, WHITE, Colour, Complaint, Picture, attempt, decode, fit, stretch
 from sfumato.data.writing import appearing
 
-__all__ = ["HANDLED", "Complaint", "Picture", "Scan", "check_budget", "decode", "find", "fit", "gather", "scan", "stretch"]
+__all__ = [
+    "HANDLED",
+    "Complaint",
+    "Picture",
+    "Scan",
+    "check_budget",
+    "decode",
+    "find",
+    "fit",
+    "gather",
+    "scan",
+    "stretch",
+]
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jif", ".jfi", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff",
             ".ppm", ".pgm", ".pbm", ".pnm")  # fmt: skip
@@ -263,8 +275,9 @@ def gather(
     """Decodes and fits every file of a scan into the file `out`: uint8 (N, 3, H, W), returned memory-mapped.
 
     With a `side` the square in the middle is taken (`fit`), with a (height, width) all of the picture (`stretch`). `which`:
-    numbers of the files that are taken, in this order; all unless given. `out` appears only when it is complete. Raises DataError naming the file that vanished or changed since the scan,
-    when there is nothing to gather, and when `out` cannot be written (saying how much room is needed).
+    numbers of the files that are taken, in this order; all unless given. `out` appears only when it is complete. Raises
+    DataError naming the file that vanished or changed since the scan, when there is nothing to gather, and when `out` cannot
+    be written (saying how much room is needed).
     """
     chosen = range(len(scan.files)) if which is None else which
     out, count = Path(out), len(chosen)
@@ -283,7 +296,7 @@ def gather(
 
 
 def _write(
-    file: BinaryIO, scan: Scan, items: Sequence[tuple[Path, bytes]], shape: tuple[int, ...], crop: bool, workers: int,
+    file: BinaryIO, scan: Scan, items: Sequence[tuple[Path, bytes]], shape: tuple[int, int, int, int], crop: bool, workers: int,
     progress: Progress | None,
 ) -> None:  # fmt: skip
     # Plain writes rather than a memory map: a full disk is then an error with a message, not a killed process

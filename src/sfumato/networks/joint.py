@@ -108,7 +108,7 @@ class JointDiT(nn.Module):
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
     ) -> Tensor:
-        """Answer, shaped like x; arguments as of `DiT`, with one level for each row. Raises ValueError if a shape does not fit."""
+        """Answer, shaped like x; arguments as of `DiT`, with one level for each row. Raises ValueError as that does."""
         sides = self.patches.sides(x)
         check_level(level, len(x))
         condition = self.condition(level, level_s, label, guidance, vector, vector_known)

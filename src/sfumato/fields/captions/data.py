@@ -84,73 +84,112 @@ class Seen:
         return cls(found, tuple(whole[path] for path in found.files), listing)
 
 
+@dataclass(frozen=True, eq=False)
+class Laid:
+    """Pictures as they lie in the cache: sizes of the buckets, of each picture its bucket and place there, the numbers of those
+    to learn from and of those held out, and what was measured of the former. said: what is to be said of it."""
+
+    sizes: list[Size]
+    bucket: np.ndarray
+    place: np.ndarray
+    train: np.ndarray
+    held: np.ndarray
+    side: int
+    patch: int
+    mean: float
+    spread: float
+    said: list[str]
+
+
 def prepare(run: Run, data: Path, wanted: Wanted, tell: Say) -> CaptionFacts:
     """Read everything into the run, and decide what is open. Raises DataError."""
     import os
 
     from sfumato.diffusion import key
-    from sfumato.networks import fitting_patch
-    from sfumato.training.parallel import pick_device
 
     with tempfile.TemporaryDirectory(dir=run.path) as room:
         seen = Seen.of(data, wanted.asked, Path(room), os.cpu_count() or 1, tell)
         check_budget(seen.scan, wanted.broken_budget)
-        fast = pick_device().type != "cpu"
-        side = wanted.side or usual_side(seen.scan.median_side, fast)
-        patch = wanted.patch or fitting_patch((3, side, side), fast)
-        if patch is None or side % patch:
-            raise DataError(
-                f"side = {side}: no patch from 2 to 16 divides it; choose another, such as {max(8, side - side % 8)}"
-                if patch is None else f"side = {side}: is not divisible by network.patch = {patch}"
-            )  # fmt: skip
-        train, held = split(list(seen.scan.digests), wanted.held_out)
-        if not len(held):
-            raise DataError(f"{shown(data)}: 1 distinct picture ({len(seen.scan)} files); two at least are needed")
-        shapes = [(1, 1)] * len(seen.scan) if wanted.square else seen.scan.shapes
-        sizes, bucket = buckets(shapes, side, patch)
-        place = np.zeros(len(bucket), dtype=np.int64)
-        sums = np.zeros(3)
-        learned = np.zeros(len(bucket), dtype=bool)
-        learned[train] = True
-        for number, size in enumerate(sizes):
-            own = np.flatnonzero(np.asarray(bucket) == number)
-            place[own] = np.arange(len(own))
-            array = gather(seen.scan, side if wanted.square else size, run.cache / pictures_name(size), which=own.tolist())
-            sums += _sums(array, learned[own])
-    mean = sums[1] / sums[0]
-    spread = math.sqrt(max(0.0, sums[2] / sums[0] - mean**2))
-    if spread == 0:
-        raise DataError(f"{shown(data)}: every picture is of one colour, the same: there is nothing to learn")
+        laid = lay(seen, wanted, run.cache)
     flat, first = _flat(seen.captions)
-    own = [text for i in train for text in seen.captions[i]]
-    words, said = chosen(wanted.encoder, own, wanted.vocab, wanted.tokens)
+    words, said = chosen(
+        wanted.encoder, [text for i in laid.train for text in seen.captions[i]], wanted.vocab, wanted.tokens
+    )
     words.save(run.path)
     longest, cut = words.write(flat, run.cache)
     np.savez(
-        run.cache / ITEMS, bucket=np.asarray(bucket), place=place, first=first, train=train, held_out=held,
+        run.cache / ITEMS, bucket=laid.bucket, place=laid.place, first=first, train=laid.train, held_out=laid.held
     )  # fmt: skip
     root = seen.scan.root
     names = [shown(path.relative_to(root)) if path.is_relative_to(root) else shown(path) for path in seen.scan.files]
     write_text(run.cache / CAPTIONS, json.dumps({"captions": flat, "names": names}, ensure_ascii=False))
-    order = sorted((int(i) for i in held), key=lambda i: key("examples", seen.captions[i][0]))
+    order = sorted((int(i) for i in laid.held), key=lambda i: key("examples", seen.captions[i][0]))
     examples = list(dict.fromkeys(seen.captions[i][0] for i in order if seen.captions[i][0]))[:EXAMPLES]
-    counts = np.bincount(bucket, minlength=len(sizes))
+    counts = np.bincount(laid.bucket, minlength=len(laid.sizes))
     facts = CaptionFacts(
-        mean=float(mean), spread=spread, count=len(train), held=len(held), captions=len(flat), sizes=tuple(sizes),
-        shares=tuple((counts / counts.sum()).tolist()), patch=patch,
-        shift=wanted.shift or usual_shift(side), encoder=words.name, vocab=words.vocab, width=words.width,
+        mean=laid.mean, spread=laid.spread, count=len(laid.train), held=len(laid.held), captions=len(flat),
+        sizes=tuple(laid.sizes), shares=tuple((counts / counts.sum()).tolist()), patch=laid.patch,
+        shift=wanted.shift or usual_shift(laid.side), encoder=words.name, vocab=words.vocab, width=words.width,
         tokens=words.length, longest=longest, cut=cut, distinct=distinct(flat),
         hidden=sum(not any(texts) for texts in seen.captions), how=seen.listing.how, examples=tuple(examples or [""]),
-        source=source(seen.scan.digests, flat), said=(*seen.listing.said, *said, *many(seen.captions)),
+        source=source(seen.scan.digests, flat), said=(*seen.listing.said, *said, *many(seen.captions), *laid.said),
     )  # fmt: skip
     facts.write(run)
     return facts
+
+
+def lay(seen: Seen, wanted: Wanted, cache: Path) -> Laid:
+    """Choose sizes, and put every picture into the file of its bucket. Raises DataError."""
+    from sfumato.networks import fitting_patch
+    from sfumato.training.parallel import pick_device
+
+    scan, fast = seen.scan, pick_device().type != "cpu"
+    side = wanted.side or usual_side(scan.median_side, fast)
+    patch = wanted.patch or fitting_patch((3, side, side), fast)
+    if patch is None:
+        raise DataError(
+            f"side = {side}: no patch from 2 to 16 divides it; choose another, such as {max(8, side - side % 8)}"
+        )
+    if side % patch:
+        raise DataError(f"side = {side}: is not divisible by network.patch = {patch}")
+    train, held = split(list(scan.digests), wanted.held_out)
+    if not len(held):
+        raise DataError(f"{shown(scan.root)}: 1 distinct picture ({len(scan)} files); two at least are needed")
+    shapes = [(1, 1)] * len(scan) if wanted.square else list(scan.shapes)
+    sizes, numbers = buckets(shapes, side, patch)
+    bucket, place = np.array(numbers), np.zeros(len(numbers), dtype=np.int64)
+    learned = np.zeros(len(numbers), dtype=bool)
+    learned[train] = True
+    sums = np.zeros(3)
+    for number, size in enumerate(sizes):
+        own = np.flatnonzero(bucket == number)
+        place[own] = np.arange(len(own))
+        array = gather(scan, side if wanted.square else size, cache / pictures_name(size), which=own.tolist())
+        sums += _sums(array, learned[own])
+    mean = sums[1] / sums[0]
+    spread = math.sqrt(max(0.0, sums[2] / sums[0] - mean**2))
+    if spread < 1e-6:
+        raise DataError(f"{shown(scan.root)}: every picture is of one colour, the same: there is nothing to learn")
+    said = stretched(shapes, sizes, numbers)
+    return Laid(sizes, bucket, place, train, held, side, patch, float(mean), spread, said)
 
 
 def many(captions: Sequence[Sequence[str]]) -> list[str]:
     """A word about pictures with more captions than are learned from."""
     more = sum(len(texts) > ROUNDS for texts in captions)
     return [f"{more} pictures have more than {ROUNDS} captions: the first {ROUNDS} are learned from"] if more else []
+
+
+def stretched(shapes: Sequence[Size], sizes: Sequence[Size], bucket: Sequence[int], most: float = 1.25) -> list[str]:
+    """A word about pictures whose proportions are changed by more than a quarter."""
+    changes = (height / width * sizes[i][1] / sizes[i][0] for (height, width), i in zip(shapes, bucket))
+    far = sum(max(change, 1 / change) > most for change in changes)
+    if not far:
+        return []
+    return [
+        f"{far} pictures are stretched by more than {most - 1:.0%} to a size that is there: a smaller --network.patch makes "
+        "more sizes, --square cuts squares out"
+    ]
 
 
 def usual_side(median: int, fast: bool) -> int:
@@ -227,7 +266,9 @@ class Stock:
             captions, names = list(about["captions"]), list(about["names"])
             told = Words.read(run.cache, len(captions))
         except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            raise DataError(f"{run.cache}: the prepared data cannot be read ({error}); train again from the data") from error
+            raise DataError(
+                f"{run.cache}: the prepared data cannot be read ({error}); train again from the data"
+            ) from error
         return cls(facts, pictures, bucket, place, first, (train, held), captions, names, told)
 
     def train(self) -> Pairs:

@@ -68,7 +68,10 @@ class CaptionFacts(facts.Facts):
     def values(self) -> list[str]:
         """Its numbers, for `sfumato inspect`."""
         lost = f", {self.cut:.1%} of the captions are cut there" if self.cut else ""
-        lines = [f"tokens    {self.tokens} of a caption at most{lost}" + (f", the longest has {self.longest}" if lost else "")]
+        lines = [
+            f"tokens    {self.tokens} of a caption at most{lost}"
+            + (f", the longest has {self.longest}" if lost else "")
+        ]
         for (height, width), share in zip(self.sizes, self.shares):
             lines.append(f"size      {height}x{width}: {share:.1%} of the pictures")
         shifted = f", shift {self.shift:.3g}" if not math.isclose(self.shift, 1) else ""

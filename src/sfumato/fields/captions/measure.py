@@ -61,7 +61,9 @@ def measurable(model: Model, measure: Measured) -> None:
     if measure.features not in ("auto", "patches", "pca"):
         choose(measure.features, torch.zeros(1, *model.facts.shape), lambda x: x)
     if model.facts.held < LEAST:
-        raise RunError(f"{model.run.path}: {model.facts.held} held-out pictures are too few to measure with, {LEAST} at least")
+        raise RunError(
+            f"{model.run.path}: {model.facts.held} held-out pictures are too few to measure with, {LEAST} at least"
+        )
 
 
 def evaluate(model: Model, measure: Measured, ask: Any) -> Report:
@@ -73,7 +75,9 @@ def evaluate(model: Model, measure: Measured, ask: Any) -> Report:
     held = some(data.held_out, measure.n or MOST, told=True)
     known = some(data.train, KNOWN)
     if len(held.captions) < LEAST:
-        raise RunError(f"{len(held.captions)} held-out pictures have captions: too few to measure with, {LEAST} at least")
+        raise RunError(
+            f"{len(held.captions)} held-out pictures have captions: too few to measure with, {LEAST} at least"
+        )
     remember: Remember = partial(cached, model.run.cache / "reference")
     space = spaced(measure.features, known.x, remember)
     real, train = (space.remembered(each.x, remember) for each in (held, known))
@@ -153,7 +157,7 @@ def drawn_for(model: Model, held: Held, walk: Walk | None = None, name: str = "p
         done = 0
         for size in dict.fromkeys(held.sizes):
             own = [i for i, other in enumerate(held.sizes) if other == size]
-            texts, turns = (tuple(each[i] for i in own) for each in (held.captions, places))
+            texts, turns = tuple(held.captions[i] for i in own), tuple(places[i] for i in own)
             for part in model.draw(Prompts(texts, len(own), words, size, places=turns), range(len(own)), walk=walk):
                 x: Any = part.x
                 pixels = (x.float().cpu() * facts.spread + facts.mean).clamp(-1, 1)

@@ -110,7 +110,9 @@ def _beside(paths: Sequence[Path], data: Path, texts: int, heard: Heard) -> List
     said = _count("without a caption file, left out", bare, data)
     if texts > used:
         stems = {path.with_suffix("") for path in paths}
-        alone = [each for suffix in BESIDE for each in sorted(data.rglob(f"*{suffix}")) if each.with_suffix("") not in stems]
+        alone = [
+            each for suffix in BESIDE for each in sorted(data.rglob(f"*{suffix}")) if each.with_suffix("") not in stems
+        ]
         said += _count("without a picture, left out", alone, data, "caption files")
     return Listing(tuple(files), tuple(captions), "caption files beside the pictures", tuple(said))
 
@@ -158,12 +160,16 @@ def _picture(value: Any, path: Path, where: str, packed: Path) -> Path:
         content = value.get("bytes")
         if isinstance(content, bytes) and content:
             if len(content) > PACKED:
-                raise DataError(f"{shown(where)}: a picture of {len(content) >> 20} MB, at most {PACKED >> 20} are read")
+                raise DataError(
+                    f"{shown(where)}: a picture of {len(content) >> 20} MB, at most {PACKED >> 20} are read"
+                )
             packed.write_bytes(content)
             return packed
         value = value.get("path")
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise DataError(f"{shown(path)}: {shown(where)} names no picture ({value!r:.40}); the name of a file is expected")
+        raise DataError(
+            f"{shown(path)}: {shown(where)} names no picture ({value!r:.40}); the name of a file is expected"
+        )
     return path.parent / value.strip()
 
 

@@ -15,6 +15,7 @@ from sfumato.fields.captions.options import CaptionAsk, CaptionNetwork, Kind, Me
 from sfumato.jobs.flags import Positional
 from sfumato.jobs.making import Making
 from sfumato.jobs.recipe import Data, Look, Recipe, Say
+from sfumato.training.optim import OptimOptions
 from sfumato.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Captions(Recipe):
     Measure: ClassVar[type] = Measured
     guided: ClassVar[tuple[str, ...]] = ("caption", "caption_mask")
     formats: ClassVar[tuple[str, ...]] = (".png",)
+    kept: ClassVar[tuple[str, ...]] = ("tokenizer.json",)
 
     data: Positional[Path]
     """Folder (searched to any depth), .csv, .tsv, .jsonl or .parquet."""
@@ -103,7 +105,9 @@ class Captions(Recipe):
         from sfumato.fields.captions.data import prepare
 
         if base is not None:
-            raise Wrong(f"{run.path}: a run of captioned pictures cannot be trained further on others yet; train a new one")
+            raise Wrong(
+                f"{run.path}: a run of captioned pictures cannot be trained further on others yet; train a new one"
+            )
         facts = prepare(run, self.data, self.wanted(), tell)
         return dataclasses.replace(
             self, side=self.side or facts.sizes[0][0], shift=facts.shift, encoder=facts.encoder, tokens=self.tokens,
@@ -163,13 +167,17 @@ class Captions(Recipe):
         return Captioned(
             attention="cross" if options.attention == "auto" else options.attention,
             width=width, depth=options.depth or deep, patch=facts.patch, vocab=facts.vocab,
-            context_dim=facts.width or width, text_depth=4 if options.text_depth is None else options.text_depth,
+            context_dim=facts.width or width,
+            text_depth=(4 if fast else 2) if options.text_depth is None else options.text_depth,
         )  # fmt: skip
 
     def training(self, data: Data, device: str) -> TrainOptions:
         from sfumato.jobs.recipe import usual_batch
 
-        return TrainOptions(batch=usual_batch(len(data.train), 32 if device == "cpu" else 256))
+        return TrainOptions(
+            batch=usual_batch(len(data.train), 32 if device == "cpu" else 256),
+            optim=OptimOptions(lr=1e-3 if device == "cpu" else None),
+        )
 
     # ---- samples -----------------------------------------------------------------------------------------------------
 
@@ -178,7 +186,9 @@ class Captions(Recipe):
         from sfumato.fields.captions.words import Words
 
         if ask.negative and not all(adaptation.guides() for adaptation in model.adaptations):
-            raise Wrong("negative: a flow map has learned its guidance, and cannot be led away from other words; leave it out")
+            raise Wrong(
+                "negative: a flow map has learned its guidance, and cannot be led away from other words; leave it out"
+            )
         if ask.negative and model.walk.w == 1:
             raise Wrong("negative: with w = 1 nothing is guided; give --w above 1")
         return asked(ask, Words.load(model.run.path, model.facts.tokens), model.facts, n)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,12 +35,12 @@ def sheet(things: Sequence[Shown], columns: int | None = None, least: int = 512,
     height, width = (max(thing.pixels.shape[axis] for thing in things) for axis in (0, 1))
     factor = max(1, round(least / (columns * (width + gap))), round(96 / width))
     height, width = height * factor, width * factor
-    font = ImageFont.load_default(max(10, min(16, width // 12)))
-    place = int(font.size * 1.25)
+    points = max(10, min(16, width // 12))
+    font, place = ImageFont.load_default(points), int(points * 1.25)
     once = rows > 1 and all(
         len({thing.prompt for thing in things[column::columns]}) == 1 for column in range(min(columns, count))
     )
-    texts = [wrapped(thing.prompt, width, font) for thing in things]
+    texts = [wrapped(thing.prompt, width, font.getlength) for thing in things]
     deep = max(map(len, texts)) * place + gap if any(any(text) for text in texts) else 0
     step = height + gap + (0 if once else deep)
     canvas = pil.new("RGB", (columns * (width + gap) + gap, rows * step + gap + (deep if once else 0)), "white")
@@ -56,9 +56,8 @@ def sheet(things: Sequence[Shown], columns: int | None = None, least: int = 512,
     return canvas
 
 
-def wrapped(text: str, width: int, font: object) -> list[str]:
+def wrapped(text: str, width: int, measure: Callable[[str], float]) -> list[str]:
     """At most LINES lines of a text, each as wide as a picture; what does not fit ends in dots."""
-    measure = font.getlength  # type: ignore[attr-defined]
     lines: list[str] = [""]
     for word in text.split():
         while measure(word) > width and len(word) > 1:

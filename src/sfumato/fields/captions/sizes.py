@@ -10,6 +10,8 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 Size = tuple[int, int]
 AREA = 0.05
 """How far, as a share, the area of a bucket may be from that of the square."""
@@ -21,19 +23,23 @@ LEAST = 16
 
 def sizes(side: int, patch: int) -> list[Size]:
     """(height, width) of all buckets, the square first. ``side`` is a multiple of the patch."""
-    found = {(side, side)}
-    for height in range(patch, int(side * WIDEST**0.5 * (1 + AREA)) + 1, patch):
-        for width in (side * side / height // patch * patch, -(-side * side // (height * patch)) * patch):
-            size = (height, int(width))
-            if width and abs(height * width / side**2 - 1) <= AREA and max(size) <= WIDEST * min(size):
-                found.add(size)
+    multiples = range(patch, int(side * WIDEST**0.5 * (1 + AREA)) + 1, patch)
+    found = {
+        (height, width)
+        for height in multiples
+        for width in multiples
+        if abs(height * width / side**2 - 1) <= AREA and max(height, width) <= WIDEST * min(height, width)
+    }
     return sorted(found, key=lambda size: (size != (side, side), abs(math.log(size[0] / size[1])), size))
 
 
-def nearest(shape: Size, among: Sequence[Size]) -> int:
-    """The number of the size whose proportions are nearest to those of a picture (height, width)."""
-    wanted = math.log(shape[0] / shape[1])
-    return min(range(len(among)), key=lambda i: (abs(math.log(among[i][0] / among[i][1]) - wanted), i))
+def nearest(shapes: Sequence[Size], among: Sequence[Size]) -> np.ndarray:
+    """For each picture (height, width) the number of the size whose proportions are nearest, (N,)."""
+    proportions = np.array([math.log(height / width) for height, width in among])
+    order = np.argsort(proportions, kind="stable")
+    between = (proportions[order][1:] + proportions[order][:-1]) / 2
+    wanted = [math.log(height / width) for height, width in shapes]
+    return np.asarray(order[np.searchsorted(between, wanted)])
 
 
 def buckets(shapes: Sequence[Size], side: int, patch: int, least: int = LEAST) -> tuple[list[Size], list[int]]:
@@ -43,15 +49,14 @@ def buckets(shapes: Sequence[Size], side: int, patch: int, least: int = LEAST) -
     """
     kept = sizes(side, patch)
     kinds = Counter(shapes)
+    different, times = list(kinds), np.array(list(kinds.values()))
     while True:
-        count: Counter[int] = Counter()
-        for shape, times in kinds.items():
-            count[nearest(shape, kept)] += times
-        used = sorted(count, key=lambda i: (-count[i], i))
+        count = np.bincount(nearest(different, kept), weights=times, minlength=len(kept))
+        used = sorted(np.flatnonzero(count).tolist(), key=lambda i: (-count[i], i))
         fewest = used[-1]
         if len(used) == 1 or (count[fewest] >= least and len(used) <= MOST):
             break
-        kept = [size for i, size in enumerate(kept) if i in count and i != fewest]
+        kept = [kept[i] for i in sorted(used) if i != fewest]
     chosen = [kept[i] for i in used]
-    place = {shape: nearest(shape, chosen) for shape in kinds}
+    place = dict(zip(different, nearest(different, chosen).tolist()))
     return chosen, [place[shape] for shape in shapes]

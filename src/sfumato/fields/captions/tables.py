@@ -37,7 +37,9 @@ def opened(path: Path, heard: Heard) -> tuple[list[str], Rows]:
         return _parquet(path)
     size = path.stat().st_size
     if size > MOST_BYTES:
-        raise DataError(f"{shown(path)}: {size / 1e9:.1f} GB of text; at most {MOST_BYTES / 1e9:.1f} are read, use .parquet")
+        raise DataError(
+            f"{shown(path)}: {size / 1e9:.1f} GB of text; at most {MOST_BYTES / 1e9:.1f} are read, use .parquet"
+        )
     text = decoded(path.read_bytes(), str(path), heard)
     return _lines(path, text) if suffix == ".jsonl" else _csv(path, text)
 
@@ -140,11 +142,16 @@ def columns(path: Path, names: Sequence[str], picture: str | None, words: Sequen
         )
 
     low = {name.lower(): name for name in reversed(names)}
-    found = known(picture, "--picture") if picture else next((low[name] for name in PICTURES if name in low), None)
+    found = (
+        known(picture, "--picture-column") if picture else next((low[name] for name in PICTURES if name in low), None)
+    )
     if found is None:
-        known(PICTURES[0], "--picture")
-    texts = tuple(known(name, "--caption") for name in words) or tuple(low[name] for name in WORDS if name in low)[:1]
+        known(PICTURES[0], "--picture-column")
+    texts = (
+        tuple(known(name, "--caption-column") for name in words)
+        or tuple(low[name] for name in WORDS if name in low)[:1]
+    )
     if not texts:
-        known(WORDS[0], "--caption")
+        known(WORDS[0], "--caption-column")
     assert found is not None
     return found, texts

@@ -84,7 +84,9 @@ def of_file(path: Path, heard: Heard) -> tuple[str, ...]:
     except OSError as error:
         raise DataError(f"{shown(path)}: cannot be read ({error.strerror})") from None
     if len(raw) > FILE_LIMIT:
-        raise DataError(f"{shown(path)}: more than {FILE_LIMIT >> 20} MB is no caption; one or a few lines are expected")
+        raise DataError(
+            f"{shown(path)}: more than {FILE_LIMIT >> 20} MB is no caption; one or a few lines are expected"
+        )
     if b"\0" in raw and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{shown(path)}: holds a zero byte at {raw.index(0)}, so it is no text")
     lines = decoded(raw, str(path), heard).splitlines()
