@@ -37,7 +37,6 @@ from sfumato.fields.captions.options import CaptionNetwork
 from sfumato.fields.captions.queries import Prompts
 from sfumato.fields.captions.recipe import Captions
 from sfumato.fields.captions.shown import Shown, sheet
-from sfumato.fields.captions.words import Words
 from sfumato.jobs.model import Model, load
 from sfumato.jobs.walk import Walk
 from sfumato.metrics.intervals import mean_interval, share_interval
@@ -163,9 +162,8 @@ class Results:
 
 def drawn(model: Model, chosen: Sequence[Sprite], walk: Walk, place: int = 0) -> Tensor:
     """A picture for each, (n, 48, 48, 3) bytes; ``place``: which of a caption's."""
-    words = Words.load(model.run.path, model.facts.tokens)
     texts = tuple(one.caption for one in chosen)
-    queries = Prompts(texts, len(texts), words, (SIDE, SIDE), places=(place,) * len(texts))
+    queries = Prompts(texts, len(texts), model.companions, (SIDE, SIDE), places=(place,) * len(texts))
     out = torch.zeros(len(texts), SIDE, SIDE, 3, dtype=torch.uint8)
     for part in model.draw(queries, range(len(texts)), walk=walk):
         things = model.recipe.things(model, queries, part)

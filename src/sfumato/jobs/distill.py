@@ -192,6 +192,6 @@ def _take_over(source: Run, run: Run, kept: Sequence[str]) -> None:
             os.link(file, target)
         except OSError:
             shutil.copyfile(file, target)
-    beside = [(source.path / name, name) for name in ("data.json", *kept)]
+    beside = [(source.path / name, name) for name in ("data.json", *kept) if (source.path / name).is_file()]
     for file, name in (*beside, (source.model, TEACHER)):
         shutil.copyfile(file, run.path / name)

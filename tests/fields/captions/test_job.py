@@ -31,6 +31,7 @@ from sfumato.training import loop
 from sfumato.training.checkpoint import read_tensors
 from sfumato.training.loader import fetch
 from sfumato.training.run import Run
+from tests.fields.captions.encoders import encoder
 from tests.fields.captions.squares import folder, square
 
 TRAIN = ["--vocab", "280", "--side", "16", "--held-out", "0.25", "--network.width", "32", "--network.depth", "2",
@@ -270,6 +271,26 @@ def test_a_run_without_its_prepared_data_still_draws(run: Path, tmp_path: Path) 
     (bare / "tokenizer.json").unlink()
     with pytest.raises(DataError, match=r"tokenizer\.json: file not found"):
         load(bare, Walk(steps=2)).sample(2)
+
+
+def test_an_encoder_that_is_not_trained_goes_the_same_way(tmp_path: Path) -> None:
+    data, out, place = folder(tmp_path / "squares", 40), tmp_path / "run", encoder(tmp_path / "encoder")
+    words = ["train", "captions", str(data), *TRAIN, "--network.attention", "joint", "--encoder", str(place)]
+    assert main([*words, "--steps", "2", "--out", str(out)]) == 0
+    assert not (out / "tokenizer.json").exists()
+    weights = read_tensors(out / "model.safetensors")
+    assert not [name for name in weights if name.startswith("words.")]
+    draw = ["sample", str(out), "--prompt", "a red square", "-n", "2", "--steps", "2", "--out"]
+    assert main([*draw, str(tmp_path / "one")]) == 0
+    assert main(["sample", str(out), "--like", str(tmp_path / "one" / "0001.png"), "--out", str(tmp_path / "two")]) == 0
+    assert (tmp_path / "two" / "0001.png").read_bytes() == (tmp_path / "one" / "0001.png").read_bytes()
+    assert (
+        main(["distill", str(out), "--steps", "1", "--threads", "1", "--batch", "4", "--out", str(tmp_path / "map")])
+        == 0
+    )
+    (place / "model.safetensors").write_bytes(b"gone")
+    with pytest.raises(DataError, match="is no file of tensors"):
+        load(out, Walk(steps=2)).sample(2)
 
 
 def test_options_are_the_words_of_the_command(run: Path) -> None:

@@ -28,7 +28,7 @@ from sfumato.data.pictures import Scan
 from sfumato.fields.captions.facts import CaptionFacts
 from sfumato.fields.captions.reading import Asked, Listing, listed
 from sfumato.fields.captions.sizes import Size, buckets
-from sfumato.fields.captions.words import Words, chosen
+from sfumato.fields.captions.words import chosen, read
 from sfumato.jobs.recipe import Say
 from sfumato.training.run import Run, write_text
 
@@ -112,9 +112,8 @@ def prepare(run: Run, data: Path, wanted: Wanted, tell: Say) -> CaptionFacts:
         check_budget(seen.scan, wanted.broken_budget)
         laid = lay(seen, wanted, run.cache)
     flat, first = _flat(seen.captions)
-    words, said = chosen(
-        wanted.encoder, [text for i in laid.train for text in seen.captions[i]], wanted.vocab, wanted.tokens
-    )
+    own, different = [text for i in laid.train for text in seen.captions[i]], distinct(flat)
+    words, said = chosen(wanted.encoder, own, wanted.vocab, wanted.tokens, different)
     words.save(run.path)
     longest, cut = words.write(flat, run.cache)
     np.savez(
@@ -130,7 +129,7 @@ def prepare(run: Run, data: Path, wanted: Wanted, tell: Say) -> CaptionFacts:
         mean=laid.mean, spread=laid.spread, count=len(laid.train), held=len(laid.held), captions=len(flat),
         sizes=tuple(laid.sizes), shares=tuple((counts / counts.sum()).tolist()), patch=laid.patch,
         shift=wanted.shift or usual_shift(laid.side), encoder=words.name, vocab=words.vocab, width=words.width,
-        tokens=words.length, longest=longest, cut=cut, distinct=distinct(flat),
+        tokens=words.length, longest=longest, cut=cut, distinct=different, checksum=words.checksum,
         hidden=sum(not any(texts) for texts in seen.captions), how=seen.listing.how, examples=tuple(examples or [""]),
         source=source(seen.scan.digests, flat), said=(*seen.listing.said, *said, *many(seen.captions), *laid.said),
     )  # fmt: skip
@@ -264,7 +263,7 @@ class Stock:
             )
             about = json.loads((run.cache / CAPTIONS).read_text(encoding="utf-8"))
             captions, names = list(about["captions"]), list(about["names"])
-            told = Words.read(run.cache, len(captions))
+            told = read(run.cache, len(captions))
         except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise DataError(
                 f"{run.cache}: the prepared data cannot be read ({error}); train again from the data"

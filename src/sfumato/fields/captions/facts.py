@@ -17,7 +17,8 @@ class CaptionFacts(facts.Facts):
     divides them. shift: of the schedule. encoder: what reads the words; vocab: its tokens, 0 where states are given; width: of
     a given state, 0 where it is trained. tokens: of the longest caption, as far as they are kept; cut: the share of captions
     that lost some. distinct: words. hidden: pictures without words. how: where captions stand. examples: some held-out
-    captions, for samples that nothing is asked of. source: a hash of all of it. said: what else there is to say.
+    captions, for samples that nothing is asked of. source: a hash of all of it. said: what else
+    there is to say. checksum: of an encoder that is not trained.
     """
 
     mean: float
@@ -41,6 +42,7 @@ class CaptionFacts(facts.Facts):
     examples: tuple[str, ...]
     source: str
     said: tuple[str, ...] = ()
+    checksum: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -26,7 +26,6 @@ from sfumato.fields.captions.data import Pairs
 from sfumato.fields.captions.options import Measured
 from sfumato.fields.captions.queries import Prompts
 from sfumato.fields.captions.shown import Shown, sheet
-from sfumato.fields.captions.words import Words
 from sfumato.jobs.model import Model
 from sfumato.jobs.report import Report
 from sfumato.jobs.walk import Walk
@@ -146,7 +145,6 @@ def drawn_for(model: Model, held: Held, walk: Walk | None = None, name: str = "p
     from sfumato.training.progress import Watch
 
     facts = model.facts
-    words = Words.load(model.run.path, facts.tokens)
     seen: Counter[str] = Counter()
     places = []
     for text in held.captions:
@@ -158,7 +156,9 @@ def drawn_for(model: Model, held: Held, walk: Walk | None = None, name: str = "p
         for size in dict.fromkeys(held.sizes):
             own = [i for i, other in enumerate(held.sizes) if other == size]
             texts, turns = tuple(held.captions[i] for i in own), tuple(places[i] for i in own)
-            for part in model.draw(Prompts(texts, len(own), words, size, places=turns), range(len(own)), walk=walk):
+            for part in model.draw(
+                Prompts(texts, len(own), model.companions, size, places=turns), range(len(own)), walk=walk
+            ):
                 x: Any = part.x
                 pixels = (x.float().cpu() * facts.spread + facts.mean).clamp(-1, 1)
                 out[[own[number] for number in part.numbers]] = one_size(pixels, facts.sizes[0])

@@ -15,7 +15,7 @@ from sfumato.errors import Wrong
 from sfumato.fields.captions.facts import CaptionFacts
 from sfumato.fields.captions.options import MOST, SIZE, CaptionAsk
 from sfumato.fields.captions.wording import Heard, cleaned, decoded
-from sfumato.fields.captions.words import Words
+from sfumato.fields.captions.words import Reader
 
 PROMPTS_BYTES = 4 << 20
 
@@ -27,7 +27,7 @@ class Prompts:
 
     texts: tuple[str, ...]
     count: int
-    words: Words
+    words: Reader
     size: tuple[int, int]
     negative: str | None = None
     places: tuple[int, ...] | None = None
@@ -62,7 +62,7 @@ class Prompts:
         return CaptionAsk(prompt=self.prompt(number), negative=self.negative, size=f"{height}x{width}")
 
 
-def asked(ask: CaptionAsk, words: Words, facts: CaptionFacts, n: int | None) -> Prompts:
+def asked(ask: CaptionAsk, words: Reader, facts: CaptionFacts, n: int | None) -> Prompts:
     """The pictures that are asked for: n of each prompt (4 unless given), or n in all (16) of held-out captions in turn.
 
     Raises Wrong for a size that was not learned, DataError for prompts that cannot be read.

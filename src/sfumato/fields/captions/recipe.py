@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sfumato.fields.captions.data import Wanted
     from sfumato.fields.captions.queries import Prompts
     from sfumato.fields.captions.shown import Shown
+    from sfumato.fields.captions.words import Reader
     from sfumato.jobs.model import Model
     from sfumato.jobs.report import Report
     from sfumato.training.run import Run
@@ -59,7 +60,8 @@ class Captions(Recipe):
     shift: float | None = None
     """Times more noise for the signal at every time, in training and sampling alike (default: side / 64, 1 below)."""
     encoder: str = "auto"
-    """What reads the words: own, a small one with a vocabulary of its own, trained along."""
+    """What reads the words: own, a small one with a vocabulary of its own, trained along; minilm, of a package, or that of a
+    folder of the kind BERT, which are not trained; auto: own below 2,000 different words, else minilm if it is installed."""
     vocab: int = 2048
     """Pieces of that vocabulary, fitted on the captions."""
     tokens: int = 77
@@ -80,7 +82,6 @@ class Captions(Recipe):
             self,
             (self.side is None or 8 <= self.side <= 4096, "side", "from 8 to 4096 pixels"),
             (self.shift is None or 0 < self.shift < math.inf, "shift", "above 0"),
-            (self.encoder in ("auto", "own"), "encoder", "auto or own"),
             (256 <= self.vocab <= 60_000, "vocab", "from 256, the bytes alone, to 60000"),
             (1 <= self.tokens <= 1024, "tokens", "from 1 to 1024"),
             (0 < self.held_out < 1, "held_out", "a share between 0 and 1"),
@@ -181,9 +182,15 @@ class Captions(Recipe):
 
     # ---- samples -----------------------------------------------------------------------------------------------------
 
+    def companions(self, run: Run, device: Any) -> Reader:
+        """What reads words."""
+        from sfumato.fields.captions.words import reader
+
+        facts = self.facts(run)
+        return reader(run.path, facts.encoder, facts.tokens, facts.checksum)
+
     def queries(self, model: Model, ask: CaptionAsk, n: int | None) -> Prompts:
         from sfumato.fields.captions.queries import asked
-        from sfumato.fields.captions.words import Words
 
         if ask.negative and not all(adaptation.guides() for adaptation in model.adaptations):
             raise Wrong(
@@ -191,7 +198,7 @@ class Captions(Recipe):
             )
         if ask.negative and model.walk.w == 1:
             raise Wrong("negative: with w = 1 nothing is guided; give --w above 1")
-        return asked(ask, Words.load(model.run.path, model.facts.tokens), model.facts, n)
+        return asked(ask, model.companions, model.facts, n)
 
     def things(self, model: Model, queries: Queries, drawn: Drawn) -> list[Shown]:
         from sfumato.data.sheet import to_bytes
