@@ -221,6 +221,8 @@ def test_what_makes_no_sense_is_said_in_a_line(run: Path, tmp_path: Path, capsys
         model.sample(1, prompts=tmp_path / "x.txt")
     with pytest.raises(Wrong, match="negative: with w = 1 nothing is guided"):
         model.sample(1, prompt="a", negative="b", w=1.0)
+    with pytest.raises(Wrong, match="prompt = 'a': must be left out, pictures are measured for held-out captions"):
+        sfumato.evaluate(run, prompt="a")
     with pytest.raises(Wrong, match="size = 'large': must be HEIGHTxWIDTH"):
         model.sample(1, size="large")
     same = tmp_path / "same"

@@ -22,8 +22,9 @@ from torch.nn import functional as F
 
 from sfumato.data.sheet import to_bytes
 from sfumato.diffusion import key
+from sfumato.errors import Wrong
 from sfumato.fields.captions.data import Pairs
-from sfumato.fields.captions.options import Measured
+from sfumato.fields.captions.options import CaptionAsk, Measured
 from sfumato.fields.captions.queries import Prompts
 from sfumato.fields.captions.shown import Shown, sheet
 from sfumato.jobs.model import Model
@@ -55,8 +56,13 @@ class Held:
     sizes: tuple[tuple[int, int], ...]
 
 
-def measurable(model: Model, measure: Measured) -> None:
-    """Whether there is enough to measure with. Raises RunError, MetricError."""
+def measurable(model: Model, measure: Measured, ask: CaptionAsk) -> None:
+    """Whether there is enough to measure with, and what is asked for can be. Raises RunError, MetricError, Wrong."""
+    for name in ("prompt", "prompts", "size"):
+        if (value := getattr(ask, name)) is not None:
+            raise Wrong(
+                f"{name} = {str(value)!r}: must be left out, pictures are measured for held-out captions in their sizes"
+            )
     if measure.features not in ("auto", "patches", "pca"):
         choose(measure.features, torch.zeros(1, *model.facts.shape), lambda x: x)
     if model.facts.held < LEAST:
@@ -65,7 +71,7 @@ def measurable(model: Model, measure: Measured) -> None:
         )
 
 
-def evaluate(model: Model, measure: Measured, ask: Any) -> Report:
+def evaluate(model: Model, measure: Measured, ask: CaptionAsk) -> Report:
     """Pictures of held-out captions against the real ones. Raises RunError, DataError, MetricError."""
     from sfumato.metrics.cache import cached
 
@@ -80,12 +86,12 @@ def evaluate(model: Model, measure: Measured, ask: Any) -> Report:
     remember: Remember = partial(cached, model.run.cache / "reference")
     space = spaced(measure.features, known.x, remember)
     real, train = (space.remembered(each.x, remember) for each in (held, known))
-    drawn = drawn_for(model, held)
+    drawn = drawn_for(model, held, ask.negative)
     fake = space(drawn)
     rows = [*compare(fake, train, real, remember=remember), *agreement(fake, real, held.captions)]
     nearest = likest(held.captions, known.captions)
     stand_in = agreement(train[nearest], real, held.captions, "of_likest_caption")
-    curve = guidance(model, measure.strengths, held, space, train, real)
+    curve = guidance(model, measure.strengths, held, space, train, real, ask.negative)
     chance = Counter(held.captions)
     chance_rate = sum(count * count for count in chance.values()) / len(held.captions) ** 2
     notes = [
@@ -140,8 +146,10 @@ def one_size(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
 
 
-def drawn_for(model: Model, held: Held, walk: Walk | None = None, name: str = "pictures") -> Tensor:
-    """A picture for each caption, of the size of its real one, then brought to one size: (n, 3, H, W) from -1 to 1."""
+def drawn_for(
+    model: Model, held: Held, negative: str | None = None, walk: Walk | None = None, name: str = "pictures"
+) -> Tensor:
+    """A picture for each caption, led away from ``negative``, of the size of its real one, then brought to one size: (n, 3, H, W) from -1 to 1."""
     from sfumato.training.progress import Watch
 
     facts = model.facts
@@ -196,7 +204,13 @@ def likest(captions: Sequence[str], known: Sequence[str]) -> list[int]:
 
 
 def guidance(
-    model: Model, strengths: Sequence[float], held: Held, space: Space, train: Tensor, real: Tensor
+    model: Model,
+    strengths: Sequence[float],
+    held: Held,
+    space: Space,
+    train: Tensor,
+    real: Tensor,
+    negative: str | None,
 ) -> list[dict[str, float]]:
     """Agreement and kernel distance over the strength of guidance, on the same captions and noise. Nothing for a flow map,
     whose strengths are those it learned."""
@@ -208,7 +222,7 @@ def guidance(
     part = Held(held.x[:count], held.captions[:count], held.sizes[:count])
     found = []
     for w in strengths:
-        fake = space(drawn_for(model, part, dataclasses.replace(model.walk, w=w), f"w = {w:g}"))
+        fake = space(drawn_for(model, part, negative, dataclasses.replace(model.walk, w=w), f"w = {w:g}"))
         hit, rank = agreement(fake, real[:count], part.captions)
         found.append({
             "w": w, "agreement": hit.value, "agreement_low": hit.low, "agreement_high": hit.high, "rank": rank.value,

@@ -66,10 +66,10 @@ def _folder(data: Path, asked: Asked, room: Path, heard: Heard) -> Listing:
     table = next((data / name for name in TABLES if (data / name).is_file()), None)
     if asked.kind in ("auto", "table") and table is not None:
         found = _table(table, asked, room, heard)
-        others = _count(f"in {shown(data)} that {table.name} does not name, left out", [
-            path for path in find(data)[0] if path not in set(found.files)
-        ], data)  # fmt: skip
-        return Listing(found.files, found.captions, found.how, (*found.said, *others))
+        named = set(found.files)
+        others = [path for path in find(data)[0] if path not in named]
+        said = _count(f"in {shown(data)} that {table.name} does not name, left out", others, data)
+        return Listing(found.files, found.captions, found.how, (*found.said, *said))
     if asked.kind == "table" or asked.picture or asked.caption:
         raise DataError(f"{shown(data)}: holds no table ({', '.join(TABLES)}); give the table itself, or its name")
     paths, complaints, ignored = find(data)

@@ -234,7 +234,7 @@ class Captions(Recipe):
     def measurable(self, model: Model, measure: Measured, ask: CaptionAsk) -> None:
         from sfumato.fields.captions.measure import measurable
 
-        measurable(model, measure)
+        measurable(model, measure, ask)
 
     def evaluate(self, model: Model, measure: Measured, ask: CaptionAsk) -> Report:
         from sfumato.fields.captions.measure import evaluate
