@@ -149,7 +149,8 @@ def one_size(x: Tensor, size: tuple[int, int]) -> Tensor:
 def drawn_for(
     model: Model, held: Held, negative: str | None = None, walk: Walk | None = None, name: str = "pictures"
 ) -> Tensor:
-    """A picture for each caption, led away from ``negative``, of the size of its real one, then brought to one size: (n, 3, H, W) from -1 to 1."""
+    """A picture for each caption, led away from ``negative``, of the size of its real one, then brought to one size:
+    (n, 3, H, W) from -1 to 1."""
     from sfumato.training.progress import Watch
 
     facts = model.facts

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LINES = 4
+LINES = 6
 """Of text below a picture, at most."""
 
 
