@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from sfumato.data import Complaint, DataError, check_budget, decode, fit, gather, scan
+from sfumato.data import Complaint, DataError, check_budget, decode, fit, gather, scan, stretch
 from sfumato.data.pictures import HANDLED
 from tests.data import broken
 
@@ -384,3 +384,25 @@ def test_importing_the_room_brings_no_torch() -> None:
 
 def test_a_complaint_prints_its_file(tmp_path: Path) -> None:
     assert str(Complaint(tmp_path / "a.png", "empty file")).endswith("a.png: empty file")
+
+
+def test_given_files_are_looked_at_in_their_order_and_taken_whole(tmp_path: Path) -> None:
+    wide = np.zeros((10, 30, 3), dtype=np.uint8)
+    wide[:, :15] = (200, 40, 40)
+    for name in ("b", "a.png", "left out.png"):
+        Image.fromarray(wide).save(tmp_path / name, "PNG")
+    found = scan(tmp_path, files=[tmp_path / "b", tmp_path / "a.png", tmp_path / "gone.png"])
+    assert [path.name for path in found.files] == ["b", "a.png"]
+    assert found.shapes == ((10, 30), (10, 30))
+    assert [complaint.path.name for complaint in found.complaints] == ["gone.png"]
+    whole = gather(found, (8, 20), tmp_path / "whole.npy", which=[1])
+    assert whole.shape == (1, 3, 8, 20)
+    assert (
+        np.abs(whole[0, :, :, :8].astype(int) - np.array([200, 40, 40])[:, None, None]).max() <= 2
+    )  # the left end is there
+    assert int(whole[0, :, :, 12:].max()) <= 2  # and the right one
+    square = gather(found, 10, tmp_path / "square.npy")
+    assert square.shape == (2, 3, 10, 10)
+    assert np.array_equal(square[0], wide[:, 10:20].transpose(2, 0, 1))
+    with pytest.raises(DataError, match="cannot stretch uint8"):
+        stretch(wide, 0, 8)

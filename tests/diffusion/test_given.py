@@ -268,6 +268,29 @@ def test_law_15_hidden_in_training_is_absent_in_guidance(wrap: Any, drop: Any) -
         assert not bool(blank["mask"].any())
 
 
+@pytest.mark.parametrize("limited", [False, True])
+def test_the_weak_side_may_be_given_conditions_of_its_own(limited: bool) -> None:
+    """A negative prompt: the weak side hears it instead of nothing, in one encoding a walk; like the prompt it pushes nowhere."""
+    other = tree.each(lambda v: v.roll(1, 0), CONDITION)
+    network, denoiser = encoding()
+
+    def led(w: float, **instead: Any) -> Any:
+        guided = guide(denoiser, w, ["text", "label"], instead)
+        return during(guided, 0.0, 1.0) if limited else guided
+
+    sample(led(3.0, text=other["text"]), X, uniform(Linear(), 3), **CONDITION)
+    assert len(network.seen) == 2
+    weak = network.seen[1]
+    assert exact(weak["text"], other["text"])
+    assert weak["label"].unique().tolist() == [-1]
+    assert exact(weak["style"], CONDITION["style"])
+    guess = led(3.0, text=other["text"])
+    assert same(guess(X, T, **CONDITION), guess(X, T, given=guess.given(**CONDITION)))
+    plain = denoiser(X, T, **CONDITION)
+    assert same(led(3.0, text=TEXT, label=LABEL)(X, T, **CONDITION), plain)
+    assert not same(guess(X, T, **CONDITION), plain)
+
+
 def test_law_15_apg_hides_all_and_autoguidance_nothing() -> None:
     network, denoiser = encoding()
     sample(apg(denoiser, 2.0), X, uniform(Linear(), 3), **CONDITION)

@@ -81,6 +81,25 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {
         (3, 8, 8),
         (),
     ),
+    "joint": (
+        {"kind": "joint", "channels": 3, "width": 32, "depth": 2, "patch": 4, "classes": 3, "context_dim": 6},
+        (3, 8, 12),
+        (),
+    ),
+    "joint, clip": (
+        {
+            "kind": "joint",
+            "channels": 2,
+            "dims": 3,
+            "width": 32,
+            "depth": 2,
+            "patch": 4,
+            "classes": 3,
+            "context_dim": 6,
+        },
+        (3, 2, 8, 4),
+        (),
+    ),
 }
 every = pytest.mark.parametrize("name", CASES)
 

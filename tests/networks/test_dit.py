@@ -19,14 +19,14 @@ from .test_contract import shaken
 def test_patches_return_to_their_places(dims: int, item: tuple[int, ...]) -> None:
     network = DiT(channels=item[0] if dims == 2 else item[1], dims=dims, width=32, depth=1, patch=4)
     x = torch.randn(2, *item)
-    sides = network.token_sides(x)
-    torch.testing.assert_close(network.from_patches(network.to_patches(x, sides), sides), x, rtol=0, atol=0)
+    sides = network.patches.sides(x)
+    torch.testing.assert_close(network.patches.join(network.patches.cut(x, sides), sides), x, rtol=0, atol=0)
 
 
 def test_a_patch_is_a_square_of_pixels() -> None:
     network = DiT(channels=1, width=32, depth=1, patch=2)
     x = torch.arange(16.0).view(1, 1, 4, 4)
-    assert network.to_patches(x, (2, 2))[0, 1].tolist() == [2, 3, 6, 7]  # second in the first row of patches
+    assert network.patches.cut(x, (2, 2))[0, 1].tolist() == [2, 3, 6, 7]  # second in the first row of patches
 
 
 @pytest.mark.parametrize("sides", [(7,), (4, 5), (3, 4, 2)])
@@ -56,6 +56,12 @@ def test_attention_is_the_same_on_every_path() -> None:
     torch.testing.assert_close(attend(q, k, v), expected)
     torch.testing.assert_close(attend(q, k, v, torch.ones(2, 6, dtype=torch.bool)), expected)
     narrow = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    torch.testing.assert_close(narrow.float(), expected, rtol=0.05, atol=0.05)
+    some = torch.tensor([[True, True, False, True, True, False], [True] + [False] * 5])
+    masked = scores.masked_fill(~some[:, None, None], -torch.inf)
+    expected = torch.einsum("bhns,bshd->bnhd", masked.softmax(-1), v).flatten(2)
+    torch.testing.assert_close(attend(q, k, v, some), expected)
+    narrow = attend(q.bfloat16(), k.bfloat16(), v.bfloat16(), some)
     torch.testing.assert_close(narrow.float(), expected, rtol=0.05, atol=0.05)
 
 

@@ -12,7 +12,7 @@ from sfumato.data.dataset import (
     split,
 )
 from sfumato.data.errors import DataError, shown
-from sfumato.data.picture import Complaint, Picture, decode, fit
+from sfumato.data.picture import Complaint, Picture, decode, fit, stretch
 from sfumato.data.pictures import Scan, check_budget, gather, scan
 from sfumato.data.statistics import Measured, Statistics, measure
 
@@ -40,4 +40,5 @@ __all__ = [
     "scan",
     "shown",
     "split",
+    "stretch",
 ]

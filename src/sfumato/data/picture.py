@@ -253,6 +253,24 @@ def fit(pixels: np.ndarray, side: int) -> np.ndarray:
     height, width, _ = pixels.shape
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2
-    square = Image.fromarray(np.ascontiguousarray(pixels[top : top + edge, left : left + edge]))
+    return _resized(pixels[top : top + edge, left : left + edge], side, side)
+
+
+def stretch(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """All of uint8 (H, W, 3), resized without aliasing to (height, width, 3), whatever that does to its proportions.
+
+    Raises DataError when `pixels` is not such an array or a side is below 1.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or min(height, width) < 1:
+        raise DataError(
+            f"cannot stretch {pixels.dtype} {pixels.shape} to {height} x {width}; expected uint8 (H, W, 3), sides >= 1"
+        )
+    return _resized(pixels, height, width)
+
+
+def _resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    if pixels.shape[:2] == (height, width):
+        return np.array(pixels)
+    image = Image.fromarray(np.ascontiguousarray(pixels))
     # reducing_gap first averages whole blocks: as good at this gap, and much faster on large photographs
-    return np.array(square.resize((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0))
+    return np.array(image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0))

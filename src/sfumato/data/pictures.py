@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,10 +20,34 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 
 from sfumato.data.errors import DataError, shown
-from sfumato.data.picture import HANDLED, MAX_PIXELS, WHITE, Colour, Complaint, Picture, attempt, decode, fit, quiet
+from sfumato.data.picture import (
+    HANDLED,
+    MAX_PIXELS,
+    WHITE,
+    Colour,
+    Complaint,
+    Picture,
+    attempt,
+    decode,
+    fit,
+    quiet,
+    stretch,
+)
 from sfumato.data.writing import appearing
 
-__all__ = ["HANDLED", "Complaint", "Picture", "Scan", "check_budget", "decode", "fit", "gather", "scan"]
+__all__ = [
+    "HANDLED",
+    "Complaint",
+    "Picture",
+    "Scan",
+    "check_budget",
+    "decode",
+    "find",
+    "fit",
+    "gather",
+    "scan",
+    "stretch",
+]
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jif", ".jfi", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff",
             ".ppm", ".pgm", ".pbm", ".pnm")  # fmt: skip
@@ -48,7 +72,8 @@ class Scan:
 
     `digests` are one key per file, made of the decoded pixels, for `split` and for finding duplicates. `sizes` counts
     (width, height) as displayed, `modes` Pillow's modes, `handled` what was put right (words of `HANDLED`), `ignored`
-    other files by suffix. `labels` are the names of the sub-folders right below the root, if asked for.
+    other files by suffix. `labels` are the names of the sub-folders right below the root, if asked for. `shapes` are
+    (height, width) of each file.
     """
 
     root: Path
@@ -62,6 +87,7 @@ class Scan:
     ignored: Counter[str]
     background: Colour = WHITE
     max_pixels: int = MAX_PIXELS
+    shapes: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -109,12 +135,14 @@ def scan(
     max_pixels: int = MAX_PIXELS,
     workers: int = 0,
     progress: Progress | None = None,
+    files: Sequence[Path] | None = None,
 ) -> Scan:
     """Really decodes every picture in a folder and its sub-folders, in a fixed order, and says what is there.
 
     Pictures are known by their suffix (`SUFFIXES`, any case). Hidden files are passed over; linked folders are
     followed, each folder once. With `labels` a file's label is its sub-folder right below `root`. `workers` threads
-    decode at once; `progress(done, total)` is called after each file. Broken files become complaints; raises
+    decode at once; `progress(done, total)` is called after each file. With `files` the folder is not searched: these are
+    looked at, in their order, whatever their suffix. Broken files become complaints; raises
     DataError when the folder is missing or has no pictures, or when labels are asked for and a picture has none.
     """
     root = Path(root)
@@ -122,7 +150,7 @@ def scan(
         raise DataError(
             f"{shown(root)}: {'not a folder' if root.exists() else 'no such folder'}; expected pictures in it"
         )
-    paths, complaints, ignored = _find(root)
+    paths, complaints, ignored = find(root) if files is None else (list(files), [], Counter[str]())
     if not paths and not complaints:
         others = ", ".join(f"{n} {suffix or 'without suffix'}" for suffix, n in ignored.most_common(5)) or "nothing"
         advice = next(
@@ -137,8 +165,9 @@ def scan(
             f"{shown(stray)}: has no label; with labels each picture must lie in a sub-folder named after it"
         )
 
-    files: list[Path] = []
+    whole: list[Path] = []
     digests: list[bytes] = []
+    shapes: list[tuple[int, int]] = []
     sizes: Counter[tuple[int, int]] = Counter()
     modes: Counter[str] = Counter()
     handled: Counter[str] = Counter()
@@ -156,8 +185,9 @@ def scan(
                 complaints.append(found)
             else:
                 digest, size, picture = found
-                files.append(path)
+                whole.append(path)
                 digests.append(digest)
+                shapes.append(size[::-1])
                 sizes[size] += 1
                 modes[picture.mode] += 1
                 handled.update(picture.handled)
@@ -165,20 +195,21 @@ def scan(
                 progress(done, len(paths))
     return Scan(
         root=root,
-        files=tuple(files),
+        files=tuple(whole),
         complaints=tuple(sorted(complaints, key=lambda complaint: complaint.path.parts)),
         digests=tuple(digests),
-        labels=tuple(shown(path.relative_to(root).parts[0]) for path in files) if labels else None,
+        labels=tuple(shown(path.relative_to(root).parts[0]) for path in whole) if labels else None,
         sizes=sizes,
         modes=modes,
         handled=handled,
         ignored=ignored,
         background=background,
         max_pixels=max_pixels,
+        shapes=tuple(shapes),
     )
 
 
-def _find(root: Path) -> tuple[list[Path], list[Complaint], Counter[str]]:
+def find(root: Path) -> tuple[list[Path], list[Complaint], Counter[str]]:
     """Candidate files in order, folders that cannot be listed, and the other files counted by suffix."""
     paths, complaints, ignored = [], [], Counter[str]()
     folders, linked, seen = [root], deque[Path](), set()
@@ -258,45 +289,56 @@ def check_budget(scan: Scan, budget: float = 0.01) -> None:
 
 def gather(
     scan: Scan,
-    side: int,
+    side: int | tuple[int, int],
     out: str | os.PathLike[str],
     *,
+    which: Sequence[int] | None = None,
     workers: int = 0,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Decodes and fits every file of a scan into the file `out`: uint8 (N, 3, side, side), returned memory-mapped.
+    """Decodes and fits every file of a scan into the file `out`: uint8 (N, 3, H, W), returned memory-mapped.
 
-    `out` appears only when it is complete. Raises DataError naming the file that vanished or changed since the scan,
-    when there is nothing to gather, and when `out` cannot be written (saying how much room is needed).
+    With a `side` the square in the middle is taken (`fit`), with a (height, width) all of the picture (`stretch`). `which`:
+    numbers of the files that are taken, in this order; all unless given. `out` appears only when it is complete. Raises
+    DataError naming the file that vanished or changed since the scan, when there is nothing to gather, and when `out` cannot
+    be written (saying how much room is needed).
     """
-    out, count = Path(out), len(scan.files)
-    shape = (count, 3, side, side)
-    if not count or side < 1:
+    chosen = range(len(scan.files)) if which is None else which
+    out, count = Path(out), len(chosen)
+    height, width = (side, side) if isinstance(side, int) else side
+    shape = (count, 3, height, width)
+    if not count or min(height, width) < 1:
         raise DataError(f"{shown(scan.root)}: nothing to gather ({count} readable pictures, side {side})")
     with appearing(out) as file, quiet():
         need, have = math.prod(shape) + 128, shutil.disk_usage(out.parent).free
         if have < need:
             raise DataError(f"{shown(out)}: needs {need / 1e6:.0f} MB of disk but {have / 1e6:.0f} MB are free")
-        _write(file, scan, shape, workers, progress)
+        items = [(scan.files[i], scan.digests[i]) for i in chosen]
+        _write(file, scan, items, shape, isinstance(side, int), workers, progress)
     array: np.ndarray = np.load(out, mmap_mode="r", allow_pickle=False)
     return array
 
 
-def _write(file: BinaryIO, scan: Scan, shape: tuple[int, ...], workers: int, progress: Progress | None) -> None:
+def _write(
+    file: BinaryIO, scan: Scan, items: Sequence[tuple[Path, bytes]], shape: tuple[int, int, int, int], crop: bool, workers: int,
+    progress: Progress | None,
+) -> None:  # fmt: skip
     # Plain writes rather than a memory map: a full disk is then an error with a message, not a killed process
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-    load = partial(_load, background=scan.background, max_pixels=scan.max_pixels, side=shape[-1])
-    for done, pixels in enumerate(_each(load, zip(scan.files, scan.digests), workers), start=1):
+    load = partial(_load, background=scan.background, max_pixels=scan.max_pixels, shape=shape[2:], crop=crop)
+    for done, pixels in enumerate(_each(load, items, workers), start=1):
         file.write(np.ascontiguousarray(pixels.transpose(2, 0, 1)).tobytes())
         if progress is not None:
             progress(done, shape[0])
 
 
-def _load(item: tuple[Path, bytes], background: Colour, max_pixels: int, side: int) -> np.ndarray:
+def _load(
+    item: tuple[Path, bytes], background: Colour, max_pixels: int, shape: tuple[int, int], crop: bool
+) -> np.ndarray:
     path, digest = item
     picture = attempt(path, background, max_pixels)
     if isinstance(picture, Complaint):
         raise DataError(f"{picture} (it was readable when the folder was scanned; scan again)")
     if _digest(picture.pixels) != digest:
         raise DataError(f"{shown(path)}: has changed since the folder was scanned; scan again")
-    return fit(picture.pixels, side)
+    return fit(picture.pixels, shape[0]) if crop else stretch(picture.pixels, *shape)

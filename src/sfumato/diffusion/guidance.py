@@ -42,9 +42,13 @@ class Wrapped:
         return self.base.given(**condition)
 
 
-def both_sides(base: Guess, condition: dict[str, Tree], drop: Sequence[str] | None, weak: Guess | None = None) -> Tree:
-    """{"strong": what the base makes of the conditions, "weak": what it (or ``weak``) makes of them once hidden}."""
-    hidden = hide(condition, drop)
+def both_sides(
+    base: Guess, condition: dict[str, Tree], drop: Sequence[str] | None, weak: Guess | None = None,
+    instead: Mapping[str, Tree] | None = None,
+) -> Tree:  # fmt: skip
+    """{"strong": what the base makes of the conditions, "weak": what it (or ``weak``) makes of them once hidden, or once
+    replaced by those of ``instead``}."""
+    hidden = {**hide(condition, drop), **(instead or {})}
     return {"strong": base.given(**condition), "weak": (weak or base).given(**hidden)}
 
 
@@ -55,10 +59,11 @@ class Guide(Wrapped):
     base: Guess
     w: float | Tensor
     drop: tuple[str, ...] | None = None
+    instead: Mapping[str, Tree] | None = None
 
     def given(self, **condition: Tree) -> Tree:
         """Both sides: {"strong": ..., "weak": ...}."""
-        return both_sides(self.base, condition, self.drop)
+        return both_sides(self.base, condition, self.drop, instead=self.instead)
 
     def __call__(
         self, x_t: Tree, t: Tree, s: Tree | None = None, *, given: Tree | None = None, **condition: Any
@@ -71,7 +76,7 @@ class Guide(Wrapped):
         def weak() -> Endpoints:
             if given:
                 return self.base(x_t, t, s, given=given["weak"], **condition)
-            return self.base(x_t, t, s, **hide(condition, self.drop))
+            return self.base(x_t, t, s, **{**hide(condition, self.drop), **(self.instead or {})})
 
         if isinstance(self.w, (int, float)) and self.w in (0, 1):  # one call is enough
             return strong() if self.w == 1 else weak()
@@ -79,15 +84,19 @@ class Guide(Wrapped):
         return self.process.mix(without, mixed, self.w, x_t, t)
 
 
-def guide(denoiser: Guess, w: float | Tensor, drop: Sequence[str] | None = None) -> Guide:
+def guide(
+    denoiser: Guess, w: float | Tensor, drop: Sequence[str] | None = None, instead: Mapping[str, Tree] | None = None
+) -> Guide:
     """Classifier-free guidance (Ho & Salimans 2022): unconditional at w = 0, conditional at 1, guided beyond.
 
     Args:
         denoiser: trained with conditions dropped now and then, as :func:`~sfumato.diffusion.tree.hide` says.
         w: strength, one number or one per sample (B,).
         drop: names of the conditions to guide by (default: all).
+        instead: name -> conditions (B, ...) that the weak side is given for hidden ones, what the samples are led away from
+            (negative prompts).
     """
-    return Guide(denoiser, w, None if drop is None else tuple(drop))
+    return Guide(denoiser, w, None if drop is None else tuple(drop), instead)
 
 
 @dataclass(frozen=True)

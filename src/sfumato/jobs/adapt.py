@@ -95,7 +95,7 @@ class DistillOptions:
 
         device = pick_device()
         teacher, weights, settings = read_teacher(run.path / TEACHER, kinds)
-        guided = settings.get("classes", 0) + settings.get("vectors", 0) > 0 and self.guided
+        guided = any(settings.get(name, 0) for name in ("classes", "vectors", "context_dim")) and self.guided
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key("weights", training.seed))
             student = networks.build({**settings, "guided": True} if guided else settings, kinds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def distill(teacher: Path, options: DistillOptions, training: TrainOptions, out:
     config = _checked(source, run)
     unchanged(source)
     with starting(run):
-        _take_over(source, run)
+        _take_over(source, run, config.recipe.kept)
         seal(run)
         data = config.recipe.open(run)
         plain = task_of(config, run, data)
@@ -181,8 +182,9 @@ def on_the_way(model: Model, walk: Walk, count: int = 3, stops: int = 9) -> list
     return [list(path) for path in zip(*shown, strict=True)]
 
 
-def _take_over(source: Run, run: Run) -> None:
-    """The data and the weights of the teacher; files are shared where the disk can, copied where it cannot."""
+def _take_over(source: Run, run: Run, kept: Sequence[str]) -> None:
+    """The data, what the field keeps beside them, and the weights of the teacher; files are shared where the disk can, copied
+    where it cannot."""
     for file in sorted(path for path in source.cache.iterdir() if path.is_file()):  # folders are what was measured
         target = run.cache / file.name
         target.unlink(missing_ok=True)
@@ -190,5 +192,6 @@ def _take_over(source: Run, run: Run) -> None:
             os.link(file, target)
         except OSError:
             shutil.copyfile(file, target)
-    for file, name in ((source.path / "data.json", "data.json"), (source.model, TEACHER)):
+    beside = [(source.path / name, name) for name in ("data.json", *kept) if (source.path / name).is_file()]
+    for file, name in (*beside, (source.model, TEACHER)):
         shutil.copyfile(file, run.path / name)

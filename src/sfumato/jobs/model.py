@@ -122,7 +122,7 @@ class Model:
             names = [name for name in self.recipe.guided if name in query]
             if names and not plain:
                 assert walk.w is not None
-                held = guide(guess, walk.w, names)
+                held = guide(guess, walk.w, names, query.get("weak"))
                 low, high = walk.guide_from or 0.0, 1.0 if walk.guide_to is None else walk.guide_to
                 guess = held if low <= 0 and high >= 1 else during(held, low, high)
             return self.recipe.guide(guess, query)

@@ -82,6 +82,8 @@ class Recipe:
     """Conditions that are hidden together in training and guided by in sampling."""
     formats: ClassVar[tuple[str, ...]] = (".png",)
     """Suffixes of its files, the default first."""
+    kept: ClassVar[tuple[str, ...]] = ()
+    """Files that ``prepare`` writes beside data.json, which samples need too: a vocabulary. A conversion takes them over."""
     single: ClassVar[bool] = False
     """Whether all samples go into one file, ``--out rows.csv``, and not into a folder."""
     renamed: ClassVar[Mapping[str, str]] = {}

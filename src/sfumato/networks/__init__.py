@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sfumato.networks.dit import DiT
-    from sfumato.networks.kinds import build, choose, describe, flops, rebuilt
+    from sfumato.networks.joint import JointDiT
+    from sfumato.networks.kinds import build, choose, describe, fitting_patch, flops, rebuilt
     from sfumato.networks.mlp import MLP
     from sfumato.networks.unet import UNet
 
-__all__ = ["MLP", "DiT", "UNet", "build", "choose", "describe", "flops", "rebuilt"]
+__all__ = ["MLP", "DiT", "JointDiT", "UNet", "build", "choose", "describe", "fitting_patch", "flops", "rebuilt"]
 
 
 def __getattr__(name: str) -> Any:

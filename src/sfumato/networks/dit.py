@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from sfumato.networks.loops import check_loops, draw_loops, settle
 from sfumato.networks.parts import (
     Condition,
+    ContextEntry,
     CrossAttention,
     SelfAttention,
     SwiGLU,
@@ -31,6 +32,7 @@ from sfumato.networks.parts import (
     standard,
     zero_,
 )
+from sfumato.networks.patches import Patches
 
 
 class DiT(nn.Module):
@@ -101,9 +103,10 @@ class DiT(nn.Module):
         self.loops = None if loops is None else check_loops(loops, depth, routing)
         rotary_angles((1,) * dims, width // heads)  # complains now, not at the first batch
 
-        self.dims, self.patch, self.channels, self.routing = dims, patch, channels, routing
+        self.dims, self.patch, self.routing = dims, patch, routing
+        self.patches = Patches(dims, channels, patch)
         self.head_width = width // heads
-        numbers = channels * patch ** (1 if dims == 1 else 2)
+        numbers = self.patches.numbers
         hidden = max(1, round(mlp_ratio * width / 64)) * 64  # matrix units like multiples of 64
 
         self.condition = Condition(width, classes=classes, vectors=vectors, guided=guided)
@@ -147,7 +150,7 @@ class DiT(nn.Module):
         Raises ValueError if a shape does not fit the options.
         """
         times = self.times_around(loops)
-        sides = self.token_sides(x)
+        sides = self.patches.sides(x)
         batch, tokens = x.shape[0], math.prod(sides)
         check_level(level, batch, None if self.dims == 2 else x.shape[1])
 
@@ -162,7 +165,7 @@ class DiT(nn.Module):
 
         angles = rotary_angles(sides, self.head_width, x.device)
         # Rotary positions only tell tokens how far apart they are; this tells them where they are.
-        h = self.enter(self.to_patches(x, sides))
+        h = self.enter(self.patches.cut(x, sides))
         h = h + self.place(torch.cat((angles.cos(), angles.sin()), -1)).to(h.dtype)
         turns = rotary_turns(angles, h.dtype)
 
@@ -201,7 +204,7 @@ class DiT(nn.Module):
         with no_autocast(h):  # the answer in full precision: it will be subtracted from something close to it
             scale, shift = modulation[:, :, 6:].to(self.head.weight.dtype).unbind(2)
             answer = self.head(modulate(standard(h.to(self.head.weight.dtype)), scale, shift))
-        return self.from_patches(answer.to(x.dtype), sides)
+        return self.patches.join(answer.to(x.dtype), sides)
 
     def times_around(self, loops: int | None) -> int:
         """How often to apply the middle blocks; ``loops`` as in `forward`."""
@@ -214,34 +217,6 @@ class DiT(nn.Module):
         if loops < 1:
             raise ValueError(f"loops is {loops}, expected 1 or more")
         return loops
-
-    def token_sides(self, x: Tensor) -> tuple[int, ...]:
-        """Number of tokens along each axis. Raises ValueError if x does not fit."""
-        axes = {1: "(batch, length, {})", 2: "(batch, {}, height, width)", 3: "(batch, frames, {}, height, width)"}
-        if x.ndim != self.dims + 2 or x.shape[2 if self.dims != 2 else 1] != self.channels:
-            raise ValueError(f"x has shape {tuple(x.shape)}, expected {axes[self.dims].format(self.channels)}")
-        frames = (x.shape[1],) if self.dims == 3 else ()
-        spatial = {"length": x.shape[1]} if self.dims == 1 else {"height": x.shape[-2], "width": x.shape[-1]}
-        for name, side in spatial.items():
-            if side % self.patch:
-                raise ValueError(f"{name} {side} is not divisible by the patch, {self.patch}; give one that divides it")
-        return frames + tuple(side // self.patch for side in spatial.values())
-
-    def to_patches(self, x: Tensor, sides: tuple[int, ...]) -> Tensor:
-        """(B, tokens, numbers in a patch)."""
-        if self.dims == 1:
-            return x.reshape(x.shape[0], sides[0], -1)
-        p = self.patch
-        cut = x.reshape(-1, self.channels, sides[-2], p, sides[-1], p).permute(0, 2, 4, 1, 3, 5)
-        return cut.reshape(x.shape[0], math.prod(sides), -1)
-
-    def from_patches(self, h: Tensor, sides: tuple[int, ...]) -> Tensor:
-        """The inverse of `to_patches`."""
-        if self.dims == 1:
-            return h.reshape(h.shape[0], sides[0] * self.patch, self.channels)
-        p, c = self.patch, self.channels
-        cut = h.reshape(-1, sides[-2], sides[-1], c, p, p).permute(0, 3, 1, 4, 2, 5)
-        return cut.reshape(h.shape[0], *sides[:-2], c, sides[-2] * p, sides[-1] * p)
 
     def enter_context(
         self, context: Tensor | None, mask: Tensor | None, batch: int
@@ -282,39 +257,6 @@ class Block(nn.Module):
         if self.cross is not None and context is not None:
             h = h + self.cross(standard(h), context, context_mask)
         return add_gated(h, gate_f, self.feed(modulate(standard(h), scale_f, shift_f)))
-
-
-class ContextEntry(nn.Module):
-    """Brings a condition sequence to the network's width and puts a learned token before it.
-
-    The token is always kept: where everything else is masked, attention still has something to look at, and a fully
-    masked sequence means the same as none.
-    """
-
-    def __init__(self, context_dim: int, width: int) -> None:
-        super().__init__()
-        self.enter = nn.Linear(context_dim, width)
-        self.null = nn.Parameter(torch.randn(width) * 0.02)
-
-    def forward(self, context: Tensor | None, mask: Tensor | None, batch: int) -> tuple[Tensor, Tensor | None]:
-        """context (B, S, context_dim), mask (B, S) -> (B, 1 + S, width), (B, 1 + S)."""
-        null = self.null.expand(batch, 1, -1)
-        if context is None:
-            if mask is not None:
-                raise ValueError("context_mask was given without context")
-            return null, None
-        if context.ndim != 3 or context.shape[0] != batch or context.shape[2] != self.enter.in_features:
-            expected = f"({batch}, length, {self.enter.in_features})"
-            raise ValueError(f"context has shape {tuple(context.shape)}, expected {expected}")
-        entered = standard(self.enter(context))
-        if mask is not None:
-            if mask.shape != context.shape[:2] or mask.dtype != torch.bool:
-                raise ValueError(
-                    f"context_mask has shape {tuple(mask.shape)} and type {mask.dtype}, "
-                    f"expected {tuple(context.shape[:2])} and torch.bool"
-                )
-            mask = F.pad(mask, (1, 0), value=True)
-        return torch.cat((null.to(entered.dtype), entered), 1), mask
 
 
 def take(h: Tensor, index: Tensor) -> Tensor:

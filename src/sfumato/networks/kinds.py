@@ -13,11 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sfumato.errors import decoding
 from sfumato.networks.dit import DiT
+from sfumato.networks.joint import JointDiT
 from sfumato.networks.mlp import MLP
 from sfumato.networks.parts import count as _parameters
 from sfumato.networks.unet import UNet
 
-KINDS: dict[str, type[nn.Module]] = {"mlp": MLP, "unet": UNet, "dit": DiT}
+KINDS: dict[str, type[nn.Module]] = {"mlp": MLP, "unet": UNet, "dit": DiT, "joint": JointDiT}
 
 
 def build(options: Mapping[str, Any], kinds: Mapping[str, type[nn.Module]] = MappingProxyType({})) -> nn.Module:
@@ -93,7 +94,7 @@ def choose(
     fast = not device.startswith("cpu")
     if kind == "auto":
         kind = "mlp" if len(shape) == 1 else "dit"
-        if len(shape) == 3 and patch is None and _patch(shape, fast) is None:
+        if len(shape) == 3 and patch is None and fitting_patch(shape, fast) is None:
             kind = "unet"
     axes = {"mlp": (1,), "unet": (3,), "dit": (2, 3, 4)}
     if kind not in axes:
@@ -139,14 +140,14 @@ def choose(
         dims=len(shape) - 1,
         width=width or wide,
         depth=depth or deep,
-        patch=patch or _patch(shape, fast) or 1,
+        patch=patch or fitting_patch(shape, fast) or 1,
         classes=classes,
         vectors=vectors,
         loops=loops,
     )
 
 
-def _patch(shape: tuple[int, ...], fast: bool) -> int | None:
+def fitting_patch(shape: tuple[int, ...], fast: bool) -> int | None:
     """Side of a patch that divides the item and gives the number of tokens closest in ratio to the wanted one."""
     sides = shape[:1] if len(shape) == 2 else shape[-2:]
     wanted = 256 if fast else 64

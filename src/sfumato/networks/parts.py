@@ -285,9 +285,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     """
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     short = q.shape[2] * k.shape[2] <= 512**2
-    if mask is None and short and q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # The CPU's fused kernel saves memory, but in bfloat16 its way back takes up to twice as long as this.
+    if short and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # The CPU's fused kernel saves memory, but in bfloat16 its way back takes up to twice as long as this, masked four times.
         scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, None, None, :], -math.inf)
         with no_autocast(scores):  # softmax sums in float32 anyway; autocast would also store its result so
             shares = scores.softmax(-1)
         mixed = shares @ v
@@ -306,12 +308,12 @@ class SelfAttention(nn.Module):
         self.out = matrix(width, width)
         self.scale = nn.Parameter(torch.ones(width // heads))  # of queries and keys alike: only the product counts
 
-    def forward(self, x: Tensor, turns: Tensor) -> Tensor:
-        """x (B, N, width), turns (2, N, head) or (2, B, N, head) -> (B, N, width)."""
+    def forward(self, x: Tensor, turns: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, N, width), turns (2, N, head) or (2, B, N, head), mask (B, N) bool, True = attend to it -> (B, N, width)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, head)
         qk, v = qkv[:, :, :2], qkv[:, :, 2]
         q, k = rotate(standard(qk, self.scale), turns[..., None, None, :]).unbind(2)
-        return self.out(attend(q, k, v))
+        return self.out(attend(q, k, v, mask))
 
 
 class CrossAttention(nn.Module):
@@ -331,6 +333,39 @@ class CrossAttention(nn.Module):
         q = standard(self.q(x).unflatten(-1, (self.heads, -1)), self.scale)
         k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).unbind(2)
         return self.out(attend(q, standard(k), v, mask))
+
+
+class ContextEntry(nn.Module):
+    """Brings a condition sequence to the network's width and puts a learned token before it.
+
+    The token is always kept: where everything else is masked, attention still has something to look at, and a fully
+    masked sequence means the same as none.
+    """
+
+    def __init__(self, context_dim: int, width: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(context_dim, width)
+        self.null = nn.Parameter(torch.randn(width) * 0.02)
+
+    def forward(self, context: Tensor | None, mask: Tensor | None, batch: int) -> tuple[Tensor, Tensor | None]:
+        """context (B, S, context_dim), mask (B, S) -> (B, 1 + S, width), (B, 1 + S)."""
+        null = self.null.expand(batch, 1, -1)
+        if context is None:
+            if mask is not None:
+                raise ValueError("context_mask was given without context")
+            return null, None
+        if context.ndim != 3 or context.shape[0] != batch or context.shape[2] != self.enter.in_features:
+            expected = f"({batch}, length, {self.enter.in_features})"
+            raise ValueError(f"context has shape {tuple(context.shape)}, expected {expected}")
+        entered = standard(self.enter(context))
+        if mask is not None:
+            if mask.shape != context.shape[:2] or mask.dtype != torch.bool:
+                raise ValueError(
+                    f"context_mask has shape {tuple(mask.shape)} and type {mask.dtype}, "
+                    f"expected {tuple(context.shape[:2])} and torch.bool"
+                )
+            mask = F.pad(mask, (1, 0), value=True)
+        return torch.cat((null.to(entered.dtype), entered), 1), mask
 
 
 class SwiGLU(nn.Module):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 pytest.importorskip("tokenizers", reason="needs the extra sfumato[text]")
 
 from sfumato.data.errors import DataError
+from sfumato.data.vocabulary import Vocabulary
 from sfumato.diffusion import (
     Confidence,
     Denoiser,
@@ -30,7 +31,6 @@ from sfumato.diffusion import (
 )
 from sfumato.diffusion.times import stratified
 from sfumato.fields.text.contexts import Contexts
-from sfumato.fields.text.vocabulary import Vocabulary
 from sfumato.fields.text.writing import Sharpened, filled, prompted
 
 TEXT = b"def area(r):\n    return 3.14 * r * r\n\n\ndef length(r):\n\treturn 6.28 * r\r\n" * 4

@@ -20,9 +20,9 @@ import numpy as np
 from sfumato.data.arrays import kept_array
 from sfumato.data.dataset import split
 from sfumato.data.errors import DataError, decoding, shown
+from sfumato.data.vocabulary import Vocabulary
 from sfumato.fields.text.facts import Facts, Part
 from sfumato.fields.text.files import Document, Say
-from sfumato.fields.text.vocabulary import Vocabulary
 
 TRAIN, HELD_OUT, NAMES, TOKENIZER = "train.npy", "held_out.npy", "names.json", "tokenizer.json"
 OVERLAP = 4  # windows in which each token is learned from: each time another part of its surroundings is in sight

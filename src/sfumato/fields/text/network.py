@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato.networks.parts import SelfAttention, SwiGLU, rotary_angles, rotary_turns, standard, zero_
+from sfumato.networks.encoder import TokenBlock
+from sfumato.networks.parts import rotary_angles, rotary_turns, standard
 
 
 class TokenTransformer(nn.Module):
@@ -65,7 +66,7 @@ class TokenTransformer(nn.Module):
         self.answers, self.head_width = answers, width // heads
         self.embed = nn.Embedding(answers + extra, width)
         nn.init.normal_(self.embed.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(TokenBlock(width, heads, hidden, dropout) for _ in range(depth))
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor, level: Tensor, level_s: Tensor | None = None) -> Tensor:
@@ -82,24 +83,3 @@ class TokenTransformer(nn.Module):
         for block in self.blocks:
             h = block(h, turns)
         return nn.functional.linear(standard(h, self.scale), self.embed.weight[: self.answers])
-
-
-class Block(nn.Module):
-    """Attention and feed-forward; starts as the identity."""
-
-    def __init__(self, width: int, heads: int, hidden: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.dropout = dropout
-        self.attention = SelfAttention(width, heads)
-        self.feed = SwiGLU(width, hidden)
-        zero_(self.attention.out)
-        zero_(self.feed.out)
-
-    def forward(self, h: Tensor, turns: Tensor) -> Tensor:
-        """h (B, L, width), turns (2, L, head) -> (B, L, width)."""
-        h = h + self.dropped(self.attention(standard(h), turns))
-        return h + self.dropped(self.feed(standard(h)))
-
-    def dropped(self, answer: Tensor) -> Tensor:
-        """An answer (B, L, width) of which in training a share is dropped."""
-        return nn.functional.dropout(answer, self.dropout) if self.training and self.dropout else answer

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from sfumato.data.errors import DataError, shown
+from sfumato.data.vocabulary import Vocabulary
 from sfumato.diffusion import Drawn, Guess, blocks, infill
 from sfumato.diffusion.tree import Tree
 from sfumato.fields.text.facts import Facts
 from sfumato.fields.text.files import Limits, wrong_with
 from sfumato.fields.text.options import TextAsk
-from sfumato.fields.text.vocabulary import Vocabulary
 from sfumato.fields.text.writing import Layout, Sharpened, filled, prompted
 
 if TYPE_CHECKING:

@@ -27,13 +27,13 @@ from sfumato.training.options import TrainOptions
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from sfumato.data.vocabulary import Vocabulary
     from sfumato.diffusion import Drawn, Guess, Masked, UniformTokens
     from sfumato.diffusion.generate import Queries
     from sfumato.diffusion.tree import Tree
     from sfumato.fields.text.data import Corpus
     from sfumato.fields.text.files import Document, Limits
     from sfumato.fields.text.queries import TextQueries
-    from sfumato.fields.text.vocabulary import Vocabulary
     from sfumato.jobs.model import Model
     from sfumato.jobs.report import Report
     from sfumato.training.objective import Task
@@ -216,8 +216,8 @@ class Text(Recipe):
 
     def vocabulary(self, run: Run) -> Vocabulary:
         """The run's own. Raises DataError."""
+        from sfumato.data.vocabulary import Vocabulary
         from sfumato.fields.text.data import TOKENIZER
-        from sfumato.fields.text.vocabulary import Vocabulary
 
         return Vocabulary.load(run.path / TOKENIZER)
 

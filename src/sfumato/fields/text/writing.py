@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from sfumato.data.errors import DataError
+from sfumato.data.vocabulary import Vocabulary
 from sfumato.diffusion import Endpoints, Guess
 from sfumato.diffusion.guidance import Wrapped
 from sfumato.diffusion.tokens import NEVER
-from sfumato.fields.text.vocabulary import Vocabulary
 
 HOLE = re.compile(rb"<fill(?::(\d{1,6}))?>")
 

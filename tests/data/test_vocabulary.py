@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 pytest.importorskip("tokenizers", reason="needs the extra sfumato[text]")
 
 from sfumato.data.errors import DataError
-from sfumato.fields.text.vocabulary import Vocabulary
+from sfumato.data.vocabulary import Vocabulary
 
 TEXTS = [Path(__file__).read_bytes(), "Übergrößen, naïve façade — 日本語 😀\r\n\tx\n".encode() * 5]
 AWKWARD = st.sampled_from(

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from sfumato.data.errors import DataError, decoding, one_line, shortened, shown
-from sfumato.errors import install
 
 LEAST = 256
 MOST = 60_000  # so that ids, end and mask fit into 16 bits
@@ -89,7 +88,7 @@ class Vocabulary:
         if missing:
             raise DataError(
                 f"{shown(path)}: lacks {len(missing)} of the 256 single bytes (the first is {min(missing)}); "
-                "expected a byte-level vocabulary as `sfumato train text` writes it"
+                "expected a byte-level vocabulary as a run writes it"
             )
         return vocabulary
 
@@ -162,7 +161,7 @@ def library() -> Any:
     try:
         import tokenizers
     except ImportError:
-        raise DataError(f"text needs the tokenizers library: {install('text')}") from None
+        raise DataError("a vocabulary needs the tokenizers library: pip install tokenizers") from None
     return tokenizers
 
 

@@ -1,0 +1,232 @@
+"""`sfumato evaluate`: do pictures look real, and do they show what was asked for?
+
+Agreement of words and picture is measured by retrieval, in a feature space that nothing was trained or chosen in: a picture
+drawn for a held-out caption agrees if the nearest of the real held-out pictures has that caption. Beside it stand chance, and
+what is had without a model: the training picture whose caption has most words in common with the one asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sfumato.data.sheet import to_bytes
+from sfumato.diffusion import key
+from sfumato.errors import Wrong
+from sfumato.fields.captions.data import Pairs
+from sfumato.fields.captions.options import CaptionAsk, Measured
+from sfumato.fields.captions.queries import Prompts
+from sfumato.fields.captions.shown import Shown, sheet
+from sfumato.jobs.model import Model
+from sfumato.jobs.report import Report
+from sfumato.jobs.walk import Walk
+from sfumato.metrics.intervals import mean_interval, share_interval
+from sfumato.metrics.spaces import Space, choose
+from sfumato.metrics.table import Row, compare
+from sfumato.training.run import RunError
+
+if TYPE_CHECKING:
+    from sfumato.metrics.table import Remember
+
+MOST = 512
+"""Held-out captions unless asked otherwise."""
+CURVE = 128
+KNOWN = 2000
+"""Training pictures that samples are compared with."""
+LEAST = 12
+SHOWN = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Held-out pictures (n, 3, H, W) from -1 (black) to 1 (white), brought to one size, with what is said of each."""
+
+    x: Tensor
+    captions: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+
+
+def measurable(model: Model, measure: Measured, ask: CaptionAsk) -> None:
+    """Whether there is enough to measure with, and what is asked for can be. Raises RunError, MetricError, Wrong."""
+    for name in ("prompt", "prompts", "size"):
+        if (value := getattr(ask, name)) is not None:
+            raise Wrong(
+                f"{name} = {str(value)!r}: must be left out, pictures are measured for held-out captions in their sizes"
+            )
+    if measure.features not in ("auto", "patches", "pca"):
+        choose(measure.features, torch.zeros(1, *model.facts.shape), lambda x: x)
+    if model.facts.held < LEAST:
+        raise RunError(
+            f"{model.run.path}: {model.facts.held} held-out pictures are too few to measure with, {LEAST} at least"
+        )
+
+
+def evaluate(model: Model, measure: Measured, ask: CaptionAsk) -> Report:
+    """Pictures of held-out captions against the real ones. Raises RunError, DataError, MetricError."""
+    from sfumato.metrics.cache import cached
+
+    recipe: Any = model.recipe
+    data = recipe.open(model.run)
+    held = some(data.held_out, measure.n or MOST, told=True)
+    known = some(data.train, KNOWN)
+    if len(held.captions) < LEAST:
+        raise RunError(
+            f"{len(held.captions)} held-out pictures have captions: too few to measure with, {LEAST} at least"
+        )
+    remember: Remember = partial(cached, model.run.cache / "reference")
+    space = spaced(measure.features, known.x, remember)
+    real, train = (space.remembered(each.x, remember) for each in (held, known))
+    drawn = drawn_for(model, held, ask.negative)
+    fake = space(drawn)
+    rows = [*compare(fake, train, real, remember=remember), *agreement(fake, real, held.captions)]
+    nearest = likest(held.captions, known.captions)
+    stand_in = agreement(train[nearest], real, held.captions, "of_likest_caption")
+    curve = guidance(model, measure.strengths, held, space, train, real, ask.negative)
+    chance = Counter(held.captions)
+    chance_rate = sum(count * count for count in chance.values()) / len(held.captions) ** 2
+    notes = [
+        f"features: {space.name}; agreement by chance {chance_rate:.3f}; of_likest_caption: the training picture whose caption "
+        "has most words in common",
+        *(
+            f"w = {point['w']:g}: agreement {point['agreement']:.3f}, closer than {point['rank']:.1%} of the others, kernel "
+            f"distance {point['kernel_distance']:.3f} (of {point['n']})"
+            for point in curve
+        ),
+    ]
+    shown = min(SHOWN, len(drawn))
+    which = [i * len(drawn) // shown for i in range(shown)]
+    distances = torch.cdist(fake[which].double(), train.double())
+    strips = (drawn[which], held.x[which], known.x[distances.argmin(1)])
+    words = [held.captions[i] for i in which]
+    things = [Shown(each, text) for strip in strips for each, text in zip(to_bytes(strip.numpy()), words)]
+    return Report(
+        (*rows, *stand_in), tuple(notes), {"report.png": sheet(things, shown, 1200)},
+        {"features": space.name, "chance": chance_rate, "guidance": curve,
+         "report.png": "rows: drawn, the real held-out picture, the training picture nearest to the one drawn"},
+    )  # fmt: skip
+
+
+def spaced(name: str, known: Tensor, remember: Remember) -> Space:
+    """The feature space of a name; auto: a network from a package where it is installed."""
+    from sfumato.metrics import imagenet
+
+    if name == "auto":
+        name = "imagenet" if imagenet.available() else "patches"
+    return choose(name, known, lambda x: x, remember)
+
+
+def some(pairs: Pairs, most: int, told: bool = False) -> Held:
+    """At most so many pictures, each with one caption, in an order of their names' hashes; ``told``: only with words."""
+    order = sorted(range(len(pairs.of)), key=lambda i: key("measure", pairs.name(i)))
+    chosen = [i for i in order if not told or pairs.caption(i)][:most]
+    facts = pairs.stock.facts
+    kinds = pairs.stock.bucket[pairs.of[chosen]]
+    x = torch.empty(len(chosen), *facts.shape)
+    for kind in np.unique(kinds):
+        places = np.flatnonzero(kinds == kind)
+        batch = pairs.batch(np.asarray(chosen)[places])["x"]
+        x[places] = one_size(torch.from_numpy(batch) * facts.spread + facts.mean, facts.sizes[0])
+    return Held(x, tuple(map(pairs.caption, chosen)), tuple(facts.sizes[kind] for kind in kinds))
+
+
+def one_size(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pictures (n, 3, H, W) at this (height, width)."""
+    if x.shape[2:] == size:
+        return x
+    return F.interpolate(x, size=size, mode="bicubic", antialias=True).clamp(-1, 1)
+
+
+def drawn_for(
+    model: Model, held: Held, negative: str | None = None, walk: Walk | None = None, name: str = "pictures"
+) -> Tensor:
+    """A picture for each caption, led away from ``negative``, of the size of its real one, then brought to one size:
+    (n, 3, H, W) from -1 to 1."""
+    from sfumato.training.progress import Watch
+
+    facts = model.facts
+    seen: Counter[str] = Counter()
+    places = []
+    for text in held.captions:
+        places.append(seen[text])
+        seen[text] += 1
+    out = torch.empty(len(held.captions), *facts.shape)
+    with Watch(name, len(out), unit="samples") as watch:
+        done = 0
+        for size in dict.fromkeys(held.sizes):
+            own = [i for i, other in enumerate(held.sizes) if other == size]
+            texts, turns = tuple(held.captions[i] for i in own), tuple(places[i] for i in own)
+            for part in model.draw(
+                Prompts(texts, len(own), model.companions, size, places=turns), range(len(own)), walk=walk
+            ):
+                x: Any = part.x
+                pixels = (x.float().cpu() * facts.spread + facts.mean).clamp(-1, 1)
+                out[[own[number] for number in part.numbers]] = one_size(pixels, facts.sizes[0])
+                done += len(pixels)
+                watch.show(done)
+    return out
+
+
+def agreement(fake: Tensor, real: Tensor, captions: Sequence[str], of: str = "") -> list[Row]:
+    """Rows: the share of pictures (n, d) whose nearest real one (n, d) has the caption that they were drawn for, and how large a
+    share of the real ones of other captions is farther than the nearest of their own."""
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(captions))}
+    kind = torch.tensor([numbers[text] for text in captions])
+    same = kind[:, None] == kind
+    distance = torch.cdist(fake.double(), real.double())
+    hits = same[torch.arange(len(fake)), distance.argmin(1)].double()
+    own = torch.where(same, distance, torch.inf).min(1).values
+    beaten = ((distance > own[:, None]) & ~same).sum(1) / (~same).sum(1).clamp_min(1)
+    n, rate, name = len(fake), float(hits.mean()), f"_{of}" if of else ""
+    return [
+        Row(f"agreement{name}", rate, *share_interval(rate, n), None, "higher", n, len(real)),
+        Row(f"agreement_rank{name}", *mean_interval(beaten.double()), None, "higher", n, len(real)),
+    ]
+
+
+def likest(captions: Sequence[str], known: Sequence[str]) -> list[int]:
+    """For each caption the number of the known one with most words in common, as a share of the words in either."""
+    sets = [frozenset(re.findall(r"\w+", text.lower())) for text in known]
+
+    def nearest(text: str) -> int:
+        own = frozenset(re.findall(r"\w+", text.lower()))
+        return max(range(len(sets)), key=lambda i: (len(own & sets[i]) / max(1, len(own | sets[i])), -i))
+
+    return [nearest(text) for text in captions]
+
+
+def guidance(
+    model: Model,
+    strengths: Sequence[float],
+    held: Held,
+    space: Space,
+    train: Tensor,
+    real: Tensor,
+    negative: str | None,
+) -> list[dict[str, float]]:
+    """Agreement and kernel distance over the strength of guidance, on the same captions and noise. Nothing for a flow map,
+    whose strengths are those it learned."""
+    from sfumato.metrics.distances import kernel_distance
+
+    if not strengths or not all(adaptation.guides() for adaptation in model.adaptations):
+        return []
+    count = min(CURVE, len(held.captions))
+    part = Held(held.x[:count], held.captions[:count], held.sizes[:count])
+    found = []
+    for w in strengths:
+        fake = space(drawn_for(model, part, negative, dataclasses.replace(model.walk, w=w), f"w = {w:g}"))
+        hit, rank = agreement(fake, real[:count], part.captions)
+        found.append({
+            "w": w, "agreement": hit.value, "agreement_low": hit.low, "agreement_high": hit.high, "rank": rank.value,
+            "kernel_distance": float(kernel_distance(fake.double(), train.double())), "n": count,
+        })  # fmt: skip
+    return found

@@ -1,0 +1,115 @@
+"""A transformer on patches of pictures that is told words, and the encoder of the words where it is trained with it.
+
+    caption, caption_mask --given, once a walk or batch--> context (B, S, D), context_mask, vector (B, D), vector_known
+    x, level and these    --forward-->                     answer
+
+The words are heard twice: token by token in attention, and summed up in what modulates every block.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.diffusion.tree import Tree
+from sfumato.networks import DiT, JointDiT
+from sfumato.networks.encoder import TokenEncoder
+
+
+class Captioned(nn.Module):
+    """Answers for pictures (B, channels, H, W) under words.
+
+    attention   "cross" or "joint".
+    vocab       tokens of the words, whose encoder is a part of this network; 0: states are given.
+    context_dim width of a state of a token.
+    text_depth  blocks of the encoder.
+    guided      the strength of guidance is an input (flow maps).
+
+    Raises ValueError if the options do not fit together.
+    """
+
+    options: dict[str, Any]
+
+    def __init__(
+        self,
+        *,
+        channels: int = 3,
+        attention: str = "cross",
+        width: int = 256,
+        depth: int = 6,
+        patch: int = 4,
+        vocab: int = 0,
+        context_dim: int = 256,
+        text_depth: int = 4,
+        guided: bool = False,
+    ) -> None:
+        super().__init__()
+        self.options = {
+            "kind": "captioned",
+            "channels": channels,
+            "attention": attention,
+            "width": width,
+            "depth": depth,
+            "patch": patch,
+            "vocab": vocab,
+            "context_dim": context_dim,
+            "text_depth": text_depth,
+            "guided": guided,
+        }
+        kinds: dict[str, Any] = {"cross": DiT, "joint": JointDiT}
+        if attention not in kinds:
+            raise ValueError(f"attention is {attention!r}, expected {' or '.join(kinds)}")
+        if context_dim < 1:
+            raise ValueError(f"context_dim is {context_dim}, expected at least 1")
+        self.words = TokenEncoder(vocab=vocab, width=context_dim, depth=text_depth) if vocab else None
+        self.picture = kinds[attention](
+            channels=channels, width=width, depth=depth, patch=patch, context_dim=context_dim, vectors=context_dim,
+            guided=guided,
+        )  # fmt: skip
+
+    def given(
+        self, caption: Tensor | None = None, caption_mask: Tensor | None = None, **beside: Tree
+    ) -> dict[str, Tree]:
+        """What the words make: caption (B, S) int64, or (B, S, D) states, caption_mask (B, S) bool. What stands beside them is
+        passed on. Raises ValueError for one without the other, or of another shape."""
+        if caption is None and caption_mask is None:
+            return beside
+        if caption is None or caption_mask is None:
+            raise ValueError("a caption needs its caption_mask, and a mask its caption")
+        if self.words is not None:
+            states, mask = self.words(caption, caption_mask)
+            return {**beside, "context": states, "context_mask": mask, "vector": states[:, 0],
+                    "vector_known": caption_mask.any(1)}  # fmt: skip
+        if caption.ndim != 3 or caption.shape[:2] != caption_mask.shape:
+            raise ValueError(f"states have shape {tuple(caption.shape)} and their mask {tuple(caption_mask.shape)}")
+        kept = caption_mask[..., None]
+        mean = torch.where(kept, caption, 0).sum(1) / kept.sum(1).clamp_min(1)
+        return {**beside, "context": caption, "context_mask": caption_mask, "vector": mean,
+                "vector_known": caption_mask.any(1)}  # fmt: skip
+
+    def forward(
+        self,
+        x: Tensor,
+        level: Tensor,
+        level_s: Tensor | None = None,
+        *,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        vector: Tensor | None = None,
+        vector_known: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        """Answer, shaped like x (B, channels, H, W); level (B,). Without a context as with one that says nothing."""
+        if self.words is not None and context is None:
+            nothing = torch.full((len(x), 1), -1, device=x.device)
+            told = self.given(nothing, torch.zeros_like(nothing, dtype=torch.bool))
+            context, context_mask, vector, vector_known = (
+                told[name] for name in ("context", "context_mask", "vector", "vector_known")
+            )
+        answer: Tensor = self.picture(
+            x, level, level_s, context=context, context_mask=context_mask, vector=vector, vector_known=vector_known,
+            guidance=guidance,
+        )  # fmt: skip
+        return answer

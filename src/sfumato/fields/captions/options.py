@@ -1,0 +1,93 @@
+"""The options of captioned pictures: of the network, of what is asked for, of what is measured. Needs neither torch nor numpy."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from sfumato.errors import check
+from sfumato.jobs.flags import arg
+from sfumato.jobs.methods import MethodOptions
+
+SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+MOST = 4000
+"""Characters of a prompt."""
+Kind = Literal["auto", "beside", "table", "names", "folders"]
+"""Where captions stand."""
+
+
+@dataclass(frozen=True)
+class CaptionNetwork:
+    """The network: a transformer on patches that is told words. None and auto mean: chosen from the data and the machine."""
+
+    attention: Literal["auto", "cross", "joint"] = "auto"
+    """How words are heard: cross (the picture looks at them) or joint (both look at both, each with weights of its own)."""
+    width: int | None = None
+    """Channels."""
+    depth: int | None = None
+    """Blocks."""
+    patch: int | None = None
+    """Side of a patch in pixels."""
+    text_depth: int | None = None
+    """Blocks of the encoder of words, where it is trained too."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            (self.width is None or self.width >= 8, "width", "at least 8"),
+            (self.depth is None or self.depth >= 1, "depth", "at least 1"),
+            (self.patch is None or 1 <= self.patch <= 64, "patch", "from 1 to 64 pixels"),
+            (self.text_depth is None or self.text_depth >= 0, "text_depth", "0 or more"),
+        )
+
+
+@dataclass(frozen=True)
+class PixelMethod(MethodOptions):
+    """The diffusion method, with training times for pictures in pixels: those of JiT (Li and He 2025, arXiv 2511.13720), 0.8 and
+    0.8 for pictures in [-1, 1], at the unit variance that pictures have here, which a spread of 0.7 moves by -ln 0.7."""
+
+    times_mean: float = 1.1
+    times_std: float = 0.8
+
+
+@dataclass(frozen=True)
+class CaptionAsk:
+    """What pictures are asked for."""
+
+    prompt: str | None = None
+    """What is to be seen (default: held-out captions in turn; "" for nothing in particular)."""
+    negative: str | None = None
+    """What is not to be seen: the samples are led away from it (by --w)."""
+    prompts: Path | None = None
+    """File with a prompt a line: -n samples of each."""
+    size: str | None = None
+    """HEIGHTxWIDTH, one of the sizes learned (default: the commonest)."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            (self.prompt is None or self.prompts is None, "prompts", "given without prompt"),
+            *(
+                (text is None or len(text) <= MOST, name, f"at most {MOST} characters")
+                for name, text in (("prompt", self.prompt), ("negative", self.negative))
+            ),
+            (self.size is None or SIZE.fullmatch(self.size), "size", "HEIGHTxWIDTH, such as 64x48"),
+        )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a model of captioned pictures is measured."""
+
+    n: Annotated[int | None, arg(aliases=["-n"])] = None
+    """Held-out captions that pictures are drawn for (default: all, at most 512)."""
+    features: str = "auto"
+    """Space of the distances: auto (imagenet where its package is installed, else patches), patches, pca, imagenet (extra
+    `features`), or a network of your own as a .onnx file."""
+    strengths: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)
+    """Strengths of guidance of the curve, on at most 128 of the captions; none: no curve."""
+
+    def __post_init__(self) -> None:
+        check(self, (self.n is None or self.n >= 12, "n", "at least 12"))

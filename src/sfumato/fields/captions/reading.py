@@ -1,0 +1,181 @@
+"""Captioned pictures from disk: which picture has which captions, and what has none of either.
+
+Captions stand in NAME.txt or NAME.caption beside NAME.png (several lines are several captions), in a table, or in the names
+of files or folders where that is asked for. Nothing is executed or unpickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sfumato.data.errors import DataError, shown
+from sfumato.data.pictures import find
+from sfumato.fields.captions import tables
+from sfumato.fields.captions.options import Kind
+from sfumato.fields.captions.wording import Heard, cleaned, of_file, of_name
+
+BESIDE = (".txt", ".caption")
+TABLES = tuple(f"metadata{suffix}" for suffix in tables.SUFFIXES)
+PACKED = 64 << 20
+"""Bytes of one picture that stands in a table, at most."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Where captions are to be found. picture, caption: the columns of a table."""
+
+    kind: Kind = "auto"
+    picture: str | None = None
+    caption: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """Pictures and the captions of each, in a fixed order; a caption of "" says nothing, on purpose.
+
+    how: where the captions stand, in words. said: what is to be said of them.
+    """
+
+    files: tuple[Path, ...]
+    captions: tuple[tuple[str, ...], ...]
+    how: str
+    said: tuple[str, ...] = ()
+
+
+def listed(data: Path, asked: Asked, room: Path) -> Listing:
+    """Which pictures have which captions. ``room``: a folder for pictures that are packed into a table.
+
+    Raises DataError where there are no captioned pictures, or something in a table or caption cannot be read.
+    """
+    heard = Heard()
+    if data.is_file() or data.suffix.lower() in tables.SUFFIXES:
+        if asked.kind not in ("auto", "table"):
+            raise DataError(f"{shown(data)}: is a table; captions from {asked.kind} need a folder of pictures")
+        found = _table(data, asked, room, heard)
+    elif not data.is_dir():
+        raise DataError(f"{shown(data)}: no such folder or table; expected captioned pictures")
+    else:
+        found = _folder(data, asked, room, heard)
+    return Listing(found.files, found.captions, found.how, (*found.said, *heard.lines()))
+
+
+def _folder(data: Path, asked: Asked, room: Path, heard: Heard) -> Listing:
+    table = next((data / name for name in TABLES if (data / name).is_file()), None)
+    if asked.kind in ("auto", "table") and table is not None:
+        found = _table(table, asked, room, heard)
+        named = set(found.files)
+        others = [path for path in find(data)[0] if path not in named]
+        said = _count(f"in {shown(data)} that {table.name} does not name, left out", others, data)
+        return Listing(found.files, found.captions, found.how, (*found.said, *said))
+    if asked.kind == "table" or asked.picture or asked.caption:
+        raise DataError(f"{shown(data)}: holds no table ({', '.join(TABLES)}); give the table itself, or its name")
+    paths, complaints, ignored = find(data)
+    if not paths and not complaints:
+        raise DataError(f"{shown(data)}: no pictures in it or its sub-folders")
+    if asked.kind == "names":
+        return _named(paths, [of_name(path.stem) for path in paths], data, "the names of the files", heard)
+    if asked.kind == "folders":
+        return _named(paths, [of_name(path.parent.name) for path in paths], data, "the names of the folders", heard)
+    return _beside(paths, data, sum(ignored[suffix] for suffix in BESIDE), heard)
+
+
+def _named(paths: Sequence[Path], words: Sequence[str], data: Path, how: str, heard: Heard) -> Listing:
+    for path, text in zip(paths, words):
+        if not text:
+            heard.note("pictures whose name says nothing: learned from without words", str(path))
+    return Listing(tuple(paths), tuple((cleaned(text, str(path), heard),) for path, text in zip(paths, words)), how)
+
+
+def _beside(paths: Sequence[Path], data: Path, texts: int, heard: Heard) -> Listing:
+    files, captions, bare, used = [], [], [], 0
+    for path in paths:
+        beside = [file for file in (path.with_suffix(suffix) for suffix in BESIDE) if file.is_file()]
+        if not beside:
+            bare.append(path)
+            continue
+        used += len(beside)
+        lines = tuple(dict.fromkeys(line for file in beside for line in of_file(file, heard)))
+        if not lines:
+            heard.note("captions that are empty: their pictures are learned from without words", str(beside[0]))
+        files.append(path)
+        captions.append(lines or ("",))
+    if not files:
+        raise DataError(
+            f"{shown(data)}: {len(paths)} pictures and no captions; expected NAME.txt beside NAME.png, or a table "
+            "metadata.csv, .jsonl or .parquet with columns file_name and text; or --captions names, --captions folders"
+        )
+    said = _count("without a caption file, left out", bare, data)
+    if texts > used:
+        stems = {path.with_suffix("") for path in paths}
+        alone = [
+            each for suffix in BESIDE for each in sorted(data.rglob(f"*{suffix}")) if each.with_suffix("") not in stems
+        ]
+        said += _count("without a picture, left out", alone, data, "caption files")
+    return Listing(tuple(files), tuple(captions), "caption files beside the pictures", tuple(said))
+
+
+def _count(what: str, paths: Sequence[Path], data: Path, things: str = "pictures") -> list[str]:
+    """How many there are, and the first three names; nothing where there are none."""
+    if not paths:
+        return []
+    names = ", ".join(shown(path.relative_to(data)) if path.is_relative_to(data) else shown(path) for path in paths[:3])
+    return [f"{len(paths)} {things} {what}: {names}{' ...' * (len(paths) > 3)}"]
+
+
+def _table(path: Path, asked: Asked, room: Path, heard: Heard) -> Listing:
+    names, rows = tables.opened(path, heard)
+    picture, words = tables.columns(path, names, asked.picture, asked.caption)
+    found: dict[Path, list[str]] = {}
+    missing: list[Path] = []
+    for number, (where, row) in enumerate(rows((picture, *words))):
+        if number >= tables.MOST_ROWS:
+            raise DataError(f"{shown(path)}: more than {tables.MOST_ROWS:,} rows; give a part of it")
+        file = _picture(row.get(picture), path, where, room / f"{number:09d}")
+        if not file.is_file():
+            missing.append(file)
+            continue
+        texts = [text for name in words for text in _texts(row.get(name), path, where, name, heard)]
+        if not any(texts):
+            heard.note("rows whose caption is empty: their pictures are learned from without words", where)
+        if file in found:
+            heard.note("rows name a picture again; its captions are alternatives", where)
+        found.setdefault(file, []).extend(texts or [""])
+    said = _count(f"that {path.name} names are not there, left out", missing, path.parent)
+    if not found:
+        raise DataError(
+            f"{shown(path)}: none of its {len(missing)} rows names a picture that is there; {picture!r} is read from "
+            f"{shown(path.parent)}" + (f", the first is {shown(missing[0])}" if missing else "")
+        )
+    captions = tuple(tuple(dict.fromkeys(filter(None, texts))) or ("",) for texts in found.values())
+    columns = " and ".join(map(shown, words))
+    return Listing(tuple(found), captions, f"{columns} of {path.name}", tuple(said))
+
+
+def _picture(value: Any, path: Path, where: str, packed: Path) -> Path:
+    """The file of a picture that a row names, or that is made of the bytes that it holds."""
+    if isinstance(value, dict):
+        content = value.get("bytes")
+        if isinstance(content, bytes) and content:
+            if len(content) > PACKED:
+                raise DataError(
+                    f"{shown(where)}: a picture of {len(content) >> 20} MB, at most {PACKED >> 20} are read"
+                )
+            packed.write_bytes(content)
+            return packed
+        value = value.get("path")
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise DataError(
+            f"{shown(path)}: {shown(where)} names no picture ({value!r:.40}); the name of a file is expected"
+        )
+    return path.parent / value.strip()
+
+
+def _texts(value: Any, path: Path, where: str, name: str, heard: Heard) -> list[str]:
+    """The captions in a cell: a text, or a list of them; nothing is an empty one."""
+    values = value if isinstance(value, list) else [value]
+    if not all(each is None or isinstance(each, str) for each in values):
+        raise DataError(f"{shown(path)}: {shown(where)}: {name!r} holds {type(values[0]).__name__}, expected text")
+    return [cleaned(each or "", where, heard) for each in values]

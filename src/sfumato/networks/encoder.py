@@ -1,0 +1,90 @@
+"""Transformers over tokens: the block, and an encoder that turns tokens into states to attend to.
+
+Blocks are pre-normalised, with rotary positions, normalised queries and keys and SwiGLU, and start as the identity.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfumato.networks.parts import SelfAttention, SwiGLU, rotary_angles, rotary_turns, standard, zero_
+
+
+class TokenBlock(nn.Module):
+    """Attention and feed-forward; starts as the identity. dropout: share of each answer that is dropped in training."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.attention = SelfAttention(width, heads)
+        self.feed = SwiGLU(width, hidden)
+        zero_(self.attention.out)
+        zero_(self.feed.out)
+
+    def forward(self, h: Tensor, turns: Tensor, mask: Tensor | None = None) -> Tensor:
+        """h (B, L, width), turns (2, L, head), mask (B, L) bool, True = attend to it -> (B, L, width)."""
+        h = h + self.dropped(self.attention(standard(h), turns, mask))
+        return h + self.dropped(self.feed(standard(h)))
+
+    def dropped(self, answer: Tensor) -> Tensor:
+        """An answer (B, L, width) of which in training a share is dropped."""
+        return F.dropout(answer, self.dropout) if self.training and self.dropout else answer
+
+
+class TokenEncoder(nn.Module):
+    """States of tokens of which some may be absent; the first state stands before them and sums them up.
+
+    vocab  number of tokens
+    heads  of attention; by default one per 64 channels of width
+
+    Raises ValueError if the options do not fit together.
+    """
+
+    options: dict[str, Any]
+
+    def __init__(
+        self, *, vocab: int, width: int = 256, depth: int = 4, heads: int | None = None, mlp_ratio: float = 8 / 3
+    ) -> None:
+        super().__init__()
+        heads = max(1, width // 64) if heads is None else heads
+        for good, name, right in (
+            (vocab >= 1, f"vocab = {vocab}", "at least 1"),
+            (depth >= 0, f"depth = {depth}", "0 or more"),
+            (width % heads == 0, f"width = {width}", f"divisible by the {heads} heads"),
+        ):
+            if not good:
+                raise ValueError(f"{name}: must be {right}")
+        rotary_angles((1,), width // heads)  # complains now, not at the first batch
+        hidden = max(1, round(mlp_ratio * width / 64)) * 64  # matrix units like multiples of 64
+        self.vocab, self.head_width = vocab, width // heads
+        self.embed = nn.Embedding(vocab, width)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        self.first = nn.Parameter(torch.randn(width) * 0.02)
+        self.blocks = nn.ModuleList(TokenBlock(width, heads, hidden) for _ in range(depth))
+        self.scale = nn.Parameter(torch.ones(width))
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """tokens (B, S) int64, mask (B, S) bool, False = absent, whatever stands there -> states (B, 1 + S, width) and their
+        mask (B, 1 + S), whose first column is True. With nothing there the first state is the same for every row.
+
+        Raises ValueError for another shape or type.
+        """
+        if tokens.ndim != 2 or tokens.dtype != torch.int64 or mask.shape != tokens.shape or mask.dtype != torch.bool:
+            raise ValueError(
+                f"tokens are int64 (batch, length) with a mask of booleans, got {tokens.dtype} {tuple(tokens.shape)} and "
+                f"{mask.dtype} {tuple(mask.shape)}"
+            )
+        known = torch.where(mask, tokens, 0)
+        h = torch.cat((self.first.expand(len(tokens), 1, -1), self.embed(known)), 1)
+        mask = F.pad(mask, (1, 0), value=True)
+        h = standard(h)
+        if torch.is_autocast_enabled(h.device.type):
+            h = h.to(torch.get_autocast_dtype(h.device.type))
+        turns = rotary_turns(rotary_angles((h.shape[1],), self.head_width, h.device), h.dtype)
+        for block in self.blocks:
+            h = block(h, turns, mask)
+        return standard(h, self.scale), mask
