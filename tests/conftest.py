@@ -8,8 +8,11 @@ TEST_THREADS=N lets torch have N threads in the tests' own process. TEST_SEED=N 
 
 import os
 
+import pytest
 import torch
 from hypothesis import settings
+
+from sfumato.training import telling
 
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
@@ -20,3 +23,8 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # for the processes that te
 if moved := int(os.environ.get("TEST_SEED", "0")):
     seed = torch.manual_seed
     torch.manual_seed = lambda number: seed(number + moved)
+
+@pytest.fixture(autouse=True)
+def whole_lines(monkeypatch: pytest.MonkeyPatch):
+    """Messages are not folded where no terminal is, so that words can be looked for in them; what folds has tests of its own."""
+    monkeypatch.setattr(telling, "WIDEST", 1_000_000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -109,6 +110,19 @@ def test_a_run_is_scored_with_and_without_data(kind: str, trained, tmp_path: Pat
             Image.fromarray(rng.integers(0, 256, (10, 14, 3), dtype=np.uint8)).save(other / f"{i}.png")
     assert sfumato("evaluate", out, "--data", other, "-n", 15, "--steps", 3, "--quick") == 0
     assert json.loads((out / "metrics.json").read_text())["data"] == str(other)
+
+
+@pytest.mark.parametrize("kind", ["pictures", "array"])
+def test_pictures_that_were_learned_from_are_no_held_out_ones(kind: str, trained, capsys: pytest.CaptureFixture[str]):
+    """Said before anything is drawn."""
+    out, words = trained(kind)
+    capsys.readouterr()
+    assert sfumato("evaluate", out, "--data", words[0], "--steps", 2, "--quick") == 1
+    err = capsys.readouterr().err
+    assert re.search(
+        rf"{re.escape(words[0])}: (5\d|6\d)% of it was learned from; give items that the model has not seen", err
+    )
+    assert "sample " not in err
 
 
 def test_scored_samples_do_not_count_the_sheet_beside_them(trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -104,6 +104,8 @@ def evaluate(model: Model, measure: Measure, ask: Any) -> Report:
     real = held_out["x"]
     if len(real) < LEAST:
         raise RunError(f"{len(real)} held-out items are too few to measure with: give at least {LEAST} with --data")
+    if measure.data is not None and (share := known_share(real, train)) >= 0.5:
+        raise RunError(f"{measure.data}: {share:.0%} of it was learned from; give items that the model has not seen")
     fresh = measure.samples is None
     if measure.samples is None:
         count = measure.n or min(len(real), MOST)
@@ -144,6 +146,12 @@ def evaluate(model: Model, measure: Measure, ask: Any) -> Report:
     notes = [*strange(real, measure.data), *strange(fake, measure.samples)]
     notes += remarks(rows, {other.name: beside}, fresh, model, measure)
     return Report(tuple(rows), tuple(notes), pictures, about, space=space.name, beside={other.name: beside})
+
+
+def known_share(real: Tensor, train: Tensor) -> float:
+    """The share of items (N, ...) that are, number for number, among the training items."""
+    known = {row.tobytes() for row in train.numpy()}
+    return sum(row.tobytes() in known for row in real.numpy()) / len(real)
 
 
 def restored(facts: PictureFacts, x: Tensor) -> Tensor:
