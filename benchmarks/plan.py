@@ -90,7 +90,19 @@ def one(name: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         out = folder / "run"
-        words = [field, str(data(folder)), *options, "--steps", str(steps), "--threads", "1", "--out", str(out)]
+        words = [
+            field,
+            str(data(folder)),
+            *options,
+            "--steps",
+            str(steps),
+            "--threads",
+            "1",
+            "--previews",
+            "2",
+            "--out",
+            str(out),
+        ]
         process = subprocess.Popen(
             [sys.executable, "-m", "sfumato", "train", *words], stderr=subprocess.PIPE, text=True
         )
