@@ -28,15 +28,20 @@ TESTS: dict[str, list[str]] = {
         "tests/laws/test_endpoints.py",
         "tests/laws/test_mix.py",
     ],
-    "diffusion/sample": ["tests/diffusion/test_sample.py", "tests/diffusion/test_faults.py"],
+    "diffusion/sample": [
+        "tests/diffusion/test_sample.py",
+        "tests/diffusion/test_faults.py",
+        "tests/laws/test_standing.py",
+        "tests/laws/test_worlds.py",
+    ],
     "diffusion/flow_solvers": ["tests/diffusion/test_solvers.py", "tests/diffusion/test_sample.py"],
     "diffusion/stochastic_solvers": ["tests/diffusion/test_solvers.py", "tests/diffusion/test_sample.py"],
     "diffusion/weights": ["tests/diffusion/test_loss.py"],
     "training/objective": ["tests/training/test_shares.py", "tests/diffusion/test_loss.py"],
     "training/sums": ["tests/training/test_checkpoint.py"],
 }
-"""By the path of a source without its suffix, quick ones; what is not here has its tests under the same name. The laws, which
-take minutes, are no part of it, so the score is below that of the whole suite."""
+"""By the path of a source without its suffix, quick ones; what is not here has its tests under the same name. Laws that
+take minutes are no part of it, so the score is below that of the whole suite."""
 
 
 def tests_of(file: Path) -> list[str]:
