@@ -24,6 +24,7 @@ if moved := int(os.environ.get("TEST_SEED", "0")):
     seed = torch.manual_seed
     torch.manual_seed = lambda number: seed(number + moved)
 
+
 @pytest.fixture(autouse=True)
 def whole_lines(monkeypatch: pytest.MonkeyPatch):
     """Messages are not folded where no terminal is, so that words can be looked for in them; what folds has tests of its own."""
