@@ -133,7 +133,8 @@ def test_given_states_are_kept_and_nothing_said_is_hidden(folder: Path, tmp_path
     for text, row in zip(texts, told["caption"]):  # to the bit: pictures are made again from one prompt of a list
         assert np.array_equal(frozen.encode([text])["caption"][0], row.numpy())
     longest, cut = frozen.write(texts, tmp_path)
-    assert (longest, cut) == (6, 1 / 3)
+    assert (longest, cut) == (8, 1 / 4)
+    assert chosen(str(folder), texts, 300, 77, 9)[0].length == 8  # no longer than the longest
     kept = read(tmp_path, 4).batch(np.array([3, 0]))
     np.testing.assert_allclose(kept["caption"], told["caption"][[3, 0]].numpy(), rtol=2e-3, atol=2e-3)
     assert np.array_equal(kept["caption_mask"], told["caption_mask"][[3, 0]].numpy())

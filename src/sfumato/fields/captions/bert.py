@@ -117,6 +117,11 @@ class Encoder:
         _fill(network, folder / WEIGHTS, content)
         return cls(network.eval().requires_grad_(False), tokenizer, hashlib.sha256(content).hexdigest())
 
+    def lengths(self, texts: list[str]) -> list[int]:
+        """Tokens of each text in full, the marks at its ends among them."""
+        self.tokenizer.no_truncation()
+        return [len(one.ids) for one in self.tokenizer.encode_batch_fast(texts)]
+
     @torch.no_grad()
     def states(self, texts: list[str], most: int) -> list[Tensor]:
         """(S, width) of each text, at most so many tokens, the marks at its ends among them. The same in any list, to

