@@ -121,7 +121,7 @@ def test_in_all_orders_a_verb_does_its_work_or_says_in_a_line_what_it_lacks(
             assert "Warning" not in err, (before, verb, err)
             if right:
                 assert lines[-1].startswith(f"sfumato: {right}"), (before, verb, lines)
-                assert not (there / "run-map").exists()
+                assert verb != "distill" or not (there / "run-map").exists()
             count += 1
             walk((*before, verb))
             monkeypatch.chdir(here)
