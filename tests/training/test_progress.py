@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from sfumato.training import progress
+from sfumato.training import progress, telling
 from sfumato.training.progress import Watch, line
 from sfumato.training.telling import LABEL, WIDEST, fold, show, tell
 
@@ -105,6 +105,7 @@ def test_commands_tables_and_long_words_stay_whole(text: str):
 
 
 def test_a_terminal_is_folded_to_and_a_log_has_no_line_past_120(capsys: pytest.CaptureFixture[str], monkeypatch):
+    monkeypatch.setattr(telling, "WIDEST", WIDEST)
     tell("loss      " + "words " * 40)
     show("words " * 40)
     show("words " * 40, records=True)
