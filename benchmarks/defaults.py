@@ -59,6 +59,7 @@ SECONDS, LONGER = 60.0, 120.0
 SMALL: dict[str, Any] = {"width": 128, "depth": 4}
 LARGE: dict[str, Any] = {"width": 192, "depth": 6}
 STEPS, FIRST = (5, 10, 20), (10,)
+FEW = (2, 4, 8, 20)
 OLD = "dpmpp_2m:eta=0.5, auto"
 """The default before this was measured."""
 SOLVERS = ("dpmpp_2m:eta=0.5", "dpmpp_2m:eta=0", "unipc", "ab2", "euler:eta=0")
@@ -95,6 +96,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "rate 4e-3": {"optim": {"lr": 4e-3}},
     "width 192, depth 6, rate 2e-3": {"network": LARGE, "optim": {"lr": 2e-3}},
     "muon": {"optim": {"kind": "muon"}},
+    "cover 0.02": {"method": {"cover": 0.02}},
     "rate 1e-3": {"optim": {"lr": 1e-3}},
 }
 """One choice at a time, on the demo's pictures. As it is: a shift of 0.3, a rate of 2e-3 (of the larger network 1e-3), AdamW,
@@ -109,7 +111,8 @@ def trainings() -> Iterator[Training]:
         yield Training(data, "base", SECONDS, seed, SMALL)
     for name, change in CHANGES.items():
         yield Training("demo", name, SECONDS, 0, **{"network": SMALL, **change})
-    yield Training("demo", "longer", LONGER, 0, SMALL)
+    for name, cover in (("longer", 0.0), ("covered", 0.02)):
+        yield Training("demo", name, LONGER, 0, SMALL, {"cover": cover})
 
 
 def source(data: str) -> Path | None:
@@ -129,7 +132,7 @@ def trained(training: Training, steps: dict[str, int]) -> dict[str, Any]:
     assert folder is not None
     recipe = Images(
         folder, side=SIDE, labels=True, held_out=0.3, network=NetworkOptions(**training.network),
-        method=MethodOptions(**training.method),
+        method=MethodOptions(**{"cover": 0.0, **training.method}),
     )  # fmt: skip
     options = TrainOptions(
         seed=training.seed, previews=0, threads=1, save_seconds=1e6, optim=OptimOptions(**training.optim)
@@ -341,11 +344,15 @@ def measure(bench: Bench) -> None:
     stage("averages", averages, Cell("", winner, 0, strength), first, (20,))
     if "demo/longer/0" in bench.facts["trainings"]:
         stage("longer", [Cell("", winner, 0), Cell("", winner, 0, strength)], old, ["demo/longer/0"], STEPS)
+    long = [key for key in ("demo/covered/0", "demo/longer/0") if key in bench.facts["trainings"]]
+    if len(long) == 2:
+        for n in FEW:
+            stage(f"few, {n}", [Cell("", winner, 0), Cell("", "unipc, auto", 0)], old, long, (n,))
     pairs = dict.fromkeys([(winner, strength), (winner, 1.5), (OLD, strength)])
     chosen = [Cell("", walk, 0, w, "test") for walk, w in pairs if (walk, w) != (OLD, 1.5)]
     for name in (REPORTS, CHOOSES):
         stage(f"test, {name}", chosen, dataclasses.replace(old, part="test"), base, STEPS, name)
-    changes = [key for key in bench.facts["trainings"] if "/base/" not in key and "/longer/" not in key]
+    changes = [key for key in bench.facts["trainings"] if key.split("/")[1] in CHANGES]
     if "changes" not in stages or len(stages["changes"]) < len(changes):
         walk = Cell("", winner, 20, 1.0)
         same = bench.score(dataclasses.replace(walk, training="demo/base/0"))

@@ -45,6 +45,16 @@ def stage_table(stage: Mapping[str, Any]) -> str:
     return table(("choice", "ratio", "better / surely", *heads), rows)
 
 
+def few_table(few: Mapping[str, Any]) -> str:
+    """A row for each walk and network, a column for each number of steps."""
+    rows = []
+    for walk in next(iter(few.values())):
+        for key, cover in (("demo/longer/0", "0"), ("demo/covered/0", "0.02")):
+            found = [shown(stage[walk]["networks"][key]["kernel"]) for stage in few.values()]
+            rows.append((walk, cover, *found))
+    return table(("walk", "cover", *(f"{n} steps" for n in few)), rows)
+
+
 def changes_table(changes: Mapping[str, Any]) -> str:
     """A row for each changed choice of training."""
     rows = [
@@ -128,6 +138,10 @@ def tables(facts: Mapping[str, Any]) -> str:
     for name, line in lines.items():
         if name in stages:
             parts += [f"{line}\n", stage_table(stages[name]), ""]
+    few = {name.split(", ")[1]: stage for name, stage in stages.items() if name.startswith("few, ")}
+    if few:
+        parts += ["Few steps, and training that comes to pure noise (cover 0.02) or not (0), 120 s, seed 0:\n",
+                  few_table(few), ""]  # fmt: skip
     if "changes" in stages:
         parts += ["One choice of training changed, the demo's pictures, seed 0, 20 steps, not guided:\n",
                   changes_table(stages["changes"]), ""]  # fmt: skip

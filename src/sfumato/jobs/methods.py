@@ -51,6 +51,9 @@ class MethodOptions:
     """Of the logit (logit_normal: above 0 is more noise) or of ln(sigma / alpha) (log_normal)."""
     times_std: float = 1.0
     """Spread of the same."""
+    cover: float = 0.02
+    """Share of the training times spread evenly from 0 to 1, and as much at pure noise, where every sample begins and a
+    logit_normal or log_normal distribution never comes."""
     uncertainty: bool = False
     """Learn the weight of each noise level (EDM2)."""
     coupling: Literal["independent", "transport"] = "independent"
@@ -61,6 +64,7 @@ class MethodOptions:
             self,
             (math.isfinite(self.times_mean), "times_mean", "a finite number"),
             (0 < self.times_std < math.inf, "times_std", "above 0"),
+            (0 <= self.cover < 0.5, "cover", "from 0 to below 0.5"),
         )
         if self.process == "equilibrium" and (self.times == "adaptive" or self.uncertainty):
             raise Wrong("process = 'equilibrium': its network knows no noise level to learn times or weights of")
@@ -86,7 +90,8 @@ class MethodOptions:
             return d.Uniform()
         if self.times == "adaptive":
             return d.Adaptive()
-        return (d.LogitNormal if self.times == "logit_normal" else d.LogNormal)(self.times_mean, self.times_std)
+        drawn = (d.LogitNormal if self.times == "logit_normal" else d.LogNormal)(self.times_mean, self.times_std)
+        return d.Covered(drawn, self.cover) if self.cover > 0 else drawn
 
     def dealt(self) -> Coupling:
         """Which noise goes with which sample."""

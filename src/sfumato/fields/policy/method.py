@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from sfumato.jobs.methods import MethodOptions
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from sfumato.diffusion.times import Times
 
 Levels = Literal["one", "each"]
+LEAST = 0.05
+"""Share of the times at pure noise, at least: policies are walked in few steps."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class ChunkMethod:
         """The distribution of training times."""
         from sfumato.diffusion import Covered, Ramp
 
-        times = self.options.distribution()
-        own = times if self.options.times == "adaptive" else Covered(times)  # adaptive ones learn where to look
+        times = replace(self.options, cover=0.0).distribution()
+        # adaptive ones learn where to look
+        own = times if self.options.times == "adaptive" else Covered(times, max(self.options.cover, LEAST))
         return Ramp(own) if self.levels == "each" else own
 
     def dealt(self) -> Coupling:
