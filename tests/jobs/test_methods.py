@@ -10,6 +10,7 @@ import torch
 from sfumato.diffusion import Linear
 from sfumato.errors import Wrong
 from sfumato.jobs.methods import MethodOptions
+from sfumato.jobs.strict import from_yaml, to_yaml
 
 PLACES = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
 
@@ -30,3 +31,12 @@ def test_training_comes_to_pure_noise_where_samples_begin(times: Any):
 def test_a_share_that_leaves_nothing_for_the_rest_is_refused():
     with pytest.raises(Wrong, match=r"cover = 0\.5: must be from 0 to below 0\.5"):
         MethodOptions(cover=0.5)
+
+
+def test_a_run_from_before_there_was_a_share_goes_on_without_one():
+    """A whole configuration that lacks the key is of an earlier revision; a person's few words are not."""
+    whole = to_yaml(MethodOptions())
+    assert from_yaml(MethodOptions, whole) == MethodOptions()
+    older = "".join(line for line in whole.splitlines(True) if not line.startswith("cover"))
+    assert from_yaml(MethodOptions, older) == MethodOptions(cover=0.0)
+    assert from_yaml(MethodOptions, "times_mean: 0.1", base=MethodOptions()).cover == MethodOptions().cover
