@@ -171,7 +171,7 @@ class Model:
         while left:
             try:
                 # some solvers see only on the way that they cannot walk this process
-                with options_meet_the_core(str(self.run.path)):
+                with options_meet_the_core(f"drawing from {self.run.path}"):
                     for drawn in generate(
                         self.denoiser, Told(queries, told) if told else queries, left,
                         seed=self.drawing.seed if seed is None else seed, stream=stream, begin=start,
