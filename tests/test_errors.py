@@ -104,5 +104,5 @@ def test_a_missing_library_of_a_field_says_how_to_get_it(monkeypatch: pytest.Mon
     from sfumato.data import vocabulary
 
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(DataError, match="tokenizers library: pip install tokenizers$"):
+    with pytest.raises(DataError, match=r"tokenizers library: pip install tokenizers$"):
         vocabulary.library()

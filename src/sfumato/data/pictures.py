@@ -57,7 +57,7 @@ REMEDIES = {
     "unpack archives first": {".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"},
     "convert these to .jpg or .png first": {".heic", ".heif", ".avif", ".svg", ".pdf", ".raw", ".cr2", ".nef", ".dng", ".psd"},
     "of an array give the file itself, not the folder": {".npy", ".npz"},
-    "give the name of the field that these are of, as sfumato --help lists them": {".csv", ".parquet", ".jsonl", ".txt", ".md", ".py", ".zarr"},
+    "give the field that these are of, see sfumato --help": {".csv", ".parquet", ".jsonl", ".txt", ".md", ".py", ".zarr"},
 }  # fmt: skip
 """What to do where a folder holds other files alone: words -> suffixes."""
 

@@ -348,7 +348,7 @@ def test_recipes_are_known_by_the_names_they_were_installed_under():
     assert {"images", "policy"} <= set(names())
     assert kind("policy") is PolicyRecipe
     assert name_of(Images(Path("x"))) == "images"
-    with pytest.raises(ConfigError, match="no recipe 'poetry' is installed; known: .*images, policy"):
+    with pytest.raises(ConfigError, match=r"no recipe 'poetry' is installed; known: .*images, policy"):
         kind("poetry")
     with pytest.raises(ConfigError, match="is no entry point of the group"):
         name_of(TrainOptions())

@@ -239,7 +239,7 @@ def test_facts_are_kept_and_read_as_they_are(tmp_path) -> None:  # type: ignore[
     assert again.source == made.source()
     assert back_and_forth(made, again).rows() == made.rows()
     (tmp_path / "data.safetensors").write_bytes(b"x")
-    with pytest.raises(RunError, match="data.safetensors: cannot be read"):
+    with pytest.raises(RunError, match=r"data\.safetensors: cannot be read"):
         Facts.read(Run(tmp_path))
 
 
