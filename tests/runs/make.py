@@ -53,18 +53,22 @@ MADE: dict[str, tuple[str, list[str]]] = {
 }  # fmt: skip
 """How each run is made: the verb, and its words."""
 
+THEN: dict[str, Any] = {"solver": "dpmpp_2m", "eta": 0.5}
+"""How samples of pictures and vectors were drawn unless asked otherwise, when these runs were made."""
+
 DRAWN: dict[str, dict[str, dict[str, Any]]] = {
-    "pictures": {"default": {}, "heun": {"solver": "heun", "steps": 5}},
-    "classes": {"default": {}, "ab3": {"solver": "ab3", "steps": 6, "grid": "cosine"},
-                "guided": {"w": 2.5, "steps": 6, "guide_to": 0.8}, "label": {"label": "green", "steps": 6}},
-    "vectors": {"default": {}, "ancestral": {"solver": "ancestral", "steps": 6, "grid": "uniform"},
-                "ema": {"ema": 0.12, "steps": 6}},
-    "labelled": {"default": {}, "unipc": {"solver": "unipc", "steps": 6}, "guided": {"w": 2.5, "steps": 6}},
+    "pictures": {"default": THEN, "heun": {"solver": "heun", "steps": 5}},
+    "classes": {"default": THEN, "ab3": {"solver": "ab3", "steps": 6, "grid": "cosine"},
+                "guided": {"w": 2.5, "steps": 6, "guide_to": 0.8, **THEN},
+                "label": {"label": "green", "steps": 6, **THEN}},
+    "vectors": {"default": THEN, "ancestral": {"solver": "ancestral", "steps": 6, "grid": "uniform"},
+                "ema": {"ema": 0.12, "steps": 6, **THEN}},
+    "labelled": {"default": THEN, "unipc": {"solver": "unipc", "steps": 6}, "guided": {"w": 2.5, "steps": 6, **THEN}},
     "equilibrium": {"default": {}},
     "policy": {"default": {}, "euler": {"solver": "euler", "steps": 4, "eta": 0.0}},
     "levels": {"default": {}, "task": {"label": "blue", "steps": 4}},
     "cloning": {"default": {}},
-    "classes_map": {"default": {}, "guided": {"w": 2.0, "steps": 2}, "euler": {"solver": "euler", "steps": 5}},
+    "classes_map": {"default": {}, "guided": {"w": 2.0, "steps": 2}, "euler": {"solver": "euler", "steps": 5, "eta": 0.5}},
     "policy_map": {"default": {}, "one": {"steps": 1}},
 }  # fmt: skip
 """Samples 0 to 3 of each finished run, by name of the options."""
@@ -171,10 +175,11 @@ def measured(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 def resumed(run: Path) -> dict[str, np.ndarray]:
     """What an unfinished run gives, and once it has been resumed to its end: averaged weights by name, and samples."""
-    before = adapters.samples(run, {"steps": 6})
+    then = {} if "policy" in run.name else THEN
+    before = adapters.samples(run, {"steps": 6, **then})
     assert adapters.command("resume", run) == 0
     trained = {f"weights/{name}": value for name, value in adapters.weights(run).items() if "arrival" not in name}
-    return {**trained, "unfinished": before, "default": adapters.samples(run, {})}
+    return {**trained, "unfinished": before, "default": adapters.samples(run, then)}
 
 
 def main(revision: str) -> None:
