@@ -48,6 +48,9 @@ bench: install
 # what the README and the other pages in docs/ claim; the policies need the recordings of Push-T: PUSHT=PATH
 claims: install
 	$(BIN)/python -m benchmarks.recipe
+	$(BIN)/python -m benchmarks.defaults train
+	$(BIN)/python -m benchmarks.defaults measure
+	$(BIN)/python -m benchmarks.defaults report
 	$(BIN)/python -m benchmarks.four_worlds
 	$(BIN)/python -m benchmarks.rare_event
 	$(BIN)/python -m benchmarks.any_steps board

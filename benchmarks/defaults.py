@@ -109,10 +109,12 @@ def trainings() -> Iterator[Training]:
     bases.sort(key=lambda pair: pair[0])
     for seed, data in bases:
         yield Training(data, "base", SECONDS, seed, SMALL)
-    for name, change in CHANGES.items():
-        yield Training("demo", name, SECONDS, 0, **{"network": SMALL, **change})
     for name, cover in (("longer", 0.0), ("covered", 0.02)):
         yield Training("demo", name, LONGER, 0, SMALL, {"cover": cover})
+    if source("clothing64") is not None:
+        yield Training("clothing64", "covered", SECONDS, 0, SMALL, {"cover": 0.02})
+    for name, change in CHANGES.items():
+        yield Training("demo", name, SECONDS, 0, **{"network": SMALL, **change})
 
 
 def source(data: str) -> Path | None:
@@ -348,6 +350,8 @@ def measure(bench: Bench) -> None:
     if len(long) == 2:
         for n in FEW:
             stage(f"few, {n}", [Cell("", winner, 0), Cell("", "unipc, auto", 0)], old, long, (n,))
+    if covered := [key for key in bench.facts["trainings"] if "/covered/" in key]:
+        stage("covered", [Cell("", winner, 0), Cell("", "unipc, auto", 0)], old, covered, STEPS)
     pairs = dict.fromkeys([(winner, strength), (winner, 1.5), (OLD, strength)])
     chosen = [Cell("", walk, 0, w, "test") for walk, w in pairs if (walk, w) != (OLD, 1.5)]
     for name in (REPORTS, CHOOSES):

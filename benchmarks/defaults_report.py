@@ -41,7 +41,9 @@ def stage_table(stage: Mapping[str, Any]) -> str:
         )
         for name, row in stage.items()
     ]  # fmt: skip
-    heads = [n.replace("/base/", ", seed ").replace("/longer/", ", 120 s, seed ") for n in networks]
+    heads = list(networks)
+    for part, said in (("/base/", ""), ("/longer/", ", 120 s"), ("/covered/", ", covered")):
+        heads = [name.replace(part, f"{said}, seed ") for name in heads]
     return table(("choice", "ratio", "better / surely", *heads), rows)
 
 
@@ -131,6 +133,7 @@ def tables(facts: Mapping[str, Any]) -> str:
         "finalists": "The best of these, all seeds, the mean of 5, 10 and 20 steps:",
         "guidance": "Guidance, all seeds, 10 steps:",
         "longer": "A network trained twice as long, the mean of 5, 10 and 20 steps:",
+        "covered": "Networks that were trained at pure noise too (cover 0.02), the mean of 5, 10 and 20 steps:",
         "averages": "Widths of the average, from the snapshots (0.05, the first row, and 0.1 were kept), seed 0, 20 steps:",
         "test, imagenet": "On the test part, in the space that nothing was chosen by, the mean of 5, 10 and 20 steps:",
         "test, patches": "The same samples in the space of the choice:",

@@ -53,15 +53,17 @@ MADE: dict[str, tuple[str, list[str]]] = {
 }  # fmt: skip
 """How each run is made: the verb, and its words."""
 
-THEN = {"solver": "dpmpp_2m", "eta": 0.5}
-"""How pictures and vectors were walked where nothing was asked, until defaults were measured again (docs/defaults.md)."""
+THEN: dict[str, Any] = {"solver": "dpmpp_2m", "eta": 0.5}
+"""How samples of pictures and vectors were drawn unless asked otherwise, when these runs were made."""
+
 DRAWN: dict[str, dict[str, dict[str, Any]]] = {
     "pictures": {"default": THEN, "heun": {"solver": "heun", "steps": 5}},
     "classes": {"default": THEN, "ab3": {"solver": "ab3", "steps": 6, "grid": "cosine"},
-                "guided": {**THEN, "w": 2.5, "steps": 6, "guide_to": 0.8}, "label": {**THEN, "label": "green", "steps": 6}},
+                "guided": {"w": 2.5, "steps": 6, "guide_to": 0.8, **THEN},
+                "label": {"label": "green", "steps": 6, **THEN}},
     "vectors": {"default": THEN, "ancestral": {"solver": "ancestral", "steps": 6, "grid": "uniform"},
-                "ema": {**THEN, "ema": 0.12, "steps": 6}},
-    "labelled": {"default": THEN, "unipc": {"solver": "unipc", "steps": 6}, "guided": {**THEN, "w": 2.5, "steps": 6}},
+                "ema": {"ema": 0.12, "steps": 6, **THEN}},
+    "labelled": {"default": THEN, "unipc": {"solver": "unipc", "steps": 6}, "guided": {"w": 2.5, "steps": 6, **THEN}},
     "equilibrium": {"default": {}},
     "policy": {"default": {}, "euler": {"solver": "euler", "steps": 4, "eta": 0.0}},
     "levels": {"default": {}, "task": {"label": "blue", "steps": 4}},
@@ -173,11 +175,11 @@ def measured(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 def resumed(run: Path) -> dict[str, np.ndarray]:
     """What an unfinished run gives, and once it has been resumed to its end: averaged weights by name, and samples."""
-    usual = {} if run.name == "stopped_policy" else THEN
-    before = adapters.samples(run, {**usual, "steps": 6})
+    then = {} if "policy" in run.name else THEN
+    before = adapters.samples(run, {"steps": 6, **then})
     assert adapters.command("resume", run) == 0
     trained = {f"weights/{name}": value for name, value in adapters.weights(run).items() if "arrival" not in name}
-    return {**trained, "unfinished": before, "default": adapters.samples(run, usual)}
+    return {**trained, "unfinished": before, "default": adapters.samples(run, then)}
 
 
 def main(revision: str) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from sfumato.errors import Wrong, check, options_meet_the_core
-from sfumato.jobs.strict import BEFORE
 
 if TYPE_CHECKING:
     from sfumato.diffusion import Equilibrium, Gaussian, Masked, UniformTokens
@@ -52,9 +51,9 @@ class MethodOptions:
     """Of the logit (logit_normal: above 0 is more noise) or of ln(sigma / alpha) (log_normal)."""
     times_std: float = 1.0
     """Spread of the same."""
-    cover: float = field(default=0.02, metadata={BEFORE: 0.0})
+    cover: float = 0.0
     """Share of the training times spread evenly from 0 to 1, and as much at pure noise, where every sample begins and a
-    logit_normal or log_normal distribution never comes."""
+    logit_normal or log_normal distribution never comes: 0.02 for samples in 2 to 4 steps (policies have 0.05 at least)."""
     uncertainty: bool = False
     """Learn the weight of each noise level (EDM2)."""
     coupling: Literal["independent", "transport"] = "independent"

@@ -90,6 +90,7 @@ def against_steps(curves: Mapping[str, Mapping[int, float]], floor: float, name:
         fontsize=8,
     )
     axes.set_xscale("log")
+    axes.set_yscale("symlog", linthresh=0.1)  # two steps may be off by a million
     ticks = sorted({steps for curve in curves.values() for steps in curve})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()

@@ -22,8 +22,6 @@ LONGEST = 2**20
 """Characters of a file of options."""
 DEEPEST = 32
 """Values inside of values."""
-BEFORE = "before"
-"""In the metadata of a field: the value of runs that were written before the field was there."""
 MOST = 10_000
 """Values in it, those that aliases stand for counted each time."""
 
@@ -53,8 +51,7 @@ def to_yaml(value: Any) -> str:
 
 
 def from_yaml(kind: type[T], text: str, source: str = "config", base: T | None = None) -> T:
-    """Read a dataclass tree of the given kind; keys that are absent keep the value of ``base`` or the default. Without a base
-    the text is a whole one, as a run keeps it: what it lacks did not exist yet, and is as :data:`BEFORE` says.
+    """Read a dataclass tree of the given kind; keys that are absent keep the value of ``base`` or the default.
 
     Raises ConfigError.
     """
@@ -180,8 +177,6 @@ def _read_dataclass(kind: Any, node: Any, source: str, path: str, base: Any, pla
         )
     required = (dataclasses.MISSING, dataclasses.MISSING)
     for name, field in fields.items():
-        if name not in values and base is None and BEFORE in field.metadata:
-            values[name] = field.metadata[BEFORE]
         if name not in values and (field.default, field.default_factory) == required:
             raise ConfigError(f"{place}: {path + name!r} is missing")
     try:
