@@ -214,7 +214,7 @@ def test_what_makes_no_sense_is_said_in_a_line(run: Path, tmp_path: Path, capsys
     model = sfumato.load(run)
     with pytest.raises(Wrong, match=r"prompts .*must be given without prompt"):
         model.sample(1, prompt="a", prompts=tmp_path / "x.txt")
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="is no file; a prompt a line is expected"):
         model.sample(1, prompts=tmp_path / "x.txt")
     (tmp_path / "x.txt").write_text("\n\n")
     with pytest.raises(DataError, match="holds no prompt"):

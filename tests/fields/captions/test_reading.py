@@ -60,7 +60,7 @@ def test_bytes_that_are_no_text_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"zero\.txt: holds a zero byte at 1"):
         of_file(file, Heard())
     file.write_bytes(b"a " * (1 << 20))
-    with pytest.raises(DataError, match="more than 1 MB is no caption"):
+    with pytest.raises(DataError, match="has more than 1 MB; a caption is a text file"):
         of_file(file, Heard())
 
 

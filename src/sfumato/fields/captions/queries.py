@@ -14,7 +14,7 @@ from sfumato.diffusion.tree import Tree
 from sfumato.errors import Wrong
 from sfumato.fields.captions.facts import CaptionFacts
 from sfumato.fields.captions.options import MOST, SIZE, CaptionAsk
-from sfumato.fields.captions.wording import Heard, cleaned, decoded
+from sfumato.fields.captions.wording import Heard, bounded, cleaned, decoded
 from sfumato.fields.captions.words import Reader
 
 PROMPTS_BYTES = 4 << 20
@@ -96,15 +96,7 @@ def sized(size: str | None, facts: CaptionFacts) -> tuple[int, int]:
 def read(file: Any) -> tuple[str, ...]:
     """The prompts of a file, one a line; empty lines are none. Raises DataError."""
     path = Path(file)
-    try:
-        if not path.is_file():  # a pipe would never end
-            raise DataError(f"{shown(path)}: there is no such file")
-        with path.open("rb") as stream:
-            raw = stream.read(PROMPTS_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"{shown(path)}: cannot be read ({error.strerror})") from None
-    if len(raw) > PROMPTS_BYTES:
-        raise DataError(f"{shown(path)}: more than {PROMPTS_BYTES >> 20} MB of prompts; a prompt a line is expected")
+    raw = bounded(path, PROMPTS_BYTES, "a prompt a line is expected")
     texts = tuple(filter(None, (line(text) for text in decoded(raw, str(path), Heard()).splitlines())))
     if not texts:
         raise DataError(f"{shown(path)}: holds no prompt; a prompt a line is expected")

@@ -74,19 +74,23 @@ def cleaned(text: str, where: str, heard: Heard) -> str:
     return line
 
 
+def bounded(path: Path, most: int, right: str) -> bytes:
+    """The bytes of a file, if there are at most so many. Raises DataError, which says what is right."""
+    try:
+        if not path.is_file():  # a pipe would never end
+            raise DataError(f"{shown(path)}: is no file; {right}")
+        with path.open("rb") as file:
+            raw = file.read(most + 1)
+    except OSError as error:
+        raise DataError(f"{shown(path)}: cannot be read ({error.strerror}); {right}") from None
+    if len(raw) > most:
+        raise DataError(f"{shown(path)}: has more than {most >> 20} MB; {right}")
+    return raw
+
+
 def of_file(path: Path, heard: Heard) -> tuple[str, ...]:
     """The captions in a file, one a line; empty lines are none. Raises DataError for what is no text."""
-    try:
-        if not path.is_file():
-            raise DataError(f"{shown(path)}: is no regular file; a caption is a text file beside its picture")
-        with path.open("rb") as file:
-            raw = file.read(FILE_LIMIT + 1)
-    except OSError as error:
-        raise DataError(f"{shown(path)}: cannot be read ({error.strerror})") from None
-    if len(raw) > FILE_LIMIT:
-        raise DataError(
-            f"{shown(path)}: more than {FILE_LIMIT >> 20} MB is no caption; one or a few lines are expected"
-        )
+    raw = bounded(path, FILE_LIMIT, "a caption is a text file beside its picture, of one or a few lines")
     if b"\0" in raw and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{shown(path)}: holds a zero byte at {raw.index(0)}, so it is no text")
     lines = decoded(raw, str(path), heard).splitlines()
