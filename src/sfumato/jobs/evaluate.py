@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sfumato.data import Dataset
+    from sfumato.diffusion.generate import Queries
     from sfumato.metrics.likelihood import Levels
     from sfumato.metrics.spaces import Space
     from sfumato.metrics.table import Row
@@ -51,25 +52,34 @@ def stacked(dataset: Dataset, most: int | None = None) -> Tensor:
     return spread_out(dataset, most)["x"]
 
 
-def draw_samples(model: Model, count: int, walk: Walk | None = None, ask: Any = None, name: str = "sample") -> Tensor:
-    """``count`` samples in standard units on the CPU, in the order of their numbers, with a progress bar. Of vectors."""
+def draw_samples(
+    model: Model,
+    count: int,
+    walk: Walk | None = None,
+    ask: Any = None,
+    name: str = "sample",
+    queries: Queries | None = None,
+) -> Tensor:
+    """``count`` samples in standard units on the CPU, in the order of their numbers, with a progress bar. Of vectors. What they
+    are drawn for is in ``queries``, or follows from what is asked."""
     import torch
 
     from sfumato.training.progress import Watch
 
-    queries = model.recipe.queries(model, model.recipe.Ask() if ask is None else ask, count)
+    if queries is None:
+        queries = model.recipe.queries(model, model.recipe.Ask() if ask is None else ask, count)
     parts: list[Tensor] = []
     numbers: list[int] = []
     with Watch(name, count, unit="samples") as watch:
-        for drawn in model.draw(queries, range(len(queries)), walk=walk):
+        for drawn in model.draw(queries, range(count), walk=walk):
             parts.append(drawn.x.cpu())
             numbers.extend(drawn.numbers)
             watch.show(len(numbers))
     return torch.cat(parts)[torch.tensor(numbers).argsort()]
 
 
-def quality(model: Model, space: Space, known: Tensor, ask: Any, count: int) -> list[dict[str, float]]:
-    """Kernel distance of ``count`` samples at several numbers of steps, with 90% intervals; the same noise for all.
+def quality(model: Model, space: Space, known: Tensor, queries: Queries, count: int) -> list[dict[str, float]]:
+    """Kernel distance of the first ``count`` samples at several numbers of steps, with 90% intervals; the same noise for all.
     Nothing where the solver chooses its own steps."""
     from sfumato.metrics.table import interval, kernel_distances
 
@@ -77,7 +87,9 @@ def quality(model: Model, space: Space, known: Tensor, ask: Any, count: int) -> 
         return []
     numbers = MAP_CURVE if model.adaptations else CURVE
     drawn = [
-        space(draw_samples(model, count, dataclasses.replace(model.walk, steps=n), ask, f"{n} steps")).double()
+        space(
+            draw_samples(model, count, dataclasses.replace(model.walk, steps=n), None, f"{n} steps", queries)
+        ).double()
         for n in numbers
     ]
     whole, parts = kernel_distances(drawn, known[:MOST].double())

@@ -11,10 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.fields.images.measure import Measure, restored
+from sfumato.data import ArrayDataset
+from sfumato.data import measure as measure_data
+from sfumato.diffusion import Blanks
+from sfumato.fields.images.measure import Measure, as_held_out, restored
+from sfumato.fields.images.recipe import PictureAsk
 from sfumato.jobs import plots
 from sfumato.jobs.evaluate import evaluate, shuffled, stacked
 from sfumato.jobs.model import load
+from sfumato.jobs.recipe import Data
 from sfumato.jobs.walk import Walk
 from sfumato.metrics import features, inception
 from sfumato.metrics import table as evaluation_table
@@ -306,3 +311,18 @@ def test_items_are_shuffled_with_their_classes():
     assert torch.equal(found["x"][:, 0], found["label"])
     assert sorted(found["label"].tolist()) == label.tolist()
     assert found["label"].tolist() != label.tolist()
+
+
+def test_samples_are_measured_for_the_classes_in_the_shares_of_the_data():
+    """Of 40 held-out items 30 are of one class; drawn each as often as the other, samples would be of another mixture."""
+    label = torch.tensor([0] * 30 + [1] * 10)
+    x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+    held_out = ArrayDataset(x, measure_data(x).all(), labels=label.numpy())
+    queries = Blanks(torch.zeros(2), 40, {"label": torch.arange(2), "vector": torch.ones(3, 5)})
+    found = as_held_out(queries, PictureAsk(), Data(None, held_out, held_out))
+    drawn = found.batch(range(40))
+    assert drawn["label"].sum() == 10
+    assert 0 < drawn["label"][:20].sum() < 10  # in random order, so that fewer have about these shares too
+    assert drawn["vector"].shape == (40, 5)
+    asked = PictureAsk(label="first")
+    assert as_held_out(queries, asked, Data(None, held_out, held_out)) is queries

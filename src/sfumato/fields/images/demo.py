@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfumato.data.sheet import sheet, to_bytes
 from sfumato.fields.images.growth import growth, words
-from sfumato.fields.images.measure import Measure, features_for
+from sfumato.fields.images.measure import Measure, as_held_out, features_for
 from sfumato.fields.images.openmoji import draw
 from sfumato.fields.images.recipe import Images
 from sfumato.jobs import plots
@@ -110,16 +110,18 @@ def quality(model: Model, curve: tuple[int, ...]) -> None:
 
     if not plots.available():
         return
-    data, usual = model.recipe.open(model.run), model.walk
+    recipe: Any = model.recipe
+    data, usual = recipe.open(model.run), model.walk
     real, held_out = stacked(data.train), stacked(data.held_out)
     features = features_for(real)
-    known = features(real)
+    known, count, ask = features(real), min(96, len(held_out)), recipe.Ask()
+    queries = as_held_out(recipe.queries(model, ask, count), ask, data)
     curves: dict[str, dict[int, float]] = {}
     for solver, eta, grid in (("euler", 0.0, "uniform"), (usual.solver, usual.eta, usual.grid)):
         curve_here = curves.setdefault(f"{solver}, eta {eta:g}, {grid} grid", {})
         for steps in curve:
             walk = dataclasses.replace(usual, steps=steps, solver=solver, eta=eta, grid=grid, w=1.0)
-            fake = draw_samples(model, min(96, len(held_out)), walk, name=f"{solver}, {steps} steps")
+            fake = draw_samples(model, count, walk, name=f"{solver}, {steps} steps", queries=queries)
             curve_here[steps] = kernel_distance(features(fake), known)
     floor = kernel_distance(features(held_out), known)
     plots.against_steps(curves, floor, "kernel distance to training pictures", model.run.path / "steps.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from sfumato.errors import check
 from sfumato.fields.images.facts import PictureFacts
 from sfumato.fields.images.reading import read_pictures
 from sfumato.jobs import plots
-from sfumato.jobs.evaluate import CURVE_SAMPLES, MOST, draw_samples, likelihood, quality, spread_out, stacked
+from sfumato.jobs.evaluate import CURVE_SAMPLES, MOST, draw_samples, likelihood, quality, shuffled, spread_out, stacked
 from sfumato.jobs.flags import arg
 from sfumato.jobs.model import Model
 from sfumato.jobs.report import Report, Saves
@@ -22,6 +23,8 @@ from sfumato.training.run import RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sfumato.diffusion import Blanks
+    from sfumato.jobs.recipe import Data
     from sfumato.metrics.likelihood import Levels
     from sfumato.metrics.table import Remember, Row
 
@@ -109,8 +112,9 @@ def evaluate(model: Model, measure: Measure, ask: Any) -> Report:
     fresh = measure.samples is None
     if measure.samples is None:
         count = measure.n or min(len(real), MOST)
-        fake = draw_samples(model, count, ask=ask)
-        labels = recipe.queries(model, ask, count).batch(range(count)).get("label")
+        queries = as_held_out(recipe.queries(model, ask, count), ask, data)
+        fake = draw_samples(model, count, queries=queries)
+        labels = queries.batch(range(count)).get("label")
     else:
         fake, labels = read_pictures(measure.samples, *own), None
     if len(fake) < LEAST:
@@ -132,7 +136,7 @@ def evaluate(model: Model, measure: Measure, ask: Any) -> Report:
     curve: list[dict[str, float]] = []
     levels: dict[str, Levels] = {}
     if fresh and not measure.quick:
-        curve = quality(model, space, known, ask, min(CURVE_SAMPLES, len(fake)))
+        curve = quality(model, space, known, queries, min(CURVE_SAMPLES, len(fake)))
         more, levels = likelihood(model, data.train, held_out, measure.bits, *bins(facts))
         rows += more
     about["quality_against_steps"] = curve
@@ -303,6 +307,15 @@ def chosen(
             for n, i in enumerate(some)
         ]
     return {"samples": fake[some], "real": held_out["x"][real], "names": names}
+
+
+def as_held_out(queries: Blanks, ask: Any, data: Data) -> Blanks:
+    """The same samples for the classes of held-out items, in random order, unless a class was asked for: classes have unlike
+    shares, and samples that have each as often as the others are farther from real items, however good."""
+    if "label" not in queries.condition or ask.label is not None:
+        return queries
+    labels = shuffled(spread_out(data.held_out))["label"]
+    return dataclasses.replace(queries, condition={**queries.condition, "label": labels})
 
 
 def fair(labels: Tensor | None, count: int, most: int) -> list[int]:
