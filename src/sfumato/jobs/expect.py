@@ -136,7 +136,7 @@ def loss_words(task: Task) -> Iterator[str]:
         nothing, straight = found
         yield (
             f"held out, about {nothing:.3g} knows nothing of the data; the best linear model gets {straight:.3g}: below that "
-            "it has learned more than colours and blur"
+            "it has learned more than means and covariances"
         )
 
 
