@@ -579,7 +579,7 @@ class Machine:
 def test_threads_follow_the_machine_and_cost_little(monkeypatch):
     said: list[str] = []
     machine = Machine(monkeypatch, {1: 0.0043, 2: 0.0028})
-    pace = Pace(True, said.append, clock=lambda: machine.time)
+    pace = Pace(True, said.append, clock=lambda: machine.time, most=2)
     idle = machine.steps(pace, 40_000)
     assert (machine.threads, said) == (2, [])
     assert idle < 1.05 * 40_000 * 0.0028
