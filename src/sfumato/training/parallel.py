@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from sfumato.errors import Wrong
 
@@ -100,7 +101,14 @@ def launched(device: str = "auto") -> Iterator[Runtime]:
         torch.cuda.set_device(place)
     outermost = not dist.is_initialized()  # one group for all: a second one would meet the first one's addresses
     if outermost:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        # torchrun keeps its store when it starts processes again: without a name for each start they would look for one another
+        # at the addresses of the dead
+        store, rank, world = next(rendezvous("env://"))
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        dist.init_process_group(
+            "nccl" if place.type == "cuda" else "gloo",
+            store=dist.PrefixStore(f"start {start}", store), rank=rank, world_size=world,
+        )  # fmt: skip
     try:
         yield Runtime(dist.get_rank(), world, place)
     finally:
