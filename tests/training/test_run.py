@@ -224,3 +224,19 @@ def test_the_log_is_json_lines(tmp_path: Path):
     record = json.loads((tmp_path / "log.jsonl").read_text())
     assert record["by_level"] == [0.5, 1.0]
     assert record["time"] > 0
+
+
+def test_processes_that_make_a_folder_at_once_do_not_disturb_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever one of them leaves for a moment, another may take away just then."""
+    write = Path.write_bytes
+
+    def taken_away(path: Path, data: bytes) -> int:
+        count = write(path, data)
+        path.unlink()
+        return count
+
+    monkeypatch.setattr(Path, "write_bytes", taken_away)
+    Run(tmp_path / "run").create()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["cache", "samples"]

@@ -66,9 +66,9 @@ class Run:
         try:
             for folder in (self.path, self.samples, self.cache):
                 folder.mkdir(parents=True, exist_ok=True)
-            probe = self.path / ".writable"
+            probe = self.path / f".writable.{os.getpid()}"  # of several processes that begin at once each has its own
             probe.write_bytes(b"")
-            probe.unlink()
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise RunError(
                 f"{self.path}: cannot write here ({error.strerror}); choose another folder with --out"
