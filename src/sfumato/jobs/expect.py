@@ -55,7 +55,7 @@ def size(count: float) -> str:
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearDenoiser:
     """The best denoiser that is linear: of normal data with these axes. In place of a network's denoiser in a loss.
 
     process: Gaussian. mean (D,); axes (k, D), orthonormal; variances (k,) along them; rest: the variance of everything else.
@@ -88,7 +88,7 @@ class Linear:
         return answer
 
 
-def linear(process: Any, items: Tensor) -> Linear:
+def linear_denoiser(process: Any, items: Tensor) -> LinearDenoiser:
     """Fitted to items (N, ...): axes on one half, variances on the other, so that they are those of unseen items."""
     import torch
 
@@ -100,7 +100,7 @@ def linear(process: Any, items: Tensor) -> Linear:
     inside = other @ axes.T
     left = max(x.shape[1] - len(axes), 1)
     rest = float(((other**2).sum(1) - (inside**2).sum(1)).clamp_min(0).mean()) / left
-    return Linear(process, mean, axes, (inside**2).mean(0), rest)
+    return LinearDenoiser(process, mean, axes, (inside**2).mean(0), rest)
 
 
 def losses(task: Task) -> tuple[float, float] | None:
@@ -120,8 +120,8 @@ def losses(task: Task) -> tuple[float, float] | None:
         if not isinstance(items, torch.Tensor) or items[0].numel() > WIDEST or len(items) < 4:
             return None
         batches = bunched(task.held_out, JUDGED)
-        known = linear(task.process, items)
-        bare = Linear(
+        known = linear_denoiser(task.process, items)
+        bare = LinearDenoiser(
             task.process, torch.zeros_like(known.mean), known.axes[:0], known.variances[:0], float(items.var())
         )
         first, second = (held_out_loss(task, each, batches) for each in (bare, known))  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ _TOKEN = re.compile(
     r"""\s*(?:(?P<word>'(?:[^']|'')*'|"(?:[^"]|"")*")|(?P<column>`[^`]+`)|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"""
     r"""|(?P<name>[^\W\d][\w.]*)|(?P<sign><=|>=|!=|==|[=<>(),*/+-]))"""
 )
-Rows = Mapping[str, np.ndarray]
+ColumnValues = Mapping[str, np.ndarray]
 """Column -> its values: (n,) float64, or objects (str or None) for words."""
 Kinds = Mapping[str, str]
 """Column -> "number", "date" or "word"."""
@@ -52,7 +52,7 @@ class Formula:
     text: str
     kind: str
     columns: frozenset[str]
-    of: Callable[[Rows], np.ndarray] = field(repr=False, compare=False)
+    of: Callable[[ColumnValues], np.ndarray] = field(repr=False, compare=False)
 
 
 def parse(text: str, kinds: Kinds, where: str = "rule") -> Formula:
@@ -319,7 +319,7 @@ class _Reader:
         return self.made(kind, of, *parts)
 
 
-def _filled(rows: Rows, value: float | str) -> np.ndarray:
+def _filled(rows: ColumnValues, value: float | str) -> np.ndarray:
     """One value for every row."""
     n = len(next(iter(rows.values())))
     if isinstance(value, str):

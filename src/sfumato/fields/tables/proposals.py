@@ -15,7 +15,7 @@ import numpy as np
 
 from sfumato.fields.tables.formula import FUNCTIONS, parse
 from sfumato.fields.tables.kinds import Kind
-from sfumato.fields.tables.rules import kinds_of, rows_as_values
+from sfumato.fields.tables.rules import column_values, kinds_of
 from sfumato.fields.tables.table import Table
 
 BROKEN = 1e-3  # share of the rows that may break a rule
@@ -50,7 +50,7 @@ def propose(table: Table, kinds: Sequence[Kind], seed: int = 0) -> list[Proposal
     if len(table) > MOST_ROWS:
         table = table.take(np.sort(rng.permutation(len(table))[:MOST_ROWS]))
     use = [kind for kind in kinds if kind.kind not in ("key", "constant")]
-    values = rows_as_values(table, use)
+    values = column_values(table, use)
     found: list[Proposal] = []
     for proposal, needs in (*_computed(values, use, rng), *_lookups(table, use)):
         derived = {each.column for each in found}

@@ -22,7 +22,7 @@ import numpy as np
 
 from sfumato.data.errors import shown
 from sfumato.errors import DataError
-from sfumato.fields.tables.formula import Formula, Kinds, Rows, parse
+from sfumato.fields.tables.formula import ColumnValues, Formula, Kinds, parse
 from sfumato.fields.tables.kinds import Kind
 from sfumato.fields.tables.spelling import DAY
 from sfumato.fields.tables.table import Column, Table
@@ -228,7 +228,7 @@ def _looked_up(each: Derived, table: Table) -> dict[tuple[str | None, ...], str 
 # ---- rows --------------------------------------------------------------------------------------------------------------
 
 
-def rows_as_values(table: Table, kinds: Sequence[Kind]) -> dict[str, np.ndarray]:
+def column_values(table: Table, kinds: Sequence[Kind]) -> dict[str, np.ndarray]:
     """The cells as formulas know them."""
     return {kind.name: _values(table[kind.name], kind) for kind in kinds if kind.name in table.names}
 
@@ -260,7 +260,7 @@ def derive(table: Table, rules: Rules, kinds: Sequence[Kind]) -> tuple[Table, np
             cells, could = _by_lookup(each, columns)
         else:
             here = Table(tuple(columns.values()), table.format)
-            cells, could = _by_formula(each.formula(known), rows_as_values(here, kinds), kind)
+            cells, could = _by_formula(each.formula(known), column_values(here, kinds), kind)
         good &= could
         columns[each.column] = Column.of(each.column, cells, kind.type)
     return replace(table, columns=tuple(columns[name] for name in table.names)), good
@@ -274,7 +274,7 @@ def _by_lookup(each: Derived, columns: Mapping[str, Column]) -> tuple[list[str |
     return [each.found.get(key, usual) for key in keys], could
 
 
-def _by_formula(formula: Formula, rows: Rows, kind: Kind) -> tuple[list[str | None], np.ndarray]:
+def _by_formula(formula: Formula, rows: ColumnValues, kind: Kind) -> tuple[list[str | None], np.ndarray]:
     values = formula.of(rows)
     if kind.kind in ("number", "date"):
         missing = ~np.isfinite(values)
@@ -300,7 +300,7 @@ def kept(table: Table, rules: Rules, kinds: Sequence[Kind]) -> dict[str, np.ndar
             old, new = (_values(part[each.column], by_name[each.column]) for part in (table, again))
             same = (old == new) | ((old != old) & (new != new)) if old.dtype != object else old == new
             found[f"{each.column}: {each.text}"] = np.asarray(same, dtype=bool)
-    rows = rows_as_values(table, kinds) if rules.checks else {}
+    rows = column_values(table, kinds) if rules.checks else {}
     for text in rules.checks:
         found[text] = parse(text, known, "check").of(rows) != 0  # unknown is not broken
     return found
