@@ -27,10 +27,10 @@ from sfumato.diffusion import (
     optimal_transport,
 )
 from sfumato.diffusion.rng import uniform_like
-from sfumato.training import checkpoint, loop
+from sfumato.training import checkpoint, loop, parallel
 from sfumato.training.objective import Objective, Task, plain
 from sfumato.training.optim import OptimOptions
-from sfumato.training.parallel import Runtime
+from sfumato.training.parallel import Runtime, launched
 
 from .small import made, options, processes, slow
 from .worlds import CLASSES, COUNT, WORLDS, small
@@ -207,3 +207,21 @@ def test_two_processes_train_as_one(name: str, tmp_path: Path):
         assert two[1][word] == pytest.approx(one[1][word], rel=1e-4), word
     for layer, value in one[0].items():
         torch.testing.assert_close(two[0][layer], value, rtol=1e-4, atol=1e-5)
+
+
+def test_processes_that_are_started_again_do_not_see_what_the_dead_left(monkeypatch: pytest.MonkeyPatch):
+    """torchrun keeps one store for all starts; what a start writes there, its addresses too, is its own."""
+    left, seen = torch.distributed.HashStore(), []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(parallel, "rendezvous", lambda _: iter([(left, 1, 2)]))
+    monkeypatch.setattr(parallel, "pick_device", lambda _: torch.device("cpu"))
+    for name in ("is_initialized", "get_rank", "destroy_process_group"):
+        monkeypatch.setattr(parallel.dist, name, lambda: 0)
+    monkeypatch.setattr(parallel.dist, "init_process_group", lambda kind, store, rank, world_size: seen.append(store))
+    for start in ("0", "0", "1"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", start)
+        with launched():
+            pass
+    seen[0].set("address of 0", "here")
+    assert seen[1].check(["address of 0"])  # the others of the same start
+    assert not seen[2].check(["address of 0"])
