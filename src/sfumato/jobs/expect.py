@@ -94,7 +94,8 @@ def linear_denoiser(process: Any, items: Tensor) -> LinearDenoiser:
 
     x = items.flatten(1)
     mean = x.mean(0)
-    fitted, other = (part - mean for part in (x[0::2], x[1::2]))
+    # not by the mean of all, which ties the halves together: the sum of one would be that of the other, and its axis too long
+    fitted, other = (part - x[0::2].mean(0) for part in (x[0::2], x[1::2]))
     _, lengths, axes = torch.linalg.svd(fitted, full_matrices=False)
     axes = axes[lengths > 1e-4 * lengths.max().clamp_min(1e-12)]
     inside = other @ axes.T
