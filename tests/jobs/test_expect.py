@@ -67,9 +67,11 @@ def test_few_items_of_many_numbers_are_judged_as_unseen_ones():
     )
     assert found is not None
     assert found[1] == pytest.approx(found[0], rel=0.1)
-    known = expect.linear_denoiser(Gaussian(), x)
-    assert float(known.variances.mean()) == pytest.approx(1, abs=0.3)  # .99 to 1.20 over ten seeds
-    assert known.rest == pytest.approx(1, abs=0.2)
+    made = [torch.randn(40, 300, generator=torch.Generator().manual_seed(i)) for i in range(10)]
+    known = [expect.linear_denoiser(Gaussian(), each) for each in made]
+    # 1 + 1 / 20, for the mean of half the items is not that of all; each is within 0.15 of that
+    assert sum(float(each.variances.mean()) for each in known) / 10 == pytest.approx(1.05, abs=0.1)
+    assert sum(each.rest for each in known) / 10 == pytest.approx(1.05, abs=0.1)
 
 
 def test_of_other_worlds_nothing_is_said():
