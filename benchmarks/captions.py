@@ -163,7 +163,7 @@ class Results:
 def drawn(model: Model, chosen: Sequence[Sprite], walk: Walk, place: int = 0) -> Tensor:
     """A picture for each, (n, 48, 48, 3) bytes; ``place``: which of a caption's."""
     texts = tuple(one.caption for one in chosen)
-    queries = Prompts(texts, len(texts), model.companions, (SIDE, SIDE), places=(place,) * len(texts))
+    queries = Prompts(texts, len(texts), model.companions.words, (SIDE, SIDE), places=(place,) * len(texts))
     out = torch.zeros(len(texts), SIDE, SIDE, 3, dtype=torch.uint8)
     for part in model.draw(queries, range(len(texts)), walk=walk):
         things = model.recipe.things(model, queries, part)

@@ -30,7 +30,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from sfumato.diffusion import Denoiser, Guess, guide, tree
+from sfumato.diffusion import Clean, Denoiser, Guess, guide, tree
 from sfumato.diffusion.process import Endpoints, States
 from sfumato.diffusion.rng import Rng, uniform_like
 from sfumato.diffusion.sample import Solver
@@ -55,6 +55,8 @@ def check_path(process: Any, where: str = "") -> None:
     """Raises TypeError, and says what to use instead, where a process, or a part of it, has no velocity and no flow map."""
     for name, part in getattr(process, "parts", ()):
         check_path(part, f"{where}part {name!r}: ")
+    if not where and isinstance(process, Clean):
+        raise TypeError("nothing is noised here, so there is no walk that fewer steps could shorten")
     if not hasattr(process, "chord"):
         raise TypeError(
             f"{where}{type(process).__name__} has no paths with a velocity, hence no flow map: use Gaussian or Geodesic, "

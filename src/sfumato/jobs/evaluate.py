@@ -60,8 +60,8 @@ def draw_samples(
     name: str = "sample",
     queries: Queries | None = None,
 ) -> Tensor:
-    """``count`` samples in standard units on the CPU, in the order of their numbers, with a progress bar. Of vectors. What they
-    are drawn for is in ``queries``, or follows from what is asked."""
+    """``count`` samples in standard units of the data on the CPU, in the order of their numbers, with a progress bar. Of vectors.
+    What they are drawn for is in ``queries``, or follows from what is asked."""
     import torch
 
     from sfumato.training.progress import Watch
@@ -72,7 +72,7 @@ def draw_samples(
     numbers: list[int] = []
     with Watch(name, count, unit="samples") as watch:
         for drawn in model.draw(queries, range(count), walk=walk):
-            parts.append(drawn.x.cpu())
+            parts.append(model.recipe.decoded(model, drawn.x.cpu()))
             numbers.extend(drawn.numbers)
             watch.show(len(numbers))
     return torch.cat(parts)[torch.tensor(numbers).argsort()]

@@ -213,6 +213,10 @@ class Recipe:
         """The samples of these numbers, through ``model.draw`` alone: a rollout, rejection or ranking calls it again."""
         return model.draw(queries, numbers)
 
+    def decoded(self, model: Model, x: Any) -> Any:
+        """Drawn numbers as those of the data, where a run learns in another space: codes decoded. They as they are."""
+        return x
+
     def glimpse(self, data: Data) -> Any:
         """A picture (of Pillow) of some of the data, for the page of `sfumato inspect`. None where there is nothing to see."""
         return None

@@ -277,10 +277,25 @@ def _trained(run: Path, what: str) -> int:
     say(f"measure   sfumato evaluate {words}")
     if what == "trained":
         say(f"longer    sfumato resume {words} --steps N")
-        say(f"faster    sfumato distill {words}")
+        if _convertible(run):
+            say(f"faster    sfumato distill {words}")
     else:
         say(f"fewer     sfumato sample {words} -n 64 --steps 1 --out fast; any number of steps from 1 up")
     return 0
+
+
+def _convertible(run: Path) -> bool:
+    """Whether a run can become a flow map."""
+    from sfumato.adapting.flow_map import check_path
+    from sfumato.jobs.config import read_config
+    from sfumato.training.run import Run, RunError
+
+    try:
+        recipe = read_config(Run(run)).recipe
+        check_path(recipe.process(recipe.facts(Run(run))))
+    except (TypeError, RunError):
+        return False
+    return True
 
 
 def beside(run: Path) -> Path:

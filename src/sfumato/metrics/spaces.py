@@ -98,6 +98,16 @@ def choose(name: str, train: Tensor, restore: Callable[[Tensor], Tensor], rememb
     return spaces[name]()
 
 
+def of_pictures(name: str, known: Tensor, remember: Remember = forgetful) -> Space:
+    """The space of a name for pictures from -1 to 1; auto: the network of a package where it is installed, else patches.
+    Raises MetricError."""
+    from sfumato.metrics import imagenet
+
+    if name == "auto":
+        name = "imagenet" if imagenet.available() else "patches"
+    return choose(name, known, lambda x: x, remember)
+
+
 def _fitted(name: str, kind: Any, fit: Callable[[], Any], train: Tensor, remember: Remember) -> Space:
     tensors = remember(("fit", name, train), lambda: fit().tensors())
     return Space(name, kind.restored(tensors), (name, dict(tensors)))

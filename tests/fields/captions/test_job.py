@@ -301,3 +301,39 @@ def test_options_are_the_words_of_the_command(run: Path) -> None:
     assert recipe.encoder == "own"
     assert recipe.network.patch is not None
     assert recipe.network.attention in ("cross", "joint")
+
+
+@pytest.fixture(scope="module")
+def coded(run: Path) -> Path:
+    """A run that learned the codes of an autoencoder of the same squares, made by the field's own verb."""
+    data, coder, out = run.parent / "squares", run.parent / "coder", run.parent / "coded"
+    words = ["captions", "autoencoder", str(data), "--side", "16", "--latent", "4", "--factor", "2", "--width", "8"]
+    quick = ["--threads", "1", "--previews", "1", "--precision", "fp32", "--snapshots", "0", "--batch", "8"]
+    assert main([*words, *quick, "--steps", "30", "--out", str(coder)]) == 0
+    words = ["train", "captions", str(data), *TRAIN, "--latent", str(coder), "--steps", "4", "--out", str(out)]
+    assert main(words) == 0
+    return out
+
+
+def test_codes_are_learned_and_pictures_drawn(coded: Path, tmp_path: Path) -> None:
+    model = load(coded)
+    batch = fetch(model.recipe.open(model.run).train, range(4))
+    assert batch.x.shape == (4, 4, 8, 8)
+    assert model.facts.shape == (3, 16, 16)
+    assert model.settings["channels"] == 4
+    shutil.rmtree(coded.parent / "coder")  # a run needs nothing of it
+    out, again = tmp_path / "out", tmp_path / "again"
+    assert main(["sample", str(coded), "--prompt", "a red square", "-n", "3", "--seed", "3", "--out", str(out)]) == 0
+    assert main(["sample", str(coded), "--like", str(out / "0002.png"), "--out", str(again)]) == 0
+    first, second = (np.asarray(Image.open(place / "0002.png")) for place in (out, again))
+    assert first.shape == (16, 16, 3)
+    assert np.array_equal(first, second)
+
+
+def test_codes_are_measured_as_pictures(coded: Path, run: Path) -> None:
+    of_codes, of_pixels = (load(place).recipe.open(Run(place)).held_out for place in (coded, run))
+    one, other = (measure.some(pairs, 20, told=True) for pairs in (of_codes, of_pixels))
+    assert torch.equal(one.x, other.x)  # the real pictures, not what the autoencoder makes of them
+    drawn = measure.drawn_for(load(coded), measure.some(of_codes, 4, told=True))
+    assert drawn.shape == (4, 3, 16, 16)
+    assert drawn.abs().max() <= 1

@@ -1,6 +1,7 @@
 """Captioned pictures made ready in a run, and opened again.
 
 cache/pictures-HxW.npy   bytes (n, 3, H, W) of each bucket
+cache/codes-HxW.npy      float16 (n, c, h, w), where codes of an autoencoder are learned
 cache/items.npz          of each picture: its bucket and place there, its captions' rows, which part it belongs to
 cache/tokens.npy         (captions, S) int32, -1 behind the end; cache/states-*.npy where states are given instead
 cache/captions.json      the captions, and the names of the pictures
@@ -9,6 +10,7 @@ tokenizer.json           the vocabulary, which samples need too
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -55,6 +57,7 @@ class Wanted:
     vocab: int
     tokens: int
     shift: float | None
+    latent: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +101,7 @@ class Laid:
     patch: int
     mean: float
     spread: float
+    factor: int
     said: list[str]
 
 
@@ -128,34 +132,58 @@ def prepare(run: Run, data: Path, wanted: Wanted, tell: Say) -> CaptionFacts:
     facts = CaptionFacts(
         mean=laid.mean, spread=laid.spread, count=len(laid.train), held=len(laid.held), captions=len(flat),
         sizes=tuple(laid.sizes), shares=tuple((counts / counts.sum()).tolist()), patch=laid.patch,
-        shift=wanted.shift or usual_shift(laid.side), encoder=words.name, vocab=words.vocab, width=words.width,
+        shift=wanted.shift or usual_shift(laid.side, laid.factor), encoder=words.name, vocab=words.vocab, width=words.width,
         tokens=words.length, longest=longest, cut=cut, distinct=different, checksum=words.checksum,
         hidden=sum(not any(texts) for texts in seen.captions), how=seen.listing.how, examples=tuple(examples or [""]),
         source=source(seen.scan.digests, flat), said=(*seen.listing.said, *said, *many(seen.captions), *laid.said),
     )  # fmt: skip
+    if wanted.latent is not None:
+        facts = coded(run, facts, laid, wanted.latent)
     facts.write(run)
     return facts
 
 
+def coded(run: Run, facts: CaptionFacts, laid: Laid, source: Path) -> CaptionFacts:
+    """The facts, once the codes of the pictures are worked out by the autoencoder of the run ``source``. Raises RunError."""
+    from sfumato.jobs import latents
+
+    learned = np.zeros(len(laid.bucket), dtype=bool)
+    learned[laid.train] = True
+    arrays = [
+        (
+            np.load(run.cache / pictures_name(size), mmap_mode="r", allow_pickle=False),
+            learned[laid.bucket == number],
+            run.cache / pictures_name(size, "codes"),
+        )
+        for number, size in enumerate(laid.sizes)
+    ]
+    return dataclasses.replace(facts, latent=latents.prepare(source, run, arrays).plain())
+
+
 def lay(seen: Seen, wanted: Wanted, cache: Path) -> Laid:
     """Choose sizes, and put every picture into the file of its bucket. Raises DataError."""
+    from sfumato.jobs import latents
     from sfumato.networks import fitting_patch
     from sfumato.training.parallel import pick_device
 
     scan, fast = seen.scan, pick_device().type != "cpu"
-    side = wanted.side or usual_side(scan.median_side, fast)
-    patch = wanted.patch or fitting_patch((3, side, side), fast)
+    factor = 1 if wanted.latent is None else latents.factor(wanted.latent)
+    side = wanted.side or usual_side(scan.median_side, fast or factor > 1)
+    if side % factor:
+        raise DataError(f"side = {side}: is not divisible by {factor}, as {wanted.latent} has it")
+    patch = wanted.patch or fitting_patch((3, side // factor, side // factor), fast)
     if patch is None:
         raise DataError(
             f"side = {side}: no patch from 2 to 16 divides it; choose another, such as {max(8, side - side % 8)}"
         )
-    if side % patch:
-        raise DataError(f"side = {side}: is not divisible by network.patch = {patch}")
+    if side % (patch * factor):
+        times = f" times {factor}, as {wanted.latent} has it" if factor > 1 else ""
+        raise DataError(f"side = {side}: is not divisible by network.patch = {patch}{times}")
     train, held = split(list(scan.digests), wanted.held_out)
     if not len(held):
         raise DataError(f"{shown(scan.root)}: 1 distinct picture ({len(scan)} files); two at least are needed")
     shapes = [(1, 1)] * len(scan) if wanted.square else list(scan.shapes)
-    sizes, numbers = buckets(shapes, side, patch)
+    sizes, numbers = buckets(shapes, side, patch * factor)
     bucket, place = np.array(numbers), np.zeros(len(numbers), dtype=np.int64)
     learned = np.zeros(len(numbers), dtype=bool)
     learned[train] = True
@@ -170,7 +198,7 @@ def lay(seen: Seen, wanted: Wanted, cache: Path) -> Laid:
     if spread < 1e-6:
         raise DataError(f"{shown(scan.root)}: every picture is of one colour, the same: there is nothing to learn")
     said = stretched(shapes, sizes, numbers)
-    return Laid(sizes, bucket, place, train, held, side, patch, float(mean), spread, said)
+    return Laid(sizes, bucket, place, train, held, side, patch, float(mean), spread, factor, said)
 
 
 def many(captions: Sequence[Sequence[str]]) -> list[str]:
@@ -196,10 +224,11 @@ def usual_side(median: int, fast: bool) -> int:
     return max(8, min(64 if fast else 48, median - median % 8))
 
 
-def usual_shift(side: int) -> float:
+def usual_shift(side: int, factor: int = 1) -> float:
     """Times more noise for the signal than at 64 pixels, 1 below (Hoogeboom et al. 2023, arXiv 2301.11093): neighbouring
-    pixels of large pictures are alike, so noise of the same strength hides less of them."""
-    return max(1.0, side / 64)
+    pixels of large pictures are alike, so noise of the same strength hides less of them. The same of codes, each of which
+    stands for ``factor`` pixels of a side."""
+    return max(1.0, side / factor / 64)
 
 
 def distinct(texts: Sequence[str]) -> int:
@@ -214,9 +243,9 @@ def source(digests: Sequence[bytes], captions: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def pictures_name(size: Size) -> str:
-    """The file of a bucket in the cache."""
-    return f"pictures-{size[0]}x{size[1]}.npy"
+def pictures_name(size: Size, kind: str = "pictures") -> str:
+    """The file of a bucket in the cache: of its pictures, or of their codes."""
+    return f"{kind}-{size[0]}x{size[1]}.npy"
 
 
 def _sums(array: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -238,10 +267,12 @@ def _flat(captions: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class Stock:
-    """What `prepare` wrote, memory-mapped. pictures: bytes of each bucket. told: all captions as the network is told them."""
+    """What `prepare` wrote, memory-mapped. pictures: bytes of each bucket. codes: of each bucket, where they are learned. told:
+    all captions as the network is told them."""
 
     facts: CaptionFacts
     pictures: tuple[np.ndarray, ...]
+    codes: tuple[np.ndarray, ...]
     bucket: np.ndarray
     place: np.ndarray
     first: np.ndarray
@@ -258,9 +289,14 @@ class Stock:
                 bucket, place, first, train, held = (
                     stored[name] for name in ("bucket", "place", "first", "train", "held_out")
                 )
-            pictures = tuple(
-                np.load(run.cache / pictures_name(size), mmap_mode="r", allow_pickle=False) for size in facts.sizes
-            )
+            kinds = ("pictures",) if facts.space is None else ("pictures", "codes")
+            arrays = [
+                tuple(
+                    np.load(run.cache / pictures_name(size, kind), mmap_mode="r", allow_pickle=False)
+                    for size in facts.sizes
+                )
+                for kind in kinds
+            ]
             about = json.loads((run.cache / CAPTIONS).read_text(encoding="utf-8"))
             captions, names = list(about["captions"]), list(about["names"])
             told = read(run.cache, len(captions))
@@ -268,7 +304,8 @@ class Stock:
             raise DataError(
                 f"{run.cache}: the prepared data cannot be read ({error}); train again from the data"
             ) from error
-        return cls(facts, pictures, bucket, place, first, (train, held), captions, names, told)
+        pictures, codes = (*arrays, ())[:2]
+        return cls(facts, pictures, codes, bucket, place, first, (train, held), captions, names, told)
 
     def train(self) -> Pairs:
         """The items to learn from: each picture once for each of its captions, and as often as the others."""
@@ -304,14 +341,32 @@ class Pairs:
         return picture, first[picture] + turn % (first[picture + 1] - first[picture])
 
     def batch(self, indices: np.ndarray) -> dict[str, Any]:
-        """{"x": (B, 3, H, W) standard, "caption": tokens or states, "caption_mask"}. Items of one bucket."""
-        picture, caption = self.rows(indices)
-        kinds, facts = self.stock.bucket[picture], self.stock.facts
+        """{"x": (B, 3, H, W) or codes (B, c, h, w), standard, "caption": tokens or states, "caption_mask"}. Of one bucket."""
+        facts, told = self.stock.facts, self.stock.told.batch(self.rows(indices)[1])
+        if self.codes:
+            kind, rows = self._where(indices)
+            space = facts.space
+            assert space is not None
+            return {"x": space.statistics(*facts.sizes[kind]).standardise(self.codes[kind][rows]), **told}
+        return {"x": (self.pictures(indices) - np.float32(facts.mean)) / np.float32(facts.spread), **told}
+
+    @property
+    def codes(self) -> tuple[np.ndarray, ...]:
+        """Of each bucket, where they are learned."""
+        return self.stock.codes
+
+    def pictures(self, indices: np.ndarray) -> np.ndarray:
+        """Items (B,) as pictures from -1 (black) to 1 (white), float32 (B, 3, H, W). Of one bucket."""
+        kind, rows = self._where(indices)
+        return np.asarray(self.stock.pictures[kind][rows].astype(np.float32) / np.float32(127.5) - np.float32(1))
+
+    def _where(self, indices: np.ndarray) -> tuple[int, np.ndarray]:
+        """The bucket of items, and their rows in it."""
+        picture, _ = self.rows(indices)
+        kinds = self.stock.bucket[picture]
         if len(kinds) and (kinds != kinds[0]).any():
             raise ValueError("pictures of different sizes cannot stand in one batch: take items of one bucket")
-        pixels = self.stock.pictures[int(kinds[0]) if len(kinds) else 0][self.stock.place[picture]]
-        x = (pixels.astype(np.float32) / np.float32(127.5) - np.float32(1 + facts.mean)) / np.float32(facts.spread)
-        return {"x": x, **self.stock.told.batch(caption)}
+        return int(kinds[0]) if len(kinds) else 0, self.stock.place[picture]
 
     def caption(self, index: int) -> str:
         """What an item's caption says."""

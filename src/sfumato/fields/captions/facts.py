@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from sfumato.jobs import facts
+from sfumato.jobs.latents import Latent
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class CaptionFacts(facts.Facts):
     a given state, 0 where it is trained. tokens: of the longest caption, as far as they are kept; cut: the share of captions
     that lost some. distinct: words. hidden: pictures without words. how: where captions stand. examples: some held-out
     captions, for samples that nothing is asked of. source: a hash of all of it. said: what else
-    there is to say. checksum: of an encoder that is not trained.
+    there is to say. checksum: of an encoder that is not trained. latent: the space of an autoencoder in which they are learned
+    (`sfumato.jobs.latents.Latent`), where they are.
     """
 
     mean: float
@@ -43,10 +46,21 @@ class CaptionFacts(facts.Facts):
     source: str
     said: tuple[str, ...] = ()
     checksum: str = ""
+    latent: dict[str, Any] | None = None
+
+    @property
+    def space(self) -> Latent | None:
+        """The space of an autoencoder in which they are learned. Raises DataError where it is damaged."""
+        return Latent.read(self.latent)
+
+    def learned(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """The shape as networks take it of a picture of a size: that of its code where codes are learned."""
+        space = self.space
+        return (3, *size) if space is None else space.size(*size)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of a picture of the commonest size, as networks take it: (3, height, width)."""
+        """Of a picture of the commonest size: (3, height, width)."""
         return (3, *self.sizes[0])
 
     def words(self) -> list[str]:
@@ -57,6 +71,7 @@ class CaptionFacts(facts.Facts):
         return [
             f"{self.count:,} pictures of {height}x{width} to learn from{many}, {self.held:,} held out{silent}",
             f"{self.captions:,} captions of {self.distinct:,} distinct words from {self.how}, read by {self.reader}",
+            *([] if self.space is None else [self.space.words()]),
             *self.said,
         ]
 

@@ -26,12 +26,12 @@ from sfumato.errors import Wrong
 from sfumato.fields.captions.data import Pairs
 from sfumato.fields.captions.options import CaptionAsk, Measured
 from sfumato.fields.captions.queries import Prompts
-from sfumato.fields.captions.shown import Shown, sheet
+from sfumato.fields.captions.shown import Shown, as_pictures, sheet
 from sfumato.jobs.model import Model
 from sfumato.jobs.report import Report
 from sfumato.jobs.walk import Walk
 from sfumato.metrics.intervals import mean_interval, share_interval
-from sfumato.metrics.spaces import Space, choose
+from sfumato.metrics.spaces import Space, choose, of_pictures
 from sfumato.metrics.table import Row, compare
 from sfumato.training.run import RunError
 
@@ -84,7 +84,7 @@ def evaluate(model: Model, measure: Measured, ask: CaptionAsk) -> Report:
             f"{len(held.captions)} held-out pictures have captions: too few to measure with, {LEAST} at least"
         )
     remember: Remember = partial(cached, model.run.cache / "reference")
-    space = spaced(measure.features, known.x, remember)
+    space = of_pictures(measure.features, known.x, remember)
     real, train = (space.remembered(each.x, remember) for each in (held, known))
     drawn = drawn_for(model, held, ask.negative)
     fake = space(drawn)
@@ -116,15 +116,6 @@ def evaluate(model: Model, measure: Measured, ask: CaptionAsk) -> Report:
     )  # fmt: skip
 
 
-def spaced(name: str, known: Tensor, remember: Remember) -> Space:
-    """The feature space of a name; auto: a network from a package where it is installed."""
-    from sfumato.metrics import imagenet
-
-    if name == "auto":
-        name = "imagenet" if imagenet.available() else "patches"
-    return choose(name, known, lambda x: x, remember)
-
-
 def some(pairs: Pairs, most: int, told: bool = False) -> Held:
     """At most so many pictures, each with one caption, in an order of their names' hashes; ``told``: only with words."""
     order = sorted(range(len(pairs.of)), key=lambda i: key("measure", pairs.name(i)))
@@ -134,8 +125,7 @@ def some(pairs: Pairs, most: int, told: bool = False) -> Held:
     x = torch.empty(len(chosen), *facts.shape)
     for kind in np.unique(kinds):
         places = np.flatnonzero(kinds == kind)
-        batch = pairs.batch(np.asarray(chosen)[places])["x"]
-        x[places] = one_size(torch.from_numpy(batch) * facts.spread + facts.mean, facts.sizes[0])
+        x[places] = one_size(torch.from_numpy(pairs.pictures(np.asarray(chosen)[places])), facts.sizes[0])
     return Held(x, tuple(map(pairs.caption, chosen)), tuple(facts.sizes[kind] for kind in kinds))
 
 
@@ -166,10 +156,10 @@ def drawn_for(
             own = [i for i, other in enumerate(held.sizes) if other == size]
             texts, turns = tuple(held.captions[i] for i in own), tuple(places[i] for i in own)
             for part in model.draw(
-                Prompts(texts, len(own), model.companions, size, places=turns), range(len(own)), walk=walk
-            ):
-                x: Any = part.x
-                pixels = (x.float().cpu() * facts.spread + facts.mean).clamp(-1, 1)
+                Prompts(texts, len(own), model.companions.words, size, places=turns, space=facts.space),
+                range(len(own)), walk=walk,
+            ):  # fmt: skip
+                pixels = as_pictures(model, part.x)
                 out[[own[number] for number in part.numbers]] = one_size(pixels, facts.sizes[0])
                 done += len(pixels)
                 watch.show(done)

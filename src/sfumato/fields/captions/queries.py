@@ -16,6 +16,7 @@ from sfumato.fields.captions.facts import CaptionFacts
 from sfumato.fields.captions.options import MOST, SIZE, CaptionAsk
 from sfumato.fields.captions.wording import Heard, bounded, cleaned, decoded
 from sfumato.fields.captions.words import Reader
+from sfumato.jobs.latents import Latent
 
 PROMPTS_BYTES = 4 << 20
 
@@ -23,7 +24,8 @@ PROMPTS_BYTES = 4 << 20
 @dataclass(frozen=True, eq=False)
 class Prompts:
     """``count`` pictures in all: number i is of prompt i mod P, the (i // P)-th of it, beginning with the one that ``places``
-    says, (P,). A prompt's pictures are the same alone, in any list, and whatever they are to be led away from."""
+    says, (P,); as codes of ``space``, where codes are learned. A prompt's pictures are the same alone, in any list, and whatever
+    they are to be led away from."""
 
     texts: tuple[str, ...]
     count: int
@@ -31,6 +33,7 @@ class Prompts:
     size: tuple[int, int]
     negative: str | None = None
     places: tuple[int, ...] | None = None
+    space: Latent | None = None
     buckets: None = None
 
     def __len__(self) -> int:
@@ -45,12 +48,17 @@ class Prompts:
         return self.texts[which], turn + (self.places[which] if self.places else 0)
 
     def batch(self, numbers: Sequence[int]) -> dict[str, Tree]:
-        """{"x": blanks (b, 3, H, W), "caption", "caption_mask"; "weak": the same of what is not to be seen}."""
-        found: dict[str, Tree] = {"x": torch.zeros(len(numbers), 3, *self.size)}
+        """{"x": blanks (b, *shape), "caption", "caption_mask"; "weak": the same of what is not to be seen}."""
+        found: dict[str, Tree] = {"x": torch.zeros(len(numbers), *self.shape)}
         found |= self.told([self.prompt(number) for number in numbers])
         if self.negative:
             found["weak"] = self.told([self.negative] * len(numbers))
         return found
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one as the network takes it."""
+        return (3, *self.size) if self.space is None else self.space.size(*self.size)
 
     def told(self, texts: Sequence[str]) -> dict[str, Tree]:
         """Words as the network is told them."""
@@ -70,9 +78,9 @@ def asked(ask: CaptionAsk, words: Reader, facts: CaptionFacts, n: int | None) ->
     size = sized(ask.size, facts)
     negative = line(ask.negative) or None if ask.negative is not None else None
     if ask.prompt is None and ask.prompts is None:
-        return Prompts(facts.examples, 16 if n is None else n, words, size, negative)
+        return Prompts(facts.examples, 16 if n is None else n, words, size, negative, space=facts.space)
     texts = (line(ask.prompt),) if ask.prompt is not None else read(ask.prompts)
-    return Prompts(texts, len(texts) * (4 if n is None else n), words, size, negative)
+    return Prompts(texts, len(texts) * (4 if n is None else n), words, size, negative, space=facts.space)
 
 
 def line(prompt: str | None) -> str:

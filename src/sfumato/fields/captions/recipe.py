@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from sfumato.errors import Wrong, check
 from sfumato.fields.captions.facts import CaptionFacts
@@ -28,9 +28,17 @@ if TYPE_CHECKING:
     from sfumato.fields.captions.queries import Prompts
     from sfumato.fields.captions.shown import Shown
     from sfumato.fields.captions.words import Reader
+    from sfumato.jobs.latents import Decoder
     from sfumato.jobs.model import Model
     from sfumato.jobs.report import Report
     from sfumato.training.run import Run
+
+
+class Beside(NamedTuple):
+    """What samples need besides the network: what reads their words, and what decodes them where codes are learned."""
+
+    words: Reader
+    decoder: Decoder | None
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,8 @@ class Captions(Recipe):
     Measure: ClassVar[type] = Measured
     guided: ClassVar[tuple[str, ...]] = ("caption", "caption_mask")
     formats: ClassVar[tuple[str, ...]] = (".png",)
-    kept: ClassVar[tuple[str, ...]] = ("tokenizer.json",)
+    kept: ClassVar[tuple[str, ...]] = ("tokenizer.json", "autoencoder.safetensors")
+    verbs: ClassVar[Mapping[str, str]] = {"autoencoder": "sfumato.fields.captions.autoencode:Autoencode"}
 
     data: Positional[Path]
     """Folder (searched to any depth), .csv, .tsv, .jsonl or .parquet."""
@@ -59,6 +68,8 @@ class Captions(Recipe):
     """Cut the middle squares out instead."""
     shift: float | None = None
     """Times more noise for the signal at every time, in training and sampling alike (default: side / 64, 1 below)."""
+    latent: Path | None = None
+    """Run of an autoencoder: learn in its smaller space (sfumato captions autoencoder DATA makes one)."""
     encoder: str = "auto"
     """What reads the words: own, a small one with a vocabulary of its own, trained along; minilm, of a package, or that of a
     folder of the kind BERT, which are not trained; auto: own below 2,000 different words, else minilm if it is installed."""
@@ -99,7 +110,7 @@ class Captions(Recipe):
 
         return Wanted(
             Asked(self.captions, self.picture_column, self.caption_column), self.side, self.network.patch, self.square,
-            self.held_out, self.broken_budget, self.encoder, self.vocab, self.tokens, self.shift,
+            self.held_out, self.broken_budget, self.encoder, self.vocab, self.tokens, self.shift, self.latent,
         )  # fmt: skip
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Captions:
@@ -166,6 +177,7 @@ class Captions(Recipe):
         wide, deep = ((512, 12) if many else (384, 10)) if fast else (256, 6)
         options, width = self.network, self.network.width or wide
         return Captioned(
+            channels=facts.learned(facts.sizes[0])[0],
             attention="cross" if options.attention == "auto" else options.attention,
             width=width, depth=options.depth or deep, patch=facts.patch, vocab=facts.vocab,
             context_dim=facts.width or width,
@@ -182,12 +194,17 @@ class Captions(Recipe):
 
     # ---- samples -----------------------------------------------------------------------------------------------------
 
-    def companions(self, run: Run, device: Any) -> Reader:
-        """What reads words."""
+    def companions(self, run: Run, device: Any) -> Beside:
+        """What reads words, and what decodes samples where codes are learned."""
         from sfumato.fields.captions.words import reader
+        from sfumato.jobs import latents
 
         facts = self.facts(run)
-        return reader(run.path, facts.encoder, facts.tokens, facts.checksum)
+        space = facts.space
+        return Beside(
+            reader(run.path, facts.encoder, facts.tokens, facts.checksum),
+            None if space is None else latents.decoder(run, space, device),
+        )
 
     def queries(self, model: Model, ask: CaptionAsk, n: int | None) -> Prompts:
         from sfumato.fields.captions.queries import asked
@@ -198,14 +215,13 @@ class Captions(Recipe):
             )
         if ask.negative and model.walk.w == 1:
             raise Wrong("negative: with w = 1 nothing is guided; give --w above 1")
-        return asked(ask, model.companions, model.facts, n)
+        return asked(ask, model.companions.words, model.facts, n)
 
     def things(self, model: Model, queries: Queries, drawn: Drawn) -> list[Shown]:
         from sfumato.data.sheet import to_bytes
-        from sfumato.fields.captions.shown import Shown
+        from sfumato.fields.captions.shown import Shown, as_pictures
 
-        facts: CaptionFacts = model.facts
-        pixels = to_bytes(drawn.x.float().cpu().numpy() * facts.spread + facts.mean)
+        pixels = to_bytes(as_pictures(model, drawn.x).numpy())
         return [Shown(each, queries.name(number)[0]) for each, number in zip(pixels, drawn.numbers)]
 
     def save(self, thing: Shown, path: Path, making: Making) -> Path:

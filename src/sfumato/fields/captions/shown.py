@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
+
+    from sfumato.jobs.model import Model
 
 LINES = 6
 """Of text below a picture, at most."""
@@ -21,6 +24,15 @@ class Shown:
 
     pixels: np.ndarray
     prompt: str
+
+
+def as_pictures(model: Model, x: Any) -> Tensor:
+    """Drawn numbers (B, ...) in standard units as pictures (B, 3, H, W) from -1 (black) to 1 (white), on the CPU."""
+    if model.companions.decoder is not None:
+        decoded: Tensor = model.companions.decoder.decode(x)
+        return decoded
+    pictures: Tensor = (x.float().cpu() * model.facts.spread + model.facts.mean).clamp(-1, 1)
+    return pictures
 
 
 def sheet(things: Sequence[Shown], columns: int | None = None, least: int = 512, gap: int = 8) -> Image:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sfumato.data.source import Source
 
 ARRAYS = (".npy", ".npz")
-CACHED = "pictures.npy"
+CACHED, CODED = "pictures.npy", "codes.npy"
 Layout = Literal["auto", "D", "LD", "DL", "HW", "CHW", "HWC", "THW", "TCHW", "THWC"]
 """auto, or one of `sfumato.data.layout.LAYOUTS`; spelt here because options need no numpy."""
 Scale = Literal["auto", "all", "each"]
@@ -210,17 +210,41 @@ def _some(array: np.ndarray, items: np.ndarray, most: int = 256, numbers: int = 
     return np.asarray(array[items[np.arange(count) * len(items) // count]])
 
 
-def opened(run: Run, data: Path, facts: PictureFacts) -> tuple[ArrayDataset, ArrayDataset]:
-    """The prepared data, to learn from and held out. Raises DataError, of an array too that is not what was learned from."""
+def coded(run: Run, data: Path, source: Path) -> None:
+    """The codes of the pictures of a prepared run, by the autoencoder of the run ``source``. Raises RunError, DataError."""
+    import numpy as np
+
+    from sfumato.data import DataError, open_array, shown
+    from sfumato.data.arrays import kept_array, kept_arrays
+    from sfumato.data.layout import canonical
+    from sfumato.jobs import latents
+
+    facts, remedy = PictureFacts.read(run), f"train again from {data}"
+    if not facts.exact or facts.shape[0] != 3:
+        raise DataError(f"{shown(data)}: an autoencoder codes colour pictures, and these are none; leave out --latent")
+    x = canonical(open_array(data).x, facts.layout) if facts.array else kept_array(run.cache / CACHED, remedy)
+    learned = np.zeros(len(x), dtype=bool)
+    learned[kept_arrays(run.cache / "split.npz", remedy)["train"]] = True
+    latent = latents.prepare(source, run, [(x, learned, run.cache / CODED)])
+    save_facts(dataclasses.replace(facts, latent=latent.plain()), run)
+
+
+def opened(run: Run, data: Path, facts: PictureFacts, seen: bool = False) -> tuple[ArrayDataset, ArrayDataset]:
+    """The prepared data, to learn from and held out; ``seen``: as pictures, where codes of them are learned. Raises DataError,
+    of an array too that is not what was learned from."""
     from sfumato.data import ArrayDataset, open_array
     from sfumato.data.arrays import kept_array, kept_arrays, steady
     from sfumato.data.layout import canonical
 
     remedy = f"train again from {data}"
-    if data.suffix.lower() in ARRAYS:
+    space, statistics = None if seen else facts.space, facts.statistics
+    if space is not None:
+        x: Any = kept_array(run.cache / CODED, remedy)
+        statistics = space.statistics(facts.shape[1], facts.shape[2], facts.count)
+    elif data.suffix.lower() in ARRAYS:
         array = known_array(run, data, facts) if facts.origin else open_array(data).x
         with decoding(data, remedy):
-            x: Any = steady(canonical(array, facts.layout))
+            x = steady(canonical(array, facts.layout))
     else:
         x = kept_array(run.cache / CACHED, remedy)
     stored = kept_arrays(run.cache / "split.npz", remedy)
@@ -228,8 +252,7 @@ def opened(run: Run, data: Path, facts: PictureFacts) -> tuple[ArrayDataset, Arr
     with decoding(run.cache, remedy):
         rest = stored.get("labels"), names
         made = [
-            ArrayDataset(x, facts.statistics, *rest, stored[part], stored.get("vectors"))
-            for part in ("train", "held_out")
+            ArrayDataset(x, statistics, *rest, stored[part], stored.get("vectors")) for part in ("train", "held_out")
         ]
     return made[0], made[1]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sfumato.errors import decoding
 from sfumato.jobs.facts import load_facts
+from sfumato.jobs.latents import Latent
 from sfumato.training.run import Run, RunError
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ class PictureFacts:
     dtype, layout: of the items in the file. means, spreads: of each channel, raw; least, most: likewise, in numbers of the
     file. each: whether a channel is standardised by its own mean and spread. black, white: the numbers of the file that are
     drawn so, one for all or one a channel; empty where nothing is drawn. source: of an array
-    (`sfumato.data.source.Source`); pictures of a folder are copied into the run. said: what else there is to say.
+    (`sfumato.data.source.Source`); pictures of a folder are copied into the run. said: what else there is to say. latent: the
+    space of an autoencoder in which they are learned (`sfumato.jobs.latents.Latent`), where they are.
     """
 
     mean: float
@@ -60,6 +62,7 @@ class PictureFacts:
     white: tuple[float, ...] = ()
     source: dict[str, str] | None = None
     said: tuple[str, ...] = ()
+    latent: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, run: Run) -> PictureFacts:
@@ -71,7 +74,7 @@ class PictureFacts:
             if not found.shape or min(found.shape) < 1 or math.prod(found.shape) > MOST_NUMBERS:
                 raise ValueError(f"shape {found.shape} of an item")
             # these are made of what was read, and say what of it cannot be
-            _ = found.statistics, found.kind, found.origin, found.shades(np.zeros((1, 1, 1, 1)))
+            _ = found.statistics, found.kind, found.origin, found.space, found.shades(np.zeros((1, 1, 1, 1)))
         return found
 
     # ---- units -------------------------------------------------------------------------------------------------------
@@ -83,6 +86,17 @@ class PictureFacts:
 
         mean, spread = (self.means, self.spreads) if self.each else (self.mean, self.spread)
         return Statistics(mean, spread, self.count, self.shape)
+
+    @property
+    def space(self) -> Latent | None:
+        """The space of an autoencoder in which they are learned. Raises DataError where it is damaged."""
+        return Latent.read(self.latent)
+
+    @property
+    def learned(self) -> tuple[int, ...]:
+        """The shape of an item as networks take it: that of its code where codes are learned."""
+        space = self.space
+        return self.shape if space is None else space.size(*self.shape[1:])
 
     @property
     def kind(self) -> np.dtype:
@@ -177,7 +191,9 @@ class PictureFacts:
         held = f", {self.held} held out" if self.held else ""
         names = ", ".join(self.classes[:20]) + (f" and {len(self.classes) - 20} more" if len(self.classes) > 20 else "")
         lines = [f"{self.count} {what} to learn from{named}{held}", *([f"classes: {names}"] if names else [])]
-        return [*lines, *(self._units() if self.array else ()), *self._scales(), *self.said]
+        space = self.space
+        coded = [] if space is None else [space.words()]
+        return [*lines, *(self._units() if self.array else ()), *self._scales(), *coded, *self.said]
 
     def _units(self) -> Iterator[str]:
         """The decisions about an array."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sfumato.data.sheet import sheet, to_bytes
 from sfumato.fields.images.measure import features_for
@@ -46,7 +46,8 @@ def growth(model: Model, path: Path) -> list[Grown]:
     from sfumato.metrics.table import interval, kernel_distances
     from sfumato.training.ema import read_snapshots
 
-    run, data = model.run, model.recipe.open(model.run)
+    recipe: Any = model.recipe
+    run, data = model.run, recipe.seen(model.run)
     width = read_config(run).training.ema[0]
     kept = {each.step: each.weights for each in read_snapshots(run.snapshots) if each.width == width}
     steps = [step for share in SHARES if (step := round(share * max(kept, default=0))) in kept]
@@ -54,7 +55,7 @@ def growth(model: Model, path: Path) -> list[Grown]:
         return []
     held_out = spread_out(data.held_out)
     some = spread_out(data.held_out, min(COUNT, len(data.held_out)))
-    queries = Blanks(torch.zeros(model.facts.shape), len(some.pop("x")), some)
+    queries = Blanks(torch.zeros(model.facts.learned), len(some.pop("x")), some)
     drawn = []
     for step in steps:
         then = replace(load(run.path, drawing=model.drawing), walk=model.walk)

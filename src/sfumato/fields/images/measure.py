@@ -100,7 +100,7 @@ def evaluate(model: Model, measure: Measure, ask: Any) -> Report:
     from sfumato.metrics.table import compare
 
     recipe: Any = model.recipe
-    facts, data = model.facts, recipe.open(model.run)
+    facts, data = model.facts, recipe.seen(model.run)
     train = stacked(data.train)
     own = facts, recipe.broken_budget, recipe.data.name
     held_out = spread_out(data.held_out, MOST) if measure.data is None else {"x": read_pictures(measure.data, *own)}
@@ -137,8 +137,9 @@ def evaluate(model: Model, measure: Measure, ask: Any) -> Report:
     levels: dict[str, Levels] = {}
     if fresh and not measure.quick:
         curve = quality(model, space, known, queries, min(CURVE_SAMPLES, len(fake)))
-        more, levels = likelihood(model, data.train, held_out, measure.bits, *bins(facts))
-        rows += more
+        if facts.space is None:
+            more, levels = likelihood(model, data.train, held_out, measure.bits, *bins(facts))
+            rows += more
     about["quality_against_steps"] = curve
     about["loss_by_level"] = {name: plots.level_curve(of) for name, of in levels.items()}
     pictures: dict[str, Any] = {}
@@ -234,6 +235,7 @@ def remarks(
         )
     elif fresh:
         reason = "--quick" if measure.quick else "a flow map has none" if model.adaptations else "its process has none"
+        reason = reason if model.facts.space is None else "it would be that of codes"
         found.append(f"likelihood: not measured ({reason})")
     return found
 

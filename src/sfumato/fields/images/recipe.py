@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sfumato.errors import Wrong, check
 from sfumato.fields.images import measure
-from sfumato.fields.images.data import ARRAYS, Layout, Reading, Scale, asked_vectors, opened, prepared
+from sfumato.fields.images.data import ARRAYS, Layout, Reading, Scale, asked_vectors, coded, opened, prepared
 from sfumato.fields.images.facts import PictureFacts
 from sfumato.jobs.flags import Positional
 from sfumato.jobs.making import Making
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sfumato.data import Scan
     from sfumato.diffusion import Blanks, Drawn, Equilibrium, Gaussian
     from sfumato.diffusion.generate import Queries
+    from sfumato.jobs.latents import Decoder
     from sfumato.jobs.model import Model
     from sfumato.jobs.report import Report
     from sfumato.training.run import Run
@@ -53,6 +54,7 @@ class Images(Recipe):
     Measure: ClassVar[type] = measure.Measure
     guided: ClassVar[tuple[str, ...]] = ("label", "vector", "vector_known")
     formats: ClassVar[tuple[str, ...]] = (".png", ".npy")
+    kept: ClassVar[tuple[str, ...]] = ("autoencoder.safetensors",)
     demo: ClassVar[str] = "sfumato.fields.images.demo:demo"
 
     data: Positional[Path]
@@ -64,6 +66,8 @@ class Images(Recipe):
     vectors: Path | None = None
     """Learn numbers beside each item as its condition: a .csv whose first column names the picture's file, or a .npy (or the
     array "vectors" of a .npz) with a row for each item of an array file."""
+    latent: Path | None = None
+    """Run of an autoencoder: learn in its smaller space (sfumato train autoencoder PICTURES makes one)."""
     held_out: float = 0.1
     """Share kept out of training, to measure with."""
     layout: Layout = "auto"
@@ -133,7 +137,7 @@ class Images(Recipe):
         reading = Reading(self.labels, self.layout, self.scale, self.black_white)
         if self.data.suffix.lower() in ARRAYS:
             prepared(run, self.data, None, reading, self.held_out, self.vectors)
-            return self
+            return self.coded(run)
         if (self.layout, self.black_white) != ("auto", None):
             raise Wrong(
                 f"layout and black_white: are for arrays; those of pictures in files, as in {self.data}, are known"
@@ -142,11 +146,33 @@ class Images(Recipe):
         recipe = dataclasses.replace(self, side=self.chosen_side(scan))
         assert recipe.side is not None
         prepared(run, self.data, (scan, recipe.side), reading, self.held_out, self.vectors)
-        return recipe
+        return recipe.coded(run)
+
+    def coded(self, run: Run) -> Images:
+        """The recipe, once codes are worked out where they are to be learned."""
+        if self.latent is not None:
+            coded(run, self.data, self.latent)
+        return self
 
     def open(self, run: Run) -> Data:
         facts = self.facts(run)
         return Data(facts, *opened(run, self.data, facts))
+
+    def seen(self, run: Run) -> Data:
+        """The data as they are seen, where codes of them are learned."""
+        facts = self.facts(run)
+        return Data(facts, *opened(run, self.data, facts, seen=True))
+
+    def companions(self, run: Run, device: Any) -> Decoder | None:
+        """What decodes samples, where codes are learned."""
+        from sfumato.jobs import latents
+
+        space = self.facts(run).space
+        return None if space is None else latents.decoder(run, space, device)
+
+    def decoded(self, model: Model, x: Any) -> Any:
+        facts: PictureFacts = model.facts
+        return x if facts.space is None else (model.companions.decode(x) - facts.mean) / facts.spread
 
     def examine(self) -> Look:
         from sfumato.data import DataError, check_budget
@@ -167,7 +193,7 @@ class Images(Recipe):
         from sfumato.data.sheet import sheet
         from sfumato.training.loader import fetch
 
-        if not data.facts.pictures:
+        if not data.facts.pictures or data.facts.space is not None:
             return None
         count = min(64, len(data.train))
         some = fetch(data.train, [i * len(data.train) // count for i in range(count)]).x
@@ -182,7 +208,7 @@ class Images(Recipe):
         from sfumato import networks
 
         return networks.choose(
-            facts.shape,
+            facts.learned,
             count=facts.count,
             classes=len(facts.classes),
             vectors=len(facts.vector_names),
@@ -209,11 +235,11 @@ class Images(Recipe):
         if vectors is not None:
             rows = torch.from_numpy(vectors)
             condition |= {"vector": rows, "vector_known": torch.ones(len(rows), dtype=torch.bool)}
-        return Blanks(torch.zeros(model.facts.shape), 16 if n is None else n, condition)
+        return Blanks(torch.zeros(model.facts.learned), 16 if n is None else n, condition)
 
     def things(self, model: Model, queries: Queries, drawn: Drawn) -> list[np.ndarray]:
         """Items in the units, type and layout of the data: of a folder picture bytes (H, W, 3)."""
-        items: list[np.ndarray] = model.facts.items(drawn.x.float().cpu().numpy())
+        items: list[np.ndarray] = model.facts.items(self.decoded(model, drawn.x).float().cpu().numpy())
         return items
 
     def write(

@@ -1,0 +1,1 @@
+"""Pictures into a smaller space and back, for runs that learn there."""
