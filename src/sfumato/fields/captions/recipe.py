@@ -43,6 +43,7 @@ class Captions(Recipe):
     guided: ClassVar[tuple[str, ...]] = ("caption", "caption_mask")
     formats: ClassVar[tuple[str, ...]] = (".png",)
     kept: ClassVar[tuple[str, ...]] = ("tokenizer.json",)
+    demo: ClassVar[str] = "sfumato.fields.captions.demo:demo"
 
     data: Positional[Path]
     """Folder (searched to any depth), .csv, .tsv, .jsonl or .parquet."""

@@ -53,7 +53,6 @@ class Images(Recipe):
     Measure: ClassVar[type] = measure.Measure
     guided: ClassVar[tuple[str, ...]] = ("label", "vector", "vector_known")
     formats: ClassVar[tuple[str, ...]] = (".png", ".npy")
-    demo: ClassVar[str] = "sfumato.fields.images.demo:demo"
 
     data: Positional[Path]
     """Folder (searched to any depth), .npy or .npz."""
