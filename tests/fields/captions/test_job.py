@@ -264,6 +264,8 @@ def test_a_flow_map_hears_words_and_takes_guidance_as_an_input(run: Path, tmp_pa
     assert (heard - silent).abs().max() > 1e-6
     with pytest.raises(Wrong, match="negative: a flow map has learned its guidance"):
         model.sample(1, prompt="a", negative="b")
+    with pytest.raises(Wrong, match="guide_by = 'apg': a flow map has learned its guidance"):
+        model.sample(1, prompt="a", guide_by="apg")
 
 
 def test_a_run_without_its_prepared_data_still_draws(run: Path, tmp_path: Path) -> None:
