@@ -280,7 +280,8 @@ def test_a_projected_push_leads_away_from_what_is_not_to_be_seen():
 
 @pytest.mark.parametrize(("text", "process", "message"), [
     ("agp", d.Gaussian(), "guide_by = 'agp': must be one of plain, apg; did you mean 'apg'"),
-    ("apg:limit=0", d.Gaussian(), "limit = 0.0: must be above 0"), ("apg:parallel=2", d.Gaussian(), "parallel = 2.0: must be a share"),
+    ("apg:limit=0", d.Gaussian(), "limit = 0.0: must be above 0"),
+    ("apg:parallel=2", d.Gaussian(), "parallel = 2.0: must be a share"),
     ("apg:w=2", d.Gaussian(), "apg has no parameter 'w'; it has parallel=0.0, limit=inf"),
     ("apg", d.Masked(5), "guide_by = 'apg': it pushes vectors, and the states of this run are tokens"),
 ])  # fmt: skip

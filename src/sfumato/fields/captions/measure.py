@@ -262,9 +262,10 @@ def guidance(
     for w in strengths:
         fake = space(drawn_for(model, part, negative, dataclasses.replace(model.walk, w=w), f"w = {w:g}"))
         hit, rank = agreement(fake, real[:count], part.captions)
-        kind = {"kind": row.value for row in agreement_in_kind(fake, real[:count], part.folders)}
+        kinds = agreement_in_kind(fake, real[:count], part.folders)
         found.append({
             "w": w, "agreement": hit.value, "agreement_low": hit.low, "agreement_high": hit.high, "rank": rank.value,
-            "kernel_distance": float(kernel_distance(fake.double(), train.double())), "n": count, **kind,
+            "kernel_distance": float(kernel_distance(fake.double(), train.double())), "n": count,
+            **({"kind": kinds[0].value} if kinds else {}),
         })  # fmt: skip
     return found

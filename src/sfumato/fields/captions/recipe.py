@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sfumato.errors import Wrong, check
 from sfumato.fields.captions.facts import CaptionFacts
 from sfumato.fields.captions.options import CaptionAsk, CaptionNetwork, Kind, Measured, PixelMethod
+from sfumato.fields.captions.weighing import weighed
 from sfumato.jobs.flags import Positional
 from sfumato.jobs.making import Making
 from sfumato.jobs.recipe import Data, Look, Recipe, Say
@@ -46,14 +47,15 @@ class Captions(Recipe):
     demo: ClassVar[str] = "sfumato.fields.captions.demo:demo"
 
     data: Positional[Path]
-    """Folder (searched to any depth), .csv, .tsv, .jsonl or .parquet."""
+    """Folder (searched to any depth), .csv, .tsv, .jsonl, .parquet or .tar."""
     captions: Kind = "auto"
     """Where captions stand: beside (NAME.txt beside NAME.png, a caption a line), table, names (of the files), folders (their
     names); auto: a table metadata.csv, .jsonl or .parquet in the folder, else beside."""
     picture_column: str | None = None
     """Of a table: names the pictures, or holds them (default: file_name, path, image, ...)."""
     caption_column: tuple[str, ...] = ()
-    """Of a table: say what is seen; of several each is an alternative (default: the first of text, caption, prompt)."""
+    """Of a table: say what is seen; of several each is an alternative, as often as its weight says: prompt=.7 long=.3 (default:
+    the first of text, caption, prompt)."""
     side: int | None = None
     """Pictures are resized to about this many pixels squared, whole, in sizes near their own proportions."""
     square: bool = False
@@ -79,6 +81,7 @@ class Captions(Recipe):
     """Diffusion method."""
 
     def __post_init__(self) -> None:
+        weighed(self.caption_column)  # complains of weights that are none
         check(
             self,
             (self.side is None or 8 <= self.side <= 4096, "side", "from 8 to 4096 pixels"),
