@@ -60,6 +60,46 @@ def test_inspect_says_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert wanted in " ".join(said.split()) or wanted in said, wanted
 
 
+def test_inspect_says_in_a_line_what_is_odd_about_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(data: Path, *more: str) -> tuple[int, str]:
+        code = main(["inspect", "captions", str(data), *TRAIN, *more])
+        caught = capsys.readouterr()
+        return code, " ".join((caught.out + caught.err).split())
+
+    data = folder(tmp_path / "squares", 24)
+    (data / "003.txt").write_text("word " * 4000)  # 20 kB
+    (data / "004.txt").write_bytes(b"\xef\xbb\xbf\n")
+    code, words = said(data, "--tokens", "12")
+    assert code == 0
+    for wanted in ("12 of a caption at most", "the longest has 800", "1 captions longer than 4,000 characters, cut at a word",
+                   "003.txt", "1 captions that are empty", "1 without words"):  # fmt: skip
+        assert wanted in words, wanted
+    (data / "005.txt").write_bytes(b"a \x81 hat")
+    code, words = said(data)
+    assert code == 1
+    assert "005.txt: neither UTF-8 nor Windows-1252 text (byte 0x81 at 2); save it as UTF-8" in words
+    (data / "005.txt").unlink()
+    lines = [
+        "file_name,text",
+        *(f"{i:03d}.png,thing {i}" for i in range(24) if i != 5),
+        "000.png,another",
+        "000.png,thing 0",
+    ]
+    (data / "metadata.csv").write_text("\n".join(lines))
+    code, words = said(data)
+    assert code == 0
+    assert "23 pictures with 24 captions" in words
+    assert "2 rows name a picture again; its captions are alternatives (the first: metadata.csv, line 25)" in words
+    same = tmp_path / "same"
+    same.mkdir()
+    for i in range(31):
+        Image.fromarray(square(3)[0]).save(same / f"{i}.png")
+        (same / f"{i}.txt").write_text("a square")
+    code, words = said(same)
+    assert code == 1
+    assert "1 distinct picture (31 files); two at least are needed" in words
+
+
 def test_training_goes_on_to_the_bit_where_it_was_stopped(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
