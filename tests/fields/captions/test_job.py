@@ -343,3 +343,22 @@ def test_options_are_the_words_of_the_command(run: Path) -> None:
     assert recipe.encoder == "own"
     assert recipe.network.patch is not None
     assert recipe.network.attention in ("cross", "joint")
+
+
+def test_a_unet_goes_the_same_way(run: Path, tmp_path: Path) -> None:
+    """Trained, sampled, made again; and its pictures differ from word to word."""
+    out = tmp_path / "run"
+    words = [word for word in TRAIN if word not in ("--network.width", "32")]
+    words += ["--network.body", "unet", "--network.width", "16", "--network.patch", "4"]
+    assert main(["train", "captions", str(run.parent / "squares"), *words, "--steps", "6", "--out", str(out)]) == 0
+    model = load(out, Walk(steps=2, w=3.0))
+    assert model.settings["body"] == "unet"
+    one, two = (model.sample(1, prompt=text)[0].pixels for text in ("a red square on the left", "a blue square"))
+    assert not np.array_equal(one, two)
+    assert (
+        main(["sample", str(out), "--prompt", "a red square", "-n", "1", "--steps", "2", "--out", str(tmp_path / "a")])
+        == 0
+    )
+    like = ["sample", str(out), "--like", str(tmp_path / "a" / "0000.png"), "--out", str(tmp_path / "b")]
+    assert main(like) == 0
+    assert (tmp_path / "a" / "0000.png").read_bytes() == (tmp_path / "b" / "0000.png").read_bytes()

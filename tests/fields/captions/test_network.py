@@ -9,7 +9,9 @@ import torch
 
 from sfumato.diffusion import Denoiser, Gaussian, Linear, guide, hide, sample, uniform
 from sfumato.diffusion.schedule import Shifted
+from sfumato.errors import Wrong
 from sfumato.fields.captions.network import Captioned
+from sfumato.fields.captions.options import CaptionNetwork
 from tests.networks.test_contract import shaken
 
 TOKENS = torch.tensor([[3, 1, -1], [2, 7, 1], [-1, -1, -1]])
@@ -21,12 +23,17 @@ TOLD = {"own": WORDS, "given states": STATES}
 def denoiser(attention: str, told: str) -> Denoiser:
     torch.manual_seed(0)
     own = {"vocab": 9, "context_dim": 32, "text_depth": 1} if told == "own" else {"context_dim": 5}
-    network = shaken(Captioned(attention=attention, width=32, depth=2, patch=4, **own))
+    body = (
+        {"body": "unet", "depth": 1, "width": 16}
+        if attention == "unet"
+        else {"attention": attention, "depth": 2, "width": 32}
+    )
+    network = shaken(Captioned(patch=4, **body, **own))
     return Denoiser(network.eval(), Gaussian(Linear(), "data", "velocity"))
 
 
 every = pytest.mark.parametrize("told", TOLD)
-both = pytest.mark.parametrize("attention", ["cross", "joint"])
+both = pytest.mark.parametrize("attention", ["cross", "joint", "unet"])
 X, Z = torch.randn(2, 3, 3, 8, 8, generator=torch.Generator().manual_seed(1)).unbind(0)
 T = torch.tensor(0.6)
 
@@ -86,6 +93,10 @@ def test_what_does_not_fit_is_said() -> None:
         guess(X, T, **WORDS, label=torch.zeros(3))
     with pytest.raises(ValueError, match="attention is 'both', expected cross or joint"):
         Captioned(attention="both")
+    with pytest.raises(ValueError, match="attention is 'joint', expected cross, of a U-Net"):
+        Captioned(body="unet", attention="joint")
+    with pytest.raises(Wrong, match="patch = 6: must be a multiple of 4, of a U-Net"):
+        CaptionNetwork(body="unet", patch=6)
 
 
 def test_a_shift_is_one_of_the_log_snr_for_training_and_sampling_alike() -> None:

@@ -1,4 +1,5 @@
-"""A transformer on patches of pictures that is told words, and the encoder of the words where it is trained with it.
+"""A network on pictures that is told words, a transformer on patches or a U-Net, and the encoder of the words where it is trained
+with it.
 
     caption, caption_mask --given, once a walk or batch--> context (B, S, D), context_mask, vector (B, D), vector_known
     x, level and these    --forward-->                     answer
@@ -14,14 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.diffusion.tree import Tree
-from sfumato.networks import DiT, JointDiT
+from sfumato.networks import DiT, JointDiT, UNet
 from sfumato.networks.encoder import TokenEncoder
+
+LEVELS = 4
+"""Times that a U-Net's lowest level is coarser than its first."""
 
 
 class Captioned(nn.Module):
     """Answers for pictures (B, channels, H, W) under words.
 
-    attention   "cross" or "joint".
+    body        "transformer", or "unet", which attends to the words at its two lowest levels.
+    attention   "cross" or "joint", the latter of transformers alone.
+    patch       side of a patch; of a U-Net four times the side of the squares that it folds into channels: its three levels
+                take pictures whose sides are multiples of this.
     vocab       tokens of the words, whose encoder is a part of this network; 0: states are given.
     context_dim width of a state of a token.
     text_depth  blocks of the encoder.
@@ -36,6 +43,7 @@ class Captioned(nn.Module):
         self,
         *,
         channels: int = 3,
+        body: str = "transformer",
         attention: str = "cross",
         width: int = 256,
         depth: int = 6,
@@ -49,6 +57,7 @@ class Captioned(nn.Module):
         self.options = {
             "kind": "captioned",
             "channels": channels,
+            "body": body,
             "attention": attention,
             "width": width,
             "depth": depth,
@@ -59,15 +68,24 @@ class Captioned(nn.Module):
             "guided": guided,
         }
         kinds: dict[str, Any] = {"cross": DiT, "joint": JointDiT}
-        if attention not in kinds:
-            raise ValueError(f"attention is {attention!r}, expected {' or '.join(kinds)}")
+        for good, name, right in (
+            (body in ("transformer", "unet"), f"body is {body!r}", "transformer or unet"),
+            (attention in kinds, f"attention is {attention!r}", " or ".join(kinds)),
+            (body != "unet" or attention == "cross", f"attention is {attention!r}", "cross, of a U-Net"),
+            (body != "unet" or patch % LEVELS == 0, f"patch is {patch}", f"a multiple of {LEVELS}, of a U-Net"),
+        ):
+            if not good:
+                raise ValueError(f"{name}, expected {right}")
         if context_dim < 1:
             raise ValueError(f"context_dim is {context_dim}, expected at least 1")
         self.words = TokenEncoder(vocab=vocab, width=context_dim, depth=text_depth) if vocab else None
-        self.picture = kinds[attention](
-            channels=channels, width=width, depth=depth, patch=patch, context_dim=context_dim, vectors=context_dim,
-            guided=guided,
-        )  # fmt: skip
+        shared = {"channels": channels, "width": width, "depth": depth, "context_dim": context_dim,
+                  "vectors": context_dim, "guided": guided}  # fmt: skip
+        self.picture = (
+            UNet(multipliers=(1, 2, 2), unshuffle=patch // LEVELS, **shared)
+            if body == "unet"
+            else kinds[attention](patch=patch, **shared)
+        )
 
     def given(
         self, caption: Tensor | None = None, caption_mask: Tensor | None = None, **beside: Tree

@@ -102,7 +102,7 @@ class Captions(Recipe):
         from sfumato.fields.captions.reading import Asked
 
         return Wanted(
-            Asked(self.captions, self.picture_column, self.caption_column), self.side, self.network.patch, self.square,
+            Asked(self.captions, self.picture_column, self.caption_column), self.side, self.network.multiple, self.square,
             self.held_out, self.broken_budget, self.encoder, self.vocab, self.tokens, self.shift,
         )  # fmt: skip
 
@@ -166,11 +166,14 @@ class Captions(Recipe):
     def build(self, facts: CaptionFacts, device: str) -> nn.Module:
         from sfumato.fields.captions.network import Captioned
 
-        fast, many = device != "cpu", facts.count >= 50_000
+        fast, many, options = device != "cpu", facts.count >= 50_000, self.network
+        body = "transformer" if options.body == "auto" else options.body
         wide, deep = ((512, 12) if many else (384, 10)) if fast else (256, 6)
-        options, width = self.network, self.network.width or wide
+        if body == "unet":
+            wide, deep = (192 if many else 128) if fast else 64, 2
+        width = options.width or wide
         return Captioned(
-            attention="cross" if options.attention == "auto" else options.attention,
+            body=body, attention="cross" if options.attention == "auto" else options.attention,
             width=width, depth=options.depth or deep, patch=facts.patch, vocab=facts.vocab,
             context_dim=facts.width or width,
             text_depth=(4 if fast else 2) if options.text_depth is None else options.text_depth,
