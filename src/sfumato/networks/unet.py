@@ -153,7 +153,8 @@ class UNet(nn.Module):
     def told(self, context: Tensor | None, mask: Tensor | None, batch: int) -> Context | None:
         """The condition sequence as the levels attend to it; None for a network without one."""
         if self.context is not None:
-            return self.context(context, mask, batch)  # type: ignore[no-any-return]
+            entered: Context = self.context(context, mask, batch)
+            return entered
         if context is not None or mask is not None:
             raise ValueError("this network was built with context_dim=0 and takes no context")
         return None

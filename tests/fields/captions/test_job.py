@@ -250,6 +250,17 @@ def test_agreement_of_the_truth_is_one_and_of_others_is_chance(run: Path, capsys
         assert picture.width > 600
 
 
+def test_agreement_in_kind_is_that_of_folders_and_real_pictures_are_measured_without_themselves() -> None:
+    real = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0], [30.0]])
+    folders = ("a", "a", "a", "b", "b", "c")
+    (row,) = measure.agreement_in_kind(real, real, folders)
+    assert row.value == 1.0
+    assert row.floor == pytest.approx(5 / 6)  # the only one of its folder has its nearest in another
+    (row,) = measure.agreement_in_kind(real[[3, 4, 3, 0, 1, 0]], real, folders)
+    assert row.value == 0.0
+    assert measure.agreement_in_kind(real, real, ("a",) * 6) == []
+
+
 def test_what_makes_no_sense_is_said_in_a_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = sfumato.load(run)
     with pytest.raises(Wrong, match=r"prompts .*must be given without prompt"):

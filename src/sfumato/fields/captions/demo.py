@@ -62,7 +62,7 @@ def demo(out: Path, minutes: float, seed: int, side: int = 32, curve: tuple[int,
     train(recipe, dataclasses.replace(TRAINING, minutes=minutes, seed=seed, previews=looks), out)
 
     model = load(out, drawing=Drawing(seed=seed))
-    data = model.recipe.open(model.run)
+    data: Any = model.recipe.open(model.run)
     prompts = [*chosen(data.train), *chosen(data.held_out)]
     (out / PROMPTS).write_text("\n".join(prompts) + "\n", encoding="utf-8")
     sample(model, 4, CaptionAsk(prompts=out / PROMPTS), out / "samples" / "final")
@@ -126,7 +126,7 @@ def process_picture(model: Model, path: Path, seed: int, columns: int = 9, rows:
     from sfumato.training.loader import fetch
 
     process, facts = model.process, model.facts
-    train = model.recipe.open(model.run).train
+    train: Any = model.recipe.open(model.run).train
     count = len(train.of)
     x = fetch(train, [i * count // rows + count // (2 * rows) for i in range(rows)]).x
     z = process.prior(x, Streams(key("sample", seed), range(rows)))

@@ -79,7 +79,7 @@ class Captioned(nn.Module):
         if context_dim < 1:
             raise ValueError(f"context_dim is {context_dim}, expected at least 1")
         self.words = TokenEncoder(vocab=vocab, width=context_dim, depth=text_depth) if vocab else None
-        shared = {"channels": channels, "width": width, "depth": depth, "context_dim": context_dim,
+        shared: dict[str, Any] = {"channels": channels, "width": width, "depth": depth, "context_dim": context_dim,
                   "vectors": context_dim, "guided": guided}  # fmt: skip
         self.picture = (
             UNet(multipliers=(1, 2, 2), unshuffle=patch // LEVELS, **shared)

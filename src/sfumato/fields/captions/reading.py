@@ -184,7 +184,8 @@ def _shards(files: Sequence[Path], data: Path, asked: Asked, room: Path, heard: 
         raise DataError(
             f"{shown(data)}: in .tar files captions stand beside the pictures; leave out --captions and --picture-column"
         )
-    pictures, captions, bare, alone = [], [], [], []
+    pictures, captions = list[Path](), list[tuple[str, ...]]()
+    bare, alone = list[Path](), list[Path]()
     known: dict[str, None] = {}
     names, weights = weighed(asked.caption)
     for number, file in enumerate(files):

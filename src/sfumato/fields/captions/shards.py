@@ -34,7 +34,7 @@ class Member(tarfile.TarInfo):
     def _block(self, count: int) -> int:  # a negative size would send the reader back, for ever
         if count < 0:
             raise tarfile.ReadError("a member of negative size")
-        return super()._block(count)  # type: ignore[misc,no-any-return]
+        return super()._block(count)  # type: ignore[misc]
 
     def _proc_member(self, tar: tarfile.TarFile) -> Any:
         if self.type in LONG and self.size > HEADER:  # it would be read whole
@@ -59,7 +59,7 @@ def pairs(path: Path, room: Path, heard: Heard) -> dict[str, Pair]:
     try:
         with tarfile.open(path, "r:", tarinfo=Member) as tar:
             while (member := tar.next()) is not None:
-                tar.members = []  # else it keeps all of them
+                tar.members = []  # type: ignore[attr-defined]  # else it keeps all of them
                 _take(tar, member, path, room, found, heard)
             _ended(tar, path, heard)
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
