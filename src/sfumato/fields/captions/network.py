@@ -32,6 +32,8 @@ class Captioned(nn.Module):
     vocab       tokens of the words, whose encoder is a part of this network; 0: states are given.
     context_dim width of a state of a token.
     text_depth  blocks of the encoder.
+    summary     what modulates the blocks: "first", the state before the words, which has to learn to look at them, or "mean", of
+                all states, which hears each word from the first step on. Of given states it is their mean in any case.
     guided      the strength of guidance is an input (flow maps).
 
     Raises ValueError if the options do not fit together.
@@ -51,6 +53,7 @@ class Captioned(nn.Module):
         vocab: int = 0,
         context_dim: int = 256,
         text_depth: int = 4,
+        summary: str = "first",
         guided: bool = False,
     ) -> None:
         super().__init__()
@@ -65,11 +68,13 @@ class Captioned(nn.Module):
             "vocab": vocab,
             "context_dim": context_dim,
             "text_depth": text_depth,
+            "summary": summary,
             "guided": guided,
         }
         kinds: dict[str, Any] = {"cross": DiT, "joint": JointDiT}
         for good, name, right in (
             (body in ("transformer", "unet"), f"body is {body!r}", "transformer or unet"),
+            (summary in ("first", "mean"), f"summary is {summary!r}", "first or mean"),
             (attention in kinds, f"attention is {attention!r}", " or ".join(kinds)),
             (body != "unet" or attention == "cross", f"attention is {attention!r}", "cross, of a U-Net"),
             (body != "unet" or patch % LEVELS == 0, f"patch is {patch}", f"a multiple of {LEVELS}, of a U-Net"),
@@ -78,6 +83,7 @@ class Captioned(nn.Module):
                 raise ValueError(f"{name}, expected {right}")
         if context_dim < 1:
             raise ValueError(f"context_dim is {context_dim}, expected at least 1")
+        self.summary = summary
         self.words = TokenEncoder(vocab=vocab, width=context_dim, depth=text_depth) if vocab else None
         shared: dict[str, Any] = {"channels": channels, "width": width, "depth": depth, "context_dim": context_dim,
                   "vectors": context_dim, "guided": guided}  # fmt: skip
@@ -98,13 +104,12 @@ class Captioned(nn.Module):
             raise ValueError("a caption needs its caption_mask, and a mask its caption")
         if self.words is not None:
             states, mask = self.words(caption, caption_mask)
-            return {**beside, "context": states, "context_mask": mask, "vector": states[:, 0],
+            vector = states[:, 0] if self.summary == "first" else mean(states, mask)
+            return {**beside, "context": states, "context_mask": mask, "vector": vector,
                     "vector_known": caption_mask.any(1)}  # fmt: skip
         if caption.ndim != 3 or caption.shape[:2] != caption_mask.shape:
             raise ValueError(f"states have shape {tuple(caption.shape)} and their mask {tuple(caption_mask.shape)}")
-        kept = caption_mask[..., None]
-        mean = torch.where(kept, caption, 0).sum(1) / kept.sum(1).clamp_min(1)
-        return {**beside, "context": caption, "context_mask": caption_mask, "vector": mean,
+        return {**beside, "context": caption, "context_mask": caption_mask, "vector": mean(caption, caption_mask),
                 "vector_known": caption_mask.any(1)}  # fmt: skip
 
     def forward(
@@ -131,3 +136,9 @@ class Captioned(nn.Module):
             guidance=guidance,
         )  # fmt: skip
         return answer
+
+
+def mean(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the states (B, S, D) that are there, mask (B, S) bool; 0 where there is none: (B, D)."""
+    kept = mask[..., None]
+    return torch.where(kept, states, 0).sum(1) / kept.sum(1).clamp_min(1)

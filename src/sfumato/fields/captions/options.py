@@ -32,6 +32,9 @@ class CaptionNetwork:
     """Side of a patch in pixels; of a U-Net what the sides of pictures are multiples of, itself a multiple of 4."""
     text_depth: int | None = None
     """Blocks of the encoder of words, where it is trained too."""
+    summary: Literal["auto", "first", "mean"] = "auto"
+    """What modulates every block, of words whose encoder is trained too: the first state, which learns to look at the words, or
+    the mean of all, which hears each from the first step on."""
     body: Literal["auto", "transformer", "unet"] = "auto"
     """transformer, on patches, or unet, of three levels, the two lowest of which hear the words (auto: transformer)."""
 

@@ -176,6 +176,7 @@ class Captions(Recipe):
             body=body, attention="cross" if options.attention == "auto" else options.attention,
             width=width, depth=options.depth or deep, patch=facts.patch, vocab=facts.vocab,
             context_dim=facts.width or width,
+            summary="first" if options.summary == "auto" else options.summary,
             text_depth=(4 if fast else 2) if options.text_depth is None else options.text_depth,
         )  # fmt: skip
 
