@@ -161,8 +161,8 @@ def pictures(
 ) -> dict[str, Any]:
     """The same for the demo's pictures: kernel distance to the training pictures at w = 1. Of kinds not asked for, and of
     the base model where not all are, the figures are those of ``old``, an earlier result."""
+    from sfumato.fields.captions.openmoji import draw
     from sfumato.fields.images.measure import features_for
-    from sfumato.fields.images.openmoji import draw
     from sfumato.fields.images.recipe import Images
     from sfumato.jobs.adapt import DistillOptions
     from sfumato.jobs.evaluate import stacked

@@ -238,6 +238,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=40_960)
     parser.add_argument("--captions", type=int, default=512)
     parser.add_argument("--attention", choices=("cross", "joint"), default="cross")
+    parser.add_argument("--body", choices=("transformer", "unet"), default="transformer")
     parser.add_argument("--encoder", default="own")
     parser.add_argument("--optim", choices=("adamw", "muon"), default="adamw")
     parser.add_argument("--lr", type=float)
@@ -264,7 +265,8 @@ def main() -> None:
     known = sprites(asked.pictures, 2, held_out=False)
     small = table(sheets, known[:1024], asked.out / "small.parquet")
     recipe = Captions(small, side=SIDE, held_out=0.02, encoder=asked.encoder,
-                      network=CaptionNetwork(asked.attention, patch=6, text_depth=asked.text_depth))  # fmt: skip
+                      network=CaptionNetwork(asked.attention, patch=8 if asked.body == "unet" else 6,
+                                             text_depth=asked.text_depth, body=asked.body))  # fmt: skip
     if asked.times_mean is not None:
         recipe = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, times_mean=asked.times_mean))
     options = TrainOptions(

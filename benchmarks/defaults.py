@@ -33,7 +33,7 @@ from benchmarks import defaults_report
 from benchmarks.common import DOCS, jackknife, left_out_interval, read, store, within_seconds
 from sfumato.data import ArrayDataset
 from sfumato.diffusion import Blanks, LogitNormal
-from sfumato.fields.images import openmoji
+from sfumato.fields.captions import openmoji
 from sfumato.fields.images.recipe import Images
 from sfumato.jobs.config import read_config
 from sfumato.jobs.evaluate import stacked

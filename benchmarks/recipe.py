@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor
 
 from sfumato.diffusion import clip
-from sfumato.fields.images import openmoji
+from sfumato.fields.captions import openmoji
 from sfumato.fields.images.measure import features_for
 from sfumato.fields.images.recipe import Images
 from sfumato.jobs import train as jobs_train

@@ -29,7 +29,7 @@ from rich.table import Table
 from benchmarks import peers
 from benchmarks.common import COLOURS, figure, kernel_interval, save_figure, store, within_seconds
 from sfumato.data import ArrayDataset
-from sfumato.fields.images import openmoji
+from sfumato.fields.captions import openmoji
 from sfumato.fields.images.measure import features_for
 from sfumato.fields.images.recipe import Images
 from sfumato.jobs.evaluate import draw_samples, stacked

@@ -18,7 +18,7 @@ NAMES = [
     ("inspection.inspect", "sfumato.jobs.inspect"), ("plots.report", "sfumato.jobs.plots"),
     ("evaluation.evaluate", "sfumato.fields.images.measure"), ("evaluation.draw_samples", "sfumato.jobs.evaluate"),
     ("images.Images", "sfumato.fields.images.recipe"), ("images.to_bytes", "sfumato.data.sheet"),
-    ("openmoji.draw", "sfumato.fields.images.openmoji"), ("demo.demo", "sfumato.fields.images.demo"),
+    ("openmoji.draw", "sfumato.fields.captions.openmoji"), ("demo.demo", "sfumato.fields.captions.demo"),
     ("policy.PolicyRecipe", "sfumato.fields.policy.recipe"), ("policy.Policy", "sfumato.fields.policy.acting"),
     ("acting.Controller", "sfumato.fields.policy.acting"), ("chunks.Chunks", "sfumato.fields.policy.data"),
     ("cloning.Regression", "sfumato.fields.policy.cloning"), ("trials.TrialOptions", "sfumato.fields.policy.measure"),

@@ -20,7 +20,7 @@ from sfumato.errors import Wrong
 from sfumato.jobs.adapt import DistillOptions
 from sfumato.jobs.model import resolved
 from sfumato.jobs.recipe import Recipe
-from sfumato.jobs.walk import USUAL, Walk, grid_of, solver_of, solvers_of, spelt
+from sfumato.jobs.walk import USUAL, Walk, grid_of, guidance_of, solver_of, solvers_of, spelt
 
 NAMES = [f.name for f in dataclasses.fields(Walk)]
 share = st.none() | st.floats(0.01, 9)
@@ -31,6 +31,7 @@ walks = st.builds(
     lambda length, **rest: Walk(**length, **rest), lengths, solver=st.sampled_from([None, "euler", "ab2", "leap"]), eta=share,
     grid=st.sampled_from([None, "auto", "karras:rho=5"]), shift=share, batch=st.none() | st.integers(1, 64), w=share,
     guide_from=st.none() | st.floats(0, 0.5), guide_to=st.none() | st.floats(0.5, 1),
+    guide_by=st.sampled_from([None, "plain", "apg:parallel=0.2"]),
 )  # fmt: skip
 
 
@@ -226,3 +227,64 @@ def test_every_solver_that_fits_is_offered():
         assert {n for n, s in {**d.SOLVERS, **TOKEN_SOLVERS}.items() if process.states in s.states} == set(
             solvers_of(process)
         )
+
+
+# ---- guidance ------------------------------------------------------------------------------------------------------------
+
+
+class Labels:
+    """A network whose answer, at the level of any time, is its label's own picture, or for none the mean of all."""
+
+    pictures = torch.tensor([[1.0, 0.5, -2.0], [0.2, 2.0, 0.4]])
+
+    def __call__(self, x: torch.Tensor, level: torch.Tensor, *, label: torch.Tensor) -> torch.Tensor:
+        return torch.where(label[:, None] < 0, self.pictures.mean(0), self.pictures[label])
+
+
+LABEL, X_T = torch.tensor([0, 1]), torch.tensor([[0.3, -0.2, 0.1], [1.0, 0.4, -0.7]])
+
+
+def guessed(t: float = 0.5, instead: dict[str, torch.Tensor] | None = None, **walk: Any) -> torch.Tensor:
+    """The data that a guided guess expects."""
+    plain: Any = d.Denoiser(Labels(), d.Gaussian(predicts="data"))  # type: ignore[arg-type]
+    guide = guidance_of(Walk(**walk).over(USUAL), plain.process)
+    return guide(plain, ["label"], instead)(X_T, torch.tensor(t), label=LABEL).x
+
+
+def test_a_projected_push_is_at_right_angles_to_the_guess_and_the_plain_one_is_not():
+    strong = guessed(w=1.0)
+    plain, projected = (guessed(w=3.0, guide_by=how) - strong for how in (None, "apg"))
+    assert (projected * strong).sum(1).abs().max() < 1e-5
+    assert (plain * strong).sum(1).abs().min() > 0.1
+    assert projected.norm(dim=1).min() > 0.1
+    fifth = guessed(w=3.0, guide_by="apg:parallel=0.2") - strong
+    torch.testing.assert_close(fifth, projected + 0.2 * (plain - projected))
+    limited = guessed(w=2.0, guide_by="apg:parallel=1,limit=0.1") - strong
+    torch.testing.assert_close(limited.norm(dim=1), torch.full((2,), 0.1))
+
+
+def test_projected_or_not_zero_is_unconditional_one_is_conditional_and_the_whole_push_is_plain():
+    for w in (0.0, 0.5, 1.0):
+        assert torch.equal(guessed(w=w, guide_by="apg"), guessed(w=w))
+    torch.testing.assert_close(guessed(w=3.0, guide_by="apg:parallel=1"), guessed(w=3.0))
+    outside = {"guide_from": 0.6, "guide_to": 0.9}
+    assert torch.equal(guessed(w=3.0, guide_by="apg", **outside), guessed(w=1.0))
+    assert torch.equal(guessed(0.7, w=3.0, guide_by="apg", **outside), guessed(0.7, w=3.0, guide_by="apg"))
+
+
+def test_a_projected_push_leads_away_from_what_is_not_to_be_seen():
+    same, other = (guessed(w=3.0, guide_by="apg", instead={"label": label}) for label in (LABEL, LABEL.flip(0)))
+    torch.testing.assert_close(same, guessed(w=1.0))
+    assert (other - guessed(w=3.0, guide_by="apg")).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("text", "process", "message"), [
+    ("agp", d.Gaussian(), "guide_by = 'agp': must be one of plain, apg; did you mean 'apg'"),
+    ("apg:limit=0", d.Gaussian(), "limit = 0.0: must be above 0"),
+    ("apg:parallel=2", d.Gaussian(), "parallel = 2.0: must be a share"),
+    ("apg:w=2", d.Gaussian(), "apg has no parameter 'w'; it has parallel=0.0, limit=inf"),
+    ("apg", d.Masked(5), "guide_by = 'apg': it pushes vectors, and the states of this run are tokens"),
+])  # fmt: skip
+def test_guidance_that_makes_no_sense_is_refused(text: str, process: Any, message: str):
+    with pytest.raises(Wrong, match=message):
+        guidance_of(Walk(guide_by=text).over(USUAL), process)

@@ -46,6 +46,19 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...], tuple[int, ...]]] = {
         (1, 7, 9),
         (),
     ),
+    "unet, context": (
+        {
+            "kind": "unet",
+            "channels": 3,
+            "width": 16,
+            "depth": 1,
+            "multipliers": [1, 2, 2],
+            "classes": 3,
+            "context_dim": 6,
+        },
+        (3, 8, 12),
+        (),
+    ),
     "dit": (
         {"kind": "dit", "channels": 3, "width": 48, "depth": 3, "heads": 3, "patch": 2, "classes": 3},
         (3, 8, 12),

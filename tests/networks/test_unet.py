@@ -53,3 +53,27 @@ def test_far_pixels_reach_each_other() -> None:
     network(x, torch.zeros(1))[0, 0, 0, 0].backward()
     assert x.grad is not None
     assert x.grad[0, 0, -1, -1] != 0
+
+
+def test_the_lowest_levels_alone_attend_to_the_context_and_each_of_them_does() -> None:
+    """What a level hears changes its answer: with the words' way out of it shut the answer is another."""
+    network = shaken(UNet(channels=1, width=16, depth=1, multipliers=(1, 2, 2), context_dim=4))
+    x, level, context = torch.randn(2, 1, 16, 16), torch.zeros(2), torch.randn(2, 3, 4)
+    answer, deaf = network(x, level, context=context), network(x, level)
+    assert (answer - deaf).abs().max() > 1e-3
+    hears = {name.removesuffix(".words") for name, part in network.named_modules() if name.endswith(".words")}
+    assert hears == {"down.1.blocks.0", "down.2.blocks.0", "bottom1", "up.0.blocks.0", "up.1.blocks.0"}
+    for name in hears:
+        block = network.get_submodule(name)
+        words, block.words = block.words, None  # type: ignore[assignment]
+        assert (network(x, level, context=context) - answer).abs().max() > 1e-4, name
+        block.words = words  # type: ignore[assignment]
+    hidden = network(x, level, context=context, context_mask=torch.zeros(2, 3, dtype=torch.bool))
+    torch.testing.assert_close(hidden, deaf)
+
+
+def test_what_does_not_fit_the_context_is_said() -> None:
+    with pytest.raises(ValueError, match="context_levels is 0, expected 1 or more"):
+        UNet(context_dim=4, context_levels=0)
+    with pytest.raises(ValueError, match="built with context_dim=0 and takes no context"):
+        UNet(channels=1, width=16, depth=1)(torch.randn(1, 1, 16, 16), torch.zeros(1), context=torch.randn(1, 2, 4))

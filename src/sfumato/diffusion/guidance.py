@@ -196,10 +196,12 @@ class APG(Wrapped):
     w: float
     parallel: float
     limit: float | None
+    drop: tuple[str, ...] | None = None
+    instead: Mapping[str, Tree] | None = None
 
     def given(self, **condition: Tree) -> Tree:
         """Both sides: {"strong": ..., "weak": ...}."""
-        return both_sides(self.base, condition, None)
+        return both_sides(self.base, condition, self.drop, instead=self.instead)
 
     def __call__(
         self, x_t: Tree, t: Tree, s: Tree | None = None, *, given: Tree | None = None, **condition: Any
@@ -207,7 +209,8 @@ class APG(Wrapped):
         if given:
             strong, weak = (self.base(x_t, t, s, given=given[side], **condition).x for side in ("strong", "weak"))
         else:
-            strong, weak = self.base(x_t, t, s, **condition).x, self.base(x_t, t, s, **hide(condition)).x
+            hidden = {**hide(condition, self.drop), **(self.instead or {})}
+            strong, weak = self.base(x_t, t, s, **condition).x, self.base(x_t, t, s, **hidden).x
         push = strong - weak
         if self.limit is not None:
             push = push * (self.limit / _norm(push)).clamp_max(1.0)
@@ -230,16 +233,19 @@ def _norm(x: Tensor) -> Tensor:
     return size.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def apg(denoiser: Guess, w: float, parallel: float = 0.0, limit: float | None = None) -> APG:
+def apg(
+    denoiser: Guess, w: float, parallel: float = 0.0, limit: float | None = None, drop: Sequence[str] | None = None,
+    instead: Mapping[str, Tree] | None = None,
+) -> APG:  # fmt: skip
     """Adaptive projected guidance (Sadat 2024, arXiv 2410.02416), without its momentum, which would be hidden state.
 
     The part of the push that is parallel to the guessed data over-saturates pictures; only ``parallel`` of it is kept.
-    ``limit`` bounds the norm of the push. parallel = 1 without a limit is :func:`guide`.
+    ``limit`` bounds the norm of the push. parallel = 1 without a limit is :func:`guide`, whose drop and instead these are.
 
     Raises:
         ValueError: a denoiser of other states than vectors.
     """
-    return APG(_vectors(denoiser, "apg"), w, parallel, limit)
+    return APG(_vectors(denoiser, "apg"), w, parallel, limit, None if drop is None else tuple(drop), instead)
 
 
 @dataclass(frozen=True)

@@ -2,5 +2,5 @@
 
 PLAIN = "images"
 """The field of `sfumato train DATA`, where no name comes first."""
-DEMO = "images"
+DEMO = "captions"
 """The field of `sfumato demo`."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sfumato.data import Statistics
     from sfumato.networks.coder import Coder
 
-FILE = "autoencoder.safetensors"
+FILE = "coder.safetensors"
 """The weights of the autoencoder, in a run that learns by it."""
 BATCH = 64
 

@@ -19,7 +19,7 @@ from sfumato.jobs.recipe import Data, Recipe, say
 from sfumato.jobs.seal import unchanged
 from sfumato.jobs.strict import options, to_plain
 from sfumato.jobs.taken import fingerprint, measured
-from sfumato.jobs.walk import USUAL, Drawing, Walk, grid_of, noisy, solver_of
+from sfumato.jobs.walk import USUAL, Drawing, Walk, grid_of, guidance_of, noisy, solver_of
 from sfumato.training.run import Run, RunError
 
 if TYPE_CHECKING:
@@ -114,18 +114,13 @@ class Model:
 
     def guided(self, walk: Walk) -> Callable[[Guess, Mapping[str, Tree]], Guess]:
         """What goes around the denoiser for the queries of a batch: guidance, then what the field puts around that."""
-        from sfumato.diffusion import during, guide
-
-        plain = not all(adaptation.guides() for adaptation in self.adaptations)
+        plain, guide = not all(adaptation.guides() for adaptation in self.adaptations), guidance_of(walk, self.process)
+        if plain and walk.guide_by not in (None, "plain"):
+            raise Wrong(f"guide_by = {walk.guide_by!r}: a flow map has learned its guidance; leave it out")
 
         def around(guess: Guess, query: Mapping[str, Tree]) -> Guess:
             names = [name for name in self.recipe.guided if name in query]
-            if names and not plain:
-                assert walk.w is not None
-                held = guide(guess, walk.w, names, query.get("weak"))
-                low, high = walk.guide_from or 0.0, 1.0 if walk.guide_to is None else walk.guide_to
-                guess = held if low <= 0 and high >= 1 else during(held, low, high)
-            return self.recipe.guide(guess, query)
+            return self.recipe.guide(guide(guess, names, query.get("weak")) if names and not plain else guess, query)
 
         return around
 
@@ -371,7 +366,7 @@ def load(out: Path | str, walk: Walk = Walk(), drawing: Drawing = Drawing(), nam
         run, recipe, facts, denoiser, chosen, drawing, config.adaptations, device, measured(run), companions(recipe, run),
         walk, name,
     )  # fmt: skip
-    model.solver(chosen), model.grid(chosen)  # what cannot be used is said now
+    model.solver(chosen), model.grid(chosen), model.guided(chosen)  # what cannot be used is said now
     return model
 
 

@@ -203,7 +203,7 @@ class Compare:
 
 @dataclass(frozen=True)
 class Demo:
-    """Train on small real pictures that come with a package, sample, score and draw what happened."""
+    """Train on small real pictures and their names, which come with packages; sample, score, draw what happened."""
 
     out: Path = Path("runs/demo")
     """Run directory; an earlier demo there is replaced."""
@@ -214,8 +214,6 @@ class Demo:
 
     def __call__(self) -> int:
         show(find.demo()(self.out, self.minutes, self.seed))
-        say(f"more      sfumato sample {typed(self.out)} -n 64 --out samples")
-        say(f"longer    sfumato resume {typed(self.out)} --steps N")
         return 0
 
 

@@ -11,7 +11,7 @@ import difflib
 import inspect
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sfumato.errors import Wrong, check
 
 if TYPE_CHECKING:
-    from sfumato.diffusion import Solver
+    from sfumato.diffusion import Guess, Solver
     from sfumato.diffusion.grids import Grid
 
 
@@ -51,6 +51,9 @@ class Walk:
     """Guide only at times from this one ..."""
     guide_to: float | None = None
     """... to this one (0 is data, 1 is noise); plainly conditional outside."""
+    guide_by: str | None = None
+    """How w above 1 pushes: plain, or apg, of which the part that over-saturates pictures is left out (apg:parallel=0.2 keeps a
+    fifth of it, limit=9 bounds the norm of the push)."""
 
     def __post_init__(self) -> None:
         low, high = self.guide_from or 0.0, 1.0 if self.guide_to is None else self.guide_to
@@ -77,7 +80,8 @@ class Walk:
         return Walk(**chosen)
 
 
-USUAL = Walk(steps=20, solver="euler", eta=0.0, grid="auto", shift=1.0, batch=16, w=1.5, guide_from=0.0, guide_to=1.0)
+USUAL = Walk(steps=20, solver="euler", eta=0.0, grid="auto", shift=1.0, batch=16, w=1.5, guide_from=0.0, guide_to=1.0,
+             guide_by="plain")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -243,3 +247,57 @@ def grid_of(walk: Walk, measured: Grid | None) -> Grid:
     grids = {"cosine": d.cosine, "uniform": d.uniform, "karras": d.karras, "logsnr": d.logsnr}
     grid = spelt("grid", walk.grid or "auto", {"auto": measured or d.cosine, **grids})
     return d.ShiftedGrid(grid, walk.shift or 1.0)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Guidance by the whole push, in every world."""
+
+    def fits(self, states: str) -> bool:
+        """Whether it guides states of this kind."""
+        return True
+
+    def around(self, guess: Guess, w: float, names: Sequence[str], instead: Mapping[str, Any] | None) -> Any:
+        """The guided denoiser."""
+        from sfumato.diffusion import guide
+
+        return guide(guess, w, names, instead)
+
+
+@dataclass(frozen=True)
+class Projected(Plain):
+    """Guidance by what of the push is not parallel to the guess; see `diffusion.apg`."""
+
+    parallel: float = 0.0
+    limit: float = math.inf
+
+    def __post_init__(self) -> None:
+        check(self, (0 <= self.parallel <= 1, "parallel", "a share from 0 to 1"), (self.limit > 0, "limit", "above 0"))
+
+    def fits(self, states: str) -> bool:
+        return states == "vectors"
+
+    def around(self, guess: Guess, w: float, names: Sequence[str], instead: Mapping[str, Any] | None) -> Any:
+        from sfumato.diffusion import apg
+
+        if w <= 1:  # nothing is pushed beyond what was asked for: 0 is unconditional, 1 conditional
+            return super().around(guess, w, names, instead)
+        return apg(guess, w, self.parallel, None if math.isinf(self.limit) else self.limit, names, instead)
+
+
+def guidance_of(walk: Walk, process: Any) -> Callable[[Guess, Sequence[str], Mapping[str, Any] | None], Guess]:
+    """What guides a denoiser on a resolved walk: by which conditions, and what stands instead of them on the weak side. Raises
+    Wrong."""
+    from sfumato.diffusion import during
+
+    how: Plain = spelt("guide_by", walk.guide_by or "plain", {"plain": Plain(), "apg": Projected()})
+    if not how.fits(process.states):
+        raise Wrong(f"guide_by = {walk.guide_by!r}: it pushes vectors, and the states of this run are {process.states}")
+    w, low, high = walk.w, walk.guide_from or 0.0, 1.0 if walk.guide_to is None else walk.guide_to
+    assert w is not None
+
+    def guided(guess: Guess, names: Sequence[str], instead: Mapping[str, Any] | None) -> Guess:
+        held = how.around(guess, w, names, instead)
+        return held if low <= 0 and high >= 1 else during(held, low, high)
+
+    return guided

@@ -12,7 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfumato.networks.parts import Condition, GroupNorm, attend, check_level, matrix, no_autocast, standard, zero_
+from sfumato.networks.parts import (
+    Condition,
+    ContextEntry,
+    GroupNorm,
+    attend,
+    check_level,
+    matrix,
+    no_autocast,
+    standard,
+    zero_,
+)
+
+Context = tuple[Tensor, Tensor | None]
+"""A condition sequence (B, S, width) and its mask (B, S) bool, True = keep."""
 
 
 class UNet(nn.Module):
@@ -24,8 +37,12 @@ class UNet(nn.Module):
     guided            the strength of guidance is an input (flow maps)
     vectors           number of numbers that a sample is drawn for, 0 for none
     unshuffle         fold squares of this many pixels into channels first: 2 makes everything four times cheaper
+    context_dim       width of a condition sequence to attend to, 0 for none
+    context_levels    number of lowest levels that attend to it, after every residual block
 
     H and W must be multiples of `unshuffle * 2 ** (len(multipliers) - 1)`.
+
+    Raises ValueError if the options do not fit together.
     """
 
     options: dict[str, Any]
@@ -42,6 +59,8 @@ class UNet(nn.Module):
         unshuffle: int = 1,
         guided: bool = False,
         vectors: int = 0,
+        context_dim: int = 0,
+        context_levels: int = 2,
     ) -> None:
         super().__init__()
         self.options = {
@@ -55,8 +74,13 @@ class UNet(nn.Module):
             "unshuffle": unshuffle,
             "guided": guided,
         } | ({"vectors": vectors} if vectors else {})
+        self.options |= {"context_dim": context_dim, "context_levels": context_levels} if context_dim else {}
         if not multipliers:
             raise ValueError("multipliers is empty: a U-Net needs one level or more")
+        if context_dim and context_levels < 1:
+            raise ValueError(
+                f"context_levels is {context_levels}, expected 1 or more: nothing would attend to the context"
+            )
         self.channels, self.unshuffle = channels, unshuffle
         self.divisor = unshuffle * 2 ** (len(multipliers) - 1)
         widths = [width * multiplier for multiplier in multipliers]
@@ -65,18 +89,20 @@ class UNet(nn.Module):
         condition = 4 * width
 
         self.condition = Condition(condition, classes=classes, vectors=vectors, guided=guided)
+        self.context = ContextEntry(context_dim, condition) if context_dim else None
         self.enter = nn.Conv2d(folded, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         here = widths[0]
+        hears = [context_dim > 0 and i > lowest - context_levels for i in range(len(widths))]
         for i, there in enumerate(widths):
             attend = i > lowest - attention_levels
-            self.down.append(Down(here, there, condition, depth=depth, attend=attend, last=i == lowest))
+            self.down.append(Down(here, there, condition, depth=depth, attend=attend, hear=hears[i], last=i == lowest))
             here = there
-        self.bottom1 = Residual(here, here, condition, attend=attention_levels > 0)
+        self.bottom1 = Residual(here, here, condition, attend=attention_levels > 0, hear=context_dim > 0)
         self.bottom2 = Residual(here, here, condition, attend=False)
         for i, there in reversed(list(enumerate(widths))):
             attend = i > lowest - attention_levels
-            self.up.append(Up(here, there, condition, depth=depth, attend=attend, last=i == 0))
+            self.up.append(Up(here, there, condition, depth=depth, attend=attend, hear=hears[i], last=i == 0))
             here = there
         self.norm = GroupNorm(here)
         self.head = nn.Conv2d(here, folded, 3, padding=1)
@@ -92,11 +118,13 @@ class UNet(nn.Module):
         guidance: Tensor | None = None,
         vector: Tensor | None = None,
         vector_known: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
     ) -> Tensor:
-        """x (B, channels, H, W), level (B,), level_s (B,), label (B,) int64 with -1 for none, guidance (B, 3) -> shaped
-        like x.
+        """x (B, channels, H, W), level (B,), level_s (B,), label (B,) int64 with -1 for none, guidance (B, 3), context
+        (B, S, context_dim) with context_mask (B, S) bool, True = keep -> shaped like x.
 
-        Raises ValueError for other shapes, or for a label where `classes` is 0.
+        Raises ValueError for other shapes, for a label where `classes` is 0, a context where `context_dim` is.
         """
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (batch, {self.channels}, height, width)")
@@ -105,6 +133,7 @@ class UNet(nn.Module):
                 raise ValueError(f"{name} {side} is not divisible by {self.divisor} (unshuffle and halvings)")
         check_level(level, x.shape[0])
         condition = F.silu(self.condition(level, level_s, label, guidance, vector, vector_known))
+        told = self.told(context, context_mask, len(x))
 
         h = F.pixel_unshuffle(x, self.unshuffle) if self.unshuffle > 1 else x
         if h.device.type == "cpu":
@@ -112,30 +141,41 @@ class UNet(nn.Module):
         h = self.enter(h)
         skips: list[Tensor] = []
         for down in self.down:
-            h = down(h, condition, skips)
-        h = self.bottom2(self.bottom1(h, condition), condition)
+            h = down(h, condition, skips, told)
+        h = self.bottom2(self.bottom1(h, condition, told), condition)
         for up in self.up:
-            h = up(h, condition, skips)
+            h = up(h, condition, skips, told)
         h = F.silu(self.norm(h))
         with no_autocast(h):  # the answer in full precision: it will be subtracted from something close to it
             answer = self.head(h.to(self.head.weight.dtype)).to(x.dtype)
         return F.pixel_shuffle(answer, self.unshuffle) if self.unshuffle > 1 else answer
 
+    def told(self, context: Tensor | None, mask: Tensor | None, batch: int) -> Context | None:
+        """The condition sequence as the levels attend to it; None for a network without one."""
+        if self.context is not None:
+            entered: Context = self.context(context, mask, batch)
+            return entered
+        if context is not None or mask is not None:
+            raise ValueError("this network was built with context_dim=0 and takes no context")
+        return None
+
 
 class Down(nn.Module):
     """One level on the way down: residual blocks, each remembered for the way up, then half the resolution."""
 
-    def __init__(self, inside: int, outside: int, condition: int, *, depth: int, attend: bool, last: bool) -> None:
+    def __init__(
+        self, inside: int, outside: int, condition: int, *, depth: int, attend: bool, hear: bool, last: bool
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            Residual(outside if i else inside, outside, condition, attend=attend) for i in range(depth)
+            Residual(outside if i else inside, outside, condition, attend=attend, hear=hear) for i in range(depth)
         )
         self.halve = None if last else nn.Conv2d(outside, outside, 3, stride=2, padding=1)
 
-    def forward(self, h: Tensor, condition: Tensor, skips: list[Tensor]) -> Tensor:
+    def forward(self, h: Tensor, condition: Tensor, skips: list[Tensor], told: Context | None = None) -> Tensor:
         """Appends to `skips`."""
         for block in self.blocks:
-            h = block(h, condition)
+            h = block(h, condition, told)
             skips.append(h)
         return h if self.halve is None else self.halve(h)
 
@@ -143,29 +183,33 @@ class Down(nn.Module):
 class Up(nn.Module):
     """One level on the way up: blocks that also see their counterparts' results, then double the resolution."""
 
-    def __init__(self, inside: int, outside: int, condition: int, *, depth: int, attend: bool, last: bool) -> None:
+    def __init__(
+        self, inside: int, outside: int, condition: int, *, depth: int, attend: bool, hear: bool, last: bool
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            Residual((outside if i else inside) + outside, outside, condition, attend=attend) for i in range(depth)
+            Residual((outside if i else inside) + outside, outside, condition, attend=attend, hear=hear)
+            for i in range(depth)
         )
         self.smooth = None if last else nn.Conv2d(outside, outside, 3, padding=1)
 
-    def forward(self, h: Tensor, condition: Tensor, skips: list[Tensor]) -> Tensor:
+    def forward(self, h: Tensor, condition: Tensor, skips: list[Tensor], told: Context | None = None) -> Tensor:
         """Takes from `skips`, the latest first."""
         for block in self.blocks:
-            h = block(torch.cat((h, skips.pop()), 1), condition)
+            h = block(torch.cat((h, skips.pop()), 1), condition, told)
         if self.smooth is None:
             return h
         return self.smooth(F.interpolate(h, scale_factor=2.0, mode="nearest"))
 
 
 class Residual(nn.Module):
-    """Norm, SiLU, convolution, twice, the second norm scaled and shifted by the condition; attention if asked for.
+    """Norm, SiLU, convolution, twice, the second norm scaled and shifted by the condition; attention to all pixels and to the
+    condition sequence if asked for.
 
     Starts as the identity (or, where the number of channels changes, as a 1x1 convolution).
     """
 
-    def __init__(self, inside: int, outside: int, condition: int, *, attend: bool) -> None:
+    def __init__(self, inside: int, outside: int, condition: int, *, attend: bool, hear: bool = False) -> None:
         super().__init__()
         self.norm1 = GroupNorm(inside)
         self.conv1 = nn.Conv2d(inside, outside, 3, padding=1)
@@ -174,15 +218,18 @@ class Residual(nn.Module):
         self.conv2 = nn.Conv2d(outside, outside, 3, padding=1)
         self.short = nn.Conv2d(inside, outside, 1) if inside != outside else nn.Identity()
         self.attention = PixelAttention(outside) if attend else None
+        self.words = WordAttention(outside, condition) if hear else None
         zero_(self.modulation)
         zero_(self.conv2)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor, told: Context | None = None) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.modulation(condition).to(h.dtype)[..., None, None].chunk(2, dim=1)
         h = self.conv2(F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale)))
         h = self.short(x) + h
-        return h if self.attention is None else self.attention(h)
+        if self.attention is not None:
+            h = self.attention(h)
+        return h if self.words is None or told is None else self.words(h, *told)
 
 
 class PixelAttention(nn.Module):
@@ -193,9 +240,7 @@ class PixelAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.heads = max(1, channels // 64)
-        while channels % self.heads:
-            self.heads -= 1
+        self.heads = heads(channels)
         self.norm = GroupNorm(channels)
         self.qkv = matrix(channels, 3 * channels)
         self.scale = nn.Parameter(torch.ones(channels // self.heads))  # of queries times keys
@@ -208,3 +253,32 @@ class PixelAttention(nn.Module):
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).unbind(2)
         out = self.out(attend(standard(q, self.scale), standard(k), v))
         return x + out.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class WordAttention(nn.Module):
+    """Residual attention from all pixels to a condition sequence of ``inside`` channels; starts as the identity."""
+
+    def __init__(self, channels: int, inside: int) -> None:
+        super().__init__()
+        self.heads = heads(channels)
+        self.norm = GroupNorm(channels)
+        self.q = matrix(channels, channels)
+        self.kv = matrix(inside, 2 * channels)
+        self.scale = nn.Parameter(torch.ones(channels // self.heads))  # of queries times keys
+        self.out = matrix(channels, channels)
+        zero_(self.out)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, C, H, W), context (B, S, inside), mask (B, S) bool, True = keep -> (B, C, H, W)."""
+        q = self.q(self.norm(x).flatten(2).transpose(1, 2)).unflatten(-1, (self.heads, -1))
+        k, v = self.kv(context).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        out = self.out(attend(standard(q, self.scale), standard(k), v, mask))
+        return x + out.transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def heads(channels: int) -> int:
+    """Heads of 64 channels or so that divide them."""
+    found = max(1, channels // 64)
+    while channels % found:
+        found -= 1
+    return found

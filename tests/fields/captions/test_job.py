@@ -60,6 +60,46 @@ def test_inspect_says_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert wanted in " ".join(said.split()) or wanted in said, wanted
 
 
+def test_inspect_says_in_a_line_what_is_odd_about_captions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(data: Path, *more: str) -> tuple[int, str]:
+        code = main(["inspect", "captions", str(data), *TRAIN, *more])
+        caught = capsys.readouterr()
+        return code, " ".join((caught.out + caught.err).split())
+
+    data = folder(tmp_path / "squares", 24)
+    (data / "003.txt").write_text("word " * 4000)  # 20 kB
+    (data / "004.txt").write_bytes(b"\xef\xbb\xbf\n")
+    code, words = said(data, "--tokens", "12")
+    assert code == 0
+    for wanted in ("12 of a caption at most", "the longest has 800", "1 captions longer than 4,000 characters, cut at a word",
+                   "003.txt", "1 captions that are empty", "1 without words"):  # fmt: skip
+        assert wanted in words, wanted
+    (data / "005.txt").write_bytes(b"a \x81 hat")
+    code, words = said(data)
+    assert code == 1
+    assert "005.txt: neither UTF-8 nor Windows-1252 text (byte 0x81 at 2); save it as UTF-8" in words
+    (data / "005.txt").unlink()
+    lines = [
+        "file_name,text",
+        *(f"{i:03d}.png,thing {i}" for i in range(24) if i != 5),
+        "000.png,another",
+        "000.png,thing 0",
+    ]
+    (data / "metadata.csv").write_text("\n".join(lines))
+    code, words = said(data)
+    assert code == 0
+    assert "23 pictures with 24 captions" in words
+    assert "2 rows name a picture again; its captions are alternatives (the first: metadata.csv, line 25)" in words
+    same = tmp_path / "same"
+    same.mkdir()
+    for i in range(31):
+        Image.fromarray(square(3)[0]).save(same / f"{i}.png")
+        (same / f"{i}.txt").write_text("a square")
+    code, words = said(same)
+    assert code == 1
+    assert "1 distinct picture (31 files); two at least are needed" in words
+
+
 def test_training_goes_on_to_the_bit_where_it_was_stopped(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +250,17 @@ def test_agreement_of_the_truth_is_one_and_of_others_is_chance(run: Path, capsys
         assert picture.width > 600
 
 
+def test_agreement_in_kind_is_that_of_folders_and_real_pictures_are_measured_without_themselves() -> None:
+    real = torch.tensor([[0.0], [1.0], [2.0], [10.0], [11.0], [30.0]])
+    folders = ("a", "a", "a", "b", "b", "c")
+    (row,) = measure.agreement_in_kind(real, real, folders)
+    assert row.value == 1.0
+    assert row.floor == pytest.approx(5 / 6)  # the only one of its folder has its nearest in another
+    (row,) = measure.agreement_in_kind(real[[3, 4, 3, 0, 1, 0]], real, folders)
+    assert row.value == 0.0
+    assert measure.agreement_in_kind(real, real, ("a",) * 6) == []
+
+
 def test_what_makes_no_sense_is_said_in_a_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = sfumato.load(run)
     with pytest.raises(Wrong, match=r"prompts .*must be given without prompt"):
@@ -264,6 +315,8 @@ def test_a_flow_map_hears_words_and_takes_guidance_as_an_input(run: Path, tmp_pa
     assert (heard - silent).abs().max() > 1e-6
     with pytest.raises(Wrong, match="negative: a flow map has learned its guidance"):
         model.sample(1, prompt="a", negative="b")
+    with pytest.raises(Wrong, match="guide_by = 'apg': a flow map has learned its guidance"):
+        model.sample(1, prompt="a", guide_by="apg")
 
 
 def test_a_run_without_its_prepared_data_still_draws(run: Path, tmp_path: Path) -> None:
@@ -337,3 +390,22 @@ def test_codes_are_measured_as_pictures(coded: Path, run: Path) -> None:
     drawn = measure.drawn_for(load(coded), measure.some(of_codes, 4, told=True))
     assert drawn.shape == (4, 3, 16, 16)
     assert drawn.abs().max() <= 1
+
+
+def test_a_unet_goes_the_same_way(run: Path, tmp_path: Path) -> None:
+    """Trained, sampled, made again; and its pictures differ from word to word."""
+    out = tmp_path / "run"
+    words = [word for word in TRAIN if word not in ("--network.width", "32")]
+    words += ["--network.body", "unet", "--network.width", "16", "--network.patch", "4"]
+    assert main(["train", "captions", str(run.parent / "squares"), *words, "--steps", "6", "--out", str(out)]) == 0
+    model = load(out, Walk(steps=2, w=3.0))
+    assert model.settings["body"] == "unet"
+    one, two = (model.sample(1, prompt=text)[0].pixels for text in ("a red square on the left", "a blue square"))
+    assert not np.array_equal(one, two)
+    assert (
+        main(["sample", str(out), "--prompt", "a red square", "-n", "1", "--steps", "2", "--out", str(tmp_path / "a")])
+        == 0
+    )
+    like = ["sample", str(out), "--like", str(tmp_path / "a" / "0000.png"), "--out", str(tmp_path / "b")]
+    assert main(like) == 0
+    assert (tmp_path / "a" / "0000.png").read_bytes() == (tmp_path / "b" / "0000.png").read_bytes()

@@ -9,24 +9,33 @@ import torch
 
 from sfumato.diffusion import Denoiser, Gaussian, Linear, guide, hide, sample, uniform
 from sfumato.diffusion.schedule import Shifted
+from sfumato.errors import Wrong
 from sfumato.fields.captions.network import Captioned
+from sfumato.fields.captions.options import CaptionNetwork
 from tests.networks.test_contract import shaken
 
 TOKENS = torch.tensor([[3, 1, -1], [2, 7, 1], [-1, -1, -1]])
 WORDS = {"caption": TOKENS, "caption_mask": TOKENS >= 0}
 STATES = {"caption": torch.randn(3, 3, 5, generator=torch.Generator().manual_seed(3)), "caption_mask": TOKENS >= 0}
-TOLD = {"own": WORDS, "given states": STATES}
+TOLD = {"own": WORDS, "own, in the mean": WORDS, "given states": STATES}
 
 
 def denoiser(attention: str, told: str) -> Denoiser:
     torch.manual_seed(0)
-    own = {"vocab": 9, "context_dim": 32, "text_depth": 1} if told == "own" else {"context_dim": 5}
-    network = shaken(Captioned(attention=attention, width=32, depth=2, patch=4, **own))
+    own: dict[str, Any] = {"context_dim": 5}
+    if told.startswith("own"):
+        own = {"vocab": 9, "context_dim": 32, "text_depth": 1, "summary": "mean" if "mean" in told else "first"}
+    body = (
+        {"body": "unet", "depth": 1, "width": 16}
+        if attention == "unet"
+        else {"attention": attention, "depth": 2, "width": 32}
+    )
+    network = shaken(Captioned(patch=4, **body, **own))
     return Denoiser(network.eval(), Gaussian(Linear(), "data", "velocity"))
 
 
 every = pytest.mark.parametrize("told", TOLD)
-both = pytest.mark.parametrize("attention", ["cross", "joint"])
+both = pytest.mark.parametrize("attention", ["cross", "joint", "unet"])
 X, Z = torch.randn(2, 3, 3, 8, 8, generator=torch.Generator().manual_seed(1)).unbind(0)
 T = torch.tensor(0.6)
 
@@ -41,7 +50,7 @@ def test_law_15_hidden_is_absent_is_empty(attention: str, told: str) -> None:
     torch.testing.assert_close(dropped, guess(X, T).x)  # called without words at all
     assert torch.equal(guide(guess, 0.0)(X, T, **words).x, dropped)
     torch.testing.assert_close(guess(X, T, **words).x[2], dropped[2])  # the empty caption in a batch of others
-    if told == "own":  # its tokens are none, exactly as hidden ones
+    if told.startswith("own"):  # its tokens are none, exactly as hidden ones
         nothing = {name: value[2:].expand(3, -1) for name, value in words.items()}
         assert all(torch.equal(nothing[name], hidden[name]) for name in nothing)
         assert torch.equal(guess(X, T, **nothing).x, dropped)
@@ -61,6 +70,23 @@ def test_guidance_of_one_is_plain_and_a_negative_like_the_prompt_pushes_nowhere(
     assert (pushed - sample(guide(guess, 3.0), Z, times, **words)).abs().max() > 1e-3
     weak, strong = (guess(X, T, **each).x for each in (other, words))
     torch.testing.assert_close(guide(guess, 3.0, instead=other)(X, T, **words).x, weak + 3 * (strong - weak))
+
+
+def test_the_mean_of_all_states_hears_words_before_anything_is_learned() -> None:
+    """At the start no token looks at another: the first state is the same for all captions, the mean is not, and padding is no
+    part of it."""
+    heard = {}
+    for summary in ("first", "mean"):
+        torch.manual_seed(0)
+        network = Captioned(width=32, depth=1, patch=4, vocab=9, context_dim=32, text_depth=1, summary=summary)
+        heard[summary] = network.given(**WORDS)["vector"]
+        longer = {
+            name: torch.nn.functional.pad(value, (0, 4), value=fill)
+            for (name, value), fill in zip(WORDS.items(), (-1, 0))
+        }
+        torch.testing.assert_close(network.given(**longer)["vector"], heard[summary])
+    assert torch.equal(heard["first"][0], heard["first"][1])
+    assert (heard["mean"][0] - heard["mean"][1]).abs().max() > 0.1
 
 
 @every
@@ -86,6 +112,10 @@ def test_what_does_not_fit_is_said() -> None:
         guess(X, T, **WORDS, label=torch.zeros(3))
     with pytest.raises(ValueError, match="attention is 'both', expected cross or joint"):
         Captioned(attention="both")
+    with pytest.raises(ValueError, match="attention is 'joint', expected cross, of a U-Net"):
+        Captioned(body="unet", attention="joint")
+    with pytest.raises(Wrong, match="patch = 6: must be a multiple of 4, of a U-Net"):
+        CaptionNetwork(body="unet", patch=6)
 
 
 def test_a_shift_is_one_of_the_log_snr_for_training_and_sampling_alike() -> None:

@@ -30,6 +30,7 @@ from sfumato.data.pictures import Scan
 from sfumato.fields.captions.facts import CaptionFacts
 from sfumato.fields.captions.reading import Asked, Listing, listed
 from sfumato.fields.captions.sizes import Size, buckets
+from sfumato.fields.captions.weighing import ROUNDS
 from sfumato.fields.captions.words import chosen, read
 from sfumato.jobs.recipe import Say
 from sfumato.training.run import Run, write_text
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 ITEMS, CAPTIONS = "items.npz", "captions.json"
 EXAMPLES = 64
-ROUNDS = 8
-"""Captions of one picture that are learned from, at most."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +129,9 @@ def prepare(run: Run, data: Path, wanted: Wanted, tell: Say) -> CaptionFacts:
     examples = list(dict.fromkeys(seen.captions[i][0] for i in order if seen.captions[i][0]))[:EXAMPLES]
     counts = np.bincount(laid.bucket, minlength=len(laid.sizes))
     facts = CaptionFacts(
-        mean=laid.mean, spread=laid.spread, count=len(laid.train), held=len(laid.held), captions=len(flat),
-        sizes=tuple(laid.sizes), shares=tuple((counts / counts.sum()).tolist()), patch=laid.patch,
+        mean=laid.mean, spread=laid.spread, count=len(laid.train), held=len(laid.held),
+        captions=sum(len(set(texts[:ROUNDS])) for texts in seen.captions), sizes=tuple(laid.sizes),
+        shares=tuple((counts / counts.sum()).tolist()), patch=laid.patch,
         shift=wanted.shift or usual_shift(laid.side, laid.factor), encoder=words.name, vocab=words.vocab, width=words.width,
         tokens=words.length, longest=longest, cut=cut, distinct=different, checksum=words.checksum,
         hidden=sum(not any(texts) for texts in seen.captions), how=seen.listing.how, examples=tuple(examples or [""]),

@@ -2,7 +2,8 @@
 
 Agreement of words and picture is measured by retrieval, in a feature space that nothing was trained or chosen in: a picture
 drawn for a held-out caption agrees if the nearest of the real held-out pictures has that caption. Beside it stand chance, and
-what is had without a model: the training picture whose caption has most words in common with the one asked for.
+what is had without a model: the training picture whose caption has most words in common with the one asked for. Where
+pictures lie in several folders, these are kinds of them, and agreement in kind stands beside that of the real pictures.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,11 +51,17 @@ SHOWN = 12
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """Held-out pictures (n, 3, H, W) from -1 (black) to 1 (white), brought to one size, with what is said of each."""
+    """Held-out pictures (n, 3, H, W) from -1 (black) to 1 (white), brought to one size, with what is said of each, and the folder
+    of each."""
 
     x: Tensor
     captions: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
+    folders: tuple[str, ...]
+
+    def first(self, count: int) -> Held:
+        """So many of them."""
+        return Held(self.x[:count], self.captions[:count], self.sizes[:count], self.folders[:count])
 
 
 def measurable(model: Model, measure: Measured, ask: CaptionAsk) -> None:
@@ -89,17 +97,27 @@ def evaluate(model: Model, measure: Measured, ask: CaptionAsk) -> Report:
     drawn = drawn_for(model, held, ask.negative)
     fake = space(drawn)
     rows = [*compare(fake, train, real, remember=remember), *agreement(fake, real, held.captions)]
+    rows += agreement_in_kind(fake, real, held.folders)
     nearest = likest(held.captions, known.captions)
     stand_in = agreement(train[nearest], real, held.captions, "of_likest_caption")
     curve = guidance(model, measure.strengths, held, space, train, real, ask.negative)
     chance = Counter(held.captions)
     chance_rate = sum(count * count for count in chance.values()) / len(held.captions) ** 2
+    kinds = sum(count * count for count in Counter(held.folders).values()) / len(held.folders) ** 2
     notes = [
         f"features: {space.name}; agreement by chance {chance_rate:.3f}; of_likest_caption: the training picture whose caption "
         "has most words in common",
         *(
+            (
+                f"agreement_kind: the folder of the nearest real picture; by chance {kinds:.3f}, the floor is real pictures",
+            )
+            if kinds < 1
+            else ()
+        ),
+        *(
             f"w = {point['w']:g}: agreement {point['agreement']:.3f}, closer than {point['rank']:.1%} of the others, kernel "
             f"distance {point['kernel_distance']:.3f} (of {point['n']})"
+            + (f", kind {point['kind']:.3f}" if "kind" in point else "")
             for point in curve
         ),
     ]
@@ -126,7 +144,8 @@ def some(pairs: Pairs, most: int, told: bool = False) -> Held:
     for kind in np.unique(kinds):
         places = np.flatnonzero(kinds == kind)
         x[places] = one_size(torch.from_numpy(pairs.pictures(np.asarray(chosen)[places])), facts.sizes[0])
-    return Held(x, tuple(map(pairs.caption, chosen)), tuple(facts.sizes[kind] for kind in kinds))
+    folders = tuple(str(PurePosixPath(pairs.name(i)).parent) for i in chosen)
+    return Held(x, tuple(map(pairs.caption, chosen)), tuple(facts.sizes[kind] for kind in kinds), folders)
 
 
 def one_size(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -183,6 +202,24 @@ def agreement(fake: Tensor, real: Tensor, captions: Sequence[str], of: str = "")
     ]
 
 
+def agreement_in_kind(fake: Tensor, real: Tensor, folders: Sequence[str]) -> list[Row]:
+    """A row: the share of pictures (n, d) whose nearest real one (n, d) lies in the folder of the one that they were drawn for;
+    its floor is that of the real ones, each without itself. None where all lie in one."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(folders))}
+    if len(numbers) < 2:
+        return []
+    kind = torch.tensor([numbers[name] for name in folders])
+
+    def rate(x: Tensor, alone: bool) -> float:
+        distance = torch.cdist(x.double(), real.double())
+        if alone:
+            distance.fill_diagonal_(torch.inf)
+        return float((kind[distance.argmin(1)] == kind).double().mean())
+
+    value, n = rate(fake, False), len(fake)
+    return [Row("agreement_kind", value, *share_interval(value, n), rate(real, True), "higher", n, len(real))]
+
+
 def likest(captions: Sequence[str], known: Sequence[str]) -> list[int]:
     """For each caption the number of the known one with most words in common, as a share of the words in either."""
     sets = [frozenset(re.findall(r"\w+", text.lower())) for text in known]
@@ -210,13 +247,15 @@ def guidance(
     if not strengths or not all(adaptation.guides() for adaptation in model.adaptations):
         return []
     count = min(CURVE, len(held.captions))
-    part = Held(held.x[:count], held.captions[:count], held.sizes[:count])
+    part = held.first(count)
     found = []
     for w in strengths:
         fake = space(drawn_for(model, part, negative, dataclasses.replace(model.walk, w=w), f"w = {w:g}"))
         hit, rank = agreement(fake, real[:count], part.captions)
+        kinds = agreement_in_kind(fake, real[:count], part.folders)
         found.append({
             "w": w, "agreement": hit.value, "agreement_low": hit.low, "agreement_high": hit.high, "rank": rank.value,
             "kernel_distance": float(kernel_distance(fake.double(), train.double())), "n": count,
+            **({"kind": kinds[0].value} if kinds else {}),
         })  # fmt: skip
     return found

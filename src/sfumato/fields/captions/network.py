@@ -1,4 +1,5 @@
-"""A transformer on patches of pictures that is told words, and the encoder of the words where it is trained with it.
+"""A network on pictures that is told words, a transformer on patches or a U-Net, and the encoder of the words where it is trained
+with it.
 
     caption, caption_mask --given, once a walk or batch--> context (B, S, D), context_mask, vector (B, D), vector_known
     x, level and these    --forward-->                     answer
@@ -14,17 +15,25 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.diffusion.tree import Tree
-from sfumato.networks import DiT, JointDiT
+from sfumato.networks import DiT, JointDiT, UNet
 from sfumato.networks.encoder import TokenEncoder
+
+LEVELS = 4
+"""Times that a U-Net's lowest level is coarser than its first."""
 
 
 class Captioned(nn.Module):
     """Answers for pictures (B, channels, H, W) under words.
 
-    attention   "cross" or "joint".
+    body        "transformer", or "unet", which attends to the words at its two lowest levels.
+    attention   "cross" or "joint", the latter of transformers alone.
+    patch       side of a patch; of a U-Net four times the side of the squares that it folds into channels: its three levels
+                take pictures whose sides are multiples of this.
     vocab       tokens of the words, whose encoder is a part of this network; 0: states are given.
     context_dim width of a state of a token.
     text_depth  blocks of the encoder.
+    summary     what modulates the blocks: "first", the state before the words, which has to learn to look at them, or "mean", of
+                all states, which hears each word from the first step on. Of given states it is their mean in any case.
     guided      the strength of guidance is an input (flow maps).
 
     Raises ValueError if the options do not fit together.
@@ -36,6 +45,7 @@ class Captioned(nn.Module):
         self,
         *,
         channels: int = 3,
+        body: str = "transformer",
         attention: str = "cross",
         width: int = 256,
         depth: int = 6,
@@ -43,12 +53,14 @@ class Captioned(nn.Module):
         vocab: int = 0,
         context_dim: int = 256,
         text_depth: int = 4,
+        summary: str = "first",
         guided: bool = False,
     ) -> None:
         super().__init__()
         self.options = {
             "kind": "captioned",
             "channels": channels,
+            "body": body,
             "attention": attention,
             "width": width,
             "depth": depth,
@@ -56,18 +68,30 @@ class Captioned(nn.Module):
             "vocab": vocab,
             "context_dim": context_dim,
             "text_depth": text_depth,
+            "summary": summary,
             "guided": guided,
         }
         kinds: dict[str, Any] = {"cross": DiT, "joint": JointDiT}
-        if attention not in kinds:
-            raise ValueError(f"attention is {attention!r}, expected {' or '.join(kinds)}")
+        for good, name, right in (
+            (body in ("transformer", "unet"), f"body is {body!r}", "transformer or unet"),
+            (summary in ("first", "mean"), f"summary is {summary!r}", "first or mean"),
+            (attention in kinds, f"attention is {attention!r}", " or ".join(kinds)),
+            (body != "unet" or attention == "cross", f"attention is {attention!r}", "cross, of a U-Net"),
+            (body != "unet" or patch % LEVELS == 0, f"patch is {patch}", f"a multiple of {LEVELS}, of a U-Net"),
+        ):
+            if not good:
+                raise ValueError(f"{name}, expected {right}")
         if context_dim < 1:
             raise ValueError(f"context_dim is {context_dim}, expected at least 1")
+        self.summary = summary
         self.words = TokenEncoder(vocab=vocab, width=context_dim, depth=text_depth) if vocab else None
-        self.picture = kinds[attention](
-            channels=channels, width=width, depth=depth, patch=patch, context_dim=context_dim, vectors=context_dim,
-            guided=guided,
-        )  # fmt: skip
+        shared: dict[str, Any] = {"channels": channels, "width": width, "depth": depth, "context_dim": context_dim,
+                  "vectors": context_dim, "guided": guided}  # fmt: skip
+        self.picture = (
+            UNet(multipliers=(1, 2, 2), unshuffle=patch // LEVELS, **shared)
+            if body == "unet"
+            else kinds[attention](patch=patch, **shared)
+        )
 
     def given(
         self, caption: Tensor | None = None, caption_mask: Tensor | None = None, **beside: Tree
@@ -80,13 +104,12 @@ class Captioned(nn.Module):
             raise ValueError("a caption needs its caption_mask, and a mask its caption")
         if self.words is not None:
             states, mask = self.words(caption, caption_mask)
-            return {**beside, "context": states, "context_mask": mask, "vector": states[:, 0],
+            vector = states[:, 0] if self.summary == "first" else mean(states, mask)
+            return {**beside, "context": states, "context_mask": mask, "vector": vector,
                     "vector_known": caption_mask.any(1)}  # fmt: skip
         if caption.ndim != 3 or caption.shape[:2] != caption_mask.shape:
             raise ValueError(f"states have shape {tuple(caption.shape)} and their mask {tuple(caption_mask.shape)}")
-        kept = caption_mask[..., None]
-        mean = torch.where(kept, caption, 0).sum(1) / kept.sum(1).clamp_min(1)
-        return {**beside, "context": caption, "context_mask": caption_mask, "vector": mean,
+        return {**beside, "context": caption, "context_mask": caption_mask, "vector": mean(caption, caption_mask),
                 "vector_known": caption_mask.any(1)}  # fmt: skip
 
     def forward(
@@ -113,3 +136,9 @@ class Captioned(nn.Module):
             guidance=guidance,
         )  # fmt: skip
         return answer
+
+
+def mean(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the states (B, S, D) that are there, mask (B, S) bool; 0 where there is none: (B, D)."""
+    kept = mask[..., None]
+    return torch.where(kept, states, 0).sum(1) / kept.sum(1).clamp_min(1)

@@ -20,7 +20,7 @@ Kind = Literal["auto", "beside", "table", "names", "folders"]
 
 @dataclass(frozen=True)
 class CaptionNetwork:
-    """The network: a transformer on patches that is told words. None and auto mean: chosen from the data and the machine."""
+    """The network: one on pictures that is told words. None and auto mean: chosen from the data and the machine."""
 
     attention: Literal["auto", "cross", "joint"] = "auto"
     """How words are heard: cross (the picture looks at them) or joint (both look at both, each with weights of its own)."""
@@ -29,9 +29,14 @@ class CaptionNetwork:
     depth: int | None = None
     """Blocks."""
     patch: int | None = None
-    """Side of a patch in pixels."""
+    """Side of a patch in pixels; of a U-Net what the sides of pictures are multiples of, itself a multiple of 4."""
     text_depth: int | None = None
     """Blocks of the encoder of words, where it is trained too."""
+    summary: Literal["auto", "first", "mean"] = "auto"
+    """What modulates every block, of words whose encoder is trained too: the first state, which learns to look at the words, or
+    the mean of all, which hears each from the first step on."""
+    body: Literal["auto", "transformer", "unet"] = "auto"
+    """transformer, on patches, or unet, of three levels, the two lowest of which hear the words (auto: transformer)."""
 
     def __post_init__(self) -> None:
         check(
@@ -39,8 +44,15 @@ class CaptionNetwork:
             (self.width is None or self.width >= 8, "width", "at least 8"),
             (self.depth is None or self.depth >= 1, "depth", "at least 1"),
             (self.patch is None or 1 <= self.patch <= 64, "patch", "from 1 to 64 pixels"),
+            (self.body != "unet" or self.attention != "joint", "attention", "cross, of a U-Net"),
+            (self.body != "unet" or (self.patch or 4) % 4 == 0, "patch", "a multiple of 4, of a U-Net"),
             (self.text_depth is None or self.text_depth >= 0, "text_depth", "0 or more"),
         )
+
+    @property
+    def multiple(self) -> int | None:
+        """What the sides of pictures must be multiples of; None: to be chosen."""
+        return self.patch or (8 if self.body == "unet" else None)
 
 
 @dataclass(frozen=True)

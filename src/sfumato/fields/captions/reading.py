@@ -1,31 +1,31 @@
 """Captioned pictures from disk: which picture has which captions, and what has none of either.
 
-Captions stand in NAME.txt or NAME.caption beside NAME.png (several lines are several captions), in a table, or in the names
-of files or folders where that is asked for. Nothing is executed or unpickled.
+Captions stand in NAME.txt or NAME.caption beside NAME.png (several lines are several captions), in a table, beside the
+pictures in .tar files, or in the names of files or folders where that is asked for. Nothing is executed or unpickled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sfumato.data.errors import DataError, shown
 from sfumato.data.pictures import find
-from sfumato.fields.captions import tables
+from sfumato.fields.captions import shards, tables
 from sfumato.fields.captions.options import Kind
+from sfumato.fields.captions.shards import PACKED
+from sfumato.fields.captions.weighing import taking_turns, weighed
 from sfumato.fields.captions.wording import Heard, cleaned, of_file, of_name
 
 BESIDE = (".txt", ".caption")
 TABLES = tuple(f"metadata{suffix}" for suffix in tables.SUFFIXES)
-PACKED = 64 << 20
-"""Bytes of one picture that stands in a table, at most."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Where captions are to be found. picture, caption: the columns of a table."""
+    """Where captions are to be found. picture, caption: the columns of a table, the latter with weights where it has any."""
 
     kind: Kind = "auto"
     picture: str | None = None
@@ -51,7 +51,9 @@ def listed(data: Path, asked: Asked, room: Path) -> Listing:
     Raises DataError where there are no captioned pictures, or something in a table or caption cannot be read.
     """
     heard = Heard()
-    if data.is_file() or data.suffix.lower() in tables.SUFFIXES:
+    if data.suffix.lower() == shards.SUFFIX and not data.is_dir():
+        found = _shards([data], data, asked, room, heard)
+    elif data.is_file() or data.suffix.lower() in tables.SUFFIXES:
         if asked.kind not in ("auto", "table"):
             raise DataError(f"{shown(data)}: is a table; captions from {asked.kind} need a folder of pictures")
         found = _table(data, asked, room, heard)
@@ -70,9 +72,12 @@ def _folder(data: Path, asked: Asked, room: Path, heard: Heard) -> Listing:
         others = [path for path in find(data)[0] if path not in named]
         said = _count(f"in {shown(data)} that {table.name} does not name, left out", others, data)
         return Listing(found.files, found.captions, found.how, (*found.said, *said))
+    packed = sorted(data.glob(f"*{shards.SUFFIX}")) if asked.kind == "auto" and not asked.picture else []
+    paths, complaints, ignored = find(data)
+    if packed and not paths:
+        return _shards(packed, data, asked, room, heard)
     if asked.kind == "table" or asked.picture or asked.caption:
         raise DataError(f"{shown(data)}: holds no table ({', '.join(TABLES)}); give the table itself, or its name")
-    paths, complaints, ignored = find(data)
     if not paths and not complaints:
         raise DataError(f"{shown(data)}: no pictures in it or its sub-folders")
     if asked.kind == "names":
@@ -127,8 +132,9 @@ def _count(what: str, paths: Sequence[Path], data: Path, things: str = "pictures
 
 def _table(path: Path, asked: Asked, room: Path, heard: Heard) -> Listing:
     names, rows = tables.opened(path, heard)
-    picture, words = tables.columns(path, names, asked.picture, asked.caption)
-    found: dict[Path, list[str]] = {}
+    wanted, weights = weighed(asked.caption)
+    picture, words = tables.columns(path, names, asked.picture, wanted)
+    found: dict[Path, dict[str, float]] = {}
     missing: list[Path] = []
     for number, (where, row) in enumerate(rows((picture, *words))):
         if number >= tables.MOST_ROWS:
@@ -137,19 +143,18 @@ def _table(path: Path, asked: Asked, room: Path, heard: Heard) -> Listing:
         if not file.is_file():
             missing.append(file)
             continue
-        texts = [text for name in words for text in _texts(row.get(name), path, where, name, heard)]
-        if not any(texts):
-            heard.note("rows whose caption is empty: their pictures are learned from without words", where)
         if file in found:
             heard.note("rows name a picture again; its captions are alternatives", where)
-        found.setdefault(file, []).extend(texts or [""])
+        own = found.setdefault(file, {})
+        if not _hear(own, ((row.get(name), name) for name in words), weights, path, where, heard):
+            heard.note("rows whose caption is empty: their pictures are learned from without words", where)
     said = _count(f"that {path.name} names are not there, left out", missing, path.parent)
     if not found:
         raise DataError(
             f"{shown(path)}: none of its {len(missing)} rows names a picture that is there; {picture!r} is read from "
             f"{shown(path.parent)}" + (f", the first is {shown(missing[0])}" if missing else "")
         )
-    captions = tuple(tuple(dict.fromkeys(filter(None, texts))) or ("",) for texts in found.values())
+    captions = tuple(taking_turns(texts) or ("",) for texts in found.values())
     columns = " and ".join(map(shown, words))
     return Listing(tuple(found), captions, f"{columns} of {path.name}", tuple(said))
 
@@ -171,6 +176,66 @@ def _picture(value: Any, path: Path, where: str, packed: Path) -> Path:
             f"{shown(path)}: {shown(where)} names no picture ({value!r:.40}); the name of a file is expected"
         )
     return path.parent / value.strip()
+
+
+def _shards(files: Sequence[Path], data: Path, asked: Asked, room: Path, heard: Heard) -> Listing:
+    """Pictures of .tar files with what stands beside them."""
+    if asked.kind != "auto" or asked.picture:
+        raise DataError(
+            f"{shown(data)}: in .tar files captions stand beside the pictures; leave out --captions and --picture-column"
+        )
+    pictures, captions = list[Path](), list[tuple[str, ...]]()
+    bare, alone = list[Path](), list[Path]()
+    known: dict[str, None] = {}
+    names, weights = weighed(asked.caption)
+    for number, file in enumerate(files):
+        own = room / str(number)
+        own.mkdir()
+        for key, pair in shards.pairs(file, own, heard).items():
+            where, usual = f"{file.name}: {key}", [name for name in (shards.TEXT, *tables.WORDS) if name in pair.fields]
+            known |= dict.fromkeys(pair.fields)
+            if pair.picture is None or not pair.fields:
+                (alone if pair.picture is None else bare).append(Path(key))
+                continue
+            texts: dict[str, float] = {}
+            cells = ((pair.fields.get(name), name) for name in names or usual[:1])
+            if not _hear(texts, cells, weights, file, where, heard):
+                heard.note("captions that are empty: their pictures are learned from without words", where)
+            pictures.append(pair.picture)
+            captions.append(taking_turns(texts) or ("",))
+    wanting = [name for name in names if name not in known]
+    if known and not names and not set(known) & {shards.TEXT, *tables.WORDS}:
+        wanting = [tables.WORDS[0]]
+    if wanting:
+        raise tables.unknown(data, wanting[0], list(known), "--caption-column")
+    if not pictures:
+        raise DataError(
+            f"{shown(data)}: {len(bare)} pictures and {len(alone)} captions, and none of them together; expected KEY.jpg with "
+            "KEY.txt or KEY.json"
+        )
+    said = _count("without a caption, left out", bare, data) + _count(
+        "without a picture, left out", alone, data, "captions"
+    )
+    return Listing(tuple(pictures), tuple(captions), "captions beside the pictures in .tar files", tuple(said))
+
+
+def _hear(
+    own: dict[str, float],
+    cells: Iterable[tuple[Any, str]],
+    weights: Sequence[float],
+    path: Path,
+    where: str,
+    heard: Heard,
+) -> bool:
+    """Add the captions in cells (value, name) to a picture's own, text -> weight; several in a cell share its. Whether there were
+    any."""
+    some = False
+    for number, (value, name) in enumerate(cells):
+        texts = list(filter(None, _texts(value, path, where, name, heard)))
+        for text in texts:
+            own[text] = own.get(text, 0.0) + weights[number] / len(texts) if weights else 1.0
+        some = some or bool(texts)
+    return some
 
 
 def _texts(value: Any, path: Path, where: str, name: str, heard: Heard) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from sfumato.errors import Wrong, check
 from sfumato.fields.captions.facts import CaptionFacts
 from sfumato.fields.captions.options import CaptionAsk, CaptionNetwork, Kind, Measured, PixelMethod
+from sfumato.fields.captions.weighing import weighed
 from sfumato.jobs.flags import Positional
 from sfumato.jobs.making import Making
 from sfumato.jobs.recipe import Data, Look, Recipe, Say
@@ -50,18 +51,20 @@ class Captions(Recipe):
     Measure: ClassVar[type] = Measured
     guided: ClassVar[tuple[str, ...]] = ("caption", "caption_mask")
     formats: ClassVar[tuple[str, ...]] = (".png",)
-    kept: ClassVar[tuple[str, ...]] = ("tokenizer.json", "autoencoder.safetensors")
+    kept: ClassVar[tuple[str, ...]] = ("tokenizer.json", "coder.safetensors")
     verbs: ClassVar[Mapping[str, str]] = {"autoencoder": "sfumato.fields.captions.autoencode:Autoencode"}
+    demo: ClassVar[str] = "sfumato.fields.captions.demo:demo"
 
     data: Positional[Path]
-    """Folder (searched to any depth), .csv, .tsv, .jsonl or .parquet."""
+    """Folder (searched to any depth), .csv, .tsv, .jsonl, .parquet or .tar."""
     captions: Kind = "auto"
     """Where captions stand: beside (NAME.txt beside NAME.png, a caption a line), table, names (of the files), folders (their
     names); auto: a table metadata.csv, .jsonl or .parquet in the folder, else beside."""
     picture_column: str | None = None
     """Of a table: names the pictures, or holds them (default: file_name, path, image, ...)."""
     caption_column: tuple[str, ...] = ()
-    """Of a table: say what is seen; of several each is an alternative (default: the first of text, caption, prompt)."""
+    """Of a table: say what is seen; of several each is an alternative, as often as its weight says: prompt=.7 long=.3 (default:
+    the first of text, caption, prompt)."""
     side: int | None = None
     """Pictures are resized to about this many pixels squared, whole, in sizes near their own proportions."""
     square: bool = False
@@ -89,6 +92,7 @@ class Captions(Recipe):
     """Diffusion method."""
 
     def __post_init__(self) -> None:
+        weighed(self.caption_column)  # complains of weights that are none
         check(
             self,
             (self.side is None or 8 <= self.side <= 4096, "side", "from 8 to 4096 pixels"),
@@ -109,7 +113,7 @@ class Captions(Recipe):
         from sfumato.fields.captions.reading import Asked
 
         return Wanted(
-            Asked(self.captions, self.picture_column, self.caption_column), self.side, self.network.patch, self.square,
+            Asked(self.captions, self.picture_column, self.caption_column), self.side, self.network.multiple, self.square,
             self.held_out, self.broken_budget, self.encoder, self.vocab, self.tokens, self.shift, self.latent,
         )  # fmt: skip
 
@@ -173,14 +177,18 @@ class Captions(Recipe):
     def build(self, facts: CaptionFacts, device: str) -> nn.Module:
         from sfumato.fields.captions.network import Captioned
 
-        fast, many = device != "cpu", facts.count >= 50_000
+        fast, many, options = device != "cpu", facts.count >= 50_000, self.network
+        body = "transformer" if options.body == "auto" else options.body
         wide, deep = ((512, 12) if many else (384, 10)) if fast else (256, 6)
-        options, width = self.network, self.network.width or wide
+        if body == "unet":
+            wide, deep = (192 if many else 128) if fast else 64, 2
+        width = options.width or wide
         return Captioned(
             channels=facts.learned(facts.sizes[0])[0],
-            attention="cross" if options.attention == "auto" else options.attention,
+            body=body, attention="cross" if options.attention == "auto" else options.attention,
             width=width, depth=options.depth or deep, patch=facts.patch, vocab=facts.vocab,
             context_dim=facts.width or width,
+            summary="first" if options.summary == "auto" else options.summary,
             text_depth=(4 if fast else 2) if options.text_depth is None else options.text_depth,
         )  # fmt: skip
 

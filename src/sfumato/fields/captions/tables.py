@@ -126,6 +126,14 @@ def _parquet(path: Path) -> tuple[list[str], Rows]:
     return list(table.schema_arrow.names), found
 
 
+def unknown(path: Path, name: str, names: Sequence[str], option: str) -> DataError:
+    """What is said of a column that is not among those that there are."""
+    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    has = ", ".join(map(shown, names[:20]))
+    return DataError(f"{shown(path)}: has no column {name!r} (it has {has}); choose with {option}{hint}")
+
+
 def columns(path: Path, names: Sequence[str], picture: str | None, words: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """The column that names pictures and those that say what is seen: what was asked for, or the first of the usual names.
 
@@ -135,11 +143,7 @@ def columns(path: Path, names: Sequence[str], picture: str | None, words: Sequen
     def known(name: str, option: str) -> str:
         if name in names:
             return name
-        close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise DataError(
-            f"{shown(path)}: has no column {name!r} (it has {', '.join(map(shown, names[:20]))}); choose with {option}{hint}"
-        )
+        raise unknown(path, name, names, option)
 
     low = {name.lower(): name for name in reversed(names)}
     found = (

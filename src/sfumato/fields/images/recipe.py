@@ -54,8 +54,7 @@ class Images(Recipe):
     Measure: ClassVar[type] = measure.Measure
     guided: ClassVar[tuple[str, ...]] = ("label", "vector", "vector_known")
     formats: ClassVar[tuple[str, ...]] = (".png", ".npy")
-    kept: ClassVar[tuple[str, ...]] = ("autoencoder.safetensors",)
-    demo: ClassVar[str] = "sfumato.fields.images.demo:demo"
+    kept: ClassVar[tuple[str, ...]] = ("coder.safetensors",)
 
     data: Positional[Path]
     """Folder (searched to any depth), .npy or .npz."""

@@ -1,18 +1,25 @@
-"""The demo: the whole job on drawn pictures, with everything drawn that one would want to look at."""
+"""The demo: the whole job on drawn pictures and their names, with everything drawn that one would want to look at."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+pytest.importorskip("tokenizers", reason="needs the extra sfumato[captions]")
+
+from sfumato.cli import main
 from sfumato.data import DataError
-from sfumato.fields.images import demo as module
-from sfumato.fields.images import openmoji
+from sfumato.fields.captions import demo as module
+from sfumato.fields.captions import openmoji
+from sfumato.jobs.making import made
+from sfumato.jobs.model import load
 from sfumato.jobs.plots import available
+from sfumato.metrics import imagenet
 from sfumato.training import measure
-from sfumato.training.run import RunError
+from sfumato.training.run import Run, RunError
 from tests.jobs.small import write_pictures
 
 FILES = [
@@ -30,9 +37,12 @@ def _quick(monkeypatch: pytest.MonkeyPatch):
 
     def draw(folder: Path, side: int) -> int:
         write_pictures(folder, 120, classes=3, side=side)
+        for file in folder.rglob("*.png"):
+            file.with_suffix(".txt").write_text(f"picture {int(file.stem)}, {file.parent.name}\n{file.parent.name}\n")
         return 120
 
     monkeypatch.setattr(module, "draw", draw)
+    monkeypatch.setattr(imagenet, "available", lambda: False)  # takes most of the time
     monkeypatch.setattr(measure, "measure", lambda *_: measure.Cost(1.0, 0.1, 1))
 
 
@@ -47,10 +57,32 @@ def test_the_demo_draws_everything_and_replaces_only_itself(tmp_path: Path):
         assert min(Image.open(out / name).size) > 20
     assert "how quality grew" in text
     assert (out / "metrics.json").is_file()
-    assert len(list((out / "samples" / "final").glob("0*.png"))) == 64
+    assert len(list((out / "samples" / "final").glob("0*.png"))) == 48
     (out / "samples" / "final" / "0000.png").unlink()
     module.demo(out, minutes=0.05, seed=1, side=8, curve=(2, 3))
     assert (out / "samples" / "final" / "0000.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_quick")
+def test_the_demo_ends_with_a_command_that_draws_for_words(tmp_path: Path):
+    """Its sheet is drawn for captions of pictures that were learned from and of others that were not, of every class; and the
+    last line is typed as it stands, with other words."""
+    out = tmp_path / "demo"
+    last = module.demo(out, minutes=0.05, seed=0, side=8, curve=(2,)).splitlines()[-1]
+    prompts = (out / "prompts.txt").read_text().splitlines()
+    data = load(out).recipe.open(Run(out))
+    known, held = ({part.caption(i) for i in range(len(part.of))} for part in (data.train, data.held_out))
+    assert set(prompts[:6]) <= known - held
+    assert set(prompts[6:]) <= held - known
+    assert {text.split(", ")[1] for text in prompts[6:]} == {"red", "green", "blue"}
+    assert made(out / "samples" / "final" / "0007.png").ask["prompt"] == prompts[7]
+    words = shlex.split(last)
+    assert words[:2] == ["sfumato", "sample"]
+    words[words.index("--prompt") + 1] = "something blue"
+    assert main([*words[1:], "--steps", "2", "--out", str(tmp_path / "own")]) == 0
+    drawn = sorted((tmp_path / "own").glob("0*.png"))
+    assert [made(file).ask["prompt"] for file in drawn] == ["something blue"] * 4
 
 
 @pytest.mark.usefixtures("_quick")
@@ -75,11 +107,22 @@ def test_the_classes_of_the_demo(code: str, name: str, kind: str | None):
     assert openmoji.class_of(code, name) == kind
 
 
+@pytest.mark.parametrize(("kind", "name", "wanted"), [
+    ("faces", "grinning_face", ("grinning face", "face: grinning face", "face")),
+    ("flags", "Germany", ("flag of Germany", "flag, Germany", "flag")),
+    ("hands", "thumbs_up_medium-dark_skin_tone",
+     ("thumbs up, medium-dark skin tone", "hand: thumbs up, medium-dark skin tone", "hand")),
+    ("people", "man_light_skin_tone_beard", ("man beard, light skin tone", "person: man beard, light skin tone", "person")),
+])  # fmt: skip
+def test_the_captions_of_the_demo(kind: str, name: str, wanted: tuple[str, ...]):
+    assert openmoji.captions_of(kind, name) == wanted
+
+
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "emoji", None)
-    with pytest.raises(DataError, match=r"pip install -e '\.\[images\]'"):
+    with pytest.raises(DataError, match=r"pip install -e '\.\[captions\]'"):
         openmoji.draw(tmp_path)
 
 
@@ -92,3 +135,6 @@ def test_the_real_pictures_are_there(tmp_path: Path):
     assert len(files) == count > 800
     assert {path.parent.name for path in files} == {"faces", "flags", "hands", "people"}
     assert {Image.open(path).size for path in files} == {(16, 16)}
+    first = {path: path.with_suffix(".txt").read_text(encoding="utf-8").splitlines()[0] for path in files}
+    assert len(set(first.values())) > 0.99 * count  # what is said first of a picture is said of it alone
+    assert all(first[path].startswith("flag of ") for path in files if path.parent.name == "flags")

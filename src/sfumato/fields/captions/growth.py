@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.data.sheet import sheet, to_bytes
-from sfumato.fields.images.measure import features_for
+from sfumato.data.sheet import to_bytes
+from sfumato.fields.captions.measure import KNOWN, MOST, drawn_for, some
+from sfumato.fields.captions.shown import Shown, sheet
 from sfumato.jobs.config import read_config
-from sfumato.jobs.evaluate import spread_out, stacked
 from sfumato.jobs.model import Model, load
 
 if TYPE_CHECKING:
@@ -35,41 +35,37 @@ class Grown:
 
 
 def growth(model: Model, path: Path) -> list[Grown]:
-    """The run after a quarter, a half and all of its steps: samples of the same noise, for the classes of the pictures held
-    out, measured; and a sheet of the first of them, a row each, at ``path``.
+    """The run after a quarter, a half and all of its steps: samples of the same noise, for captions held out, measured; and a
+    sheet of some of them, a row each, at ``path``.
 
     Nothing, and no sheet, of a run that kept no averages of these steps. Raises CheckpointError for a damaged one.
     """
-    import torch
-
-    from sfumato.diffusion import Blanks
+    from sfumato.metrics.spaces import choose
     from sfumato.metrics.table import interval, kernel_distances
     from sfumato.training.ema import read_snapshots
 
     recipe: Any = model.recipe
-    run, data = model.run, recipe.seen(model.run)
+    run, data = model.run, recipe.open(model.run)
     width = read_config(run).training.ema[0]
     kept = {each.step: each.weights for each in read_snapshots(run.snapshots) if each.width == width}
     steps = [step for share in SHARES if (step := round(share * max(kept, default=0))) in kept]
     if not steps:
         return []
-    held_out = spread_out(data.held_out)
-    some = spread_out(data.held_out, min(COUNT, len(data.held_out)))
-    queries = Blanks(torch.zeros(model.facts.learned), len(some.pop("x")), some)
+    known, held, every = some(data.train, KNOWN).x, some(data.held_out, COUNT, told=True), some(data.held_out, MOST)
     drawn = []
     for step in steps:
         then = replace(load(run.path, drawing=model.drawing), walk=model.walk)
         then.denoiser.network.network.load_state_dict(dict(kept[step]))
-        drawn.append(torch.cat([part.x.cpu() for part in then.draw(queries, range(len(queries)))]))
-    features = features_for(stacked(data.train))
-    whole, parts = kernel_distances([features(x) for x in drawn], features(held_out["x"]))
-    columns = min(SHOWN, len(queries))
-    spread = torch.arange(columns) * len(queries) // columns  # over all classes: what is held out may be sorted
-    pictures = model.facts.statistics.restore(torch.cat([x[spread] for x in drawn]).float().numpy())
-    sheet(list(to_bytes(pictures)), columns=columns, least=900).save(path)
+        drawn.append(drawn_for(then, held, name=f"after {step} steps"))
+    space, count = choose("patches", known, lambda x: x), len(held.captions)
+    whole, parts = kernel_distances([space(x).double() for x in drawn], space(every.x).double())
+    columns = min(SHOWN, count)
+    spread = [i * count // columns for i in range(columns)]
+    things = [Shown(pixels, held.captions[i]) for x in drawn for pixels, i in zip(to_bytes(x[spread].numpy()), spread)]
+    sheet(things, columns, 900).save(path)
     clock, losses = minutes(run), {r["step"]: r["held_out"] for r in run.records() if "held_out" in r}
     return [
-        Grown(clock(step), float(whole[i]), *interval(float(whole[i]), parts[:, i], len(queries)), losses.get(step))
+        Grown(clock(step), float(whole[i]), *interval(float(whole[i]), parts[:, i], count), losses.get(step))
         for i, step in enumerate(steps)
     ]
 
