@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sfumato.fields.captions.data import Pairs
 
 CURVE = (2, 4, 8, 16, 32)
-NETWORK = CaptionNetwork(width=128, depth=4, text_depth=1)
+NETWORK = CaptionNetwork(width=128, depth=4, text_depth=1, summary="mean")
 """A little over a million parameters: on two cores small pictures are recognisable after a minute (docs/captions.md)."""
 TRAINING = TrainOptions(batch=16, optim=OptimOptions(lr=2e-3))
 MARK, PROMPTS = ".demo", "prompts.txt"
