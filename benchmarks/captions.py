@@ -237,7 +237,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=860, help="CPU seconds of training, at most 1200")
     parser.add_argument("--pictures", type=int, default=40_960)
     parser.add_argument("--captions", type=int, default=512)
-    parser.add_argument("--attention", choices=("cross", "joint"), default="cross")
+    parser.add_argument("--attention", choices=("cross", "joint", "none"), default="cross")
     parser.add_argument("--body", choices=("transformer", "unet"), default="transformer")
     parser.add_argument("--encoder", default="own")
     parser.add_argument("--optim", choices=("adamw", "muon"), default="adamw")

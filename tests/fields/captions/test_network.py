@@ -35,7 +35,7 @@ def denoiser(attention: str, told: str) -> Denoiser:
 
 
 every = pytest.mark.parametrize("told", TOLD)
-both = pytest.mark.parametrize("attention", ["cross", "joint", "unet"])
+both = pytest.mark.parametrize("attention", ["cross", "joint", "none", "unet"])
 X, Z = torch.randn(2, 3, 3, 8, 8, generator=torch.Generator().manual_seed(1)).unbind(0)
 T = torch.tensor(0.6)
 
@@ -89,6 +89,17 @@ def test_the_mean_of_all_states_hears_words_before_anything_is_learned() -> None
     assert (heard["mean"][0] - heard["mean"][1]).abs().max() > 0.1
 
 
+def test_without_attention_words_are_their_mean_alone() -> None:
+    mask = torch.ones(3, 4, dtype=torch.bool)
+    one = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(2))
+    other = one.mean(1, keepdim=True) + torch.tensor([1.0, -1, 2, -2])[:, None]
+    for attention, alike in (("none", True), ("cross", False)):
+        network = shaken(Captioned(width=32, depth=2, patch=4, context_dim=6, attention=attention)).eval()
+        guess = Denoiser(network, Gaussian(Linear(), "data", "velocity"))
+        first, second = (guess(X, T, caption=states, caption_mask=mask).x for states in (one, other))
+        assert torch.allclose(first, second, atol=1e-4) == alike, attention
+
+
 @every
 def test_words_are_encoded_once_a_walk_and_side(told: str) -> None:
     guess, words = denoiser("cross", told), TOLD[told]
@@ -112,7 +123,7 @@ def test_what_does_not_fit_is_said() -> None:
         guess(X, T, **WORDS, label=torch.zeros(3))
     with pytest.raises(ValueError, match="attention is 'both', expected cross or joint"):
         Captioned(attention="both")
-    with pytest.raises(ValueError, match="attention is 'joint', expected cross, of a U-Net"):
+    with pytest.raises(ValueError, match="attention is 'joint', expected cross or none, of a U-Net"):
         Captioned(body="unet", attention="joint")
     with pytest.raises(Wrong, match="patch = 6: must be a multiple of 4, of a U-Net"):
         CaptionNetwork(body="unet", patch=6)

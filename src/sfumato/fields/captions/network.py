@@ -26,7 +26,7 @@ class Captioned(nn.Module):
     """Answers for pictures (B, channels, H, W) under words.
 
     body        "transformer", or "unet", which attends to the words at its two lowest levels.
-    attention   "cross" or "joint", the latter of transformers alone.
+    attention   "cross", "joint", the latter of transformers alone, or "none": the summary of the words is all that is heard.
     patch       side of a patch; of a U-Net four times the side of the squares that it folds into channels: its three levels
                 take pictures whose sides are multiples of this.
     vocab       tokens of the words, whose encoder is a part of this network; 0: states are given.
@@ -71,21 +71,21 @@ class Captioned(nn.Module):
             "summary": summary,
             "guided": guided,
         }
-        kinds: dict[str, Any] = {"cross": DiT, "joint": JointDiT}
+        kinds: dict[str, Any] = {"cross": DiT, "joint": JointDiT, "none": DiT}
         for good, name, right in (
             (body in ("transformer", "unet"), f"body is {body!r}", "transformer or unet"),
             (summary in ("first", "mean"), f"summary is {summary!r}", "first or mean"),
             (attention in kinds, f"attention is {attention!r}", " or ".join(kinds)),
-            (body != "unet" or attention == "cross", f"attention is {attention!r}", "cross, of a U-Net"),
+            (body != "unet" or attention != "joint", f"attention is {attention!r}", "cross or none, of a U-Net"),
             (body != "unet" or patch % LEVELS == 0, f"patch is {patch}", f"a multiple of {LEVELS}, of a U-Net"),
         ):
             if not good:
                 raise ValueError(f"{name}, expected {right}")
         if context_dim < 1:
             raise ValueError(f"context_dim is {context_dim}, expected at least 1")
-        self.summary = summary
+        self.summary, self.attends = summary, attention != "none"
         self.words = TokenEncoder(vocab=vocab, width=context_dim, depth=text_depth) if vocab else None
-        shared: dict[str, Any] = {"channels": channels, "width": width, "depth": depth, "context_dim": context_dim,
+        shared: dict[str, Any] = {"channels": channels, "width": width, "depth": depth, "context_dim": context_dim * self.attends,
                   "vectors": context_dim, "guided": guided}  # fmt: skip
         self.picture = (
             UNet(multipliers=(1, 2, 2), unshuffle=patch // LEVELS, **shared)
@@ -131,6 +131,8 @@ class Captioned(nn.Module):
             context, context_mask, vector, vector_known = (
                 told[name] for name in ("context", "context_mask", "vector", "vector_known")
             )
+        if not self.attends:
+            context = context_mask = None
         answer: Tensor = self.picture(
             x, level, level_s, context=context, context_mask=context_mask, vector=vector, vector_known=vector_known,
             guidance=guidance,

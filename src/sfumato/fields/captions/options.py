@@ -22,8 +22,9 @@ Kind = Literal["auto", "beside", "table", "names", "folders"]
 class CaptionNetwork:
     """The network: one on pictures that is told words. None and auto mean: chosen from the data and the machine."""
 
-    attention: Literal["auto", "cross", "joint"] = "auto"
-    """How words are heard: cross (the picture looks at them) or joint (both look at both, each with weights of its own)."""
+    attention: Literal["auto", "cross", "joint", "none"] = "auto"
+    """How words are heard: cross (the picture looks at them), joint (both look at both, each with weights of its own) or none
+    (their summary alone, in what modulates every block)."""
     width: int | None = None
     """Channels."""
     depth: int | None = None
@@ -44,7 +45,7 @@ class CaptionNetwork:
             (self.width is None or self.width >= 8, "width", "at least 8"),
             (self.depth is None or self.depth >= 1, "depth", "at least 1"),
             (self.patch is None or 1 <= self.patch <= 64, "patch", "from 1 to 64 pixels"),
-            (self.body != "unet" or self.attention != "joint", "attention", "cross, of a U-Net"),
+            (self.body != "unet" or self.attention != "joint", "attention", "cross or none, of a U-Net"),
             (self.body != "unet" or (self.patch or 4) % 4 == 0, "patch", "a multiple of 4, of a U-Net"),
             (self.text_depth is None or self.text_depth >= 0, "text_depth", "0 or more"),
         )
