@@ -43,6 +43,7 @@ class Tables(Recipe):
 
     Ask: ClassVar[type] = RowAsk
     Measure: ClassVar[type] = TableMeasure
+    verbs: ClassVar[Mapping[str, str]] = {"compare": "sfumato.fields.tables.comparing:Compare"}
     formats: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".jsonl")
     single: ClassVar[bool] = True
 
