@@ -155,7 +155,7 @@ class Tables(Recipe):
 
         width = self.width or (256 if len(facts.sizes) <= 64 else 512)
         return TableMLP(
-            sizes=facts.sizes, first_bins=facts.first_bins, valued=facts.valued, width=width, depth=self.depth
+            sizes=facts.sizes, first_bins=facts.first_bins, valued=facts.valued, width=width, depth=self.depth, by_bin=True
         )
 
     def kinds(self) -> Mapping[str, type[nn.Module]]:
