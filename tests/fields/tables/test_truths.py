@@ -1,4 +1,4 @@
-"""Tables whose law is known: what a perfect network would answer is written down, so bounds, draws and fillings can be checked."""
+"""Tables whose law is known: what a perfect network would answer is written down; bounds, draws and fillings must agree."""
 
 import numpy as np
 import pytest
@@ -9,18 +9,17 @@ from sfumato.diffusion.parts import Parts
 from sfumato.diffusion.rng import Streams, key
 from sfumato.diffusion.sample import Euler
 from sfumato.diffusion.solvers import dpmpp_2m
-from sfumato.diffusion.unmasking import Confidence
+from sfumato.diffusion.unmasking import RandomOrder
 from sfumato.fields.tables import asking
 from sfumato.fields.tables.data import Facts, rows_of, table_of
 from sfumato.fields.tables.network import TableMLP
 from sfumato.fields.tables.process import RowTimes, cascade, process_of, walked
-from sfumato.fields.tables.table import Table
 from tests.fields.tables.exact import Frequencies, GaussianColumns, JointTable, denoiser
 from tests.fields.tables.tables import table
 
 JOINT = np.array([[0.30, 0.02, 0.08], [0.05, 0.35, 0.20]])
 COVARIANCE = np.array([[1.0, 0.8, -0.3], [0.8, 1.0, 0.1], [-0.3, 0.1, 1.0]])
-RANDOM_ORDER = Confidence(temperature=1e9)
+RANDOM_ORDER = RandomOrder()
 
 
 def streams(n: int, name: str = "test") -> Streams:
@@ -86,23 +85,25 @@ def test_a_column_given_the_other_has_the_exact_conditional(joint: Denoiser) -> 
 
 
 @pytest.fixture(scope="module")
-def normal() -> tuple[Table, Facts]:
+def normal() -> Facts:
     """Three columns of normal numbers, in one bin each."""
     numbers = np.random.default_rng(0).multivariate_normal(np.zeros(3), COVARIANCE, 4000)
     made = table(**{name: [f"{value:.6f}" for value in numbers[:, i]] for i, name in enumerate("abc")})
-    return made, Facts.of(made, np.arange(len(made)), bins=1)
+    return Facts.of(made, np.arange(len(made)), bins=1)
 
 
-def test_normal_columns_are_filled_by_regression(normal: tuple[Table, Facts]) -> None:
+def test_normal_columns_are_filled_by_regression(normal: Facts) -> None:
     """Two columns given the first: mean and covariance are those of the regression, within 3 standard errors."""
-    made, facts = normal
+    facts = normal
     assert facts.sizes == [1, 1, 1]
     exact, n, given = denoiser(GaussianColumns(COVARIANCE), facts.sizes, 3), 4000, 1.3
     x = {"states": torch.zeros(n, 3, dtype=torch.int64), "values": torch.full((n, 3), given)}
     first = (torch.arange(3) == 0).expand(n, 3)
     aside = {"x": x, "known": {"states": first, "values": first}}
     z = exact.process.prior(x, streams(n))
-    start, times = asking.begin(exact.process, z, walked(torch.linspace(1, 0, 44, dtype=torch.float64), (3, 40)), {"aside": aside})
+    start, times = asking.begin(
+        exact.process, z, walked(torch.linspace(1, 0, 44, dtype=torch.float64), (3, 40)), {"aside": aside}
+    )
     solver = Parts({"states": RANDOM_ORDER, "values": dpmpp_2m()})
     *_, (last, _) = walk(exact, z, times, solver, streams(n), x_t=start)
     drawn = last["values"].double().numpy()
@@ -113,9 +114,9 @@ def test_normal_columns_are_filled_by_regression(normal: tuple[Table, Facts]) ->
     assert np.cov(drawn[:, 1:].T) == pytest.approx(rest, abs=3 * np.sqrt(2 / n) * np.diag(rest).max())
 
 
-def test_a_trained_network_comes_to_the_least_loss_that_normal_columns_allow(normal: tuple[Table, Facts]) -> None:
+def test_a_trained_network_comes_to_the_least_loss_that_normal_columns_allow(normal: Facts) -> None:
     """Within 2 % of the network that is right by construction, on the same rows, times and noise."""
-    made, facts = normal
+    facts = normal
     torch.manual_seed(0)
     exact = denoiser(GaussianColumns(COVARIANCE), facts.sizes, 3)
     network = TableMLP(sizes=facts.sizes, first_bins=facts.first_bins, valued=facts.valued, width=64, depth=1)

@@ -129,12 +129,18 @@ class TableMLP(nn.Module):
             h = block(h)
         with no_autocast(h):
             h = h.to(self.logits.weight.dtype)
-            flat = self.logits(h)
-            logits = flat.new_full((len(x), self.columns * self.most), BARRED).index_copy(1, self.place, flat)
-            answer = {"states": logits.unflatten(1, (self.columns, self.most))}
+            answer = {"states": self._logits(h, x)}
             if self.values is not None:
                 answer["values"] = self._answers(self.values(h), x[:, self.owner])
         return answer
+
+    def _logits(self, h: Tensor, x: Tensor) -> Tensor:
+        """Of every state, (B, C, V). In sampling, zeros where no state is masked: what is known is not asked for."""
+        if not torch.is_grad_enabled() and not bool((x == self.most).any()):
+            return h.new_zeros(1, 1, 1).expand(len(x), self.columns, self.most)
+        flat = self.logits(h)
+        logits = flat.new_full((len(x), self.columns * self.most), BARRED).index_copy(1, self.place, flat)
+        return logits.unflatten(1, (self.columns, self.most))
 
     def _answers(self, answers: Tensor, states: Tensor) -> Tensor:
         """Those of the states (B, N) that the columns are in: (B, N)."""

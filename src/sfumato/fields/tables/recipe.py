@@ -155,7 +155,12 @@ class Tables(Recipe):
 
         width = self.width or (256 if len(facts.sizes) <= 64 else 512)
         return TableMLP(
-            sizes=facts.sizes, first_bins=facts.first_bins, valued=facts.valued, width=width, depth=self.depth, by_bin=True
+            sizes=facts.sizes,
+            first_bins=facts.first_bins,
+            valued=facts.valued,
+            width=width,
+            depth=self.depth,
+            by_bin=True,
         )
 
     def kinds(self) -> Mapping[str, type[nn.Module]]:
@@ -179,7 +184,7 @@ class Tables(Recipe):
         if name != "usual":
             raise Wrong(f"walk = {name!r}: must be usual; tables have no other")
         states, values = self.calls or (1, 0)
-        solver = "states=confidence:temperature=1e9" + ("; values=dpmpp_2m" if values else "")  # states in random order
+        solver = "states=random_order" + ("; values=dpmpp_2m" if values else "")  # states in random order
         return Walk(steps=states + values, solver=solver, eta=0.0, grid="uniform", batch=DRAWN)
 
     def queries(self, model: Model, ask: RowAsk, n: int | None) -> Asked:
