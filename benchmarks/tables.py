@@ -23,6 +23,7 @@ results/tables.json is written anew after each part. `--report` writes the table
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import tempfile
@@ -144,15 +145,17 @@ def one(each: Set, seed: int, asked: argparse.Namespace, note: Callable[[str, An
     parts = split(each, asked.data)
     held = {"validation": parts.validation, "test": parts.test, "held": parts.held}[asked.on]
     options = TrainOptions(seed=seed, steps=asked.steps, threads=1, previews=4, snapshots=0)
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = folder if asked.runs is None else asked.runs / f"{each.name}-{seed}"
         if {*asked.parts} - {"canaries"}:
-            model, taken = tables_methods.trained(each, parts.train, Path(folder), options)
+            model, taken = tables_methods.trained(each, parts.train, folder, options)
             note("training", taken)
             trial = Trial(each, parts, held, model.facts, model, seed)
             for name in (part for part in asked.parts if part in WORK):
                 _part(name, note, lambda name=name: WORK[name](trial))  # type: ignore[misc]
         if "canaries" in asked.parts:
-            _part("canaries", note, lambda: canaries(each, parts.train, Path(folder) / "planted", options))
+            _part("canaries", note, lambda: canaries(each, parts.train, folder / "planted", options))
 
 
 def _part(name: str, note: Callable[[str, Any], None], work: Callable[[], Any]) -> None:
@@ -175,6 +178,7 @@ def main() -> None:
     parser.add_argument("--on", choices=("validation", "test", "held"), default="held")
     parser.add_argument("--steps", type=int, help="of training, to try it out (default: as the field chooses)")
     parser.add_argument("--name", default=NAME, help="of the file in results/")
+    parser.add_argument("--runs", type=Path, help="folder in which runs are kept, and found again")
     parser.add_argument("--report", action="store_true")
     asked = parser.parse_args()
     if asked.report:

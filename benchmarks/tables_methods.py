@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import tempfile
 import time
@@ -25,15 +26,18 @@ from sfumato.training.options import TrainOptions
 
 
 def trained(each: Set, train: Table, out: Path, options: TrainOptions) -> tuple[Model, dict[str, Any]]:
-    """`sfumato train tables` on these rows with the defaults of the field; what it took."""
-    out.mkdir(parents=True, exist_ok=True)
-    data = write_table(train, out / "train.csv")
-    began = time.process_time()
-    run = sfumato.train(Tables(data, kind=each.kinds), options, out / "run")
-    taken = time.process_time() - began
-    records = run.records()
-    held = {record["step"]: record["held_out"] for record in records if "held_out" in record}
-    return sfumato.load(run.path), {"cpu": taken, "steps": max(r["step"] for r in records), "held-out loss": held}
+    """`sfumato train tables` on these rows with the defaults of the field; what it took. A run that is there is kept."""
+    told = out / "told.json"
+    if not told.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        data = write_table(train, out / "train.csv")
+        began = time.process_time()
+        run = sfumato.train(Tables(data, kind=each.kinds), options, out / "run")
+        taken, records = time.process_time() - began, run.records()
+        held = {record["step"]: record["held_out"] for record in records if "held_out" in record}
+        steps = max(record["step"] for record in records)
+        told.write_text(json.dumps({"cpu": taken, "steps": steps, "held-out loss": held}))
+    return sfumato.load(out / "run"), json.loads(told.read_text())
 
 
 def drawn(model: Model, n: int, seed: int = 0, calls: tuple[int, int] | None = None) -> tuple[Table, float]:
