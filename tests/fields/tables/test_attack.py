@@ -88,6 +88,13 @@ def test_planted_rows_come_back_from_a_copy_and_from_no_honest_table(known: tupl
     assert copied(odd, people(ROWS, 2))[0] == 0.0
 
 
+def test_a_row_as_near_to_both_counts_half() -> None:
+    """Two words in both tables: every made row has a twin on either side."""
+    words = np.array([True])
+    some = Frame((np.arange(100.0) % 2)[:, None], words)
+    assert nearest_share(some, some, some) == (0.5, 100)
+
+
 def test_gowers_distance_counts_gaps_and_words_whole_and_numbers_by_their_range() -> None:
     words = np.array([False, False, True])
     a = Frame(np.array([[0.0, np.nan, 0.0], [10.0, 2.0, 1.0]]), words)

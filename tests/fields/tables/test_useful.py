@@ -96,6 +96,7 @@ def test_patterns_of_gaps_are_compared_and_not_gaps_alone() -> None:
     words = np.zeros(2, bool)
     assert patterns(Frame(together, words), Frame(turns, words)) == 1.0
     assert patterns(Frame(together, words), Frame(together[::-1], words)) == 0.0
+    assert patterns(Frame(turns, words), Frame(turns[:1], words)) == 0.5  # one gap in a row, but in which column?
 
 
 def test_what_no_real_row_has_is_found_by_name() -> None:
