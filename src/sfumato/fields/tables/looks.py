@@ -177,7 +177,7 @@ def _pairs(a: Frame, b: Frame, names: Sequence[str]) -> str:
         ("real rows", _picture(real)), ("made rows", _picture(made)), ("made less real", _picture(made - real, signed=True)),
     )  # fmt: skip
     off = np.nan_to_num(np.abs(made - real))
-    i, j = np.unravel_index(int(off.argmax()), off.shape)
+    i, j = divmod(int(off.argmax()), len(off))
     said = (
         "A pixel a pair of columns in the order of the file, dark where they go together (correlation, Cramer's V or "
         f"correlation ratio); of the difference red is too much, blue too little, in full colour from {FULL:g} on. "
