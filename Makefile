@@ -95,4 +95,4 @@ sbom: install
 	$(BIN)/python .ci/sbom.py > dist/sbom.json
 
 clean:
-	rm -rf $(VENV) .venv-peers .venv-audit .venv-mutants .mutants runs samples
+	rm -rf $(VENV) .venv-peers .venv-peers-tables .venv-audit .venv-mutants .mutants runs samples

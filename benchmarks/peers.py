@@ -1,6 +1,7 @@
-"""The peers' own environment: pinned, apart from ours, made by the first benchmark that needs it.
+"""The peers' own environments: pinned, apart from ours, made by the first benchmark that needs them.
 
     python -m benchmarks.peers          make it now (about two minutes and 1 GB), print what is in it
+    python -m benchmarks.peers tables   likewise that of the peers of tables
 
 Peers run in a child process of that environment, with this folder and our sources on the path, so that both sides of a
 comparison see the same network, the same data and the same threads. They answer with JSON or .npz files.
@@ -18,50 +19,62 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = ROOT / ".venv-peers"
-PINS = Path(__file__).parent / "peers-constraints.txt"
+HERE = Path(__file__).parent
 WITHOUT_DEPENDENCIES = ("diffusers", "k-diffusion", "azula", "denoising-diffusion-pytorch", "torchcfm")
 """The peers. Everything else in peers-constraints.txt is what they import."""
 
 
-def pins() -> dict[str, str]:
-    """Package -> version, as written in peers-constraints.txt."""
-    lines = (line.split("#")[0].strip() for line in PINS.read_text().splitlines())
+@dataclass(frozen=True)
+class Environment:
+    """Where peers live, and the file with the version of everything in there."""
+
+    folder: Path
+    pins: Path
+
+
+PEERS = Environment(ROOT / ".venv-peers", HERE / "peers-constraints.txt")
+TABLES = Environment(ROOT / ".venv-peers-tables", HERE / "tables-peers-constraints.txt")
+
+
+def pins(of: Environment = PEERS) -> dict[str, str]:
+    """Package -> version, as written in its file."""
+    lines = (line.split("#")[0].strip() for line in of.pins.read_text().splitlines())
     return dict(line.split("==") for line in lines if line)
 
 
-def environment() -> Path:
+def environment(of: Environment = PEERS) -> Path:
     """Path of the peers' python; installs them first if that has not been done with these pins."""
-    python, stamp = ENVIRONMENT / "bin" / "python", ENVIRONMENT / ".pins"
-    wanted = PINS.read_text()
+    python, stamp = of.folder / "bin" / "python", of.folder / ".pins"
+    wanted = of.pins.read_text()
     if stamp.is_file() and stamp.read_text() == wanted:
         return python
-    print(f"installing the peers into {ENVIRONMENT} (once, about two minutes)", flush=True)
+    print(f"installing the peers into {of.folder} (once, about two minutes)", flush=True)
     if not python.is_file():
-        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-    (ENVIRONMENT / ".gitignore").write_text("*\n")
-    found = [f"{name}=={version}" for name, version in pins().items()]
+        subprocess.run([sys.executable, "-m", "venv", str(of.folder)], check=True)
+    (of.folder / ".gitignore").write_text("*\n")
+    found = [f"{name}=={version}" for name, version in pins(of).items()]
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     subprocess.run([*pip, *found], check=True)
     stamp.write_text(wanted)
     return python
 
 
-def run(module: str, given: dict[str, Any], threads: int = 1) -> Any:
+def run(module: str, given: dict[str, Any], threads: int = 1, of: Environment = PEERS) -> Any:
     """Run ``python -m benchmarks.MODULE given.json found.json`` in the peers' environment and return what it found.
 
     Raises:
         RuntimeError: the child failed; what it printed is on the screen.
     """
-    python = environment()
+    python = environment(of)
     with tempfile.TemporaryDirectory() as temporary:
         asked, answered = Path(temporary) / "given.json", Path(temporary) / "found.json"
         asked.write_text(json.dumps(given))
-        paths = [ROOT, ROOT / "src", Path(__file__).parent / "stand_ins"]
+        paths = [ROOT, ROOT / "src", HERE / "stand_ins"]
         settings = {
             **os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true",
@@ -69,7 +82,7 @@ def run(module: str, given: dict[str, Any], threads: int = 1) -> Any:
         command = [str(python), "-m", f"benchmarks.{module}", str(asked), str(answered)]
         code = subprocess.run(command, cwd=ROOT, env=settings).returncode
         if code or not answered.is_file():
-            raise RuntimeError(f"benchmarks.{module} failed in {ENVIRONMENT} with code {code}: see above")
+            raise RuntimeError(f"benchmarks.{module} failed in {of.folder} with code {code}: see above")
         return json.loads(answered.read_text())
 
 
@@ -90,4 +103,5 @@ def k_diffusion_sampling() -> Any:
 
 
 if __name__ == "__main__":
-    subprocess.run([str(environment()), "-m", "pip", "list", "--disable-pip-version-check"], check=True)
+    chosen = environment(TABLES if sys.argv[1:] == ["tables"] else PEERS)
+    subprocess.run([str(chosen), "-m", "pip", "list", "--disable-pip-version-check"], check=True)

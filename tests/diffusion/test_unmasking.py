@@ -18,7 +18,7 @@ from sfumato.diffusion.rng import Streams, key
 from sfumato.diffusion.sample import Euler, sample, trajectory
 from sfumato.diffusion.schedule import Cosine, Linear
 from sfumato.diffusion.tokens import UniformTokens, draw
-from sfumato.diffusion.unmasking import Confidence, EntropyBound, Remask, blocks, infill
+from sfumato.diffusion.unmasking import Confidence, EntropyBound, RandomOrder, Remask, blocks, infill
 from tests.laws.token_tables import TableData, chain, generator, marginals, random_table, sequences
 
 F64 = torch.float64
@@ -26,6 +26,7 @@ SOLVERS: dict[str, Any] = {
     "ancestral": Euler(),
     "confidence": Confidence(),
     "confidence_random": Confidence(1e6),
+    "random_order": RandomOrder(),
     "entropy": EntropyBound(0.3),
     "remask": Remask(2.0),
 }
@@ -112,7 +113,9 @@ def test_blocks_are_written_in_turn(solver: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "solver", [Confidence(1e9), EntropyBound(0.0)], ids=["random_order_one_by_one", "entropy_one_by_one"]
+    "solver",
+    [Confidence(1e9), RandomOrder(), EntropyBound(0.0)],
+    ids=["hot_one_by_one", "random_order", "entropy_one_by_one"],
 )
 def test_one_token_at_a_time_is_exact(solver: Any) -> None:
     """In an order that does not depend on what is drawn, tokens drawn one by one follow the table itself."""
@@ -128,15 +131,15 @@ def test_one_token_blocks_are_exact() -> None:
 
 
 @pytest.mark.parametrize("schedule", [Linear(), Cosine()], ids=["linear", "cosine"])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_confidence_reveals_the_expected_number(schedule: Any, temperature: float) -> None:
+@pytest.mark.parametrize("solver", [Confidence(), Confidence(1.0), RandomOrder()], ids=["surest", "sure", "any"])
+def test_the_expected_number_is_revealed(schedule: Any, solver: Any) -> None:
     """After every step the number of tokens there is L alpha(s), to within one, though a step may reveal a fraction."""
     length, steps = 50, 120
     process = Masked(4, schedule)
     network = torch.randn(length, 4, dtype=F64, generator=generator(5))
     guess = Denoiser(lambda shown, level: network.expand(len(shown), -1, -1), process)
     times = uniform(schedule, steps)
-    for s, x_t in zip(times, trajectory(guess, noise(3, length), times, Confidence(temperature), generator(6))):
+    for s, x_t in zip(times, trajectory(guess, noise(3, length), times, solver, generator(6))):
         alpha = 1.0 if s == 0 else float(schedule.alpha(s))
         assert ((x_t != 4).sum(1) - length * alpha).abs().max() < 1 + 1e-6
 

@@ -52,7 +52,7 @@ from sfumato.diffusion.times import (
 )
 from sfumato.diffusion.tokens import UniformTokens, elbo
 from sfumato.diffusion.tree import hide
-from sfumato.diffusion.unmasking import Confidence, EntropyBound, Remask, blocks, infill
+from sfumato.diffusion.unmasking import Confidence, EntropyBound, RandomOrder, Remask, blocks, infill
 from sfumato.diffusion.weights import LearnedUncertainty, edm_weight, min_snr, sigmoid_weight
 
 __all__ = [
@@ -97,6 +97,7 @@ __all__ = [
     "Process",
     "Product",
     "Ramp",
+    "RandomOrder",
     "Remask",
     "Renoised",
     "Schedule",

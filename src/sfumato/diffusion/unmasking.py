@@ -18,7 +18,7 @@ from sfumato.diffusion.masked import Masked
 from sfumato.diffusion.process import Endpoints, States
 from sfumato.diffusion.rng import Rng, uniform_like
 from sfumato.diffusion.sample import Solver
-from sfumato.diffusion.tokens import F64, UniformTokens, certain, check_tokens, draw, share
+from sfumato.diffusion.tokens import F64, UniformTokens, certain, check_tokens, draw, probabilities, share
 
 # ---- infilling -------------------------------------------------------------------------------------------------------
 
@@ -158,20 +158,64 @@ class Confidence(Solver):
 
     def step(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: Any, rng: Rng) -> tuple[Tensor, Any]:
         process = _masks(guess.process, type(self).__name__)
-        gain = process.gain(x_t, t, s) * process.open(x_t)
         u = uniform_like(x_t, rng, (*x_t.shape, 2))  # drawn even if nothing is left to do: rows keep their streams
-        due = gain.sum(1) + (0.0 if memory is None else memory)
-        count = (due + 1e-9).floor()
-        if not bool(((count[:, None] >= 1) & (gain > 0) | (gain >= 1)).any()):  # no token is due: no need to ask
-            return x_t, due - count
+        gain, count, rest = _due(process, x_t, t, s, memory)
+        if count is None:
+            return x_t, rest
         law = _revealed_law(process, guess(x_t, t), x_t, t)
         drawn = draw(law, u[..., 0])
-        gumbel = -torch.log(-torch.log(u[..., 1].clamp(1e-300, 1 - 1e-16)))
-        score = law.gather(-1, drawn[..., None])[..., 0].log() + self.temperature * gumbel
-        score = score.masked_fill(gain <= 0, -torch.inf)
-        place = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        chosen = ((place < count[:, None]) & (gain > 0)) | (gain >= 1)
-        return torch.where(chosen, drawn, x_t), due - count
+        score = law.gather(-1, drawn[..., None])[..., 0].log() + self.temperature * _gumbel(u[..., 1])
+        return torch.where(_first(score, gain, count), drawn, x_t), rest
+
+
+@dataclass(frozen=True)
+class RandomOrder(Solver):
+    """Reveal, per step, the expected number of tokens, whichever they are: the data's own law where it is one a step.
+
+    As ``Confidence`` of a temperature beyond all bounds; but the order needs no probabilities, so only those of the tokens
+    that are revealed are worked out.
+    """
+
+    order: int = 1
+    states: ClassVar[tuple[States, ...]] = ("tokens",)
+
+    def prepare(self, times: Tensor) -> None:
+        return None
+
+    def step(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: Any, rng: Rng) -> tuple[Tensor, Any]:
+        process = _masks(guess.process, type(self).__name__)
+        u = uniform_like(x_t, rng, (*x_t.shape, 2))
+        gain, count, rest = _due(process, x_t, t, s, memory)
+        if count is None:
+            return x_t, rest
+        chosen, guessed = _first(u[..., 1], gain, count), guess(x_t, t).x
+        x_s, few = x_t.clone(), guessed[chosen]
+        if len(few):
+            x_s[chosen] = draw(probabilities(few, few.shape[-1]), u[..., 0][chosen]) if few.is_floating_point() else few
+        return x_s, rest
+
+
+def _due(
+    process: Masked, x_t: Tensor, t: Tensor, s: Tensor, memory: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """The chance of each mask (B, L) to fall, how many of a row should, (B,), and the fraction that is left for the next step;
+    no number where none falls in any row, and the guess is not needed."""
+    gain = process.gain(x_t, t, s) * process.open(x_t)
+    due = gain.sum(1) + (0.0 if memory is None else memory)
+    count = (due + 1e-9).floor()
+    some = bool(((count[:, None] >= 1) & (gain > 0) | (gain >= 1)).any())
+    return gain, count if some else None, due - count
+
+
+def _gumbel(u: Tensor) -> Tensor:
+    return -torch.log(-torch.log(u.clamp(1e-300, 1 - 1e-16)))
+
+
+def _first(score: Tensor, gain: Tensor, count: Tensor) -> Tensor:
+    """Where the masks of the greatest scores are, ``count`` (B,) of each row, and those that fall anyway: bool (B, L)."""
+    score = score.masked_fill(gain <= 0, -torch.inf)
+    place = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return ((place < count[:, None]) & (gain > 0)) | (gain >= 1)
 
 
 @dataclass(frozen=True)
@@ -255,6 +299,7 @@ class Remask(Solver):
 
 TOKEN_SOLVERS: dict[str, Solver] = {
     "confidence": Confidence(),
+    "random_order": RandomOrder(),
     "entropy_bound": EntropyBound(),
     "remask": Remask(),
 }

@@ -71,7 +71,7 @@ def write_look(path: Path, title: str, text: str, picture: bytes | None = None) 
     if picture is not None:
         data = base64.b64encode(picture).decode("ascii")
         said = "Some items as they are learned: cut and scaled, evenly spread over the data"
-        parts.append(f"<h2>Items</h2>{_image('items', data, said)}")
+        parts.append(f"<h2>Items</h2>{image('items', data, said)}")
     write_text(path, whole(title, parts))
 
 
@@ -185,8 +185,9 @@ def _figure(path: Path) -> str:
         return ""
     if not raw:
         return f"<p>{name} is too large for this page</p>"
-    return _image(name, base64.b64encode(raw).decode("ascii"), name)
+    return image(name, base64.b64encode(raw).decode("ascii"), name)
 
 
-def _image(name: str, data: str, said: str) -> str:
+def image(name: str, data: str, said: str) -> str:
+    """A picture within a page: a PNG in base64, and what is said below it."""
     return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{said}</figcaption></figure>'

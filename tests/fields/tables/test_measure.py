@@ -4,20 +4,12 @@ import numpy as np
 import pytest
 
 from sfumato.fields.tables import detector
+from sfumato.fields.tables.copies import nearest_share
 from sfumato.fields.tables.data import Facts
-from sfumato.fields.tables.measure import (
-    Frame,
-    Score,
-    detection,
-    frames,
-    nearest_share,
-    remarks,
-    scores,
-    shape,
-    shares,
-    too_good,
-    trend,
-)
+from sfumato.fields.tables.frames import Frame, frames
+from sfumato.fields.tables.likeness import shape, shares, trend
+from sfumato.fields.tables.saying import remarks, too_good
+from sfumato.fields.tables.scoring import Score, detection, scores
 from sfumato.fields.tables.table import Table
 from tests.fields.tables.tables import mixed, table
 
@@ -117,7 +109,7 @@ def test_every_score_lies_between_its_floor_and_shuffled_columns(pair: tuple[Tab
     assert found["copied"].value == pytest.approx(
         found["copied"].floor, abs=0.05
     )  # few different rows: a quarter repeats
-    assert all(score.n == 1500 for score in found.values() if score.name != "nearer_to_training")
+    assert all(score.n == 1500 for name, score in found.items() if not name.startswith(("nearer", "attack", "caught")))
 
 
 def test_one_column_has_no_trend() -> None:

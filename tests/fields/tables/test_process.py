@@ -9,7 +9,7 @@ from sfumato.diffusion.parts import Parts
 from sfumato.diffusion.rng import Streams, key
 from sfumato.diffusion.sample import Euler
 from sfumato.diffusion.solvers import dpmpp_2m
-from sfumato.diffusion.unmasking import Confidence
+from sfumato.diffusion.unmasking import RandomOrder
 from sfumato.fields.tables.data import Facts, Rows, rows_of
 from sfumato.fields.tables.network import TableMLP
 from sfumato.fields.tables.process import RowTimes, cascade, process_of
@@ -19,7 +19,9 @@ from tests.fields.tables.tables import mixed, table
 def ready(facts: Facts, seed: int = 0) -> Denoiser:
     """A network with random heads, so that its answers say something."""
     torch.manual_seed(seed)
-    network = TableMLP(sizes=facts.sizes, first_bins=facts.first_bins, valued=facts.valued, width=32, depth=2)
+    network = TableMLP(
+        sizes=facts.sizes, first_bins=facts.first_bins, valued=facts.valued, width=32, depth=2, by_bin=True
+    )
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return Denoiser(network, process_of(facts.sizes, len(facts.valued)))
@@ -83,7 +85,7 @@ def test_known_columns_stay_and_all_others_are_drawn(small: tuple[Facts, Rows, D
         "states": torch.where(known, x["states"], denoiser.process.start(z)["states"]),
         "values": torch.where(known[owner], x["values"], z["values"]),
     }
-    solver = Parts({"states": Confidence(temperature=1e9), "values": dpmpp_2m()})
+    solver = Parts({"states": RandomOrder(), "values": dpmpp_2m()})
 
     for here, _ in walk(denoiser, z, times, solver, streams(n), x_t=start):
         assert torch.equal(here["states"][:, known], x["states"][:, known])
@@ -121,6 +123,22 @@ def test_a_table_of_words_alone_has_no_values() -> None:
     each = loss(denoiser, batch["x"], t, streams(100))
     assert each.shape == (100,)
     assert each.isfinite().all()
+
+
+def test_known_states_stand_though_their_logits_are_not_worked_out(small: tuple[Facts, Rows, Denoiser]) -> None:
+    """Where no state is masked, sampling leaves their logits out: the endpoints are those of the whole answer."""
+    _, rows, denoiser = small
+    x = rows.batch(np.arange(32))["x"]
+    t = {"states": torch.zeros(32), "values": torch.full((32,), 0.5)}
+    x_t = denoiser.process.interpolate(x, denoiser.process.prior(x, streams(32)), t)
+    whole = denoiser(x_t, t)
+    with torch.no_grad():
+        short = denoiser(x_t, t)
+    for part in ("states", "values"):
+        assert torch.allclose(whole.x[part], short.x[part])
+    masked = torch.full_like(x["states"], denoiser.process.processes["states"].mask_id)
+    with torch.no_grad():
+        assert not torch.allclose(denoiser.network({**x_t, "states": masked}, t)["states"], torch.tensor(0.0))
 
 
 def test_wrong_shapes_are_refused(small: tuple[Facts, Rows, Denoiser]) -> None:

@@ -43,6 +43,9 @@ class TableMLP(nn.Module):
         valued: which columns have values, (N,).
         width, depth: of the residual blocks.
         embedding: numbers that describe a state.
+        by_bin: every bin has a direction of its own, along which its value moves the embedding, and an answer of its own. So
+            what is shown of a number is piecewise linear in the number itself (Gorishniy et al. 2022, arXiv 2203.05556),
+            and what a value means need not be multiplied out of state and value by the blocks. False: networks of old.
     """
 
     options: dict[str, Any]
@@ -51,6 +54,7 @@ class TableMLP(nn.Module):
     row: Tensor
     bins: Tensor
     owner: Tensor
+    firsts: Tensor
 
     def __init__(
         self,
@@ -61,12 +65,13 @@ class TableMLP(nn.Module):
         width: int = 256,
         depth: int = 3,
         embedding: int = 16,
+        by_bin: bool = False,
     ) -> None:
         super().__init__()
         sizes, first_bins, valued = list(sizes), list(first_bins), list(valued)
         self.options = {
             "kind": "table", "sizes": sizes, "first_bins": first_bins, "valued": valued, "width": width, "depth": depth,
-            "embedding": embedding,
+            "embedding": embedding, "by_bin": by_bin,
         }  # fmt: skip
         columns, most = len(sizes), max(sizes)
         self.most, self.columns = most, columns
@@ -82,8 +87,15 @@ class TableMLP(nn.Module):
         self.enter = nn.Linear(columns * embedding + (2 * len(valued) + 2 * FREQUENCIES if valued else 0), width)
         self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.logits = nn.Linear(width, sum(sizes))
-        self.values = nn.Linear(width, len(valued)) if valued else None
+        self.slopes = nn.Embedding(sum(sizes) + columns, embedding) if by_bin and valued else None
+        # the answers of a column's bins and of its mask lie next to each other; a state that is no bin takes the last
+        self.answers = [sizes[c] - first_bins[c] + 1 if by_bin else 1 for c in valued]
+        firsts = torch.tensor([0, *self.answers]).cumsum(0)[:-1]
+        self.register_buffer("firsts", firsts, persistent=False)
+        self.values = nn.Linear(width, sum(self.answers)) if valued else None
         nn.init.normal_(self.states.weight, std=0.5)
+        if self.slopes is not None:
+            nn.init.normal_(self.slopes.weight, std=0.5)
         for head in (self.logits, self.values):
             if head is not None:
                 zero_(head)
@@ -99,25 +111,45 @@ class TableMLP(nn.Module):
         if x.ndim != 2 or x.shape[1] != self.columns:
             raise ValueError(f"states have shape {tuple(x.shape)}, expected (batch, {self.columns})")
         columns = torch.arange(self.columns, device=x.device)
-        parts = [self.states(self.row[columns, x]).flatten(1)]
+        embedded = self.states(self.row[columns, x])
+        parts = []
         if self.values is not None:
             values, noise = self._values(shown["values"], level["values"])
             masked = x[:, self.owner] == self.most
             live = masked | (x[:, self.owner] >= self.bins[self.owner])
             share = torch.rsqrt(1 + torch.exp(2 * noise.float())) * live  # alpha / hypot
             clock = waves(noise.float().amax(1), LevelEmbedding.LONGEST, LevelEmbedding.SHORTEST, FREQUENCIES)
-            parts += [each.to(parts[0].dtype) for each in (values * share, share.expand(values.shape), clock)]
+            parts = [values * share, share.expand(values.shape), clock]
+            if self.slopes is not None:
+                moved = self.slopes(self.row[self.owner, x[:, self.owner]]) * parts[0][..., None].to(embedded.dtype)
+                embedded = embedded.index_add(1, self.owner, moved)
+        parts = [embedded.flatten(1), *(each.to(embedded.dtype) for each in parts)]
         h = self.enter(torch.cat(parts, 1))
         for block in self.blocks:
             h = block(h)
         with no_autocast(h):
             h = h.to(self.logits.weight.dtype)
-            flat = self.logits(h)
-            logits = flat.new_full((len(x), self.columns * self.most), BARRED).index_copy(1, self.place, flat)
-            answer = {"states": logits.unflatten(1, (self.columns, self.most))}
+            answer = {"states": self._logits(h, x)}
             if self.values is not None:
-                answer["values"] = self.values(h)
+                answer["values"] = self._answers(self.values(h), x[:, self.owner])
         return answer
+
+    def _logits(self, h: Tensor, x: Tensor) -> Tensor:
+        """Of every state, (B, C, V). In sampling, zeros where no state is masked: what is known is not asked for."""
+        if not torch.is_grad_enabled() and not bool((x == self.most).any()):
+            return h.new_zeros(1, 1, 1).expand(len(x), self.columns, self.most)
+        flat = self.logits(h)
+        logits = flat.new_full((len(x), self.columns * self.most), BARRED).index_copy(1, self.place, flat)
+        return logits.unflatten(1, (self.columns, self.most))
+
+    def _answers(self, answers: Tensor, states: Tensor) -> Tensor:
+        """Those of the states (B, N) that the columns are in: (B, N)."""
+        if self.slopes is None:
+            return answers
+        counts = torch.tensor(self.answers, device=answers.device)
+        bins = states - self.bins[self.owner]
+        own = torch.where((bins >= 0) & (bins < counts - 1) & (states < self.most), bins, counts - 1)
+        return answers.gather(1, self.firsts + own)
 
     def _values(self, values: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """Values and their levels, both checked: (B, N), and (B, N) or (B, 1)."""

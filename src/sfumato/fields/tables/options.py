@@ -25,6 +25,8 @@ class TableMeasure:
     """Real rows that nothing was trained on (default: those held out)."""
     rows: int | None = None
     """Rows to compare (default: as many as are real, at most 5000)."""
+    target: str | None = None
+    """A column that models trained on the rows are to predict, to see what the rows are good for."""
 
 
 @dataclass(frozen=True)
