@@ -98,6 +98,7 @@ class Facts:
         bins: int = BINS,
         tell: Say = lambda line: None,
         rules: Rules = Rules(),
+        given: Mapping[str, tuple[States, Knots | None]] | None = None,
     ) -> Facts:
         """The facts of a table of which the rows ``train`` are trained on.
 
@@ -105,6 +106,7 @@ class Facts:
             kinds: column -> what it is, where that should not be found by looking.
             bins: pieces into which the numbers of a column are cut.
             rules: as they were read; lookups are filled from the training rows.
+            given: column -> its states, where they are known already.
 
         Raises:
             DataError: fewer than 50 training rows, a column that cannot be learned, or none that can.
@@ -115,6 +117,12 @@ class Facts:
             raise DataError(f"{len(train)} rows to train on, at least {FEWEST_ROWS} are needed")
         columns, knots = [], {}
         for column in table.columns:
+            if given and column.name in given:
+                states, found = given[column.name]
+                columns.append(states)
+                if found is not None:
+                    knots[column.name] = found
+                continue
             derived = column.name in rules.columns
             kind = find_kind(column, asked.get(column.name), tell, learned=not derived)
             if derived or kind.kind in ("key", "constant"):
@@ -151,41 +159,61 @@ class Facts:
         """These facts for another table of the same columns, whose states and values stay."""
         return replace(self, rows=len(train), held=len(table) - len(train), source=table.source(), format=table.format)
 
-    def save(self, run: Run) -> None:
-        """Into data.json and data.safetensors."""
-        columns = [asdict(column) for column in self.columns]
-        plain = {
-            "columns": columns,
+    def plain(self) -> dict[str, Any]:
+        """What data.json keeps of them."""
+        return {
+            "columns": [asdict(column) for column in self.columns],
             "format": asdict(self.format),
             "rows": self.rows,
             "held": self.held,
             "source": self.source,
             "rules": self.rules.plain(),
         }
-        write_text(run.path / "data.json", json.dumps(plain, indent=1, ensure_ascii=False))
-        arrays: dict[str, np.ndarray] = {}
+
+    def arrays(self, before: str = "") -> dict[str, np.ndarray]:
+        """What data.safetensors keeps of them; ``before`` begins the names."""
+        found: dict[str, np.ndarray] = {}
         for i, column in enumerate(self.columns):
-            if (found := self.knots.get(column.kind.name)) is not None:
-                arrays |= {f"{i}.{part}": np.ascontiguousarray(getattr(found, part)) for part in KNOTS}
-        save_file(arrays, run.path / "data.safetensors")
+            if (knots := self.knots.get(column.kind.name)) is not None:
+                found |= {f"{before}{i}.{part}": np.ascontiguousarray(getattr(knots, part)) for part in KNOTS}
+        return found
+
+    @classmethod
+    def of_plain(cls, plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray], before: str = "") -> Facts:
+        """What :meth:`plain` and :meth:`arrays` gave. Raises what is caught by `decoding`."""
+        columns: tuple[States, ...] = tuple(options(States, each) for each in plain["columns"])
+        knots = {
+            column.kind.name: Knots(*(arrays[f"{before}{i}.{part}"] for part in KNOTS))
+            for i, column in enumerate(columns)
+            if column.bins
+        }
+        rows, held, source = convert(int, plain["rows"]), convert(int, plain["held"]), convert(str, plain["source"])
+        rules = Rules.of_plain(plain.get("rules"))
+        return cls(columns, options(Format, plain["format"]), rows, held, source, knots, rules)
+
+    def save(self, run: Run) -> None:
+        """Into data.json and data.safetensors."""
+        save_facts(run, self.plain(), self.arrays())
 
     @classmethod
     def read(cls, run: Run) -> Facts:
         """As they were saved. Raises RunError."""
-        plain = read_facts(run)
-        place, remedy = run.path / "data.json", "train again"
-        with decoding(run.path / "data.safetensors", remedy, RunError):
-            arrays = load_file(run.path / "data.safetensors")
-        with decoding(place, remedy, RunError):
-            columns: tuple[States, ...] = tuple(options(States, each) for each in plain["columns"])
-            knots = {
-                column.kind.name: Knots(*(arrays[f"{i}.{part}"] for part in KNOTS))
-                for i, column in enumerate(columns)
-                if column.bins
-            }
-            rows, held, source = convert(int, plain["rows"]), convert(int, plain["held"]), convert(str, plain["source"])
-            rules = Rules.of_plain(plain.get("rules"))
-            return cls(columns, options(Format, plain["format"]), rows, held, source, knots, rules)
+        plain, arrays = saved_facts(run)
+        with decoding(run.path / "data.json", "train again", RunError):
+            return cls.of_plain(plain, arrays)
+
+
+def save_facts(run: Run, plain: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """What is known of the data, into data.json and data.safetensors."""
+    write_text(run.path / "data.json", json.dumps(plain, indent=1, ensure_ascii=False))
+    save_file(arrays, run.path / "data.safetensors")
+
+
+def saved_facts(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What :func:`save_facts` wrote. Raises RunError."""
+    plain = read_facts(run)
+    with decoding(run.path / "data.safetensors", "train again", RunError):
+        return plain, load_file(run.path / "data.safetensors")
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
