@@ -170,6 +170,7 @@ class Asked:
     Args:
         known: rows of which cells that are not empty are known; missing columns are not.
         clauses: what every row must meet besides.
+        stated: columns of ``known`` whose empty cells are known to be empty.
     """
 
     facts: Facts
@@ -177,12 +178,13 @@ class Asked:
     known: Table | None = None
     clauses: tuple[Clause, ...] = ()
     named: bool = False
+    stated: frozenset[str] = frozenset()
     buckets: None = None
     _rows: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.known is not None:
-            self._rows.update(_encoded(self.known, self.facts))
+            self._rows.update(_encoded(self.known, self.facts, self.stated))
 
     def __len__(self) -> int:
         return self.each * (len(self.known) if self.known is not None and self.named else 1)
@@ -206,7 +208,7 @@ class Asked:
         return {"x": x, "aside": tree.take(self._rows, rows)}
 
 
-def _encoded(table: Table, facts: Facts) -> dict[str, Any]:
+def _encoded(table: Table, facts: Facts, stated: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The known cells of a table as x, and which are known."""
     names = table.names
     if unknown := [name for name in names if name not in [states.kind.name for states in facts.columns]]:
@@ -214,12 +216,15 @@ def _encoded(table: Table, facts: Facts) -> dict[str, Any]:
     known = np.zeros((len(table), len(facts.learned)), dtype=bool)
     columns = []
     for i, states in enumerate(facts.learned):
-        filler = _any_word(states)
-        cells = table[states.kind.name].cells() if states.kind.name in names else [None] * len(table)
-        known[:, i] = [cell not in ("", None) for cell in cells]
-        columns.append(
-            Column.of(states.kind.name, [cell if here else filler for cell, here in zip(cells, known[:, i])])
-        )
+        name, filler = states.kind.name, _any_word(states)
+        if name not in names:
+            columns.append(Column(name, (filler,), np.zeros(len(table), dtype=np.int32)))
+            continue
+        column = table[name]
+        here = [name in stated or word not in ("", None) for word in column.words]
+        known[:, i] = np.array(here, dtype=bool)[column.codes]
+        words = tuple(word if there else filler for word, there in zip(column.words, here))
+        columns.append(Column(name, words, column.codes))
     rows = rows_of(Table(tuple(columns), facts.format), facts)
     x = rows.batch(np.arange(len(rows)))["x"]
     which = {"states": torch.from_numpy(known), "values": torch.from_numpy(known[:, facts.valued])}
@@ -236,15 +241,15 @@ def restored(table: Table, asked: Asked, numbers: Sequence[int]) -> Table:
     """Drawn rows with the known cells as they were given, to the letter."""
     if asked.known is None:
         return table
-    rows = [asked.row(number) for number in numbers]
+    rows = np.array([asked.row(number) for number in numbers], dtype=np.int64)
     columns = []
     for column in table.columns:
         if column.name in asked.known.names:
-            given = asked.known[column.name].cells()
-            cells = [
-                column.words[code] if given[row] in ("", None) else given[row] for code, row in zip(column.codes, rows)
-            ]
-            column = Column.of(column.name, cells, column.type)
+            known = asked.known[column.name]
+            given = [known.words[code] for code in known.codes[rows].tolist()]
+            if column.name not in asked.stated:
+                given = [mine if cell in ("", None) else cell for cell, mine in zip(given, column.cells())]
+            column = Column.of(column.name, given, column.type)
         columns.append(column)
     return Table(tuple(columns), table.format)
 
@@ -308,18 +313,20 @@ class Tries:
 
 
 def drawn_to_meet(
-    model: Any, queries: Asked, numbers: Sequence[int], rows: Callable[[Any, Asked, Drawn], Table]
-) -> Iterator[Drawn]:
+    model: Any, queries: Asked, numbers: Sequence[int], rows: Callable[[Any, Asked, Drawn], Table],
+    stream: Sequence[str | int] = ("sample",),
+) -> Iterator[Drawn]:  # fmt: skip
     """Samples that meet the conditions and the rules of the table: each is drawn again until it does.
 
     Args:
         rows: model, queries, samples -> their table.
+        stream: the purpose of the randomness.
 
     Raises:
         DataError: a row that has not met them after :data:`MOST_DRAWS` draws, with the share that did.
     """
     if not queries.clauses and not queries.facts.rules:
-        yield from model.draw(queries, numbers)
+        yield from model.draw(queries, numbers, stream=stream)
         return
     batch, tried, met = model.walk.batch or 16, 0, 0
     for start in range(0, len(numbers), batch):
@@ -334,7 +341,7 @@ def drawn_to_meet(
             more = 1 if k == 0 else min(batch // len(left), MOST_DRAWS - k)
             tries = [(number, k + i) for number in left for i in range(more)]
             source = Tries(queries, tries) if k else queries
-            for drawn in model.draw(source, range(len(tries)) if k else left):
+            for drawn in model.draw(source, range(len(tries)) if k else left, stream=stream):
                 mine = drawn._replace(numbers=[tries[i][0] for i in drawn.numbers] if k else drawn.numbers)
                 made, facts = rows(model, queries, mine), queries.facts
                 good_ones = meets(made, queries.clauses, facts) & fits(made, facts.rules, facts.kinds)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +29,11 @@ from sfumato.fields.tables.table import Column, Format, Say, Table
 from sfumato.jobs.facts import read_facts
 from sfumato.jobs.strict import convert, options
 from sfumato.training.run import Run, RunError, write_text
+
+if TYPE_CHECKING:
+    from sfumato.diffusion.product import Product
+    from sfumato.fields.tables.network import TableMLP
+    from sfumato.fields.tables.process import RowTimes
 
 FEWEST_ROWS = 50
 KNOTS = ("value", "low", "high", "bin")
@@ -58,6 +63,8 @@ class Facts:
     source: str
     knots: Mapping[str, Knots]
     rules: Rules = Rules()
+    linked: ClassVar[bool] = False
+    """Whether these are the facts of several tables."""
 
     @property
     def measured(self) -> list[States]:
@@ -138,6 +145,23 @@ class Facts:
             raise DataError("every column is a key, always the same, or derived: there is nothing to learn")
         return facts
 
+    def process(self) -> Product:
+        from sfumato.fields.tables.process import process_of
+
+        return process_of(self.sizes, len(self.valued))
+
+    def times(self, known: float) -> RowTimes:
+        """The times of training; ``known``: share of the rows in which columns are given."""
+        from sfumato.fields.tables.process import RowTimes
+
+        return RowTimes(tuple(self.valued), known=known)
+
+    def network(self, width: int | None, depth: int) -> TableMLP:
+        from sfumato.fields.tables.network import TableMLP, usual_width
+
+        width = width or usual_width(len(self.sizes))
+        return TableMLP(sizes=self.sizes, first_bins=self.first_bins, valued=self.valued, width=width, depth=depth)
+
     def words(self) -> list[str]:
         """The table in a line, for people."""
         kinds = Counter(column.kind.kind for column in self.columns)
@@ -198,7 +222,11 @@ class Facts:
     @classmethod
     def read(cls, run: Run) -> Facts:
         """As they were saved. Raises RunError."""
-        plain, arrays = saved_facts(run)
+        return cls.of_saved(run, *saved_facts(run))
+
+    @classmethod
+    def of_saved(cls, run: Run, plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Facts:
+        """From what :func:`saved_facts` gave. Raises RunError."""
         with decoding(run.path / "data.json", "train again", RunError):
             return cls.of_plain(plain, arrays)
 
@@ -322,16 +350,21 @@ def save_table(table: Table, folder: Path) -> None:
 
 def load_table(folder: Path, facts: Facts) -> Table:
     """As it was saved. Raises RunError where it is damaged or another one."""
+    found = kept_table(folder)
+    if found.source() != facts.source:
+        raise RunError(f"{folder}: cannot be read (it is not the table that the run began with); train again")
+    return found
+
+
+def kept_table(folder: Path) -> Table:
+    """What :func:`save_table` wrote. Raises RunError where it is damaged."""
     codes = kept_array(folder / "codes.npy", "train again")
     with decoding(folder, "train again", RunError):
         plain = json.loads((folder / "words.json").read_text(encoding="utf-8"))
         columns = zip(plain["columns"], codes, strict=True)
-        found = Table(
+        return Table(
             tuple(Column(c["name"], tuple(c["words"]), own, c["type"]) for c, own in columns), Format(**plain["format"])
         )
-        if found.source() != facts.source:
-            raise ValueError("it is not the table that the run began with")
-    return found
 
 
 def without(table: Table, names: Sequence[str]) -> Table:

@@ -12,6 +12,13 @@ from torch.nn import functional as F
 from sfumato.networks.parts import LevelEmbedding, no_autocast, standard, waves, zero_
 
 FREQUENCIES = 16
+
+
+def usual_width(columns: int) -> int:
+    """Of a network for so many columns."""
+    return 256 if columns <= 64 else 512
+
+
 BARRED = -1e30
 """Logit of a state that a column does not have: finite, as :data:`sfumato.diffusion.tokens.NEVER` is."""
 

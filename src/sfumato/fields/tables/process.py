@@ -89,7 +89,9 @@ class OneOf:
         return self.processes[name].loss(answer[name], rows, z[name], own(t, name), counts)
 
     def endpoints(self, answer: Mapping[str, Tree], x_t: Mapping[str, Tree], t: Any, rng: Rng = None) -> Endpoints:
-        ends = {name: self.processes[name].endpoints(answer[name], rows, own(t, name), rng) for name, rows in x_t.items()}
+        ends = {
+            name: self.processes[name].endpoints(answer[name], rows, own(t, name), rng) for name, rows in x_t.items()
+        }
         return Endpoints({name: end.x for name, end in ends.items()}, {name: end.z for name, end in ends.items()})
 
     def step(
@@ -98,9 +100,7 @@ class OneOf:
         x: Any = ends.x
         z: Any = ends.z
         return {
-            name: self.processes[name].step(
-                Endpoints(x[name], z[name]), rows, own(t, name), own(s, name), eta, rng
-            )
+            name: self.processes[name].step(Endpoints(x[name], z[name]), rows, own(t, name), own(s, name), eta, rng)
             for name, rows in x_t.items()
         }
 

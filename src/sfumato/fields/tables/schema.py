@@ -56,6 +56,13 @@ class Link:
         """As the schema spells it."""
         return f"{', '.join(self.columns)} -> {self.table}({', '.join(self.to)})"
 
+    @property
+    def plain(self) -> Any:
+        """As a schema has it: in words, or in parts where a name has a comma or a bracket in it."""
+        if any(set(name) & set(",()") or "->" in name for name in (*self.columns, self.table, *self.to)):
+            return {"columns": list(self.columns), "table": self.table, "to": list(self.to)}
+        return self.text
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -95,9 +102,9 @@ class Entry:
         if self.keys != "make":
             found["keys"] = self.keys
         if self.keep:
-            found["keep"] = "true"
+            found["keep"] = True
         if self.links:
-            found["links"] = [link.text for link in self.links]
+            found["links"] = [link.plain for link in self.links]
         if self.rules:
             found["rules"] = {
                 "derive": {each.column: each.text for each in self.rules.derived}, "check": list(self.rules.checks),
@@ -147,7 +154,8 @@ def _entry(name: str, plain: Any, keys: Mapping[str, tuple[str, ...]], source: s
     found = base or Entry(name)
     if plain.get("keys", "make") not in ("make", "keep"):
         raise DataError(f"{here}: keys is {plain['keys']!r}; must be make or keep")
-    if plain.get("keep", "false") not in ("true", "false"):
+    keep = str(plain.get("keep", found.keep)).lower()
+    if keep not in ("true", "false"):
         raise DataError(f"{here}: keep is {plain['keep']!r}; must be true or false")
     kind = plain.get("kind", {})
     if not isinstance(kind, dict) or not all(isinstance(each, str) for each in kind.values()):
@@ -160,7 +168,7 @@ def _entry(name: str, plain: Any, keys: Mapping[str, tuple[str, ...]], source: s
         file=file or found.file,
         key=keys[name],
         keys=plain.get("keys", found.keys),
-        keep=plain.get("keep", str(found.keep).lower()) == "true",
+        keep=keep == "true",
         rules=rules_of(plain["rules"], f"{here}: rules") if "rules" in plain else found.rules,
         leave_out=_names(plain.get("leave_out")) or found.leave_out,
         kind=kind or found.kind,
@@ -179,11 +187,14 @@ def _names(value: Any) -> tuple[str, ...]:
 
 def _link(text: Any, keys: Mapping[str, tuple[str, ...]], here: str) -> Link:
     match = _LINK.fullmatch(text.strip()) if isinstance(text, str) else None
-    if match is None:
+    if isinstance(text, dict) and set(text) == {"columns", "table", "to"}:
+        columns, table, to = _names(text["columns"]), str(text["table"]), _names(text["to"])
+    elif match is not None:
+        columns, table, to = _names(match[1]), match[2], _names(match[3])
+    else:
         raise DataError(f"{here}: link {text!r} should be like  COLUMN -> TABLE  or  A, B -> TABLE(C, D)")
-    columns, table = _names(match[1]), match[2]
     _known(table, keys, f"{here}: link {text!r}: there is no table {table!r}")
-    to = _names(match[3]) or keys[table]
+    to = to or keys[table]
     if not to:
         raise DataError(f"{here}: link {text!r}: {table} has no key; give it one, or name its columns, as {table}(id)")
     if len(to) != len(columns):

@@ -13,7 +13,9 @@ from typing import Any
 from sfumato.data.errors import one_line, shown
 from sfumato.errors import DataError
 from sfumato.fields.tables.reading import SUFFIXES
-from sfumato.fields.tables.table import NUMBER, Format, Table
+from sfumato.fields.tables.sqlite import SUFFIXES as DATABASES
+from sfumato.fields.tables.sqlite import affinity, write_database
+from sfumato.fields.tables.table import NUMBER, SQL, Column, Format, Table
 from sfumato.fields.tables.typed import arrow
 
 Row = tuple[str | None, ...]
@@ -21,7 +23,7 @@ BLOCK = 10_000  # rows that are written at a time
 
 
 def write_table(table: Table, path: Path) -> Path:
-    """A table into a .csv, .tsv, .parquet or .jsonl file; see :func:`write_rows`."""
+    """A table into a .csv, .tsv, .parquet, .jsonl or SQLite file; see :func:`write_rows`."""
     types = [column.type for column in table.columns]
     return write_rows(table.rows(), path, table.names, types, table.format)
 
@@ -37,10 +39,12 @@ def write_rows(
         DataError: another suffix, or a file that cannot be written.
     """
     path, suffix = Path(path), Path(path).suffix.lower()
+    if suffix in DATABASES:
+        cells = zip(*rows, strict=True)
+        columns = [Column.of(name, own, type) for name, own, type in zip(names, cells, types, strict=True)]
+        return write_database(path, {path.stem: Table(tuple(columns))})
     if suffix not in SUFFIXES:
-        raise DataError(
-            f"{shown(path)}: rows are written to files that end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-        )
+        raise DataError(f"{shown(path)}: rows are written to files that end in {', '.join(SUFFIXES)} or {DATABASES[0]}")
     writers = {".parquet": _write_parquet, ".jsonl": _write_lines}
     try:
         writers.get(suffix, _write_csv)(rows, path, names, types, _spelt(format, suffix))
@@ -118,6 +122,8 @@ def _json(cell: str | None, type: str) -> str:
         return "null"
     if type in ("number", "boolean", "bool"):
         return cell
+    if type.startswith(SQL) and affinity(type.removeprefix(SQL)) == "TEXT":
+        return json.dumps(cell, ensure_ascii=False)
     number = NUMBER.fullmatch(cell) and not cell.lstrip("-").startswith(("+", ".", "00")) and not cell.endswith(".")
     plain = number and type not in ("string", "large_string") and "nan" not in cell
     return cell if plain else json.dumps(cell, ensure_ascii=False)
@@ -146,6 +152,8 @@ def _blocks(rows: Iterable[Row]) -> Iterable[list[Row]]:
 def arrow_type(type: str) -> Any:
     """The arrow type that a column's type names; of CSV and JSON what fits their words."""
     pa = arrow()
+    if type.startswith(SQL):
+        return {"INTEGER": pa.int64(), "REAL": pa.float64()}.get(affinity(type.removeprefix(SQL)), pa.string())
     if match := re.fullmatch(r"timestamp\[(\w+)(?:, tz=(.+))?\]", type):
         return pa.timestamp(match[1], tz=match[2])
     if match := re.fullmatch(r"(decimal\d+)\((\d+), (-?\d+)\)", type):
