@@ -1,8 +1,8 @@
 """A shop that tests are made of: customers, their orders, the lines of each order, and a list of products.
 
-What must be kept: a customer of the kind "firm" has 4 orders in the mean, a person 1; an order's channel is its customer's habit
-(firms 90 % by mail, persons 20 %); one order in ten has no customer (half of these a gap, half a number that nobody has); a line's
-price is what its product costs.
+What must be kept: a customer of the kind "firm" has 4 orders in the mean, a person 1; an order's channel depends on the kind
+(firms 90 % by mail, persons 20 %), its city is its customer's; one order in ten has no customer (half of these a gap, half a
+number that nobody has); a line's price is what its product costs.
 """
 
 from pathlib import Path
@@ -27,6 +27,10 @@ tables:
 """
 
 
+def hash_(i: int) -> int:
+    return i * 7919 % 5
+
+
 def shop(customers: int = 400, seed: int = 0) -> dict[str, Table]:
     rng = np.random.default_rng(seed)
     firm = rng.random(customers) < 0.4
@@ -47,6 +51,7 @@ def shop(customers: int = 400, seed: int = 0) -> dict[str, Table]:
         "orders": table(
             number=[str(i + 1) for i in range(len(owner))],
             customer=names,
+            city=[f"city {hash_(i)}" for i in owner.tolist()],
             channel=np.where(mail, "mail", "shop").tolist(),
             weight=[f"{w:.2f}" for w in rng.exponential(2, len(owner))],
         ),

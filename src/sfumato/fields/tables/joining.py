@@ -23,6 +23,7 @@ from sfumato.fields.tables.linked import (
     beside_name,
     count_name,
     parents,
+    shared_name,
     sides,
     tuples,
 )  # fmt: skip
@@ -33,6 +34,9 @@ from sfumato.fields.tables.sqlite import read_database
 from sfumato.fields.tables.table import Column, Say, Table
 from sfumato.training.run import Run
 
+SHARED, BEYOND = 0.9, 0.05
+"""Share of the rows of a parent that have its most frequent word, in the mean, from which siblings are said to share it, and
+by how much that must be more than the share of the most frequent word of all rows."""
 REPEATED = 2.0
 """Rows of each word, in the mean, from which a column of too many words is drawn by their frequencies."""
 Given = dict[str, tuple[States, Knots | None]]
@@ -242,6 +246,45 @@ def _counts(entry: Entry, desk: _Desk) -> list[Column]:
     return found
 
 
+def _shared(entry: Entry, desk: _Desk) -> list[Column]:
+    """Columns for what the children of a row have in common: the most frequent word of theirs (the airline of a plane's
+    flights), so that it is drawn with the parent and siblings agree in it. A row without children has an empty cell."""
+    found = []
+    for child in desk.entries:
+        modes = desk.modes[child.name]
+        if "driver" not in modes or child.links[modes.index("driver")].table != entry.name:
+            continue
+        driver = modes.index("driver")
+        rows, table = desk.rows_of_parent[child.name, driver], desk.tables[child.name]
+        apart = {*child.rules.columns, *child.links[driver].columns, *(child.key if len(child.key) == 1 else ())}
+        for column in table.columns:
+            if column.name not in apart and 2 <= int((column.counts() > 0).sum()) <= MOST_WORDS:
+                most = _most(column, rows, len(desk.tables[entry.name]))
+                if most is not None:
+                    found.append(replace(most, name=shared_name(child.name, column.name)))
+    return found
+
+
+def _most(column: Column, rows: np.ndarray, parents_: int) -> Column | None:
+    """The most frequent word among each parent's rows, if nearly all of them have it; None otherwise."""
+    linked = np.flatnonzero(rows >= 0)
+    pairs, counts = np.unique(rows[linked] * len(column.words) + column.codes[linked], return_counts=True)
+    owner, word = pairs // len(column.words), pairs % len(column.words)
+    total = np.bincount(owner, weights=counts, minlength=parents_)
+    order = np.lexsort((counts, owner))
+    last = order[np.flatnonzero(np.diff(owner[order], append=-1))]  # of each parent its most frequent word
+    several = total[owner[last]] > 1
+    if not several.any():
+        return None
+    share = counts[last][several].sum() / total[owner[last]][several].sum()
+    usual = column.counts().max() / len(column.codes)
+    if share < SHARED or share < usual + BEYOND:
+        return None
+    codes = np.full(parents_, len(column.words), dtype=np.int32)
+    codes[owner[last]] = word[last]
+    return Column(column.name, (*column.words, None), codes, column.type)
+
+
 def _learned(entry: Entry, desk: _Desk) -> Member:
     table, modes = desk.tables[entry.name], desk.modes[entry.name]
     lost = tuple(Orphans.of(table, link, desk.rows_of_parent[entry.name, i]) for i, link in enumerate(entry.links))
@@ -257,8 +300,12 @@ def _learned(entry: Entry, desk: _Desk) -> Member:
     settled = {*kinds, *entry.rules.columns}
     by_count = {c.name: _frequencies(c) for c in own if c.name not in settled and _many(c, desk.tell)}
     own = [column for column in own if column.name not in by_count]
-    own += _counts(entry, desk)
-    kinds |= {c.name: "number" for c in own if c.name not in table.names and len(c.words) > 1}
+    counts, shared = _counts(entry, desk), _shared(entry, desk)
+    own += [*counts, *shared]
+    kinds |= {column.name: "number" for column in counts if len(column.words) > 1}
+    kinds |= {column.name: "category" for column in shared}
+    for column in shared:
+        desk.tell(f"{column.name!r} is drawn with each row, for its children to have it in common")
     given: Given = {}
     beside: list[Column] = []
     context: list[str] = []

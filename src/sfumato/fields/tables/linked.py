@@ -108,6 +108,11 @@ def count_name(child: str, link: Link) -> str:
     return f"rows of {child} by {', '.join(link.columns)}"
 
 
+def shared_name(child: str, column: str) -> str:
+    """The column of a parent that says what its children have in common."""
+    return f"{column} of most {child}"
+
+
 def beside_name(link: Link, column: str) -> str:
     """A column of the parent beside a row: tailnum.seats."""
     return f"{'_'.join(link.columns)}.{column}"
@@ -151,6 +156,14 @@ class Member:
     def driver(self) -> int | None:
         """Which of the links says how many rows there are."""
         return self.modes.index("driver") if "driver" in self.modes else None
+
+    @property
+    def beside(self) -> set[str]:
+        """Columns of the body that are a parent's, whether they are given or drawn."""
+        assert self.facts is not None
+        before = tuple(beside_name(link, "") for link, mode in zip(self.entry.links, self.modes) if mode != "list")
+        names = {states.kind.name for states in self.facts.columns} - set(self.names)
+        return {name for name in names if name.startswith(before)}
 
     def context(self) -> tuple[int, ...]:
         """Which of the learned columns are given."""
@@ -223,19 +236,9 @@ class Linked:
             for name, pairs in (member.by_count or {}).items():
                 found.append(f"  {shown(name):<20} {len(pairs)} words, drawn by their frequencies alone")
             if member.facts is not None:
-                own = set(member.names)
                 lines = zip(member.facts.columns, member.facts.values())
-                found += [f"  {line}" for states, line in lines if states.kind.name in own | set(self.counts(member))]
+                found += [f"  {line}" for states, line in lines if states.kind.name not in member.beside]
         return found
-
-    def counts(self, parent: Member) -> dict[str, tuple[Member, int]]:
-        """The columns of a table that count its children -> the child and its link."""
-        return {
-            count_name(child.name, link): (child, i)
-            for child in self.members
-            for i, link in enumerate(child.entry.links)
-            if link.table == parent.name and i < len(child.modes) and child.modes[i] != "list"
-        }
 
     def process(self) -> OneOf:
         from sfumato.fields.tables.process import OneOf, process_of
