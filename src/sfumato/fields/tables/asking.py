@@ -171,6 +171,7 @@ class Asked:
         known: rows of which cells that are not empty are known; missing columns are not.
         clauses: what every row must meet besides.
         stated: columns of ``known`` whose empty cells are known to be empty.
+        places: the number of each row of ``known`` in its file, from 0, where it is another.
     """
 
     facts: Facts
@@ -179,6 +180,7 @@ class Asked:
     clauses: tuple[Clause, ...] = ()
     named: bool = False
     stated: frozenset[str] = frozenset()
+    places: Sequence[int] | None = None
     buckets: None = None
     _rows: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
@@ -194,7 +196,10 @@ class Asked:
         return number // self.each if self.named else 0
 
     def name(self, number: int) -> tuple[str, int]:
-        return (f"row {self.row(number) + 1}", number % self.each) if self.named else ("", number)
+        if not self.named:
+            return "", number
+        row = self.row(number)
+        return f"row {(row if self.places is None else self.places[row]) + 1}", number % self.each
 
     def batch(self, numbers: Sequence[int]) -> dict[str, Any]:
         """x, blank; where anything is known, aside: x and known, bool, of each part."""
@@ -312,14 +317,16 @@ class Tries:
         return self.asked.batch([self.tries[number][0] for number in numbers])
 
 
+Rows = Callable[[Any, "Asked", Drawn], Table]
+"""Model, queries, samples -> their table."""
+
+
 def drawn_to_meet(
-    model: Any, queries: Asked, numbers: Sequence[int], rows: Callable[[Any, Asked, Drawn], Table],
-    stream: Sequence[str | int] = ("sample",),
-) -> Iterator[Drawn]:  # fmt: skip
+    model: Any, queries: Asked, numbers: Sequence[int], rows: Rows, stream: Sequence[str | int] = ("sample",)
+) -> Iterator[Drawn]:
     """Samples that meet the conditions and the rules of the table: each is drawn again until it does.
 
     Args:
-        rows: model, queries, samples -> their table.
         stream: the purpose of the randomness.
 
     Raises:
@@ -328,26 +335,53 @@ def drawn_to_meet(
     if not queries.clauses and not queries.facts.rules:
         yield from model.draw(queries, numbers, stream=stream)
         return
+    facts = queries.facts
+
+    def good(made: Table, of: Sequence[int]) -> np.ndarray:
+        return meets(made, queries.clauses, facts) & fits(made, facts.rules, facts.kinds)
+
+    yield from drawn_until(model, queries, numbers, rows, good, stream)
+
+
+def drawn_until(
+    model: Any, queries: Asked, numbers: Sequence[int], rows: Rows, good: Callable[[Table, Sequence[int]], np.ndarray],
+    stream: Sequence[str | int] = ("sample",), most: int = MOST_DRAWS, resigned: bool = False,
+) -> Iterator[Drawn]:  # fmt: skip
+    """Samples of which each is drawn again until it is good.
+
+    Args:
+        good: their table and numbers -> which are, bool (n,).
+        most: draws of a sample. resigned: the first draw is taken where none of them was good.
+
+    Raises:
+        DataError: a sample that is not good after so many draws, with the share that were.
+    """
     batch, tried, met = model.walk.batch or 16, 0, 0
     for start in range(0, len(numbers), batch):
         wanted, k = list(numbers[start : start + batch]), 0
-        good: dict[int, dict[str, torch.Tensor]] = {}
-        while left := [number for number in wanted if number not in good]:
-            if k >= MOST_DRAWS:
+        taken: dict[int, dict[str, torch.Tensor]] = {}
+        first: dict[int, dict[str, torch.Tensor]] = {}
+        while left := [number for number in wanted if number not in taken]:
+            if k >= most and resigned:
+                taken |= {number: first[number] for number in left}
+                break
+            if k >= most:
                 raise DataError(
                     f"{met} of {tried} rows drawn met what every row must (--where, and the rules of the table), too few to go "
                     "on; ask for what is less rare"
                 )
-            more = 1 if k == 0 else min(batch // len(left), MOST_DRAWS - k)
+            more = 1 if k == 0 else min(batch // len(left), most - k)
             tries = [(number, k + i) for number in left for i in range(more)]
             source = Tries(queries, tries) if k else queries
             for drawn in model.draw(source, range(len(tries)) if k else left, stream=stream):
                 mine = drawn._replace(numbers=[tries[i][0] for i in drawn.numbers] if k else drawn.numbers)
-                made, facts = rows(model, queries, mine), queries.facts
-                good_ones = meets(made, queries.clauses, facts) & fits(made, facts.rules, facts.kinds)
+                good_ones = good(rows(model, queries, mine), mine.numbers)
                 tried, met = tried + len(good_ones), met + int(good_ones.sum())
-                for i in np.flatnonzero(good_ones).tolist():  # the first try that meets them counts
-                    good.setdefault(mine.numbers[i], {part: value[i] for part, value in drawn.x.items()})
+                for i, number in enumerate(mine.numbers):  # the first try that is good counts
+                    x = {part: value[i] for part, value in drawn.x.items()}
+                    first.setdefault(number, x)
+                    if good_ones[i]:
+                        taken.setdefault(number, x)
             k += more
-        x = {part: torch.stack([good[number][part] for number in wanted]) for part in good[wanted[0]]}
+        x = {part: torch.stack([taken[number][part] for number in wanted]) for part in taken[wanted[0]]}
         yield Drawn(x, queries.batch(wanted), wanted, {})

@@ -48,6 +48,7 @@ class Tables(Recipe):
     Measure: ClassVar[type] = TableMeasure
     formats: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".jsonl", ".sqlite")
     single: ClassVar[bool] = True
+    verbs: ClassVar[Mapping[str, str]] = {"fill": "sfumato.fields.tables.fill:Fill"}
 
     data: Positional[Path]
     """The file, or the folder of linked tables."""

@@ -70,9 +70,30 @@ def _write_csv(rows: Iterable[Row], path: Path, names: Sequence[str], types: Seq
         plain = format.quoting == "words"
         for row in rows:
             cells = ["" if cell is None else cell for cell in row]
+            if any(map(is_formula, cells)):
+                join = format.separator + " " * format.space
+                file.write(join.join(spelt_cell(cell, format) for cell in cells) + format.newline)
+                continue
             writer.writerow(
                 [_Bare(cell) if plain and NUMBER.fullmatch(cell.replace(",", ".", 1)) else cell for cell in cells]
             )
+
+
+def is_formula(cell: str) -> bool:
+    """Whether a spreadsheet would take a cell for something to be worked out."""
+    return (
+        cell[:1] in ("=", "@", "+", "-", "\t", "\r") and cell != "-" and not NUMBER.fullmatch(cell.replace(",", ".", 1))
+    )
+
+
+def spelt_cell(cell: str, format: Format, quoted: bool = False) -> str:
+    """A cell as a CSV file spells it; in quotes if it must be, is ``quoted``, or would be worked out by a spreadsheet."""
+    quote = format.quote
+    needs = any(character in cell for character in (format.separator, quote, "\r", "\n")) or is_formula(cell)
+    number = NUMBER.fullmatch(cell.replace(",", ".", 1)) is not None
+    if needs or quoted or format.quoting == "all" or (format.quoting == "words" and not number):
+        return f"{quote}{cell.replace(quote, quote * 2)}{quote}"
+    return cell
 
 
 class _Bare(float):
