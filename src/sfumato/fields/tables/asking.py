@@ -8,8 +8,6 @@ drawing again.
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,137 +25,10 @@ from sfumato.fields.tables.data import Facts, rows_of
 from sfumato.fields.tables.reading import read_table
 from sfumato.fields.tables.rules import fits
 from sfumato.fields.tables.table import Column, Table
+from sfumato.fields.tables.where import Condition, checked, given_by, meets, parse
 
-_TOKEN = re.compile(
-    r"""\s*(?:(?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")|(?P<sign><=|>=|!=|==|[=<>(),])|(?P<word>[^\s=<>!(),'"]+))"""
-)
 MOST_DRAWS = 1000
 """Times that a row which does not meet a condition is drawn."""
-_ORDERED = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
-
-
-@dataclass(frozen=True)
-class Clause:
-    """One comparison of a column with one word, or with several ("in")."""
-
-    column: str
-    sign: str
-    words: tuple[str, ...]
-
-
-def parse(where: str) -> list[Clause]:
-    """The clauses of a condition, all of which must hold.
-
-    Raises:
-        DataError: what is not understood, quoted.
-    """
-    tokens = _tokens(where)
-    clauses: list[Clause] = []
-    while True:
-        if len(tokens) < 3:
-            raise DataError(f"--where {where!r}: ends in the middle; it should be like  age >= 40 and sex = 'woman'")
-        (_, column), (kind, sign) = tokens[:2]
-        sign = sign.lower() if kind == "word" else {"==": "="}.get(sign, sign)
-        if sign == "in":
-            words, tokens = _listed(where, tokens[2:])
-        elif kind == "sign" and sign in ("=", "!=", *_ORDERED):
-            words, tokens = (tokens[2][1],), tokens[3:]
-        else:
-            raise DataError(f"--where {where!r}: {sign!r} is no comparison; use =, !=, <, <=, >, >= or in ('a', 'b')")
-        clauses.append(Clause(column, sign, words))
-        if not tokens:
-            return clauses
-        if tokens[0][1].lower() != "and":
-            raise DataError(
-                f"--where {where!r}: {tokens[0][1]!r} where 'and' should stand; put words with blanks in quotes"
-            )
-        tokens = tokens[1:]
-
-
-def _tokens(where: str) -> list[tuple[str, str]]:
-    found, at = [], 0
-    while where[at:].strip():
-        match = _TOKEN.match(where, at)
-        if match is None:
-            raise DataError(f"--where {where!r}: cannot read {where[at:]!r}")
-        kind = match.lastgroup or ""
-        text = match[kind]
-        found.append((kind, text[1:-1].replace(text[0] * 2, text[0]) if kind == "text" else text))
-        at = match.end()
-    return found
-
-
-def _listed(where: str, tokens: list[tuple[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
-    if not tokens or tokens[0] != ("sign", "(") or ("sign", ")") not in tokens:
-        raise DataError(f"--where {where!r}: after 'in' comes a list in brackets, as in ('a', 'b')")
-    end = tokens.index(("sign", ")"))
-    return tuple(text for kind, text in tokens[1:end] if kind != "sign"), tokens[end + 1 :]
-
-
-def checked(clauses: Sequence[Clause], facts: Facts) -> list[Clause]:
-    """The clauses, found to be about columns of the table and values that they can have.
-
-    Raises:
-        DataError: an unknown column with the nearest name, or a word that is no value of its column.
-    """
-    names = {states.kind.name: states for states in facts.measured}
-    for clause in clauses:
-        if clause.column not in names:
-            near = difflib.get_close_matches(clause.column, names, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; they are {', '.join(map(shown, names))}"
-            raise DataError(f"--where names {shown(clause.column)!r}, which is no learned column{hint}")
-        states = names[clause.column]
-        if states.kind.kind == "category":
-            if clause.sign in _ORDERED:
-                raise DataError(f"--where: {clause.column!r} holds words, which have no order: use =, != or in")
-            known = [*states.words, *(word for word, _ in states.rare), *(gap or "" for gap in states.kind.gaps)]
-            for word in clause.words:
-                if word not in known and clause.column not in facts.rules.columns:
-                    raise DataError(f"--where: {clause.column!r} is never {word!r}; it is {', '.join(known[:12])}")
-        else:
-            for word in clause.words:
-                _value(states, word)
-    return list(clauses)
-
-
-def _value(states: States, word: str) -> float:
-    kind = states.kind
-    if word in kind.gaps:
-        return float("nan")
-    try:
-        return kind.spelling.value(word)
-    except ValueError:
-        raise DataError(f"--where: {kind.name!r} is a {kind.kind}, and {word!r} is none") from None
-
-
-def meets(table: Table, clauses: Sequence[Clause], facts: Facts) -> np.ndarray:
-    """Which rows meet all clauses: bool (n,). A gap meets only = and in that name it, and != that does not."""
-    names = {states.kind.name: states for states in facts.measured}
-    good = np.ones(len(table), dtype=bool)
-    for clause in clauses:
-        column, states = table[clause.column], names[clause.column]
-        good &= np.array([_holds(word, clause, states) for word in column.words])[column.codes]
-    return good
-
-
-def _holds(word: str | None, clause: Clause, states: States) -> bool:
-    kind = states.kind
-    if kind.kind == "category" or word in kind.gaps or word is None:
-        here = (word or "") in clause.words
-        return here if clause.sign in ("=", "in") else clause.sign == "!=" and not here
-    value = kind.spelling.value(word)
-    wanted = [_value(states, each) for each in clause.words]
-    if clause.sign in _ORDERED:
-        return bool(_ORDERED[clause.sign](value, wanted[0]))
-    return (value in wanted) == (clause.sign != "!=")
-
-
-def given_by(clauses: Sequence[Clause], facts: Facts) -> Table | None:
-    """The columns that equalities fix, as a table of one row; None where there is none."""
-    types = {states.kind.name: states.kind.type for states in facts.learned}
-    fixed = {clause.column: clause.words[0] for clause in clauses if clause.sign == "=" and clause.column in types}
-    columns = tuple(Column.of(name, [word], types[name]) for name, word in fixed.items())
-    return Table(columns, facts.format) if columns else None
 
 
 # ---- queries ---------------------------------------------------------------------------------------------------------
@@ -177,7 +48,7 @@ class Asked:
     facts: Facts
     each: int
     known: Table | None = None
-    clauses: tuple[Clause, ...] = ()
+    clauses: tuple[Condition, ...] = ()
     named: bool = False
     stated: frozenset[str] = frozenset()
     places: Sequence[int] | None = None
@@ -291,9 +162,12 @@ def asked(facts: Facts, where: str | None, known: Path | None, rows: int, each: 
     clauses = tuple(checked(parse(where), facts)) if where else ()
     given = given_by(clauses, facts)
     if known is None:
-        return Asked(facts, rows, given, clauses)
+        stated = frozenset() if given is None else frozenset(given.names)
+        return Asked(facts, rows, given, clauses, stated=stated)
     if given is not None:
-        raise DataError("--where with = and --known both say what is known: write the value into the file")
+        raise DataError(
+            "--where with = (or is missing) and --known both say what is known: write the value into the file"
+        )
     return Asked(facts, each, read_table(known), clauses, named=True)
 
 
