@@ -80,7 +80,7 @@ def _write(path: Path, table: Table, filled: Table, out: Path) -> None:
     from sfumato.fields.tables.writing import write_table
 
     if path.suffix.lower() == out.suffix.lower() and path.suffix.lower() in (".csv", ".tsv"):
-        cells = {}
+        cells: dict[tuple[int, int], str] = {}
         for i, (before, after) in enumerate(zip(table.columns, filled.columns)):
             pairs = zip(before.cells(), after.cells())
             cells |= {(row, i): str(new) for row, (old, new) in enumerate(pairs) if old != new}

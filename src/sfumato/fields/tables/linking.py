@@ -317,7 +317,7 @@ def _places(counts: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     rest = n - int(whole.sum())
     if rest:
         part = wanted - whole
-        more = rng.choice(len(counts), rest, p=part / part.sum(), replace=rest > np.count_nonzero(part))
+        more = rng.choice(len(counts), rest, p=part / part.sum(), replace=bool(rest > np.count_nonzero(part)))
         np.add.at(whole, more, 1)
     return rng.permutation(np.repeat(np.arange(len(counts)), whole))
 
@@ -342,6 +342,7 @@ def _cells(parent: Table, link: Link, rows: np.ndarray, lost: Orphans, rng: np.r
     """The cells of a link: keys of the parent's rows, gaps for -2, keys that nothing has for -1."""
     columns = {name: beside(parent[to], name, rows) for name, to in zip(link.columns, link.to, strict=True)}
     alone = np.flatnonzero(rows == -1)
+    words: Sequence[Sequence[str | None]]
     if len(link.columns) == 1 and lost.pattern is not None:
         ghosts = _places(np.array(lost.counts, dtype=np.float64), len(alone), rng)
         used, ghosts = np.unique(ghosts, return_inverse=True)

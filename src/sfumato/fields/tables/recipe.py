@@ -167,7 +167,8 @@ class Tables(Recipe):
         """The table of a run. Raises RunError."""
         from sfumato.fields.tables import data
 
-        return data.load_table(run.cache / "table", self.facts(run))
+        facts: Any = self.facts(run)
+        return data.load_table(run.cache / "table", facts)
 
     def examine(self) -> Look:
         from sfumato.fields.tables.proposals import as_yaml, propose
@@ -286,7 +287,7 @@ class Tables(Recipe):
         return path
 
     def write(
-        self, model: Model, queries: Queries, things: Iterable[tuple[int, Row]], out: Path, making: Making
+        self, model: Model, queries: Queries, things: Iterable[tuple[int, Any]], out: Path, making: Making
     ) -> Iterator[Path]:
         from sfumato.fields.tables.writing import write_rows
 

@@ -121,11 +121,12 @@ def evaluate(model: Model, asked: TableMeasure) -> Report:
     facts: Any = model.facts
     made: dict[str, Table] = {}
     bodies: dict[str, Table] = {}
-    for each in draw_tables(model, _enough(facts)):
-        made[each.name], bodies[each.name] = each.table, each.body
+    for drawn in draw_tables(model, _enough(facts)):
+        made[drawn.name], bodies[drawn.name] = drawn.table, drawn.body
     real = {member.name: table_of_run(model.run, member) for member in facts.members}
     links = relations(made, real, facts)
-    lines, about = [], {"links": [asdict(each) for each in links]}
+    lines: list[str] = []
+    about: dict[str, Any] = {"links": [asdict(each) for each in links]}
     for each in links:
         alone, real_alone = each.missing + each.dangling, each.real_missing + each.real_dangling
         lines.append(
