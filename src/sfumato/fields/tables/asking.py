@@ -43,6 +43,7 @@ class Asked:
         clauses: what every row must meet besides.
         stated: columns of ``known`` whose empty cells are known to be empty.
         places: the number of each row of ``known`` in its file, from 0, where it is another.
+        above: the file that the rows go below.
     """
 
     facts: Facts
@@ -52,6 +53,7 @@ class Asked:
     named: bool = False
     stated: frozenset[str] = frozenset()
     places: Sequence[int] | None = None
+    above: Path | None = None
     buckets: None = None
     _rows: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
@@ -153,22 +155,38 @@ def _of(t: Any, part: str) -> torch.Tensor:
 # ---- for the recipe --------------------------------------------------------------------------------------------------
 
 
-def asked(facts: Facts, where: str | None, known: Path | None, rows: int, each: int) -> Asked:
-    """The rows that are asked for: so many in all, or ``each`` for every row of the file ``known``.
+def asked(
+    facts: Facts, where: str | None, known: Path | None, rows: int, each: int, append: Path | None = None
+) -> Asked:
+    """The rows that are asked for: so many in all, or ``each`` for every row of the file ``known``; ``append``: the file that
+    they are to go below.
 
     Raises:
         DataError: what :func:`checked` refuses; a file of other columns; both kinds of known cells.
     """
+    above = None if append is None else below(append, facts)
+    facts = facts if above is None else facts.beyond(above)
     clauses = tuple(checked(parse(where), facts)) if where else ()
     given = given_by(clauses, facts)
     if known is None:
         stated = frozenset() if given is None else frozenset(given.names)
-        return Asked(facts, rows, given, clauses, stated=stated)
+        return Asked(facts, rows, given, clauses, stated=stated, above=append)
     if given is not None:
         raise DataError(
             "--where with = (or is missing) and --known both say what is known: write the value into the file"
         )
-    return Asked(facts, each, read_table(known), clauses, named=True)
+    return Asked(facts, each, read_table(known), clauses, named=True, above=append)
+
+
+def below(path: Path, facts: Facts) -> Table:
+    """A table that rows are to go below. Raises DataError where its columns are others than the run's."""
+    found = read_table(path)
+    names = [kind.name for kind in facts.kinds]
+    if found.names != names:
+        odd = next((name for name in (*found.names, *names) if (name in names) != (name in found.names)), None)
+        why = "they stand in another order" if odd is None else f"{shown(odd)!r} is in one of them alone"
+        raise DataError(f"--append {shown(path)}: its columns are not those of the run: {why}")
+    return found
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from sfumato.data.errors import decoding, shown
 from sfumato.diffusion.rng import Streams, key
 from sfumato.errors import DataError
 from sfumato.fields.tables.columns import BINS, Knots, States, decode, encode, fit
-from sfumato.fields.tables.kinds import Kind, find_kind, key_word, kinds_asked
+from sfumato.fields.tables.kinds import Kind, beyond, find_kind, key_word, kinds_asked
 from sfumato.fields.tables.rules import Rules, fitted
 from sfumato.fields.tables.table import Column, Format, Say, Table
 from sfumato.jobs.facts import read_facts
@@ -182,6 +182,14 @@ class Facts:
     def again(self, table: Table, train: np.ndarray) -> Facts:
         """These facts for another table of the same columns, whose states and values stay."""
         return replace(self, rows=len(train), held=len(table) - len(train), source=table.source(), format=table.format)
+
+    def beyond(self, table: Table) -> Facts:
+        """These facts with keys that go on where those of a table stop."""
+        columns = [
+            replace(column, kind=beyond(column.kind, table[column.kind.name])) if column.kind.kind == "key" else column
+            for column in self.columns
+        ]
+        return replace(self, columns=tuple(columns))
 
     def plain(self) -> dict[str, Any]:
         """What data.json keeps of them."""

@@ -37,6 +37,7 @@ from sfumato.fields.tables.writing import write_table
 
 if TYPE_CHECKING:
     from sfumato.fields.tables.options import RowAsk
+    from sfumato.jobs.making import Making
     from sfumato.jobs.model import Model
 
 ROUNDS = 100
@@ -147,7 +148,7 @@ class TablesAsked:
 
 def tables_asked(facts: Linked, ask: RowAsk, n: int | None) -> TablesAsked:
     """Raises Wrong for what can be asked of a single table alone."""
-    for name in ("where", "known"):
+    for name in ("where", "known", "append"):
         if getattr(ask, name) is not None:
             raise Wrong(
                 f"{name} = {str(getattr(ask, name))!r}: must be left out: it asks a single table, and this run has several"
@@ -157,20 +158,17 @@ def tables_asked(facts: Linked, ask: RowAsk, n: int | None) -> TablesAsked:
     return TablesAsked(facts, n)
 
 
-def written(facts: Linked, made: Iterable[Made], out: Path, suffix: str) -> Iterator[Path]:
-    """Tables as files of a folder, as they come, and their schema at the end; or as one SQLite file.
-
-    Args:
-        suffix: of the files; "": each as the real one.
-    """
+def written(facts: Linked, made: Iterable[Made], out: Path, making: Making) -> Iterator[Path]:
+    """Tables as files of a folder, as they come, and their schema at the end; or as one SQLite file. Each file is of the
+    making's suffix, or like the real one where that is open."""
     if out.suffix.lower() in SUFFIXES:
         yield write_database(out, {each.name: each.table for each in made}, facts.entries)
         return
     names = []
     for each in made:
-        own = suffix or each.table.format.suffix
+        own = making.suffix or each.table.format.suffix
         names.append(f"{each.name}{'.csv' if own in SUFFIXES else own}")
-        yield write_table(each.table, out / names[-1])
+        yield write_table(each.table, out / names[-1], making.text())
     entries = [replace(entry, file=name) for entry, name in zip(facts.entries, names)]
     path = out / SCHEMA
     path.write_text(as_yaml(entries), encoding="utf-8")

@@ -17,6 +17,7 @@ import numpy as np
 
 from sfumato.data.errors import one_line, shown
 from sfumato.errors import DataError
+from sfumato.fields.tables.kinds import GAPS
 from sfumato.fields.tables.sqlite import SUFFIXES as DATABASES
 from sfumato.fields.tables.sqlite import read_one
 from sfumato.fields.tables.table import MOST_COLUMNS, NUMBER, Column, Format, Say, Table
@@ -63,12 +64,53 @@ def read_table(
         raise DataError(
             f"{shown(path)}: is not the text that its first bytes promise ({one_line(error)}); save it as UTF-8"
         ) from None
-    twice = [name for name, count in Counter(found.names).items() if count > 1]
-    if twice:
-        raise DataError(f"{shown(path)}: two columns are called {shown(twice[0])!r}: give each its own name")
+    twice = next((name for name, count in Counter(found.names).items() if count > 1), None)
+    if twice is not None:
+        first, second = [i + 1 for i, name in enumerate(found.names) if name == twice][:2]
+        raise DataError(
+            f"{shown(path)}: columns {first} and {second}, two columns are called {shown(twice)!r}: give each its own name"
+        )
     if not len(found):
         raise DataError(f"{shown(path)}: has no rows; give a table with a line of names and rows below it")
+    if reader is None:
+        _look(path, found, tell)
     return found
+
+
+def _look(path: Path, table: Table, tell: Say) -> None:
+    """A second line of names is refused, and cells that a spreadsheet would work out are said.
+
+    Raises:
+        DataError: the first row is words where all others are numbers.
+    """
+    if len(table) < 5:
+        return
+    heads = [column for column in table.columns if _headed(column)]
+    firsts = [column.words[column.codes[0]] or "" for column in table.columns]
+    if heads and table.format.header and not any(_is_number(cell) for cell in firsts):
+        word, name = shown(str(heads[0].words[heads[0].codes[0]])), shown(heads[0].name)
+        raise DataError(
+            f"{shown(path)}: the row below the names holds {word!r} in the column {name!r}, where all others are numbers: a "
+            "second line of names? delete it"
+        )
+    for column in table.columns:
+        odd = next((word for word in column.words if word and word[0] in "=@"), None)
+        if odd is not None:
+            what = f"column {shown(column.name)!r} holds {shown(odd)[:20]!r}"
+            tell(f"{what}, which a spreadsheet would work out: it is text here, and written in quotes")
+
+
+def _is_number(cell: str) -> bool:
+    return NUMBER.fullmatch(cell.strip().replace(",", ".", 1)) is not None
+
+
+def _headed(column: Column) -> bool:
+    """Whether the first cell alone is a word, and all others are numbers or empty, some of them different numbers."""
+    word, counts = column.words[column.codes[0]], column.counts()
+    if not word or word.strip() in GAPS or _is_number(word) or counts[column.codes[0]] != 1:
+        return False
+    rest = [each for each in column.words if each is not word and each is not None and each.strip() not in GAPS]
+    return len(rest) > 1 and all(map(_is_number, rest))
 
 
 # ---- CSV -------------------------------------------------------------------------------------------------------------

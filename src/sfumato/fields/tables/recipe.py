@@ -240,7 +240,9 @@ class Tables(Recipe):
             from sfumato.fields.tables.linking import tables_asked
 
             return tables_asked(model.facts, ask, n)
-        return asked(model.facts, ask.where, ask.known, USUAL_ROWS if n is None else n, 1 if n is None else n)
+        return asked(
+            model.facts, ask.where, ask.known, USUAL_ROWS if n is None else n, 1 if n is None else n, ask.append
+        )
 
     def begin(self, process: Any, z: Tree, times: Any, query: Mapping[str, Tree]) -> tuple[Tree, Tree]:
         from sfumato.fields.tables import asking
@@ -265,7 +267,7 @@ class Tables(Recipe):
             for name, value in drawn.x.items()
         }
         values = x.get("values", x["states"][:, :0])
-        made = data.table_of(x["states"], values, model.facts, drawn.numbers, model.drawing.seed)
+        made = data.table_of(x["states"], values, queries.facts, drawn.numbers, model.drawing.seed)
         made = asking.restored(made, queries, drawn.numbers)
         derived, _ = rules.derive(made, model.facts.rules, model.facts.kinds)
         return asking.restored(derived, queries, drawn.numbers)
@@ -289,19 +291,27 @@ class Tables(Recipe):
     def write(
         self, model: Model, queries: Queries, things: Iterable[tuple[int, Any]], out: Path, making: Making
     ) -> Iterator[Path]:
-        from sfumato.fields.tables.writing import write_rows
+        from sfumato.fields.tables.writing import add_rows, write_rows
 
         if model.facts.linked:
             from sfumato.fields.tables.linking import written
 
-            yield from written(model.facts, (thing for _, thing in things), out, making.suffix)
+            yield from written(model.facts, (thing for _, thing in things), out, making)
             return
         if not out.suffix:  # one row drawn again, into a folder
             yield from super().write(model, queries, things, out, making)
             return
         kinds, form = [column.kind for column in model.facts.columns], model.facts.format
-        rows = (tuple(thing.values()) for _, thing in things)
-        yield write_rows(rows, out, [kind.name for kind in kinds], [kind.type for kind in kinds], form)
+        names, types = [kind.name for kind in kinds], [kind.type for kind in kinds]
+        rows: Iterable[tuple[str | None, ...]] = (tuple(thing.values()) for _, thing in things)
+        if out.suffix.lower() == ".jsonl":  # one type in each column, and a gap is null
+            types = ["string" if kind.type == "text" and kind.kind != "number" else kind.type for kind in kinds]
+            rows = (tuple(None if cell in kind.gaps else cell for cell, kind in zip(row, kinds)) for row in rows)
+        above = getattr(queries, "above", None)
+        if above is not None:
+            yield add_rows(above, rows, out, names, types, form, making.text())
+        else:
+            yield write_rows(rows, out, names, types, form, making.text())
 
     def picture(self, model: Model, things: Sequence[Row], columns: int | None = None) -> Any:
         """The first rows as text."""

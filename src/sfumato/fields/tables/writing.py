@@ -7,33 +7,41 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from sfumato.data.errors import one_line, shown
 from sfumato.errors import DataError
-from sfumato.fields.tables.reading import SUFFIXES
+from sfumato.fields.tables.reading import SUFFIXES, read_table
 from sfumato.fields.tables.sqlite import SUFFIXES as DATABASES
 from sfumato.fields.tables.sqlite import affinity, write_database
 from sfumato.fields.tables.table import NUMBER, SQL, Column, Format, Table
 from sfumato.fields.tables.typed import arrow
+from sfumato.jobs.making import KEY
 
 Row = tuple[str | None, ...]
 BLOCK = 10_000  # rows that are written at a time
 
 
-def write_table(table: Table, path: Path) -> Path:
+def write_table(table: Table, path: Path, making: str = "") -> Path:
     """A table into a .csv, .tsv, .parquet, .jsonl or SQLite file; see :func:`write_rows`."""
     types = [column.type for column in table.columns]
-    return write_rows(table.rows(), path, table.names, types, table.format)
+    return write_rows(table.rows(), path, table.names, types, table.format, making)
 
 
 def write_rows(
-    rows: Iterable[Row], path: Path, names: Sequence[str], types: Sequence[str], format: Format = Format()
+    rows: Iterable[Row],
+    path: Path,
+    names: Sequence[str],
+    types: Sequence[str],
+    format: Format = Format(),
+    making: str = "",
 ) -> Path:
     """Rows into a file whose suffix says how, a block at a time; ``types`` are those of :class:`~reading.Column`.
 
-    A CSV is spelt as ``format`` says if that is a CSV's, and plainly otherwise.
+    A CSV is spelt as ``format`` says if that is a CSV's, and plainly otherwise. What made the rows stands in the metadata of a
+    parquet file; beside others it is a file of its own.
 
     Raises:
         DataError: another suffix, or a file that cannot be written.
@@ -45,9 +53,38 @@ def write_rows(
         return write_database(path, {path.stem: Table(tuple(columns))})
     if suffix not in SUFFIXES:
         raise DataError(f"{shown(path)}: rows are written to files that end in {', '.join(SUFFIXES)} or {DATABASES[0]}")
-    writers = {".parquet": _write_parquet, ".jsonl": _write_lines}
     try:
-        writers.get(suffix, _write_csv)(rows, path, names, types, _spelt(format, suffix))
+        if suffix == ".parquet":
+            _write_parquet(rows, path, names, types, making)
+        else:
+            writer = _write_lines if suffix == ".jsonl" else _write_csv
+            writer(rows, path, names, types, _spelt(format, suffix))
+    except OSError as error:
+        raise DataError(f"{shown(path)}: cannot be written ({one_line(error)})") from error
+    return path
+
+
+def add_rows(
+    above: Path,
+    rows: Iterable[Row],
+    path: Path,
+    names: Sequence[str],
+    types: Sequence[str],
+    format: Format,
+    making: str = "",
+) -> Path:
+    """Rows below those of a file, in another one: a CSV file stands above them to the byte, any other to the cell. Raises
+    DataError."""
+    found = read_table(above)
+    same = above.suffix.lower() == path.suffix.lower() and path.suffix.lower() in (".csv", ".tsv")
+    if not same or found.format.encoding == "utf-16":
+        return write_rows(chain(found.rows(), rows), path, names, types, found.format if same else format, making)
+    plain = "utf-8" if found.format.encoding == "utf-8-sig" else found.format.encoding
+    write_rows(rows, path, names, types, replace(found.format, header=False, encoding=plain))
+    try:
+        raw, new = above.read_bytes(), path.read_bytes()
+        end = b"" if raw.endswith((b"\n", b"\r")) else found.format.newline.encode()
+        path.write_bytes(raw + end + new)
     except OSError as error:
         raise DataError(f"{shown(path)}: cannot be written ({one_line(error)})") from error
     return path
@@ -150,9 +187,10 @@ def _json(cell: str | None, type: str) -> str:
     return cell if plain else json.dumps(cell, ensure_ascii=False)
 
 
-def _write_parquet(rows: Iterable[Row], path: Path, names: Sequence[str], types: Sequence[str], format: Format) -> None:
+def _write_parquet(rows: Iterable[Row], path: Path, names: Sequence[str], types: Sequence[str], making: str) -> None:
     pa, pq = arrow(), arrow("pyarrow.parquet")
     schema = pa.schema([pa.field(name, arrow_type(type)) for name, type in zip(names, types)])
+    schema = schema.with_metadata({KEY: making}) if making else schema
     with pq.ParquetWriter(path, schema) as writer:
         for block in _blocks(rows):
             columns = [_arrow_column(pa, cells, field.type) for cells, field in zip(zip(*block, strict=True), schema)]
