@@ -15,7 +15,7 @@ from sfumato.errors import DataError
 from sfumato.fields.tables.joining import prepare, read_linked
 from sfumato.fields.tables.keys import KeyPattern
 from sfumato.fields.tables.linked import Linked, parents
-from sfumato.fields.tables.linking import assigned
+from sfumato.fields.tables.pointing import assigned
 from sfumato.fields.tables.reading import read_table
 from sfumato.fields.tables.schema import Entry, Link, entries_of
 from sfumato.fields.tables.sqlite import read_database, write_database
@@ -96,6 +96,66 @@ def test_children_are_like_their_parent(made: dict[str, Table]) -> None:
         cities.setdefault(row["customer"], []).append(row["city"])
     several = [Counter(each).most_common(1)[0][1] / len(each) for each in cities.values() if len(each) > 1]
     assert np.mean(several) > 0.75  # by chance it is about 0.5
+
+
+def test_a_row_is_drawn_for_the_parent_that_it_points_at(run: Path) -> None:
+    """What stood beside it while it was drawn is what its parent became, to the letter."""
+    made = {each.name: each for each in sfumato.load(run).sample(60, seed=2)}
+    parent = {row["id"]: row for row in rows(made["customers"].table)}
+    beside = zip(rows(made["orders"].table), rows(made["orders"].body))
+    linked = [(row, body) for row, body in beside if row["customer"] in parent]
+    assert len(linked) > 50
+    for row, body in linked:
+        for name in ("kind", "age"):
+            assert body[f"customer.{name}"] == parent[row["customer"]][name]
+    counts = Counter(row["customer"] for row, _ in linked)
+    for row in rows(made["customers"].body):
+        key = next(iter(parent))
+        parent_row = parent.pop(key)
+        assert int(row["rows of orders by customer"] or 0) == counts[parent_row["id"]]
+
+
+def test_a_second_parent_is_one_like_the_row(tmp_path: Path) -> None:
+    """A visit has a patient, who says how many there are, and a doctor of the right trade; doctors stay as busy as real ones; a
+    street of 300 is drawn as often as it is there."""
+    rng = np.random.default_rng(0)
+    doctors, patients, n = 150, 200, 1500
+    trade = rng.integers(0, 3, doctors)
+    busy = rng.exponential(1, doctors) * (1 + 2 * (trade == 0))
+    which = rng.choice(doctors, n, p=busy / busy.sum())
+    tables = {
+        "doctors": table(code=[f"D{i:03d}" for i in range(doctors)], trade=[f"trade {i}" for i in trade]),
+        "patients": table(
+            id=[str(i) for i in range(patients)], sex=[("f", "m")[i] for i in rng.integers(0, 2, patients)]
+        ),
+        "visits": table(
+            patient=rng.integers(0, patients, n).astype(str).tolist(),
+            doctor=["" if i % 20 == 0 else f"D{d:03d}" for i, d in enumerate(which.tolist())],
+            reason=[f"reason {trade[d]}" for d in which.tolist()],
+            street=[f"street {i % 300}" for i in range(n)],
+        ),
+    }
+    schema = """
+    tables:
+      doctors: {key: code}
+      patients: {key: id}
+      visits: {links: [patient -> patients, doctor -> doctors]}
+    """
+    data = folder(tmp_path / "data", schema, **tables)
+    found = sfumato.train(
+        str(data), field="tables", steps=250, batch=128, threads=1, previews=0, snapshots=0, out=tmp_path / "run"
+    )  # fmt: skip
+    made = {each.name: each.table for each in sfumato.load(found).sample()}
+    own = {row["code"]: row["trade"] for row in rows(made["doctors"])}
+    visits = [row for row in rows(made["visits"]) if row["doctor"] in own]
+    assert len(visits) / len(made["visits"]) == pytest.approx(0.95, abs=0.03)
+    right = np.mean([own[row["doctor"]] == f"trade {(row['reason'] or ' ')[-1]}" for row in visits])
+    assert right > 0.7  # by chance it is about 0.4
+    busy_made = np.sort([Counter(row["doctor"] for row in visits)[code] for code in own])
+    busy_real = np.sort(np.bincount(which, minlength=doctors))
+    assert np.abs(busy_made / busy_made.mean() - busy_real / busy_real.mean()).mean() < 0.3
+    streets = Counter(made["visits"]["street"].cells())
+    assert max(streets.values()) - min(streets.values()) <= 1 + len(made["visits"]) // 300
 
 
 def test_tables_are_a_function_of_the_seed(run: Path) -> None:
@@ -285,8 +345,13 @@ def test_patterns_of_keys() -> None:
     assert all(len(word) == 6 and word[0] == "N" and word[1:4].isdigit() for word in made)
     assert KeyPattern.of(["7", "9", "12"]).make(3, rng, {"7", "9", "12", "40"}) == ["41", "42", "43"]
     assert KeyPattern.of_plain(json.loads(json.dumps(pattern.plain()))) == pattern
-    with pytest.raises(DataError, match=r"orders\.id: 3 new ones like 'AX' could be made, 9 are wanted"):
-        KeyPattern.of(["AX", "BY"]).make(9, rng, {"AX"}, "orders.id")
+    dense = KeyPattern.of(["D001", "D002", "D004"])
+    assert dense.make(2, rng, {"D001", "D002", "D004"}) == ["D005", "D006"]
+    assert KeyPattern.of_plain(dense.plain()) == dense
+    few = KeyPattern.of(["AX", "BY"])
+    assert len(set(few.make(40, rng, {"AX"}))) == 40  # more than the letters seen allow: others of their kind
+    with pytest.raises(DataError, match=r"orders\.id: 67[56] new ones like 'AX' could be made, 900 are wanted"):
+        few.make(900, rng, {"AX"}, "orders.id")
 
 
 def test_real_keys_stay_where_the_schema_says_so(tmp_path: Path) -> None:
