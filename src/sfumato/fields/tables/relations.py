@@ -1,8 +1,8 @@
 """How good made linked tables are: keys, orphans, children of a parent, rules, and every table as by itself with its parent's
 columns beside its own.
 
-Each number stands beside that of the real tables, and the shape of a count beside its **floor**, the same of two random halves
-of the real parents.
+Each number stands beside that of the real tables, and the shape of a count beside its **floor**, the same of other real
+parents.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sfumato.jobs.model import Model
     from sfumato.jobs.report import Report
 
-MOST_ROWS = 20_000
+MOST_ROWS = 40_000
 """Rows of the tables together that an evaluation draws, about, of those whose number is free."""
 FEWEST = 50
 
@@ -38,7 +38,7 @@ class Relation:
     Args:
         missing, dangling: share of rows whose cell is empty, and of those that point at nothing; real_ of the real table.
         children: 1 - Kolmogorov-Smirnov distance of the numbers of children of a parent; of a list see :func:`relations`.
-        floor: the same of two real halves.
+        floor: the same of as many other real parents, half of them at most.
         parents: made rows of the parent.
     """
 
@@ -83,7 +83,8 @@ def relations(made: Mapping[str, Table], real: Mapping[str, Table], facts: Linke
                 floor = shares_alike(half, theirs - half)
             else:
                 score, order = alike(mine, theirs), rng.permutation(len(theirs))
-                floor = alike(theirs[order[::2]], theirs[order[1::2]]) if len(order) > 1 else 1.0
+                part = min(len(mine), len(order) // 2)
+                floor = alike(theirs[order[:part]], theirs[order[part:]]) if part else 1.0
             found.append(
                 Relation(
                     member.name, link.text, missing, real_missing, dangling, real_dangling, score, floor, len(mine)
@@ -113,15 +114,15 @@ def measurable(measure: TableMeasure, ask: RowAsk) -> None:
     detector()
 
 
-def evaluate(model: Model, asked: TableMeasure) -> Report:
-    """All tables drawn once, and what is kept of keys, links and rows."""
+def evaluate(model: Model, asked: TableMeasure, n: int | None = None) -> Report:
+    """All tables drawn once, n rows of the leading one, and what is kept of keys, links and rows."""
     from sfumato.fields.tables.linking import draw_tables
     from sfumato.jobs.report import Report
 
     facts: Any = model.facts
     made: dict[str, Table] = {}
     bodies: dict[str, Table] = {}
-    for drawn in draw_tables(model, _enough(facts)):
+    for drawn in draw_tables(model, n or _enough(facts)):
         made[drawn.name], bodies[drawn.name] = drawn.table, drawn.body
     real = {member.name: table_of_run(model.run, member) for member in facts.members}
     links = relations(made, real, facts)
