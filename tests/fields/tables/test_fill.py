@@ -129,3 +129,5 @@ def test_cells_are_found_among_quotes_and_empty_lines(tmp_path: Path) -> None:
     assert new is not None
     assert new.decode() == 'a,b\n"x\ny",1\n\n"u""v",2\n"p,q","3"\n'
     assert patched(tmp_path / "a.csv", found, {}) == text.encode()
+    new = patched(tmp_path / "a.csv", found, {(0, 0): "longer", (0, 1): "22"})
+    assert new == text.replace('"x\ny",1', '"longer",22').encode()
