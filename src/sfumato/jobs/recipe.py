@@ -234,6 +234,22 @@ class Recipe:
         for number, thing in things:
             yield self.save(thing, out / f"{number:04d}{suffix}", making.of(queries, number))
 
+    def destination(self, model: Model, out: Path | None, suffix: str) -> tuple[Path, bool, str]:
+        """Where samples go, whether that is one file, and the suffix of the files. Raises Wrong for a file of another kind.
+
+        Args:
+            out, suffix: as they were asked for; None and "" where they were not.
+        """
+        from sfumato.errors import Wrong
+
+        suffix = suffix or self.formats[0]
+        if not self.single:
+            return out or Path("samples"), False, suffix
+        out = Path(f"samples{suffix}") if out is None else out
+        if out.suffix.lower() not in self.formats:
+            raise Wrong(f"out = {str(out)!r}: must be a file that ends with one of {', '.join(self.formats)}")
+        return out, True, ""
+
     def usage(self) -> Iterable[str]:
         """How a finished run is used, for its README.md; RUN stands for the folder."""
         return ("Samples: `sfumato sample RUN -n 64 --seed 0 --out samples`.",)

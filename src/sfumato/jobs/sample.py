@@ -42,12 +42,8 @@ def sample(model: Model, n: int | None, ask: Any, out: Path | None = None, suffi
         raise Wrong(f"n = {n}: must be at least 1")
     if suffix and suffix not in recipe.formats:
         raise Wrong(f"format = {suffix!r}: must be one of {', '.join(recipe.formats)}")
-    suffix = suffix or recipe.formats[0]
-    if recipe.single:
-        out = Path(f"samples{suffix}") if out is None else out
-        if out.suffix.lower() not in recipe.formats:
-            raise Wrong(f"out = {str(out)!r}: must be a file that ends with one of {', '.join(recipe.formats)}")
-    place, making = Place(out or Path("samples"), recipe.single), model.making(ask, "" if recipe.single else suffix)
+    out, single, suffix = recipe.destination(model, out, suffix)
+    place, making = Place(out, single), model.making(ask, suffix)
     queries = model.recipe.queries(model, ask, n)
     place.check()
     shown: list[tuple[int, Any]] = []
@@ -81,11 +77,11 @@ def sample(model: Model, n: int | None, ask: Any, out: Path | None = None, suffi
             sheet = None
             if shown:
                 sheet = recipe.picture(model, [thing for _, thing in sorted(shown, key=lambda pair: pair[0])])
-            if sheet is not None and not recipe.single:
+            if sheet is not None and not single:
                 drawn_sheet = place.desk / f"grid{getattr(sheet, 'suffix', '.png')}"
                 sheet.save(drawn_sheet)
                 done.append(place.put(drawn_sheet))
-            if calls and not recipe.single:
+            if calls and not single:
                 listed = place.desk / "calls.json"
                 write_text(listed, json.dumps([calls[number] for number in sorted(calls)]))
                 done.insert(0, place.put(listed))

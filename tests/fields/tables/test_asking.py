@@ -6,10 +6,11 @@ import torch
 
 from sfumato.diffusion.generate import generate
 from sfumato.errors import DataError
-from sfumato.fields.tables.asking import Asked, Clause, begin, checked, given_by, meets, parse, restored
+from sfumato.fields.tables.asking import Asked, begin, restored
 from sfumato.fields.tables.data import Facts, table_of
 from sfumato.fields.tables.process import cascade
 from sfumato.fields.tables.table import Table
+from sfumato.fields.tables.where import All, Clause, Either, Not, checked, given_by, meets, parse
 from tests.fields.tables.tables import mixed, table
 from tests.fields.tables.test_process import ready
 
@@ -35,7 +36,12 @@ def test_conditions_are_read() -> None:
     [
         ("age >", "ends in the middle"),
         ("age 40 x", "'40' is no comparison"),
-        ("age = 40 or sex = man", "'or' where 'and' should stand"),
+        ("age = 40 sex = man", "'sex' where 'and' or 'or' should stand"),
+        ("(age = 40", "a bracket is not closed"),
+        ("age between 3", "between '3' and what"),
+        ("age is gone", "comes  missing  or  not missing"),
+        ("age not > 3", "'>' is no comparison"),
+        ("(" * 60 + "a = 1", "more than 50 brackets"),
         ("sex in man", "a list in brackets"),
         ("age = 'x", "cannot read"),
     ],
@@ -49,7 +55,12 @@ def test_what_is_not_understood_is_quoted(where: str, wanted: str) -> None:
     ("where", "wanted"),
     [
         ("agge > 4", "did you mean 'age'"),
-        ("sex = robot", "'sex' is never 'robot'"),
+        ("sex = robot", "'sex' is never 'robot'; it is"),
+        ("sex = womann", "'sex' is never 'womann'; did you mean 'woman'"),
+        ("sex = man or agee = 3", "did you mean 'age'"),
+        ("age is missing", "'age' is never missing"),
+        ("age > 200", "'age' is never > 200; it goes from 18 to"),
+        ("age between 1 and 5", "'age' is never <= 5; it goes from 18"),
         ("sex < woman", "have no order"),
         ("age > old", "'old' is none"),
     ],
@@ -70,6 +81,31 @@ def test_rows_that_meet_a_condition_are_found(known: tuple[Table, Facts]) -> Non
         meets(made, checked(parse("income > 0"), facts), facts).sum() < (np.array(made["income"].cells()) != "NA").sum()
     )
     assert given_by(clauses, facts).rows() == [("woman",)]  # type: ignore[union-attr]
+
+
+def test_conditions_with_or_not_between_and_missing(known: tuple[Table, Facts]) -> None:
+    assert parse("a = 1 or b = 2 and not c = 3") == [
+        Either((Clause("a", "=", ("1",)), All((Clause("b", "=", ("2",)), Not(Clause("c", "=", ("3",)))))))
+    ]
+    assert parse("(a = 1 or b = 2) and c = 3")[1] == Clause("c", "=", ("3",))
+    assert parse("not 'not' = 1") == [Not(Clause("not", "=", ("1",)))]
+    made, facts = known
+
+    def rows(where: str) -> list[bool]:
+        return list(meets(made, checked(parse(where), facts), facts))
+
+    cells = made.rows()  # sex, smokes, income, age
+    assert rows("sex = man or age between 30 and 39") == [r[0] == "man" or 30 <= int(r[3] or 0) <= 39 for r in cells]
+    assert rows("income is missing") == [r[2] == "NA" for r in cells]
+    assert rows("income is not missing and not smokes = yes") == [r[2] != "NA" and r[1] == "no" for r in cells]
+    assert rows("age not between 30 and 39") == [not 30 <= int(r[3] or 0) <= 39 for r in cells]
+    assert rows("sex not in (man, woman)") == [False] * len(cells)
+    assert rows("not (sex = man or smokes = yes)") == [r[0] != "man" and r[1] != "yes" for r in cells]
+    assert 0 < sum(rows("income is missing")) < len(cells)
+    gap = given_by(checked(parse("income is missing and sex = man"), facts), facts)
+    assert gap is not None
+    assert gap.rows() == [("NA", "man")]  # known from the start
+    assert given_by(checked(parse("sex = man or smokes = yes"), facts), facts) is None
 
 
 def test_known_cells_stand_and_the_rest_is_drawn_for_each_row(known: tuple[Table, Facts]) -> None:

@@ -127,7 +127,7 @@ def test_conditions_hold_and_known_cells_stay(run: Path, tmp_path: Path) -> None
     assert [row["income"] for row in rows] == ["0,00", "0,00", "77,77", "77,77"]
     assert [row["sex"] for row in rows[2:]] == ["man", "man"]
     with pytest.raises(DataError, match="0 of 1000 rows drawn met"):
-        model.sample(1, where="age > 89 and age < 19")
+        model.sample(1, where="age > 80 and age < 25")
 
 
 def test_evaluation_puts_every_score_beside_floor_and_shuffled_columns(

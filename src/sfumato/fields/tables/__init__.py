@@ -1,1 +1,1 @@
-"""Tables: rows of numbers, categories, dates and gaps, from CSV, parquet or JSON lines."""
+"""Tables: rows of numbers, categories, dates and gaps, alone or linked by keys."""

@@ -8,8 +8,6 @@ drawing again.
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,137 +25,10 @@ from sfumato.fields.tables.data import Facts, rows_of
 from sfumato.fields.tables.reading import read_table
 from sfumato.fields.tables.rules import fits
 from sfumato.fields.tables.table import Column, Table
+from sfumato.fields.tables.where import Condition, checked, given_by, meets, parse
 
-_TOKEN = re.compile(
-    r"""\s*(?:(?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")|(?P<sign><=|>=|!=|==|[=<>(),])|(?P<word>[^\s=<>!(),'"]+))"""
-)
 MOST_DRAWS = 1000
 """Times that a row which does not meet a condition is drawn."""
-_ORDERED = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
-
-
-@dataclass(frozen=True)
-class Clause:
-    """One comparison of a column with one word, or with several ("in")."""
-
-    column: str
-    sign: str
-    words: tuple[str, ...]
-
-
-def parse(where: str) -> list[Clause]:
-    """The clauses of a condition, all of which must hold.
-
-    Raises:
-        DataError: what is not understood, quoted.
-    """
-    tokens = _tokens(where)
-    clauses: list[Clause] = []
-    while True:
-        if len(tokens) < 3:
-            raise DataError(f"--where {where!r}: ends in the middle; it should be like  age >= 40 and sex = 'woman'")
-        (_, column), (kind, sign) = tokens[:2]
-        sign = sign.lower() if kind == "word" else {"==": "="}.get(sign, sign)
-        if sign == "in":
-            words, tokens = _listed(where, tokens[2:])
-        elif kind == "sign" and sign in ("=", "!=", *_ORDERED):
-            words, tokens = (tokens[2][1],), tokens[3:]
-        else:
-            raise DataError(f"--where {where!r}: {sign!r} is no comparison; use =, !=, <, <=, >, >= or in ('a', 'b')")
-        clauses.append(Clause(column, sign, words))
-        if not tokens:
-            return clauses
-        if tokens[0][1].lower() != "and":
-            raise DataError(
-                f"--where {where!r}: {tokens[0][1]!r} where 'and' should stand; put words with blanks in quotes"
-            )
-        tokens = tokens[1:]
-
-
-def _tokens(where: str) -> list[tuple[str, str]]:
-    found, at = [], 0
-    while where[at:].strip():
-        match = _TOKEN.match(where, at)
-        if match is None:
-            raise DataError(f"--where {where!r}: cannot read {where[at:]!r}")
-        kind = match.lastgroup or ""
-        text = match[kind]
-        found.append((kind, text[1:-1].replace(text[0] * 2, text[0]) if kind == "text" else text))
-        at = match.end()
-    return found
-
-
-def _listed(where: str, tokens: list[tuple[str, str]]) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
-    if not tokens or tokens[0] != ("sign", "(") or ("sign", ")") not in tokens:
-        raise DataError(f"--where {where!r}: after 'in' comes a list in brackets, as in ('a', 'b')")
-    end = tokens.index(("sign", ")"))
-    return tuple(text for kind, text in tokens[1:end] if kind != "sign"), tokens[end + 1 :]
-
-
-def checked(clauses: Sequence[Clause], facts: Facts) -> list[Clause]:
-    """The clauses, found to be about columns of the table and values that they can have.
-
-    Raises:
-        DataError: an unknown column with the nearest name, or a word that is no value of its column.
-    """
-    names = {states.kind.name: states for states in facts.measured}
-    for clause in clauses:
-        if clause.column not in names:
-            near = difflib.get_close_matches(clause.column, names, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; they are {', '.join(map(shown, names))}"
-            raise DataError(f"--where names {shown(clause.column)!r}, which is no learned column{hint}")
-        states = names[clause.column]
-        if states.kind.kind == "category":
-            if clause.sign in _ORDERED:
-                raise DataError(f"--where: {clause.column!r} holds words, which have no order: use =, != or in")
-            known = [*states.words, *(word for word, _ in states.rare), *(gap or "" for gap in states.kind.gaps)]
-            for word in clause.words:
-                if word not in known and clause.column not in facts.rules.columns:
-                    raise DataError(f"--where: {clause.column!r} is never {word!r}; it is {', '.join(known[:12])}")
-        else:
-            for word in clause.words:
-                _value(states, word)
-    return list(clauses)
-
-
-def _value(states: States, word: str) -> float:
-    kind = states.kind
-    if word in kind.gaps:
-        return float("nan")
-    try:
-        return kind.spelling.value(word)
-    except ValueError:
-        raise DataError(f"--where: {kind.name!r} is a {kind.kind}, and {word!r} is none") from None
-
-
-def meets(table: Table, clauses: Sequence[Clause], facts: Facts) -> np.ndarray:
-    """Which rows meet all clauses: bool (n,). A gap meets only = and in that name it, and != that does not."""
-    names = {states.kind.name: states for states in facts.measured}
-    good = np.ones(len(table), dtype=bool)
-    for clause in clauses:
-        column, states = table[clause.column], names[clause.column]
-        good &= np.array([_holds(word, clause, states) for word in column.words])[column.codes]
-    return good
-
-
-def _holds(word: str | None, clause: Clause, states: States) -> bool:
-    kind = states.kind
-    if kind.kind == "category" or word in kind.gaps or word is None:
-        here = (word or "") in clause.words
-        return here if clause.sign in ("=", "in") else clause.sign == "!=" and not here
-    value = kind.spelling.value(word)
-    wanted = [_value(states, each) for each in clause.words]
-    if clause.sign in _ORDERED:
-        return bool(_ORDERED[clause.sign](value, wanted[0]))
-    return (value in wanted) == (clause.sign != "!=")
-
-
-def given_by(clauses: Sequence[Clause], facts: Facts) -> Table | None:
-    """The columns that equalities fix, as a table of one row; None where there is none."""
-    types = {states.kind.name: states.kind.type for states in facts.learned}
-    fixed = {clause.column: clause.words[0] for clause in clauses if clause.sign == "=" and clause.column in types}
-    columns = tuple(Column.of(name, [word], types[name]) for name, word in fixed.items())
-    return Table(columns, facts.format) if columns else None
 
 
 # ---- queries ---------------------------------------------------------------------------------------------------------
@@ -170,19 +41,25 @@ class Asked:
     Args:
         known: rows of which cells that are not empty are known; missing columns are not.
         clauses: what every row must meet besides.
+        stated: columns of ``known`` whose empty cells are known to be empty.
+        places: the number of each row of ``known`` in its file, from 0, where it is another.
+        above: the file that the rows go below.
     """
 
     facts: Facts
     each: int
     known: Table | None = None
-    clauses: tuple[Clause, ...] = ()
+    clauses: tuple[Condition, ...] = ()
     named: bool = False
+    stated: frozenset[str] = frozenset()
+    places: Sequence[int] | None = None
+    above: Path | None = None
     buckets: None = None
     _rows: dict[str, Any] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.known is not None:
-            self._rows.update(_encoded(self.known, self.facts))
+            self._rows.update(_encoded(self.known, self.facts, self.stated))
 
     def __len__(self) -> int:
         return self.each * (len(self.known) if self.known is not None and self.named else 1)
@@ -192,7 +69,10 @@ class Asked:
         return number // self.each if self.named else 0
 
     def name(self, number: int) -> tuple[str, int]:
-        return (f"row {self.row(number) + 1}", number % self.each) if self.named else ("", number)
+        if not self.named:
+            return "", number
+        row = self.row(number)
+        return f"row {(row if self.places is None else self.places[row]) + 1}", number % self.each
 
     def batch(self, numbers: Sequence[int]) -> dict[str, Any]:
         """x, blank; where anything is known, aside: x and known, bool, of each part."""
@@ -206,7 +86,7 @@ class Asked:
         return {"x": x, "aside": tree.take(self._rows, rows)}
 
 
-def _encoded(table: Table, facts: Facts) -> dict[str, Any]:
+def _encoded(table: Table, facts: Facts, stated: frozenset[str] = frozenset()) -> dict[str, Any]:
     """The known cells of a table as x, and which are known."""
     names = table.names
     if unknown := [name for name in names if name not in [states.kind.name for states in facts.columns]]:
@@ -214,12 +94,15 @@ def _encoded(table: Table, facts: Facts) -> dict[str, Any]:
     known = np.zeros((len(table), len(facts.learned)), dtype=bool)
     columns = []
     for i, states in enumerate(facts.learned):
-        filler = _any_word(states)
-        cells = table[states.kind.name].cells() if states.kind.name in names else [None] * len(table)
-        known[:, i] = [cell not in ("", None) for cell in cells]
-        columns.append(
-            Column.of(states.kind.name, [cell if here else filler for cell, here in zip(cells, known[:, i])])
-        )
+        name, filler = states.kind.name, _any_word(states)
+        if name not in names:
+            columns.append(Column(name, (filler,), np.zeros(len(table), dtype=np.int32)))
+            continue
+        column = table[name]
+        here = [name in stated or word not in ("", None) for word in column.words]
+        known[:, i] = np.array(here, dtype=bool)[column.codes]
+        words = tuple(word if there else filler for word, there in zip(column.words, here))
+        columns.append(Column(name, words, column.codes))
     rows = rows_of(Table(tuple(columns), facts.format), facts)
     x = rows.batch(np.arange(len(rows)))["x"]
     which = {"states": torch.from_numpy(known), "values": torch.from_numpy(known[:, facts.valued])}
@@ -236,15 +119,15 @@ def restored(table: Table, asked: Asked, numbers: Sequence[int]) -> Table:
     """Drawn rows with the known cells as they were given, to the letter."""
     if asked.known is None:
         return table
-    rows = [asked.row(number) for number in numbers]
+    rows = np.array([asked.row(number) for number in numbers], dtype=np.int64)
     columns = []
     for column in table.columns:
         if column.name in asked.known.names:
-            given = asked.known[column.name].cells()
-            cells = [
-                column.words[code] if given[row] in ("", None) else given[row] for code, row in zip(column.codes, rows)
-            ]
-            column = Column.of(column.name, cells, column.type)
+            known = asked.known[column.name]
+            given = [known.words[code] for code in known.codes[rows].tolist()]
+            if column.name not in asked.stated:
+                given = [mine if cell in ("", None) else cell for cell, mine in zip(given, column.cells())]
+            column = Column.of(column.name, given, column.type)
         columns.append(column)
     return Table(tuple(columns), table.format)
 
@@ -272,19 +155,38 @@ def _of(t: Any, part: str) -> torch.Tensor:
 # ---- for the recipe --------------------------------------------------------------------------------------------------
 
 
-def asked(facts: Facts, where: str | None, known: Path | None, rows: int, each: int) -> Asked:
-    """The rows that are asked for: so many in all, or ``each`` for every row of the file ``known``.
+def asked(
+    facts: Facts, where: str | None, known: Path | None, rows: int, each: int, append: Path | None = None
+) -> Asked:
+    """The rows that are asked for: so many in all, or ``each`` for every row of the file ``known``; ``append``: the file that
+    they are to go below.
 
     Raises:
         DataError: what :func:`checked` refuses; a file of other columns; both kinds of known cells.
     """
+    above = None if append is None else below(append, facts)
+    facts = facts if above is None else facts.beyond(above)
     clauses = tuple(checked(parse(where), facts)) if where else ()
     given = given_by(clauses, facts)
     if known is None:
-        return Asked(facts, rows, given, clauses)
+        stated = frozenset() if given is None else frozenset(given.names)
+        return Asked(facts, rows, given, clauses, stated=stated, above=append)
     if given is not None:
-        raise DataError("--where with = and --known both say what is known: write the value into the file")
-    return Asked(facts, each, read_table(known), clauses, named=True)
+        raise DataError(
+            "--where with = (or is missing) and --known both say what is known: write the value into the file"
+        )
+    return Asked(facts, each, read_table(known), clauses, named=True, above=append)
+
+
+def below(path: Path, facts: Facts) -> Table:
+    """A table that rows are to go below. Raises DataError where its columns are others than the run's."""
+    found = read_table(path)
+    names = [kind.name for kind in facts.kinds]
+    if found.names != names:
+        odd = next((name for name in (*found.names, *names) if (name in names) != (name in found.names)), None)
+        why = "they stand in another order" if odd is None else f"{shown(odd)!r} is in one of them alone"
+        raise DataError(f"--append {shown(path)}: its columns are not those of the run: {why}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -307,40 +209,71 @@ class Tries:
         return self.asked.batch([self.tries[number][0] for number in numbers])
 
 
+Rows = Callable[[Any, "Asked", Drawn], Table]
+"""Model, queries, samples -> their table."""
+
+
 def drawn_to_meet(
-    model: Any, queries: Asked, numbers: Sequence[int], rows: Callable[[Any, Asked, Drawn], Table]
+    model: Any, queries: Asked, numbers: Sequence[int], rows: Rows, stream: Sequence[str | int] = ("sample",)
 ) -> Iterator[Drawn]:
     """Samples that meet the conditions and the rules of the table: each is drawn again until it does.
 
     Args:
-        rows: model, queries, samples -> their table.
+        stream: the purpose of the randomness.
 
     Raises:
         DataError: a row that has not met them after :data:`MOST_DRAWS` draws, with the share that did.
     """
     if not queries.clauses and not queries.facts.rules:
-        yield from model.draw(queries, numbers)
+        yield from model.draw(queries, numbers, stream=stream)
         return
+    facts = queries.facts
+
+    def good(made: Table, of: Sequence[int]) -> np.ndarray:
+        return meets(made, queries.clauses, facts) & fits(made, facts.rules, facts.kinds)
+
+    yield from drawn_until(model, queries, numbers, rows, good, stream)
+
+
+def drawn_until(
+    model: Any, queries: Asked, numbers: Sequence[int], rows: Rows, good: Callable[[Table, Sequence[int]], np.ndarray],
+    stream: Sequence[str | int] = ("sample",), most: int = MOST_DRAWS, resigned: bool = False,
+) -> Iterator[Drawn]:  # fmt: skip
+    """Samples of which each is drawn again until it is good.
+
+    Args:
+        good: their table and numbers -> which are, bool (n,).
+        most: draws of a sample. resigned: the first draw is taken where none of them was good.
+
+    Raises:
+        DataError: a sample that is not good after so many draws, with the share that were.
+    """
     batch, tried, met = model.walk.batch or 16, 0, 0
     for start in range(0, len(numbers), batch):
         wanted, k = list(numbers[start : start + batch]), 0
-        good: dict[int, dict[str, torch.Tensor]] = {}
-        while left := [number for number in wanted if number not in good]:
-            if k >= MOST_DRAWS:
+        taken: dict[int, dict[str, torch.Tensor]] = {}
+        first: dict[int, dict[str, torch.Tensor]] = {}
+        while left := [number for number in wanted if number not in taken]:
+            if k >= most and resigned:
+                taken |= {number: first[number] for number in left}
+                break
+            if k >= most:
                 raise DataError(
                     f"{met} of {tried} rows drawn met what every row must (--where, and the rules of the table), too few to go "
                     "on; ask for what is less rare"
                 )
-            more = 1 if k == 0 else min(batch // len(left), MOST_DRAWS - k)
+            more = 1 if k == 0 else min(batch // len(left), most - k)
             tries = [(number, k + i) for number in left for i in range(more)]
             source = Tries(queries, tries) if k else queries
-            for drawn in model.draw(source, range(len(tries)) if k else left):
+            for drawn in model.draw(source, range(len(tries)) if k else left, stream=stream):
                 mine = drawn._replace(numbers=[tries[i][0] for i in drawn.numbers] if k else drawn.numbers)
-                made, facts = rows(model, queries, mine), queries.facts
-                good_ones = meets(made, queries.clauses, facts) & fits(made, facts.rules, facts.kinds)
+                good_ones = good(rows(model, queries, mine), mine.numbers)
                 tried, met = tried + len(good_ones), met + int(good_ones.sum())
-                for i in np.flatnonzero(good_ones).tolist():  # the first try that meets them counts
-                    good.setdefault(mine.numbers[i], {part: value[i] for part, value in drawn.x.items()})
+                for i, number in enumerate(mine.numbers):  # the first try that is good counts
+                    x = {part: value[i] for part, value in drawn.x.items()}
+                    first.setdefault(number, x)
+                    if good_ones[i]:
+                        taken.setdefault(number, x)
             k += more
-        x = {part: torch.stack([good[number][part] for number in wanted]) for part in good[wanted[0]]}
+        x = {part: torch.stack([taken[number][part] for number in wanted]) for part in taken[wanted[0]]}
         yield Drawn(x, queries.batch(wanted), wanted, {})

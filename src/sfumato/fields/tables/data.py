@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,12 +23,17 @@ from sfumato.data.errors import decoding, shown
 from sfumato.diffusion.rng import Streams, key
 from sfumato.errors import DataError
 from sfumato.fields.tables.columns import BINS, Knots, States, decode, encode, fit
-from sfumato.fields.tables.kinds import Kind, find_kind, key_word, kinds_asked
+from sfumato.fields.tables.kinds import Kind, beyond, find_kind, key_word, kinds_asked
 from sfumato.fields.tables.rules import Rules, fitted
 from sfumato.fields.tables.table import Column, Format, Say, Table
 from sfumato.jobs.facts import read_facts
 from sfumato.jobs.strict import convert, options
 from sfumato.training.run import Run, RunError, write_text
+
+if TYPE_CHECKING:
+    from sfumato.diffusion.product import Product
+    from sfumato.fields.tables.network import TableMLP
+    from sfumato.fields.tables.process import RowTimes
 
 FEWEST_ROWS = 50
 KNOTS = ("value", "low", "high", "bin")
@@ -58,6 +63,8 @@ class Facts:
     source: str
     knots: Mapping[str, Knots]
     rules: Rules = Rules()
+    linked: ClassVar[bool] = False
+    """Whether these are the facts of several tables."""
 
     @property
     def measured(self) -> list[States]:
@@ -98,6 +105,7 @@ class Facts:
         bins: int = BINS,
         tell: Say = lambda line: None,
         rules: Rules = Rules(),
+        given: Mapping[str, tuple[States, Knots | None]] | None = None,
     ) -> Facts:
         """The facts of a table of which the rows ``train`` are trained on.
 
@@ -105,6 +113,7 @@ class Facts:
             kinds: column -> what it is, where that should not be found by looking.
             bins: pieces into which the numbers of a column are cut.
             rules: as they were read; lookups are filled from the training rows.
+            given: column -> its states, where they are known already.
 
         Raises:
             DataError: fewer than 50 training rows, a column that cannot be learned, or none that can.
@@ -115,6 +124,12 @@ class Facts:
             raise DataError(f"{len(train)} rows to train on, at least {FEWEST_ROWS} are needed")
         columns, knots = [], {}
         for column in table.columns:
+            if given and column.name in given:
+                states, found = given[column.name]
+                columns.append(states)
+                if found is not None:
+                    knots[column.name] = found
+                continue
             derived = column.name in rules.columns
             kind = find_kind(column, asked.get(column.name), tell, learned=not derived)
             if derived or kind.kind in ("key", "constant"):
@@ -129,6 +144,25 @@ class Facts:
         if not facts.learned:
             raise DataError("every column is a key, always the same, or derived: there is nothing to learn")
         return facts
+
+    def process(self) -> Product:
+        from sfumato.fields.tables.process import process_of
+
+        return process_of(self.sizes, len(self.valued))
+
+    def times(self, known: float) -> RowTimes:
+        """The times of training; ``known``: share of the rows in which columns are given."""
+        from sfumato.fields.tables.process import RowTimes
+
+        return RowTimes(tuple(self.valued), known=known)
+
+    def network(self, width: int | None, depth: int) -> TableMLP:
+        from sfumato.fields.tables.network import TableMLP, usual_width
+
+        width = width or usual_width(len(self.sizes))
+        return TableMLP(
+            sizes=self.sizes, first_bins=self.first_bins, valued=self.valued, width=width, depth=depth, by_bin=True
+        )
 
     def words(self) -> list[str]:
         """The table in a line, for people."""
@@ -151,41 +185,73 @@ class Facts:
         """These facts for another table of the same columns, whose states and values stay."""
         return replace(self, rows=len(train), held=len(table) - len(train), source=table.source(), format=table.format)
 
-    def save(self, run: Run) -> None:
-        """Into data.json and data.safetensors."""
-        columns = [asdict(column) for column in self.columns]
-        plain = {
-            "columns": columns,
+    def beyond(self, table: Table) -> Facts:
+        """These facts with keys that go on where those of a table stop."""
+        columns = [
+            replace(column, kind=beyond(column.kind, table[column.kind.name])) if column.kind.kind == "key" else column
+            for column in self.columns
+        ]
+        return replace(self, columns=tuple(columns))
+
+    def plain(self) -> dict[str, Any]:
+        """What data.json keeps of them."""
+        return {
+            "columns": [asdict(column) for column in self.columns],
             "format": asdict(self.format),
             "rows": self.rows,
             "held": self.held,
             "source": self.source,
             "rules": self.rules.plain(),
         }
-        write_text(run.path / "data.json", json.dumps(plain, indent=1, ensure_ascii=False))
-        arrays: dict[str, np.ndarray] = {}
+
+    def arrays(self, before: str = "") -> dict[str, np.ndarray]:
+        """What data.safetensors keeps of them; ``before`` begins the names."""
+        found: dict[str, np.ndarray] = {}
         for i, column in enumerate(self.columns):
-            if (found := self.knots.get(column.kind.name)) is not None:
-                arrays |= {f"{i}.{part}": np.ascontiguousarray(getattr(found, part)) for part in KNOTS}
-        save_file(arrays, run.path / "data.safetensors")
+            if (knots := self.knots.get(column.kind.name)) is not None:
+                found |= {f"{before}{i}.{part}": np.ascontiguousarray(getattr(knots, part)) for part in KNOTS}
+        return found
+
+    @classmethod
+    def of_plain(cls, plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray], before: str = "") -> Facts:
+        """What :meth:`plain` and :meth:`arrays` gave. Raises what is caught by `decoding`."""
+        columns: tuple[States, ...] = tuple(options(States, each) for each in plain["columns"])
+        knots = {
+            column.kind.name: Knots(*(arrays[f"{before}{i}.{part}"] for part in KNOTS))
+            for i, column in enumerate(columns)
+            if column.bins
+        }
+        rows, held, source = convert(int, plain["rows"]), convert(int, plain["held"]), convert(str, plain["source"])
+        rules = Rules.of_plain(plain.get("rules"))
+        return cls(columns, options(Format, plain["format"]), rows, held, source, knots, rules)
+
+    def save(self, run: Run) -> None:
+        """Into data.json and data.safetensors."""
+        save_facts(run, self.plain(), self.arrays())
 
     @classmethod
     def read(cls, run: Run) -> Facts:
         """As they were saved. Raises RunError."""
-        plain = read_facts(run)
-        place, remedy = run.path / "data.json", "train again"
-        with decoding(run.path / "data.safetensors", remedy, RunError):
-            arrays = load_file(run.path / "data.safetensors")
-        with decoding(place, remedy, RunError):
-            columns: tuple[States, ...] = tuple(options(States, each) for each in plain["columns"])
-            knots = {
-                column.kind.name: Knots(*(arrays[f"{i}.{part}"] for part in KNOTS))
-                for i, column in enumerate(columns)
-                if column.bins
-            }
-            rows, held, source = convert(int, plain["rows"]), convert(int, plain["held"]), convert(str, plain["source"])
-            rules = Rules.of_plain(plain.get("rules"))
-            return cls(columns, options(Format, plain["format"]), rows, held, source, knots, rules)
+        return cls.of_saved(run, *saved_facts(run))
+
+    @classmethod
+    def of_saved(cls, run: Run, plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Facts:
+        """From what :func:`saved_facts` gave. Raises RunError."""
+        with decoding(run.path / "data.json", "train again", RunError):
+            return cls.of_plain(plain, arrays)
+
+
+def save_facts(run: Run, plain: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """What is known of the data, into data.json and data.safetensors."""
+    write_text(run.path / "data.json", json.dumps(plain, indent=1, ensure_ascii=False))
+    save_file(arrays, run.path / "data.safetensors")
+
+
+def saved_facts(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What :func:`save_facts` wrote. Raises RunError."""
+    plain = read_facts(run)
+    with decoding(run.path / "data.safetensors", "train again", RunError):
+        return plain, load_file(run.path / "data.safetensors")
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
@@ -294,16 +360,21 @@ def save_table(table: Table, folder: Path) -> None:
 
 def load_table(folder: Path, facts: Facts) -> Table:
     """As it was saved. Raises RunError where it is damaged or another one."""
+    found = kept_table(folder)
+    if found.source() != facts.source:
+        raise RunError(f"{folder}: cannot be read (it is not the table that the run began with); train again")
+    return found
+
+
+def kept_table(folder: Path) -> Table:
+    """What :func:`save_table` wrote. Raises RunError where it is damaged."""
     codes = kept_array(folder / "codes.npy", "train again")
     with decoding(folder, "train again", RunError):
         plain = json.loads((folder / "words.json").read_text(encoding="utf-8"))
         columns = zip(plain["columns"], codes, strict=True)
-        found = Table(
+        return Table(
             tuple(Column(c["name"], tuple(c["words"]), own, c["type"]) for c, own in columns), Format(**plain["format"])
         )
-        if found.source() != facts.source:
-            raise ValueError("it is not the table that the run began with")
-    return found
 
 
 def without(table: Table, names: Sequence[str]) -> Table:

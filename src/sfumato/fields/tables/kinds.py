@@ -34,6 +34,7 @@ GAPS = (
     "missing",
 )
 MOST_WORDS = 256  # categories of a column
+MIXED = 20  # different numbers from which a few words among them are said to be odd
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ def find_kind(column: Column, asked: str | None, tell: Say, learned: bool = True
     words = [word for word in used if word not in gaps and word is not None]
     if learned and len(words) > MOST_WORDS:
         raise DataError(_too_many(column, words, name))
+    if asked is None and column.type == "text":
+        _tell_mixed(column, words, name, tell)
     return replace(known, kind="category", gaps=gaps)
 
 
@@ -144,6 +147,14 @@ def key_word(kind: Kind, number: int) -> str:
     return word[: len(word) - zeros] + count.rjust(zeros, "0")
 
 
+def beyond(kind: Kind, column: Column) -> Kind:
+    """A key that goes on where those of a column stop; cells of another pattern do not count."""
+    word = kind.word or ""
+    before = word.rstrip("0")
+    used = [re.fullmatch(rf"{re.escape(before)}(\d+)", each) for each in column.words if each is not None]
+    return replace(kind, next=max([kind.next, *(int(each[1]) + 1 for each in used if each)]))
+
+
 def _odd(column: Column, words: Sequence[str], asked: str) -> str:
     """The first cell that is not of the kind asked for."""
     of = Numbers.of if asked == "number" else Dates.of
@@ -160,10 +171,22 @@ def _too_many(column: Column, words: Sequence[str], name: str) -> str:
         return (
             f"column {name!r} mixes numbers and words: {_odd(column, words, 'number')}; mend it, or --leave-out {name}"
         )
+    if len(words) == len(column.codes):
+        return (
+            f"column {name!r} has another word in each of {len(words)} rows: it is a key or text; say --kind {name}:key if it is "
+            f"numbers or digits in one pattern, name it as the key of a schema.yaml, or --leave-out {name}"
+        )
     return (
-        f"column {name!r} has {len(words)} different words, at most {MOST_WORDS} are learned: it looks like text or a key; "
-        f"leave it out with --leave-out {name}"
+        f"column {name!r} has {len(words)} different words, at most {MOST_WORDS} are learned: it looks like text, or like the "
+        f"key of another table (schema.yaml); leave it out with --leave-out {name}"
     )
+
+
+def _tell_mixed(column: Column, words: Sequence[str], name: str, tell: Say) -> None:
+    """Numbers with a few words among them are most likely a slip: said, for they are read as categories."""
+    odd = [word for word in words if Numbers.of([word]) is None]
+    if odd and len(words) - len(odd) >= MIXED and len(odd) <= 0.1 * len(words):
+        tell(f"column {name!r} mixes numbers and words ({_odd(column, words, 'number')}); all are read as words")
 
 
 def _tell_order(dates: Dates, words: Sequence[str], name: str, tell: Say) -> None:

@@ -12,6 +12,13 @@ from torch.nn import functional as F
 from sfumato.networks.parts import LevelEmbedding, no_autocast, standard, waves, zero_
 
 FREQUENCIES = 16
+
+
+def usual_width(columns: int) -> int:
+    """Of a network for so many columns."""
+    return 256 if columns <= 64 else 512
+
+
 BARRED = -1e30
 """Logit of a state that a column does not have: finite, as :data:`sfumato.diffusion.tokens.NEVER` is."""
 
@@ -135,8 +142,9 @@ class TableMLP(nn.Module):
         return answer
 
     def _logits(self, h: Tensor, x: Tensor) -> Tensor:
-        """Of every state, (B, C, V). In sampling, zeros where no state is masked: what is known is not asked for."""
-        if not torch.is_grad_enabled() and not bool((x == self.most).any()):
+        """Of every state, (B, C, V). In sampling on a CPU, where looking costs nothing, zeros where no state is masked: what is
+        known is not asked for."""
+        if not torch.is_grad_enabled() and x.device.type == "cpu" and not bool((x == self.most).any()):
             return h.new_zeros(1, 1, 1).expand(len(x), self.columns, self.most)
         flat = self.logits(h)
         logits = flat.new_full((len(x), self.columns * self.most), BARRED).index_copy(1, self.place, flat)
@@ -159,3 +167,39 @@ class TableMLP(nn.Module):
         if level.shape[0] not in (1, len(values)) or level.shape[1] not in (1, values.shape[1]):
             raise ValueError(f"the level of the values has shape {tuple(level.shape)}, expected {tuple(values.shape)}")
         return values, level.expand(len(values), -1)
+
+
+class TableSet(nn.Module):
+    """A network for each of several tables; which of them is called says the batch.
+
+    Args:
+        names: of the tables. sizes, first_bins, valued: of each as for :class:`TableMLP`; width, depth: of all.
+    """
+
+    options: dict[str, Any]
+
+    def __init__(
+        self, *, names: Sequence[str], sizes: Sequence[Sequence[int]], first_bins: Sequence[Sequence[int]],
+        valued: Sequence[Sequence[int]], width: Sequence[int], depth: int = 3,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if not len(names) == len(sizes) == len(first_bins) == len(valued) == len(width):
+            raise ValueError(f"{len(names)} tables have {len(sizes)} lists of sizes")
+        self.options = {
+            "kind": "tables", "names": list(names), "sizes": [list(each) for each in sizes],
+            "first_bins": [list(each) for each in first_bins], "valued": [list(each) for each in valued],
+            "width": list(width), "depth": depth,
+        }  # fmt: skip
+        self.names = tuple(names)
+        self.tables = nn.ModuleList(
+            TableMLP(sizes=own, first_bins=first, valued=valued_, width=wide, depth=depth, by_bin=True)
+            for own, first, valued_, wide in zip(sizes, first_bins, valued, width)
+        )
+
+    def of(self, name: str) -> nn.Module:
+        """The network of a table."""
+        return self.tables[self.names.index(name)]
+
+    def forward(self, shown: Mapping[str, Any], level: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+        """{table: what its network is shown} -> {table: its answer}, of the tables that are there."""
+        return {name: self.of(name)(rows, level[name]) for name, rows in shown.items()}

@@ -12,9 +12,11 @@ class RowAsk:
     """What rows are asked for."""
 
     where: str | None = None
-    """What every row must meet: "age >= 40 and sex = 'woman' and city in ('Rome', 'Paris')"."""
+    """What every row must meet: "age between 40 and 60 and (sex = 'woman' or not city in ('Rome', 'Paris'))"; also is missing."""
     known: Path | None = None
     """A table of which cells are known (those that are not empty): the others are drawn, -n times for each row."""
+    append: Path | None = None
+    """A table that the rows are to go below: it stands first in --out as it is, and none of its keys comes again."""
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from sfumato.diffusion.masked import Masked
-from sfumato.diffusion.process import Gaussian
+from sfumato.diffusion.process import Endpoints, Gaussian, States
 from sfumato.diffusion.product import Product
 from sfumato.diffusion.rng import Rng, uniform_like
 from sfumato.diffusion.schedule import Linear, Schedule
 from sfumato.diffusion.times import LogitNormal, Times
-from sfumato.diffusion.tree import Tree
+from sfumato.diffusion.tree import Tree, own
 
 EARLIEST = 1e-3  # time of states: the bound weighs what is hidden by 1 / t
 
@@ -35,6 +35,81 @@ def process_of(sizes: Sequence[int], values: int) -> Product:
 
 
 @dataclass(frozen=True)
+class OneOf:
+    """The process of rows of several tables, a batch of which holds rows of one: {"planes": {"states", "values"}}.
+
+    Everything is as the process of that table has it. To draw, each table is walked by its own process alone.
+
+    Args:
+        processes: table -> the process of its rows.
+    """
+
+    processes: Mapping[str, Product]
+    states: ClassVar[States] = "parts"
+    habits: ClassVar[Mapping[str, Any]] = {"solver": "euler", "grid": "uniform", "eta": 0.0}
+
+    @property
+    def schedule(self) -> Schedule:
+        """That of the first table."""
+        return next(iter(self.processes.values())).schedule
+
+    def moving(self) -> Mapping[str, Any]:
+        """The parts that rows of a table can have."""
+        parts: dict[str, Any] = {}
+        for process in self.processes.values():
+            parts = {**process.moving(), **parts}
+        return parts
+
+    @property
+    def parts(self) -> tuple[tuple[str, Product], ...]:
+        return tuple(self.processes.items())
+
+    def prior(self, x: Mapping[str, Tree], rng: Rng = None) -> dict[str, Tree]:
+        return {name: self.processes[name].prior(rows, rng) for name, rows in x.items()}
+
+    def start(self, z: Mapping[str, Tree]) -> dict[str, Tree]:
+        return {name: self.processes[name].start(rows) for name, rows in z.items()}
+
+    def interpolate(self, x: Mapping[str, Tree], z: Mapping[str, Tree], t: Any) -> dict[str, Tree]:
+        return {name: self.processes[name].interpolate(rows, z[name], own(t, name)) for name, rows in x.items()}
+
+    def precondition(self, x_t: Mapping[str, Tree], t: Any) -> tuple[dict[str, Tree], dict[str, Tree]]:
+        both = {name: self.processes[name].precondition(rows, own(t, name)) for name, rows in x_t.items()}
+        return {name: shown for name, (shown, _) in both.items()}, {name: level for name, (_, level) in both.items()}
+
+    def target(self, x: Mapping[str, Tree], z: Mapping[str, Tree], t: Any) -> dict[str, Tree]:
+        return {name: self.processes[name].target(rows, z[name], own(t, name)) for name, rows in x.items()}
+
+    def loss(
+        self, answer: Mapping[str, Tree], x: Mapping[str, Tree], z: Mapping[str, Tree], t: Any, weight: Any = None
+    ) -> Tensor:
+        """That of the one table, (B,)."""
+        ((name, rows),) = x.items()
+        counts = None if weight is None else weight.get(name)
+        return self.processes[name].loss(answer[name], rows, z[name], own(t, name), counts)
+
+    def endpoints(self, answer: Mapping[str, Tree], x_t: Mapping[str, Tree], t: Any, rng: Rng = None) -> Endpoints:
+        ends = {
+            name: self.processes[name].endpoints(answer[name], rows, own(t, name), rng) for name, rows in x_t.items()
+        }
+        return Endpoints({name: end.x for name, end in ends.items()}, {name: end.z for name, end in ends.items()})
+
+    def step(
+        self, ends: Endpoints, x_t: Mapping[str, Tree], t: Any, s: Any, eta: float = 0.0, rng: Rng = None
+    ) -> dict[str, Tree]:
+        x: Any = ends.x
+        z: Any = ends.z
+        return {
+            name: self.processes[name].step(Endpoints(x[name], z[name]), rows, own(t, name), own(s, name), eta, rng)
+            for name, rows in x_t.items()
+        }
+
+    def mix(self, weak: Endpoints, strong: Endpoints, w: float | Tensor, x_t: Mapping[str, Tree], t: Any) -> Endpoints:
+        """Rows have no conditions that could be hidden: there is nothing to be guided by."""
+        return strong
+
+
+@dataclass(frozen=True)
 class RowTimes(Times):
     """Times of training, (B, C) for states and (B, N) for values, of two kinds of rows.
 
@@ -46,11 +121,13 @@ class RowTimes(Times):
         owner: (N,) the column of each value.
         values: share of the rows that train values.
         known: share of the rows in which columns are given.
+        context: columns that are given in every row: those of a row's parent in another table.
     """
 
     owner: tuple[int, ...]
     values: float = 0.5
     known: float = 0.25
+    context: tuple[int, ...] = ()
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         return LogitNormal()(u, schedule)
@@ -59,6 +136,7 @@ class RowTimes(Times):
         rows, columns = batch["x"]["states"].shape
         kind, known, share, hidden, *each = uniform_like(u, rng, (rows, 4 + columns)).unbind(1)
         given = (torch.stack(each, 1) < share[:, None]) & (known < self.known)[:, None]
+        given[:, list(self.context)] = True
         owner = torch.tensor(self.owner, dtype=torch.int64, device=u.device)
         valued = (kind < self.values) & bool(self.owner)
         states = torch.where(valued, hidden, u).clamp_min(EARLIEST)
@@ -67,6 +145,21 @@ class RowTimes(Times):
             return {"states": states}
         values = torch.where(valued, self(u, process.processes["values"].schedule), 1.0)
         return {"states": states, "values": torch.where(given[:, owner], 0.0, values[:, None])}
+
+
+@dataclass(frozen=True)
+class TableTimes(Times):
+    """Those of the one table that a batch is of: table -> the times of its rows."""
+
+    tables: Mapping[str, RowTimes]
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return LogitNormal()(u, schedule)
+
+    def draw(self, u: Tensor, rng: Rng, process: Any, batch: Mapping[str, Tree]) -> Tree:
+        whole: Any = batch["x"]
+        ((name, rows),) = whole.items()
+        return {name: self.tables[name].draw(u, rng, process.processes[name], {"x": rows})}
 
 
 def walked(times: Tensor, calls: tuple[int, int]) -> list[dict[str, Tensor]] | Tensor:

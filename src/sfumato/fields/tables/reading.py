@@ -17,6 +17,9 @@ import numpy as np
 
 from sfumato.data.errors import one_line, shown
 from sfumato.errors import DataError
+from sfumato.fields.tables.kinds import GAPS
+from sfumato.fields.tables.sqlite import SUFFIXES as DATABASES
+from sfumato.fields.tables.sqlite import read_one
 from sfumato.fields.tables.table import MOST_COLUMNS, NUMBER, Column, Format, Say, Table
 from sfumato.fields.tables.typed import read_lines, read_parquet
 
@@ -25,12 +28,15 @@ MOST_BYTES = 4 << 30  # of a file
 LOOKED_AT = 200  # lines from which the spelling of a CSV file is found
 
 
-def read_table(path: Path, tell: Say = lambda line: None, like: Format | None = None) -> Table:
-    """The table in a .csv, .tsv, .parquet or .jsonl file.
+def read_table(
+    path: Path, tell: Say = lambda line: None, like: Format | None = None, table: str | None = None
+) -> Table:
+    """The table in a .csv, .tsv, .parquet or .jsonl file, or one of a SQLite file.
 
     Args:
         tell: is told what was found where a person might have meant something else.
         like: the spelling, instead of looking for it (CSV).
+        table: its name (SQLite), where the file holds several.
 
     Raises:
         DataError: a file that is missing, of another kind, too large, damaged, without rows or with two columns of one
@@ -38,25 +44,73 @@ def read_table(path: Path, tell: Say = lambda line: None, like: Format | None = 
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    if suffix in DATABASES:
+        return read_one(path, table)
+    if table is not None:
+        raise DataError(
+            f"{shown(path)}: --table {table} names a table of a SQLite file, and this is none: leave it out"
+        )
     if suffix not in SUFFIXES:
-        raise DataError(f"{shown(path)}: a table is a file that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+        ends = f"{', '.join(SUFFIXES)} or {DATABASES[0]}"
+        raise DataError(f"{shown(path)}: a table is a file that ends in {ends}, or a folder of linked ones")
     if not path.is_file():
         raise DataError(f"{shown(path)}: there is no such file; give a table (.csv, .tsv, .jsonl, .parquet)")
     if path.stat().st_size > MOST_BYTES:
         raise DataError(f"{shown(path)}: {path.stat().st_size >> 30} GiB, at most {MOST_BYTES >> 30} are read")
     reader = {".parquet": read_parquet, ".jsonl": read_lines}.get(suffix)
     try:
-        table = reader(path) if reader else _read_csv(path, tell, like)
+        found = reader(path) if reader else _read_csv(path, tell, like)
     except UnicodeError as error:  # only a file that begins as UTF-16 is not decoded as a whole beforehand
         raise DataError(
             f"{shown(path)}: is not the text that its first bytes promise ({one_line(error)}); save it as UTF-8"
         ) from None
-    twice = [name for name, count in Counter(table.names).items() if count > 1]
-    if twice:
-        raise DataError(f"{shown(path)}: two columns are called {shown(twice[0])!r}: give each its own name")
-    if not len(table):
+    twice = next((name for name, count in Counter(found.names).items() if count > 1), None)
+    if twice is not None:
+        first, second = [i + 1 for i, name in enumerate(found.names) if name == twice][:2]
+        raise DataError(
+            f"{shown(path)}: columns {first} and {second}, two columns are called {shown(twice)!r}: give each its own name"
+        )
+    if not len(found):
         raise DataError(f"{shown(path)}: has no rows; give a table with a line of names and rows below it")
-    return table
+    if reader is None:
+        _look(path, found, tell)
+    return found
+
+
+def _look(path: Path, table: Table, tell: Say) -> None:
+    """A second line of names is refused, and cells that a spreadsheet would work out are said.
+
+    Raises:
+        DataError: the first row is words where all others are numbers.
+    """
+    if len(table) < 5:
+        return
+    heads = [column for column in table.columns if _headed(column)]
+    firsts = [column.words[column.codes[0]] or "" for column in table.columns]
+    if heads and table.format.header and not any(_is_number(cell) for cell in firsts):
+        word, name = shown(str(heads[0].words[heads[0].codes[0]])), shown(heads[0].name)
+        raise DataError(
+            f"{shown(path)}: the row below the names holds {word!r} in the column {name!r}, where all others are numbers: a "
+            "second line of names? delete it"
+        )
+    for column in table.columns:
+        odd = next((word for word in column.words if word and word[0] in "=@"), None)
+        if odd is not None:
+            what = f"column {shown(column.name)!r} holds {shown(odd)[:20]!r}"
+            tell(f"{what}, which a spreadsheet would work out: it is text here, and written in quotes")
+
+
+def _is_number(cell: str) -> bool:
+    return NUMBER.fullmatch(cell.strip().replace(",", ".", 1)) is not None
+
+
+def _headed(column: Column) -> bool:
+    """Whether the first cell alone is a word, and all others are numbers or empty, some of them different numbers."""
+    word, counts = column.words[column.codes[0]], column.counts()
+    if not word or word.strip() in GAPS or _is_number(word) or counts[column.codes[0]] != 1:
+        return False
+    rest = [each for each in column.words if each is not word and each is not None and each.strip() not in GAPS]
+    return len(rest) > 1 and all(map(_is_number, rest))
 
 
 # ---- CSV -------------------------------------------------------------------------------------------------------------

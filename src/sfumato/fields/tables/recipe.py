@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from sfumato.errors import Wrong, check, decoding, naming
+from sfumato.errors import DataError, Wrong, check, decoding, naming
 from sfumato.fields.tables.options import RowAsk, RowMethod, TableMeasure
-from sfumato.jobs.flags import Positional
+from sfumato.jobs.flags import Positional, arg
 from sfumato.jobs.making import Making
 from sfumato.jobs.recipe import Data, Look, Recipe, Say, usual_batch
 from sfumato.jobs.walk import Walk
@@ -19,11 +19,13 @@ from sfumato.training.options import TrainOptions
 if TYPE_CHECKING:
     from torch import nn
 
-    from sfumato.diffusion import Drawn, Product
+    from sfumato.diffusion import Drawn
     from sfumato.diffusion.generate import Queries
     from sfumato.diffusion.tree import Tree
     from sfumato.fields.tables.asking import Asked
     from sfumato.fields.tables.data import Facts
+    from sfumato.fields.tables.linked import Linked
+    from sfumato.fields.tables.linking import TablesAsked
     from sfumato.fields.tables.table import Table
     from sfumato.jobs.model import Model
     from sfumato.jobs.report import Report
@@ -41,18 +43,23 @@ USUAL_ROWS = 1000
 
 @dataclass(frozen=True)
 class Tables(Recipe):
-    """A table in a .csv, .tsv, .parquet or .jsonl file: columns of numbers, categories, dates and gaps."""
+    """A table in a .csv, .tsv, .parquet, .jsonl or SQLite file: columns of numbers, categories, dates and gaps. Or several that
+    are linked by keys: a folder of them with a schema.yaml, or a SQLite file."""
 
     Ask: ClassVar[type] = RowAsk
     Measure: ClassVar[type] = TableMeasure
-    verbs: ClassVar[Mapping[str, str]] = {"compare": "sfumato.fields.tables.comparing:Compare"}
-    formats: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".jsonl")
+    formats: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".jsonl", ".sqlite")
     single: ClassVar[bool] = True
+    verbs: ClassVar[Mapping[str, str]] = {
+        "compare": "sfumato.fields.tables.comparing:Compare", "fill": "sfumato.fields.tables.fill:Fill",
+    }  # fmt: skip
 
     data: Positional[Path]
-    """The file."""
+    """The file, or the folder of linked tables."""
+    only: Annotated[str | None, arg(name="table")] = None
+    """The table of a SQLite file that is meant, alone (default: all of them, linked)."""
     leave_out: tuple[str, ...] = ()
-    """Columns that are not learned, nor written."""
+    """Columns that are not learned, nor written (of linked tables TABLE.COLUMN)."""
     kind: tuple[str, ...] = ()
     """What columns are, where looking at them is not enough: AGE:category, or number, date, key, constant."""
     held_out: float = 0.1
@@ -92,12 +99,35 @@ class Tables(Recipe):
 
     # ---- data --------------------------------------------------------------------------------------------------------
 
+    def _linked(self) -> bool:
+        """Whether the data are several tables. Raises DataError."""
+        from sfumato.fields.tables import sqlite
+
+        if self.only is not None or self.data.suffix.lower() not in sqlite.SUFFIXES:
+            return self.data.is_dir()
+        return len(sqlite.names_in(self.data)) > 1
+
+    def _prepare_linked(self, run: Run, tell: Say, base: Any) -> Linked:
+        """Several tables made ready. Raises DataError."""
+        from sfumato.fields.tables import joining
+
+        if self.rules is not None:
+            raise Wrong(
+                f"rules = {str(self.rules)!r}: must be left out: rules of linked tables stand in their schema.yaml"
+            )
+        if base is not None:
+            raise DataError(f"{self.data}: linked tables are not trained further on others; train on them alone")
+        tables, entries = joining.read_linked(self.data, tell)
+        with naming(self.data):
+            entries = joining.told(entries, tables, self.leave_out, self._kinds())
+            return joining.prepare(tables, entries, run, self.bins, self.held_out, tell)
+
     def _read(self, tell: Say, base: Facts | None = None) -> tuple[Table, Facts, Any]:
         """The table, its facts and the numbers of the rows to train on. Raises DataError."""
         from sfumato.fields.tables import data, rules
         from sfumato.fields.tables.reading import read_table
 
-        table = data.without(read_table(self.data, tell), self.leave_out)
+        table = data.without(read_table(self.data, tell, table=self.only), self.leave_out)
         train, _ = data.parts(table, self.held_out)
         if base:
             return table, base.again(table, train), train
@@ -108,6 +138,9 @@ class Tables(Recipe):
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Tables:
         from sfumato.fields.tables import data
 
+        if self._linked():
+            self._prepare_linked(run, tell, base)
+            return self
         table, facts, _ = self._read(tell, base)
         data.rows_of(table, facts)  # what does not fit the facts of another run is refused before anything is written
         data.save_table(table, run.cache / "table")
@@ -115,15 +148,21 @@ class Tables(Recipe):
         calls = self.calls or (len(facts.sizes), VALUE_CALLS if facts.valued else 0)
         return dataclasses.replace(self, calls=(calls[0], calls[1] if facts.valued else 0))
 
-    def facts(self, run: Run) -> Facts:
-        from sfumato.fields.tables import data
+    def facts(self, run: Run) -> Facts | Linked:
+        from sfumato.fields.tables import data, linked
 
-        return data.Facts.read(run)
+        plain, arrays = data.saved_facts(run)
+        if "tables" in plain:
+            return linked.Linked.of_plain(run, plain, arrays)
+        return data.Facts.of_saved(run, plain, arrays)
 
     def open(self, run: Run) -> Data:
         from sfumato.fields.tables import data
 
-        facts, table = self.facts(run), self.table(run)
+        facts: Any = self.facts(run)
+        if facts.linked:
+            return Data(facts, *facts.opened(run, self.held_out))
+        table = self.table(run)
         with decoding(run.path, "train again"):
             rows = data.rows_of(table, facts)
         return Data(facts, *(rows.take(part) for part in data.parts(table, self.held_out)))
@@ -132,11 +171,14 @@ class Tables(Recipe):
         """The table of a run. Raises RunError."""
         from sfumato.fields.tables import data
 
-        return data.load_table(run.cache / "table", self.facts(run))
+        facts: Any = self.facts(run)
+        return data.load_table(run.cache / "table", facts)
 
     def examine(self) -> Look:
         from sfumato.fields.tables.proposals import as_yaml, propose
 
+        if self._linked():
+            return self._examine_linked()
         told: list[str] = []
         table, facts, _ = self._read(told.append)
         head = f"{len(table)} rows of {len(table.columns)} columns in {self.data}: {table.format.words()}"
@@ -145,41 +187,47 @@ class Tables(Recipe):
             lines = ["rules that its rows seem to keep; none is applied unless you train with --rules FILE:", *lines]
         return Look((head, *told, *lines), self)
 
+    def _examine_linked(self) -> Look:
+        import tempfile
+
+        from sfumato.training.run import Run
+
+        told: list[str] = []
+        with tempfile.TemporaryDirectory() as folder:
+            run = Run(Path(folder))
+            run.create()
+            facts = self._prepare_linked(run, told.append, None)
+        head = (
+            f"{len(facts.members)} tables in {self.data}, {sum(each.rows + each.held for each in facts.members)} rows"
+        )
+        lead = facts.lead
+        counted = [f"-n of `sfumato sample` counts rows of {lead.name}"] if lead is not None else []
+        return Look((head, *told, *counted), self)
+
     # ---- network -----------------------------------------------------------------------------------------------------
 
-    def process(self, facts: Facts) -> Product:
-        from sfumato.fields.tables.process import process_of
+    def process(self, facts: Facts | Linked) -> Any:
+        return facts.process()
 
-        return process_of(facts.sizes, len(facts.valued))
-
-    def build(self, facts: Facts, device: str) -> nn.Module:
-        from sfumato.fields.tables.network import TableMLP
-
-        width = self.width or (256 if len(facts.sizes) <= 64 else 512)
-        return TableMLP(
-            sizes=facts.sizes,
-            first_bins=facts.first_bins,
-            valued=facts.valued,
-            width=width,
-            depth=self.depth,
-            by_bin=True,
-        )
+    def build(self, facts: Facts | Linked, device: str) -> nn.Module:
+        return facts.network(self.width, self.depth)
 
     def kinds(self) -> Mapping[str, type[nn.Module]]:
-        from sfumato.fields.tables.network import TableMLP
+        from sfumato.fields.tables.network import TableMLP, TableSet
 
-        return {"table": TableMLP}
+        return {"table": TableMLP, "tables": TableSet}
 
     def training(self, data: Data, device: str) -> TrainOptions:
         batch = usual_batch(len(data.train), BATCH)
         return TrainOptions(batch=batch, steps=usual_steps(len(data.train), batch))
 
     def task(self, data: Data, network: nn.Module) -> Task:
-        from sfumato.fields.tables.process import RowTimes
         from sfumato.training.objective import Task
 
-        times = RowTimes(tuple(data.facts.valued), known=self.method.known)
-        return Task(network, self.process(data.facts), data.train, data.held_out, times=times)
+        times = data.facts.times(self.method.known)
+        task = Task(network, self.process(data.facts), data.train, data.held_out, times=times)
+        # whole tables are too much to be drawn on the way
+        return dataclasses.replace(task, preview=lambda guess: None) if data.facts.linked else task
 
     # ---- samples -----------------------------------------------------------------------------------------------------
 
@@ -190,10 +238,16 @@ class Tables(Recipe):
         solver = "states=random_order" + ("; values=dpmpp_2m" if values else "")  # states in random order
         return Walk(steps=states + values, solver=solver, eta=0.0, grid="uniform", batch=DRAWN)
 
-    def queries(self, model: Model, ask: RowAsk, n: int | None) -> Asked:
+    def queries(self, model: Model, ask: RowAsk, n: int | None) -> Asked | TablesAsked:
         from sfumato.fields.tables.asking import asked
 
-        return asked(model.facts, ask.where, ask.known, USUAL_ROWS if n is None else n, 1 if n is None else n)
+        if model.facts.linked:
+            from sfumato.fields.tables.linking import tables_asked
+
+            return tables_asked(model.facts, ask, n)
+        return asked(
+            model.facts, ask.where, ask.known, USUAL_ROWS if n is None else n, 1 if n is None else n, ask.append
+        )
 
     def begin(self, process: Any, z: Tree, times: Any, query: Mapping[str, Tree]) -> tuple[Tree, Tree]:
         from sfumato.fields.tables import asking
@@ -204,7 +258,10 @@ class Tables(Recipe):
     def draw(self, model: Model, queries: Any, numbers: Sequence[int]) -> Iterator[Drawn]:
         from sfumato.fields.tables.asking import drawn_to_meet
 
-        yield from drawn_to_meet(model, queries, numbers, self.rows)
+        if model.facts.linked:
+            yield from queries.drawn(model, numbers)
+        else:
+            yield from drawn_to_meet(model, queries, numbers, self.rows)
 
     def rows(self, model: Model, queries: Any, drawn: Drawn) -> Table:
         """Samples as a table of all columns, what was known as it was given."""
@@ -215,12 +272,15 @@ class Tables(Recipe):
             for name, value in drawn.x.items()
         }
         values = x.get("values", x["states"][:, :0])
-        made = data.table_of(x["states"], values, model.facts, drawn.numbers, model.drawing.seed)
+        made = data.table_of(x["states"], values, queries.facts, drawn.numbers, model.drawing.seed)
         made = asking.restored(made, queries, drawn.numbers)
         derived, _ = rules.derive(made, model.facts.rules, model.facts.kinds)
         return asking.restored(derived, queries, drawn.numbers)
 
-    def things(self, model: Model, queries: Queries, drawn: Drawn) -> list[Row]:
+    def things(self, model: Model, queries: Queries, drawn: Drawn) -> list[Any]:
+        """Rows; of linked tables a :class:`~linking.Made` each."""
+        if model.facts.linked:
+            return [drawn.x]
         made = self.rows(model, queries, drawn)
         return [dict(zip(made.names, row)) for row in made.rows()]
 
@@ -234,22 +294,50 @@ class Tables(Recipe):
         return path
 
     def write(
-        self, model: Model, queries: Queries, things: Iterable[tuple[int, Row]], out: Path, making: Making
+        self, model: Model, queries: Queries, things: Iterable[tuple[int, Any]], out: Path, making: Making
     ) -> Iterator[Path]:
-        from sfumato.fields.tables.writing import write_rows
+        from sfumato.fields.tables.writing import add_rows, write_rows
 
+        if model.facts.linked:
+            from sfumato.fields.tables.linking import written
+
+            yield from written(model.facts, (thing for _, thing in things), out, making)
+            return
         if not out.suffix:  # one row drawn again, into a folder
             yield from super().write(model, queries, things, out, making)
             return
         kinds, form = [column.kind for column in model.facts.columns], model.facts.format
-        rows = (tuple(thing.values()) for _, thing in things)
-        yield write_rows(rows, out, [kind.name for kind in kinds], [kind.type for kind in kinds], form)
+        names, types = [kind.name for kind in kinds], [kind.type for kind in kinds]
+        rows: Iterable[tuple[str | None, ...]] = (tuple(thing.values()) for _, thing in things)
+        if out.suffix.lower() == ".jsonl":  # one type in each column, and a gap is null
+            types = ["string" if kind.type == "text" and kind.kind != "number" else kind.type for kind in kinds]
+            rows = (tuple(None if cell in kind.gaps else cell for cell, kind in zip(row, kinds)) for row in rows)
+        above = getattr(queries, "above", None)
+        if above is not None:
+            yield add_rows(above, rows, out, names, types, form, making.text())
+        else:
+            yield write_rows(rows, out, names, types, form, making.text())
 
     def picture(self, model: Model, things: Sequence[Row], columns: int | None = None) -> Any:
         """The first rows as text."""
         from sfumato.fields.tables.writing import Sheet
 
+        if model.facts.linked:
+            return None
         return Sheet(tuple(things[:16]))
+
+    def destination(self, model: Model, out: Path | None, suffix: str) -> tuple[Path, bool, str]:
+        from sfumato.fields.tables import sqlite
+
+        if not model.facts.linked:
+            return super().destination(model, out, suffix or (model.facts.format.suffix if out is None else ""))
+        if out is not None and out.suffix.lower() in sqlite.SUFFIXES:
+            return out, True, ""
+        if out is not None and out.suffix.lower() in self.formats:
+            raise Wrong(
+                f"out = {str(out)!r}: must be a folder, or a file that ends with .sqlite: there are several tables"
+            )
+        return out or Path("samples"), False, suffix
 
     def usage(self) -> Iterable[str]:
         return (
@@ -258,11 +346,20 @@ class Tables(Recipe):
         )
 
     def measurable(self, model: Model, measure: TableMeasure, ask: RowAsk) -> None:
+        if model.facts.linked:
+            from sfumato.fields.tables.relations import measurable as all_measurable
+
+            all_measurable(measure, ask)
+            return
         from sfumato.fields.tables.measure import measurable
 
         measurable(model, measure, ask)
 
     def evaluate(self, model: Model, measure: TableMeasure, ask: RowAsk) -> Report:
+        if model.facts.linked:
+            from sfumato.fields.tables.relations import evaluate as evaluate_all
+
+            return evaluate_all(model, measure)
         from sfumato.fields.tables.measure import evaluate
 
         return evaluate(model, measure, ask)

@@ -113,16 +113,25 @@ def read_rules(path: Path) -> Rules:
     Raises:
         DataError: no such file, or what in it is no rule.
     """
+    return rules_of(read_words(path), shown(path))
+
+
+def read_words(path: Path) -> Any:
+    """What is in a YAML file, as dicts, lists and words. Raises DataError."""
     from sfumato.jobs.strict import LONGEST, ConfigError, composed
 
     source = shown(path)
     try:
         if path.stat().st_size > LONGEST:
-            raise DataError(f"{source}: {path.stat().st_size} bytes, rules take at most {LONGEST}")
+            raise DataError(f"{source}: {path.stat().st_size} bytes, at most {LONGEST} are read")
         node = composed(path.read_text(encoding="utf-8"), source)
     except (OSError, UnicodeDecodeError, ConfigError) as error:
         raise DataError(f"{source}: cannot be read ({error})") from error
-    plain = _plain(node, source)
+    return _plain(node, source)
+
+
+def rules_of(plain: Any, source: str) -> Rules:
+    """Rules from dicts, lists and words; ``source`` is where they stand. Raises DataError for what is no rule."""
     right = f"{source}: expected  derive: {{column: formula}}  and  check: [formula, ...]"
     if not isinstance(plain, dict):
         raise DataError(right)

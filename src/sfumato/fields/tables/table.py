@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,8 @@ import numpy as np
 
 MOST_COLUMNS = 5000
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+SQL = "sql "
+"""Before the type of a column that a database declares."""
 Say = Callable[[str], Any]
 
 
@@ -60,7 +62,8 @@ class Column:
     Args:
         words: the distinct cells; None is the file's own null.
         codes: int32 (rows,).
-        type: what the file says of it: "text" (CSV), the arrow type (parquet), "number", "boolean" or "string" (JSON).
+        type: what the file says of it: "text" (CSV), the arrow type (parquet), "number", "boolean" or "string" (JSON),
+            "sql INTEGER" and the like (SQLite).
     """
 
     name: str
@@ -131,6 +134,19 @@ class Table:
         """Hash of the whole content, row by row: to find that a file changed under a run."""
         names = "\0".join(f"{column.name}\0{column.type}" for column in self.columns)
         return hashlib.blake2b(names.encode() + self.hashes().tobytes(), digest_size=16).hexdigest()
+
+
+def stacked(tables: Sequence[Table]) -> Table:
+    """Tables of the same columns, one below the other (one at least)."""
+    columns = []
+    for parts in zip(*(table.columns for table in tables), strict=True):
+        known: dict[str | None, int] = {}
+        codes = []
+        for part in parts:
+            new = np.array([known.setdefault(word, len(known)) for word in part.words], dtype=np.int32)
+            codes.append(new[part.codes] if len(new) else part.codes)
+        columns.append(replace(parts[0], words=tuple(known), codes=np.concatenate(codes)))
+    return replace(tables[0], columns=tuple(columns))
 
 
 def _hash(name: str, word: str | None) -> int:

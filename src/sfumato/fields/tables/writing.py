@@ -7,43 +7,84 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from sfumato.data.errors import one_line, shown
 from sfumato.errors import DataError
-from sfumato.fields.tables.reading import SUFFIXES
-from sfumato.fields.tables.table import NUMBER, Format, Table
+from sfumato.fields.tables.reading import SUFFIXES, read_table
+from sfumato.fields.tables.sqlite import SUFFIXES as DATABASES
+from sfumato.fields.tables.sqlite import affinity, write_database
+from sfumato.fields.tables.table import NUMBER, SQL, Column, Format, Table
 from sfumato.fields.tables.typed import arrow
+from sfumato.jobs.making import KEY
 
 Row = tuple[str | None, ...]
 BLOCK = 10_000  # rows that are written at a time
 
 
-def write_table(table: Table, path: Path) -> Path:
-    """A table into a .csv, .tsv, .parquet or .jsonl file; see :func:`write_rows`."""
+def write_table(table: Table, path: Path, making: str = "") -> Path:
+    """A table into a .csv, .tsv, .parquet, .jsonl or SQLite file; see :func:`write_rows`."""
     types = [column.type for column in table.columns]
-    return write_rows(table.rows(), path, table.names, types, table.format)
+    return write_rows(table.rows(), path, table.names, types, table.format, making)
 
 
 def write_rows(
-    rows: Iterable[Row], path: Path, names: Sequence[str], types: Sequence[str], format: Format = Format()
+    rows: Iterable[Row],
+    path: Path,
+    names: Sequence[str],
+    types: Sequence[str],
+    format: Format = Format(),
+    making: str = "",
 ) -> Path:
     """Rows into a file whose suffix says how, a block at a time; ``types`` are those of :class:`~reading.Column`.
 
-    A CSV is spelt as ``format`` says if that is a CSV's, and plainly otherwise.
+    A CSV is spelt as ``format`` says if that is a CSV's, and plainly otherwise. What made the rows stands in the metadata of a
+    parquet file; beside others it is a file of its own.
 
     Raises:
         DataError: another suffix, or a file that cannot be written.
     """
     path, suffix = Path(path), Path(path).suffix.lower()
+    if suffix in DATABASES:
+        cells = zip(*rows, strict=True)
+        columns = [Column.of(name, own, type) for name, own, type in zip(names, cells, types, strict=True)]
+        return write_database(path, {path.stem: Table(tuple(columns))})
     if suffix not in SUFFIXES:
-        raise DataError(
-            f"{shown(path)}: rows are written to files that end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-        )
-    writers = {".parquet": _write_parquet, ".jsonl": _write_lines}
+        raise DataError(f"{shown(path)}: rows are written to files that end in {', '.join(SUFFIXES)} or {DATABASES[0]}")
     try:
-        writers.get(suffix, _write_csv)(rows, path, names, types, _spelt(format, suffix))
+        if suffix == ".parquet":
+            _write_parquet(rows, path, names, types, making)
+        else:
+            writer = _write_lines if suffix == ".jsonl" else _write_csv
+            writer(rows, path, names, types, _spelt(format, suffix))
+    except OSError as error:
+        raise DataError(f"{shown(path)}: cannot be written ({one_line(error)})") from error
+    return path
+
+
+def add_rows(
+    above: Path,
+    rows: Iterable[Row],
+    path: Path,
+    names: Sequence[str],
+    types: Sequence[str],
+    format: Format,
+    making: str = "",
+) -> Path:
+    """Rows below those of a file, in another one: a CSV file stands above them to the byte, any other to the cell. Raises
+    DataError."""
+    found = read_table(above)
+    same = above.suffix.lower() == path.suffix.lower() and path.suffix.lower() in (".csv", ".tsv")
+    if not same or found.format.encoding == "utf-16":
+        return write_rows(chain(found.rows(), rows), path, names, types, found.format if same else format, making)
+    plain = "utf-8" if found.format.encoding == "utf-8-sig" else found.format.encoding
+    write_rows(rows, path, names, types, replace(found.format, header=False, encoding=plain))
+    try:
+        raw, new = above.read_bytes(), path.read_bytes()
+        end = b"" if raw.endswith((b"\n", b"\r")) else found.format.newline.encode()
+        path.write_bytes(raw + end + new)
     except OSError as error:
         raise DataError(f"{shown(path)}: cannot be written ({one_line(error)})") from error
     return path
@@ -66,9 +107,30 @@ def _write_csv(rows: Iterable[Row], path: Path, names: Sequence[str], types: Seq
         plain = format.quoting == "words"
         for row in rows:
             cells = ["" if cell is None else cell for cell in row]
+            if any(map(is_formula, cells)):
+                join = format.separator + " " * format.space
+                file.write(join.join(spelt_cell(cell, format) for cell in cells) + format.newline)
+                continue
             writer.writerow(
                 [_Bare(cell) if plain and NUMBER.fullmatch(cell.replace(",", ".", 1)) else cell for cell in cells]
             )
+
+
+def is_formula(cell: str) -> bool:
+    """Whether a spreadsheet would take a cell for something to be worked out."""
+    return (
+        cell[:1] in ("=", "@", "+", "-", "\t", "\r") and cell != "-" and not NUMBER.fullmatch(cell.replace(",", ".", 1))
+    )
+
+
+def spelt_cell(cell: str, format: Format, quoted: bool = False) -> str:
+    """A cell as a CSV file spells it; in quotes if it must be, is ``quoted``, or would be worked out by a spreadsheet."""
+    quote = format.quote
+    needs = any(character in cell for character in (format.separator, quote, "\r", "\n")) or is_formula(cell)
+    number = NUMBER.fullmatch(cell.replace(",", ".", 1)) is not None
+    if needs or quoted or format.quoting == "all" or (format.quoting == "words" and not number):
+        return f"{quote}{cell.replace(quote, quote * 2)}{quote}"
+    return cell
 
 
 class _Bare(float):
@@ -118,14 +180,17 @@ def _json(cell: str | None, type: str) -> str:
         return "null"
     if type in ("number", "boolean", "bool"):
         return cell
+    if type.startswith(SQL) and affinity(type.removeprefix(SQL)) == "TEXT":
+        return json.dumps(cell, ensure_ascii=False)
     number = NUMBER.fullmatch(cell) and not cell.lstrip("-").startswith(("+", ".", "00")) and not cell.endswith(".")
     plain = number and type not in ("string", "large_string") and "nan" not in cell
     return cell if plain else json.dumps(cell, ensure_ascii=False)
 
 
-def _write_parquet(rows: Iterable[Row], path: Path, names: Sequence[str], types: Sequence[str], format: Format) -> None:
+def _write_parquet(rows: Iterable[Row], path: Path, names: Sequence[str], types: Sequence[str], making: str) -> None:
     pa, pq = arrow(), arrow("pyarrow.parquet")
     schema = pa.schema([pa.field(name, arrow_type(type)) for name, type in zip(names, types)])
+    schema = schema.with_metadata({KEY: making}) if making else schema
     with pq.ParquetWriter(path, schema) as writer:
         for block in _blocks(rows):
             columns = [_arrow_column(pa, cells, field.type) for cells, field in zip(zip(*block, strict=True), schema)]
@@ -146,6 +211,8 @@ def _blocks(rows: Iterable[Row]) -> Iterable[list[Row]]:
 def arrow_type(type: str) -> Any:
     """The arrow type that a column's type names; of CSV and JSON what fits their words."""
     pa = arrow()
+    if type.startswith(SQL):
+        return {"INTEGER": pa.int64(), "REAL": pa.float64()}.get(affinity(type.removeprefix(SQL)), pa.string())
     if match := re.fullmatch(r"timestamp\[(\w+)(?:, tz=(.+))?\]", type):
         return pa.timestamp(match[1], tz=match[2])
     if match := re.fullmatch(r"(decimal\d+)\((\d+), (-?\d+)\)", type):

@@ -1,0 +1,32 @@
+"""How well linked tables are kept: every table drawn at its real size, and its keys, links, rules and rows measured.
+
+    python -m benchmarks.linked RUN [seed]
+
+RUN is a trained run of linked tables (docs/tables.md says of which). Printed is what `sfumato evaluate RUN` prints, of all rows
+instead of some, and the processor seconds that drawing and measuring took.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from sfumato.fields.tables.options import TableMeasure
+from sfumato.fields.tables.relations import evaluate
+from sfumato.jobs.model import load
+from sfumato.jobs.walk import Drawing
+
+
+def main(run: str, seed: str = "0") -> None:
+    """Print the report."""
+    model = load(Path(run), drawing=Drawing(seed=int(seed)))
+    lead = model.facts.lead
+    began = time.process_time()
+    report = evaluate(model, TableMeasure(), None if lead is None else lead.rows + lead.held)
+    print(report.table)
+    print(f"{time.process_time() - began:.0f} processor seconds")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
