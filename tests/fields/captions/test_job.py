@@ -348,6 +348,35 @@ def test_an_encoder_that_is_not_trained_goes_the_same_way(tmp_path: Path) -> Non
         load(out, Walk(steps=2)).sample(2)
 
 
+def test_diversity_is_none_of_equal_pictures_and_one_of_unlike_ones(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pictures of one caption: all alike, or as unlike as the real ones are."""
+    model = load(run)
+    held = measure.some(model.recipe.open(model.run).held_out, 24, told=True)
+    space = measure.of_pictures("pca", held.x)
+    real, rng = space(held.x), torch.Generator().manual_seed(0)
+    texts = tuple(dict.fromkeys(held.captions))
+    assert len(texts) > 4
+
+    def alike(model: Any, asked: Any, negative: Any, name: str) -> torch.Tensor:
+        return held.x[[held.captions.index(text) for text in asked.captions]]
+
+    def unlike(model: Any, asked: Any, negative: Any, name: str) -> torch.Tensor:
+        return held.x[torch.randint(len(held.x), (len(asked.captions),), generator=rng)]
+
+    monkeypatch.setattr(measure, "drawn_for", alike)
+    assert measure.diversity(model, held, space, real, 4)[0].value < 1e-6
+    monkeypatch.setattr(measure, "drawn_for", unlike)
+    found = measure.diversity(model, held, space, real, 16)[0]
+    assert found.value == pytest.approx(1, abs=0.15)
+    assert found.n == 16 * len(texts)
+    assert measure.diversity(model, held, space, real, 1) == []
+
+
+def test_a_shown_picture_is_its_pixels_to_numpy() -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    assert np.array_equal(np.asarray(Shown(pixels, "a thing")), pixels)
+
+
 def test_options_are_the_words_of_the_command(run: Path) -> None:
     recipe = load(run).recipe
     assert isinstance(recipe, Captions)

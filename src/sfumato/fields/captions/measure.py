@@ -47,6 +47,8 @@ KNOWN = 2000
 """Training pictures that samples are compared with."""
 LEAST = 12
 SHOWN = 12
+PROMPTS = 16
+"""Captions of which several pictures are drawn, to see how they differ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +100,7 @@ def evaluate(model: Model, measure: Measured, ask: CaptionAsk) -> Report:
     fake = space(drawn)
     rows = [*compare(fake, train, real, remember=remember), *agreement(fake, real, held.captions)]
     rows += agreement_in_kind(fake, real, held.folders)
+    rows += diversity(model, held, space, real, measure.seeds, ask.negative)
     nearest = likest(held.captions, known.captions)
     stand_in = agreement(train[nearest], real, held.captions, "of_likest_caption")
     curve = guidance(model, measure.strengths, held, space, train, real, ask.negative)
@@ -218,6 +221,22 @@ def agreement_in_kind(fake: Tensor, real: Tensor, folders: Sequence[str]) -> lis
 
     value, n = rate(fake, False), len(fake)
     return [Row("agreement_kind", value, *share_interval(value, n), rate(real, True), "higher", n, len(real))]
+
+
+def diversity(
+    model: Model, held: Held, space: Space, real: Tensor, seeds: int, negative: str | None = None
+) -> list[Row]:
+    """Row: how much pictures of one caption differ: the mean distance between ``seeds`` of them, over that between any two of the
+    real held-out ones (n, d), with an interval over captions. None where there is one caption, or one seed."""
+    texts = tuple(dict.fromkeys(held.captions))[:PROMPTS]
+    if seeds < 2 or len(texts) < 2:
+        return []
+    many = texts * seeds
+    asked = Held(held.x[:0], many, (model.facts.sizes[0],) * len(many), ("",) * len(many))
+    found = space(drawn_for(model, asked, negative, name="diversity")).double().unflatten(0, (seeds, len(texts)))
+    within = torch.stack([torch.pdist(each).mean() for each in found.unbind(1)])
+    values = within / torch.pdist(real.double()).mean()
+    return [Row("diversity", *mean_interval(values), None, "higher", len(many), len(real))]
 
 
 def likest(captions: Sequence[str], known: Sequence[str]) -> list[int]:

@@ -102,5 +102,8 @@ class Measured:
     strengths: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)
     """Strengths of guidance of the curve, on at most 128 of the captions; none: no curve."""
 
+    seeds: int = 4
+    """Pictures of each of 16 captions, whose differences from each other are measured; below 2: none."""
+
     def __post_init__(self) -> None:
-        check(self, (self.n is None or self.n >= 12, "n", "at least 12"))
+        check(self, (self.n is None or self.n >= 12, "n", "at least 12"), (self.seeds >= 0, "seeds", "0 or more"))

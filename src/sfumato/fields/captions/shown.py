@@ -25,6 +25,10 @@ class Shown:
     pixels: np.ndarray
     prompt: str
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Its pixels: what a picture is where words do not count."""
+        return np.array(self.pixels, dtype=dtype, copy=copy)
+
 
 def as_pictures(model: Model, x: Any) -> Tensor:
     """Drawn numbers (B, ...) in standard units as pictures (B, 3, H, W) from -1 (black) to 1 (white), on the CPU."""

@@ -172,6 +172,10 @@ def _rows(
     rng = np.random.default_rng(0)
     body = body.take(np.sort(rng.permutation(len(body))[:n]))
     found = measure.scores(body, train, held, facts)
-    lines += ["", f"{member.name}, its parent's columns beside its own:", measure.as_text(found, len(train), "held-out ones")]
+    lines += [
+        "",
+        f"{member.name}, its parent's columns beside its own:",
+        measure.as_text(found, len(train), "held-out ones"),
+    ]
     lines += [line for line in measure.remarks(found) if line.startswith("ALARM")]
     about["metrics"] = {row.name: {k: v for k, v in asdict(row).items() if k != "name"} for row in found}
