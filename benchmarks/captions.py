@@ -37,8 +37,11 @@ from sfumato.fields.captions.options import CaptionNetwork
 from sfumato.fields.captions.queries import Prompts
 from sfumato.fields.captions.recipe import Captions
 from sfumato.fields.captions.shown import Shown, sheet
+from sfumato.jobs.adapt import DistillOptions
+from sfumato.jobs.distill import distill
 from sfumato.jobs.model import Model, load
 from sfumato.jobs.walk import Walk
+from sfumato.metrics import distances
 from sfumato.metrics.intervals import mean_interval, share_interval
 from sfumato.networks.parts import count
 from sfumato.training.optim import OptimOptions
@@ -174,8 +177,7 @@ def drawn(model: Model, chosen: Sequence[Sprite], walk: Walk, place: int = 0) ->
 
 def psnr(fake: Tensor, real: Tensor) -> Tensor:
     """Of each picture, (n,) dB, from bytes."""
-    error = ((fake.double() - real.double()) / 127.5).square().flatten(1).mean(1)
-    return 10 * torch.log10(4 / error.clamp_min(1e-12))
+    return distances.psnr(fake.double() / 127.5, real.double() / 127.5)
 
 
 def attributes(sheets: Sheets, fake: Tensor, chosen: Sequence[Sprite]) -> dict[str, float]:
@@ -247,6 +249,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--times-mean", type=float)
     parser.add_argument("--decay", type=float, default=0.4)
     parser.add_argument("--strengths", type=float, nargs="*", default=[1.0, 1.5])
+    parser.add_argument("--map", type=float, help="make a flow map too, for this share of the training's cost")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -289,6 +292,22 @@ def main() -> None:
         for steps in (20,):
             results.note(**{f"w {w:g}, {steps} steps": scored(sheets, model, held, w, steps)})
     shown(sheets, model, held[:8], dataclasses.replace(model.walk, w=asked.strengths[0]), asked.out / "sheet.png")
+    if asked.map is not None:
+        few(sheets, model, held, asked, results)
+
+
+def few(sheets: Sheets, model: Model, held: Sequence[Sprite], asked: argparse.Namespace, results: Results) -> None:
+    """The run made a flow map: it in 1, 2 and 4 calls, beside the teacher's 20 and its 50 of Euler's."""
+    plain = dataclasses.replace(model, walk=dataclasses.replace(model.walk, solver="euler", eta=0.0))
+    results.note(**{"teacher, 50 calls": scored(sheets, plain, held, 1.0, 50)})
+    began = time.process_time()
+    training = TrainOptions(seed=asked.seed, threads=1, previews=1, snapshots=0, save_seconds=600)
+    run = distill(model.run.path, DistillOptions(cost=asked.map), training, asked.out / "map")
+    results.note(conversion_cpu_seconds=time.process_time() - began)
+    made = load(run.path)
+    for steps in (1, 2, 4):
+        results.note(**{f"map, {steps} calls": scored(sheets, made, held, 1.0, steps)})
+    shown(sheets, made, held[:8], dataclasses.replace(made.walk, w=1.0, steps=4), asked.out / "sheet_map.png")
 
 
 if __name__ == "__main__":
