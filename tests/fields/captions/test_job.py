@@ -412,6 +412,42 @@ def test_codes_are_learned_and_pictures_drawn(coded: Path, tmp_path: Path) -> No
     assert np.array_equal(first, second)
 
 
+def test_an_autoencoder_of_a_table_takes_its_pictures_along(tmp_path: Path) -> None:
+    from sfumato.fields.captions.autoencode import Autoencode
+
+    data = folder(tmp_path / "squares", 30)
+    rows = "".join(f"squares/{number:03d}.png,a square\n" for number in range(30))
+    (tmp_path / "list.csv").write_text("file_name,text\n" + rows, encoding="utf-8")
+    assert Autoencode(data).pictures(tmp_path / "run") == data  # a folder is read where it is
+    found = Autoencode(tmp_path / "list.csv").pictures(tmp_path / "run")
+    assert sorted(path.read_bytes() for path in found.iterdir()) == sorted(
+        path.read_bytes() for path in data.glob("*.png")
+    )
+    words = [
+        "--side",
+        "16",
+        "--factor",
+        "2",
+        "--width",
+        "8",
+        "--steps",
+        "2",
+        "--batch",
+        "4",
+        "--threads",
+        "1",
+        "--previews",
+        "0",
+    ]
+    out = tmp_path / "coder"
+    assert (
+        main(["captions", "autoencoder", str(tmp_path / "list.csv"), *words, "--snapshots", "0", "--out", str(out)])
+        == 0
+    )
+    shutil.rmtree(data)
+    assert main(["resume", str(out), "--steps", "3"]) == 0
+
+
 def test_codes_are_measured_as_pictures(coded: Path, run: Path) -> None:
     of_codes, of_pixels = (load(place).recipe.open(Run(place)).held_out for place in (coded, run))
     one, other = (measure.some(pairs, 20, told=True) for pairs in (of_codes, of_pixels))
