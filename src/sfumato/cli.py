@@ -12,7 +12,8 @@ from typing import Any
 from sfumato.errors import Mendable, Wrong
 from sfumato.jobs import find, foreign, manual
 from sfumato.jobs.config import Configuration, field_of
-from sfumato.jobs.flags import Misspelt, Option, listed, parse
+from sfumato.jobs.flags import Option, listed
+from sfumato.jobs.parsing import Misspelt, parse
 from sfumato.jobs.recipe import Nothing, say
 from sfumato.jobs.strict import LONGEST, ConfigError
 from sfumato.jobs.verbs import CALLS, DESCRIPTION, EXAMPLES, GROUPS, VERBS, Train
