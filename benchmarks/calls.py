@@ -4,7 +4,7 @@
 
 Kernel distance of samples to the training pictures, in the features of `sfumato evaluate`, with the 95 % interval over
 draws of the samples, at 5, 10, 20 and 50 network calls, every solver from the same noises. The floor is that of real
-held-out pictures. Without --run the demo's model is trained first (`sfumato demo`, ten minutes) into runs/demo.
+held-out pictures. Without --run a model of the demo's pictures and their classes is trained first into runs/calls.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import figure, kernel_interval, save_figure, store
+from sfumato.fields.captions import openmoji
 from sfumato.fields.images.measure import features_for
 from sfumato.jobs.config import read_config
 from sfumato.jobs.evaluate import stacked
@@ -110,7 +111,7 @@ def draw(facts: dict[str, Any]) -> None:
 def main() -> None:
     """Measure, print, store, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="a trained run of pictures")
+    parser.add_argument("--run", type=Path, default=Path("runs/calls"), help="a trained run of pictures")
     parser.add_argument("--count", type=int, default=64, help="samples of each")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
@@ -118,8 +119,12 @@ def main() -> None:
     parser.add_argument("--grids", nargs="+", default=list(GRIDS), choices=GRIDS)
     asked = parser.parse_args()
     if not (asked.run / "config.yaml").is_file():
-        command = [sys.executable, "-m", "sfumato.cli", "demo", "--out", str(asked.run)]
-        print(f"{asked.run} is not there: training the demo's model", flush=True)
+        pictures = asked.run.parent / f"{asked.run.name}_pictures"
+        if not pictures.is_dir():
+            openmoji.draw(pictures, 64)
+        command = [sys.executable, "-m", "sfumato.cli", "train", str(pictures), "--side", "32", "--labels", "--held-out", "0.2",
+                   "--network.width", "128", "--network.depth", "4", "--minutes", "4", "--out", str(asked.run)]  # fmt: skip
+        print(f"{asked.run} is not there: training it", flush=True)
         subprocess.run(command, check=True)
     facts = measure(asked.run, asked.count, asked.solvers, asked.grids, asked.seed, asked.batch)
     store("calls", facts)

@@ -215,3 +215,55 @@ def read_text_run(place: Path) -> None:
         corpus.windows(part).batch([0])
         for _, ids in corpus.texts(part):
             corpus.vocabulary.decode(ids)
+
+
+# ---- captions -----------------------------------------------------------------------------------------------------------
+
+SAID = ("a red hat", "zwei Hüte", "one, two", "")
+
+
+def make_captions(place: Path) -> None:
+    """Pictures with captions beside them, in tables of every kind and in a shard."""
+    import io
+    import tarfile
+
+    names = [f"{letter}.png" for letter in "abcd"]
+    for number, name in enumerate(names):
+        Image.fromarray(np.full((8, 8, 3), 60 * number, np.uint8)).save(place / name)
+    (place / "a.txt").write_text("\n".join(SAID), encoding="utf-8")
+    lines = ["file_name,text", *(f'{name},"{text}"' for name, text in zip(names, SAID))]
+    (place / "x.csv").write_text("\n".join(lines), encoding="utf-8")
+    rows = [json.dumps({"file_name": name, "text": [text, "more"]}) for name, text in zip(names, SAID)]
+    (place / "x.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    with tarfile.open(place / "x.tar", "w") as tar:
+        for name, text in zip(names, SAID):
+            about = json.dumps({"text": text, "n": 1}).encode()
+            for member, raw in (
+                (name, (place / name).read_bytes()),
+                (name[0] + ".txt", text.encode()),
+                (name[0] + ".json", about),
+            ):
+                header = tarfile.TarInfo(member if name != "d.png" else "long/" * 30 + member)
+                header.size = len(raw)
+                tar.addfile(header, io.BytesIO(raw))
+    if importlib.util.find_spec("pyarrow"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        packed = [{"bytes": (place / name).read_bytes(), "path": name} for name in names]
+        pq.write_table(pa.table({"image": packed, "text": list(SAID)}), place / "x.parquet")
+
+
+def read_captions(place: Path) -> None:
+    """A table or shard as the data, or the folder with what stands beside its pictures."""
+    import tempfile
+
+    from sfumato.fields.captions.reading import Asked, listed
+
+    file = changed(place)
+    with tempfile.TemporaryDirectory() as room:
+        found = listed(file if file.stem == "x" else place, Asked(), Path(room))
+        assert len(found.files) == len(found.captions)
+        if file.suffix in (".tar", ".parquet"):
+            assert all(Path(room) in path.parents or place in path.parents for path in found.files)
+        assert len(found.said) < 60, f"says {len(found.said)} lines"

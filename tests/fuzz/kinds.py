@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.fuzz.data import (
     make_arrays,
+    make_captions,
     make_pictures,
     make_table_run,
     make_tables,
@@ -11,6 +12,7 @@ from tests.fuzz.data import (
     make_texts,
     make_vectors,
     read_arrays,
+    read_captions,
     read_picture,
     read_table_run,
     read_tables,
@@ -58,6 +60,7 @@ def all_kinds() -> list[Kind]:
         Kind("table run", make_table_run, read_table_run, ("*.*", "cache/table/*"), 5),
         Kind("texts", make_texts, read_texts, weight=5, alone=True),
         Kind("text run", make_text_run, read_text_run, ("*.*", "cache/*"), 4, ("tokenizers",)),
+        Kind("captions", make_captions, read_captions, ("x.*", "a.txt"), 6),
         Kind("options", make_options, read_options, weight=6),
         *(Kind(f"run: {name}", make_run(name), read_run, run, 2) for name in ("classes", "vectors", "policy", "pictures")),
         *(Kind(f"sealed run: {name}", make_sealed(name), read_run, ("run/*.safetensors",), 2, after=sealed_weights)

@@ -23,7 +23,7 @@ from sfumato.errors import DataError, Wrong
 from sfumato.fields.captions import measure
 from sfumato.fields.captions.options import CaptionAsk, Measured
 from sfumato.fields.captions.recipe import Captions
-from sfumato.fields.captions.shown import Shown, sheet
+from sfumato.fields.captions.shown import Shown, sheet, written
 from sfumato.jobs.making import made
 from sfumato.jobs.model import load
 from sfumato.jobs.walk import Walk
@@ -163,6 +163,9 @@ def test_nothing_asked_draws_held_out_captions_and_the_sheet_says_them(run: Path
     assert with_words.height > without.height
     picture = np.asarray(with_words.convert("L"))
     assert picture[-(with_words.height - without.height) // 2 :].min() < 128  # words below the last row
+    assert written("São Tomé’s “Ærø” – 帽子") == 'Sao Tome\'s "AEro" - 帽子'
+    accents, plain = (np.asarray(sheet([Shown(square(0)[0], text)])) for text in ("côte", "cote"))
+    assert np.array_equal(accents, plain)  # the font would draw a box
     columns = sheet([things[0], things[1]] * 3, 2)
     assert columns.height < 3 * with_words.height  # said once, at the foot
 

@@ -144,3 +144,15 @@ def test_a_shift_is_one_of_the_log_snr_for_training_and_sampling_alike() -> None
     assert isinstance(shifted.schedule, Shifted)
     wanted = Linear().logsnr(t) - 2 * torch.log(torch.tensor(4.0, dtype=torch.float64))
     torch.testing.assert_close(shifted.schedule.logsnr(t), wanted)
+
+
+def test_pure_noise_where_samples_begin_is_learned_from() -> None:
+    """Else what is answered there is chance, and a grid measured on it puts most of its steps where no picture is."""
+    from pathlib import Path
+
+    from sfumato.fields.captions.recipe import Captions
+
+    place = torch.linspace(0, 1, 20_002, dtype=torch.float64)[1:-1]
+    times = Captions(Path("x")).learning().distribution()(place, Linear())
+    assert float((times == 1).double().mean()) > 0.01
+    assert float((times > 0.97).double().mean()) < 0.1  # what is learned from is still pictures

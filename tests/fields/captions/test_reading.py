@@ -199,7 +199,7 @@ def test_columns_are_chosen_and_misspelt_ones_listed(tmp_path: Path) -> None:
         ("x.jsonl", "[1]\n", "line 1: must be names and values"),
         ("x.jsonl", '{"file_name": 7, "text": "a"}\n', "names no picture"),
         ("x.jsonl", "", "is empty"),
-        ("x.parquet", "no parquet", "is no parquet file that can be read"),
+        ("x.parquet", "no parquet", "cannot be read (Parquet magic bytes not found"),
     ],
 )
 def test_a_broken_table_is_one_line(name: str, text: str, said: str, tmp_path: Path) -> None:

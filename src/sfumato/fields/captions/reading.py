@@ -13,6 +13,7 @@ from typing import Any
 
 from sfumato.data.errors import DataError, shown
 from sfumato.data.pictures import find
+from sfumato.errors import shortened
 from sfumato.fields.captions import shards, tables
 from sfumato.fields.captions.options import Kind
 from sfumato.fields.captions.shards import PACKED
@@ -126,8 +127,21 @@ def _count(what: str, paths: Sequence[Path], data: Path, things: str = "pictures
     """How many there are, and the first three names; nothing where there are none."""
     if not paths:
         return []
-    names = ", ".join(shown(path.relative_to(data)) if path.is_relative_to(data) else shown(path) for path in paths[:3])
+    names = ", ".join(_brief(path.relative_to(data) if path.is_relative_to(data) else path) for path in paths[:3])
     return [f"{len(paths)} {things} {what}: {names}{' ...' * (len(paths) > 3)}"]
+
+
+def _brief(path: Path) -> str:
+    """A name that may be anything, for a message."""
+    return shortened(shown(path), 4 * tables.NAME)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a path is that of a file; none whose name is too long for one."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _table(path: Path, asked: Asked, room: Path, heard: Heard) -> Listing:
@@ -140,7 +154,7 @@ def _table(path: Path, asked: Asked, room: Path, heard: Heard) -> Listing:
         if number >= tables.MOST_ROWS:
             raise DataError(f"{shown(path)}: more than {tables.MOST_ROWS:,} rows; give a part of it")
         file = _picture(row.get(picture), path, where, room / f"{number:09d}")
-        if not file.is_file():
+        if not _is_there(file):
             missing.append(file)
             continue
         if file in found:
@@ -152,7 +166,7 @@ def _table(path: Path, asked: Asked, room: Path, heard: Heard) -> Listing:
     if not found:
         raise DataError(
             f"{shown(path)}: none of its {len(missing)} rows names a picture that is there; {picture!r} is read from "
-            f"{shown(path.parent)}" + (f", the first is {shown(missing[0])}" if missing else "")
+            f"{shown(path.parent)}" + (f", the first is {_brief(missing[0])}" if missing else "")
         )
     captions = tuple(taking_turns(texts) or ("",) for texts in found.values())
     columns = " and ".join(map(shown, words))

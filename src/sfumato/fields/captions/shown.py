@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 LINES = 6
 """Of text below a picture, at most."""
+PLAIN = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L",
+                       "ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "ı": "i", "đ": "d"})  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +59,7 @@ def sheet(things: Sequence[Shown], columns: int | None = None, least: int = 512,
     once = rows > 1 and all(
         len({thing.prompt for thing in things[column::columns]}) == 1 for column in range(min(columns, count))
     )
-    texts = [wrapped(thing.prompt, width, font.getlength) for thing in things]
+    texts = [wrapped(written(thing.prompt), width, font.getlength) for thing in things]
     deep = max(map(len, texts)) * place + gap if any(any(text) for text in texts) else 0
     step = height + gap + (0 if once else deep)
     canvas = pil.new("RGB", (columns * (width + gap) + gap, rows * step + gap + (deep if once else 0)), "white")
@@ -70,6 +73,13 @@ def sheet(things: Sequence[Shown], columns: int | None = None, least: int = 512,
             for number, line in enumerate(text):
                 draw.text((left, top + height + 2 + number * place), line, fill="black", font=font)
     return canvas
+
+
+def written(text: str) -> str:
+    """A text in the letters that Pillow's own font has: without accents, and with straight quotes and dashes. What has no such
+    letter stays as it is."""
+    plain = text.translate(PLAIN)
+    return "".join(c for c in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(c))
 
 
 def wrapped(text: str, width: int, measure: Callable[[str], float]) -> list[str]:

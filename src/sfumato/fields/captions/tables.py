@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.data.errors import DataError, one_line, shown
+from sfumato.errors import decoding, shortened
 from sfumato.fields.captions.wording import Heard, decoded
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -20,6 +21,9 @@ WORDS = ("text", "caption", "captions", "prompt", "description")
 MOST_BYTES = 2 << 30
 """Of a table that is text."""
 MOST_ROWS = 10_000_000
+REMEDY = "write it anew"
+NAME = 60
+"""Characters of a name, of a column or a file, that a message repeats."""
 
 Row = Mapping[str, Any]
 Rows = Callable[[Sequence[str]], Iterator[tuple[str, Row]]]
@@ -102,35 +106,37 @@ def _lines(path: Path, text: str) -> tuple[list[str], Rows]:
 
 def _parquet(path: Path) -> tuple[list[str], Rows]:
     try:
-        import pyarrow  # type: ignore[import-untyped]
         import pyarrow.parquet  # type: ignore[import-untyped]
     except ImportError:
         raise DataError(f"{shown(path)}: .parquet needs pyarrow: pip install pyarrow") from None
-    try:
+    with decoding(path, REMEDY):
         table = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{shown(path)}: is no parquet file that can be read ({one_line(error)})") from None
-    if table.metadata.num_rows > MOST_ROWS:
-        raise DataError(f"{shown(path)}: {table.metadata.num_rows:,} rows, at most {MOST_ROWS:,} are read")
+        count, names = table.metadata.num_rows, list(table.schema_arrow.names)
+    if count > MOST_ROWS:
+        raise DataError(f"{shown(path)}: {count:,} rows, at most {MOST_ROWS:,} are read")
 
     def found(wanted: Sequence[str]) -> Iterator[tuple[str, Row]]:
         number = 0
-        try:
-            for batch in table.iter_batches(batch_size=64, columns=list(wanted)):
-                for row in batch.to_pylist():
-                    yield f"{path.name}[{number}]", row
-                    number += 1
-        except pyarrow.ArrowException as error:
-            raise DataError(f"{shown(path)}: damaged after row {number} ({one_line(error)})") from None
+        with decoding(path, f"it is damaged behind row {number}; {REMEDY}"):
+            batches = table.iter_batches(batch_size=64, columns=list(wanted))
+        while True:
+            with decoding(path, f"it is damaged behind row {number}; {REMEDY}"):
+                batch = next(batches, None)
+                rows = [] if batch is None else batch.to_pylist()
+            if batch is None:
+                return
+            for row in rows:
+                yield f"{path.name}[{number}]", row
+                number += 1
 
-    return list(table.schema_arrow.names), found
+    return names, found
 
 
 def unknown(path: Path, name: str, names: Sequence[str], option: str) -> DataError:
     """What is said of a column that is not among those that there are."""
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    has = ", ".join(map(shown, names[:20]))
+    has = ", ".join(shortened(shown(each), NAME) for each in names[:20])
     return DataError(f"{shown(path)}: has no column {name!r} (it has {has}); choose with {option}{hint}")
 
 
