@@ -269,8 +269,11 @@ class Tables(Recipe):
 
 
 def usual_steps(rows: int, batch: int) -> int | None:
-    """Steps of training. Small tables want many passes (five of 10,000 to 34,000 rows were told apart less the longer they
-    trained, benchmarks/tables.py); None where a hundred passes take more steps than that: as in any field."""
+    """Steps of training; None where a hundred passes would take more than 10,000: then as in any field.
+
+    Of three tables of 10,000 to 24,000 rows, measured on rows to choose by, two were told apart least after 300 passes; the
+    third as much after 150, and knew more of its values by heart after 300.
+    """
     if 100 * rows > STEPS * batch:
         return None
     return max(100, min(PASSES * rows // batch, STEPS))
