@@ -271,8 +271,8 @@ class Tables(Recipe):
 def usual_steps(rows: int, batch: int) -> int | None:
     """Steps of training; None where a hundred passes would take more than 10,000: then as in any field.
 
-    Of three tables of 10,000 to 24,000 rows, measured on rows to choose by, two were told apart least after 300 passes; the
-    third as much after 150, and knew more of its values by heart after 300.
+    Chosen on rows that are not test rows: after 300 passes the detector's score of tables of 24,000 and 14,000 rows was .93
+    and .94; that of a third, of 9,000, .92 after 150 as after 300, when more of its values were known by heart.
     """
     if 100 * rows > STEPS * batch:
         return None
