@@ -55,7 +55,7 @@ def _methods(sets: dict[str, Any]) -> list[str]:
 
 def _ours(sets: dict[str, Any]) -> list[str]:
     head = ["table", "detection, training rows", "shape / trend", "useful (real rows)", "useful everywhere", "shares at 100,000",
-            "nearer to training", "attacks", "copied (real rows)", "minutes"]  # fmt: skip
+            "nearer to training", "attacks", "copied (real rows)", "all calls / half", "steps"]  # fmt: skip
     lines = [_line(head), _line(["---"] * len(head))]
     for each in SETS:
         trials = [trial for trial in _trials(sets, each.name) if _scores(trial, "ours")]
@@ -72,9 +72,19 @@ def _ours(sets: dict[str, Any]) -> list[str]:
             f"{_of(ours, use)} ({_of(ours, use, 'floor')})", _of(ours, "useful_everywhere"),
             f"{np.mean(shares):.2f} points" if shares else "", _of(ours, "nearer_to_training"), _mean(attacks),
             f"{_of(ours, 'copied', digits=4)} ({_of(ours, 'copied', 'floor', 4)})",
-            f"{np.mean([trial['training']['cpu'] for trial in trials]) / 60:.1f}",
+            _calls(trials), f"{round(np.mean([trial['training']['steps'] for trial in trials]))}",
         ]))  # fmt: skip
     return lines
+
+
+def _calls(trials: Sequence[dict[str, Any]]) -> str:
+    """Rows a CPU second and detection, with all calls of the network and with about half of them."""
+    told = [trial["calls"] for trial in trials if "full" in trial.get("calls", {})]
+    parts = [
+        (_mean([t[n]["rows a CPU second"] for t in told], 0), _mean([t[n]["detection"] for t in told]))
+        for n in ("full", "few")
+    ]
+    return " / ".join(f"{speed} a second, {value}" for speed, value in parts) if told else ""
 
 
 def _trials(sets: dict[str, Any], name: str) -> list[dict[str, Any]]:

@@ -132,9 +132,12 @@ def test_the_report_shows_what_was_measured_and_nothing_else() -> None:
     }  # fmt: skip
     trial = {
         "rows": {"ours": ours, "copula": {"detection": {"value": 0.1, "floor": 0.98, "n": 1000}}},
-        "training": {"cpu": 90},
+        "training": {"steps": 90},
     }
-    other = {"rows": {"ours": {**ours, "detection": {"value": 0.8, "floor": 1.0, "n": 1000}}}, "training": {"cpu": 90}}
+    other = {
+        "rows": {"ours": {**ours, "detection": {"value": 0.8, "floor": 1.0, "n": 1000}}},
+        "training": {"steps": 90},
+    }
     methods, ours_alone = tables_report.tables({"sets": {"adult": {"seed 0": trial, "seed 1": other}}}).split("\n\n")
     assert "| adult | 1000 | 0.990 [0.980, 1.000] | 0.850 [0.800, 0.900] |  | 0.100 |  |" in methods
     assert "0.910 [0.910, 0.910] (0.920 [0.920, 0.920])" in ours_alone

@@ -117,6 +117,16 @@ def test_a_rounded_number_has_no_negative_zero_and_the_digits_of_its_column() ->
     assert Numbers(1, "short").word(2.04) == "2"
     assert Numbers(1, "point").word(2.04) == "2.0"
     assert Numbers(0, "whole").word(2.6) == "3"
+    rates = Numbers.of(["0", "0.015384615", "3.92e-05", "0.2"])  # nine decimals, however they are spelt
+    assert rates is not None
+    assert rates.word(0.019905257329414457) == "0.019905257"
+    assert rates.word(4.1234567891e-05) == "4.1235e-05"
+    assert [Numbers.of([word, "1e3"]).decimals for word in ("1.5e-7", "2.5e1", "1e-400", "1e-" + "0" * 5000)] == [
+        8,
+        0,
+        330,
+        0,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ def test_shape_is_the_distance_of_distributions() -> None:
     assert shape(a, b) == pytest.approx(0.5)
     gaps = Frame(np.where(np.arange(100)[:, None] < 50, np.nan, a.cells), words)
     assert shape(gaps, Frame(a.cells[50:], words)) == 1.0  # gaps are left out
+    empty = Frame(np.where([True, False], np.nan, a.cells), words)
+    assert shape(a, empty) == 0.5  # but a column that came out empty is all wrong
 
 
 def test_trend_is_lost_where_columns_are_shuffled() -> None:
@@ -49,6 +51,8 @@ def test_trend_is_lost_where_columns_are_shuffled() -> None:
     # r of 1 against 0 is half; two words that agree against two that do not, half; ten steps against a word, about half
     assert trend(a, b) == pytest.approx(0.5, abs=0.02)
     assert shape(a, b) == 1.0
+    flat = Frame(np.where(np.arange(4) == 0, 0.0, made), words)
+    assert trend(a, flat) < 1 - 0.5 / 6  # of six pairs the one of numbers loses half, those with the words more
 
 
 def test_real_rows_cannot_be_told_from_real_rows_but_shuffled_ones_can(pair: tuple[Table, Table, Facts]) -> None:

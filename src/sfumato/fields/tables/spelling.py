@@ -45,12 +45,18 @@ class Spelling(Protocol):
     def word(self, value: float) -> str: ...
 
 
+def places(word: str) -> int:
+    """Digits after the point of a number that is written out: 2 of 1.50, 7 of 3.92e-05, 0 of 1.5e20; at most 330."""
+    head, _, power = re.sub("[eE]", "e", word.strip().replace(",", ".")).partition("e")
+    return int(min(max(0.0, len(head.partition(".")[2]) - float(power or 0)), NEVER_ROUND))
+
+
 @dataclass(frozen=True)
 class Numbers:
     """Numbers.
 
     Args:
-        decimals: most digits after the point.
+        decimals: most digits after the point, with powers of ten written out.
         style: "whole"; "fixed", all decimals always; "point", as many as needed but one; "short", as many as needed.
         comma: the decimal point is a comma.
         powers: very large and small numbers have an exponent.
@@ -91,7 +97,7 @@ class Numbers:
         heads = [re.split("[eE]", word) for word in bare]
         powers = any(len(head) > 1 for head in heads)
         tails = [head[0].partition(".")[2] for head in heads]
-        decimals = NEVER_ROUND if powers else max(map(len, tails))
+        decimals = max(map(places, bare))
         if not powers and not any("." in word for word in bare):
             return cls(0, "whole", comma)
         if not powers and all(len(tail) == decimals for tail in tails) and decimals <= 15:

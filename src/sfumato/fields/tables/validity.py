@@ -10,6 +10,7 @@ from sfumato.fields.tables.columns import States
 from sfumato.fields.tables.data import Facts
 from sfumato.fields.tables.frames import number
 from sfumato.fields.tables.rules import broken
+from sfumato.fields.tables.spelling import places
 from sfumato.fields.tables.table import NUMBER, Column, Table
 
 
@@ -87,11 +88,8 @@ def _odd(real: Column, made: Column, states: States) -> dict[str, np.ndarray]:
 
 
 def _decimals(word: str | None) -> int:
-    """Digits after the point; those of a number with an exponent do not count."""
     plain = (word or "").strip().replace(",", ".")
-    if not NUMBER.fullmatch(plain) or "e" in plain.lower():
-        return 0
-    return len(plain.partition(".")[2])
+    return places(plain) if NUMBER.fullmatch(plain) else 0
 
 
 def _gap(column: Column, states: States) -> np.ndarray:
