@@ -360,15 +360,27 @@ def test_real_keys_stay_where_the_schema_says_so(tmp_path: Path) -> None:
     days = [str(np.datetime64("2020-01-01") + i % 100) for i in range(300)]
     place = [f"p{i // 100}" for i in range(300)]
     warm = [("warm" if (i // 100) == 1 else "cold") if rng.random() < 0.95 else "mild" for i in range(300)]
-    schema = "tables: {weather: {key: [place, day], keys: keep}}"
-    data = folder(tmp_path / "data", schema, weather=table(place=place, day=days, sky=warm))
+    month = [
+        day[5:7] + day[8:] for day in days
+    ]  # each day is at three places alone, so that some are held out altogether
+    schema = "tables: {weather: {key: [place, day], keys: keep, rules: {derive: {month: lookup(day)}}}}"
+    data = folder(tmp_path / "data", schema, weather=table(place=place, day=days, sky=warm, month=month))
     found = sfumato.train(
-        str(data), field="tables", steps=150, batch=64, threads=1, previews=0, snapshots=0, out=tmp_path / "run"
+        str(data),
+        field="tables",
+        steps=150,
+        batch=64,
+        threads=1,
+        previews=0,
+        snapshots=0,
+        out=tmp_path / "run",
+        held_out=0.4,
     )
     ((made,),) = ([each.table for each in sfumato.load(found).sample()],)
     assert list(zip(made["place"].cells(), made["day"].cells())) == list(zip(place, days))
     p1 = [sky for where, sky in zip(made["place"].cells(), made["sky"].cells()) if where == "p1"]
     assert p1.count("warm") > 70
+    assert made["month"].cells() == month
 
 
 # ---- what cannot be --------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from sfumato.fields.tables.linked import (
     tuples,
 )  # fmt: skip
 from sfumato.fields.tables.reading import SUFFIXES, read_table
+from sfumato.fields.tables.rules import fitted
 from sfumato.fields.tables.schema import SCHEMA, Entry, Link, read_schema
 from sfumato.fields.tables.sqlite import SUFFIXES as DATABASES
 from sfumato.fields.tables.sqlite import read_database
@@ -320,6 +321,8 @@ def _learned(entry: Entry, desk: _Desk) -> Member:
     train, held = sides(groups, desk.held_out)
     facts = Facts.of(body, train, kinds, desk.bins, desk.tell, entry.rules, given) if body.columns else None
     desk.bodies[entry.name], desk.groups[entry.name] = body, groups
+    if facts is not None and entry.keys == "keep":  # rows are drawn for every real key, so each can be looked up
+        facts = replace(facts, rules=fitted(entry.rules, facts.kinds, body, np.arange(len(body))))
     if facts is not None:
         learned = {states.kind.name for states in facts.learned}
         desk.states[entry.name] = {s.kind.name: (s, facts.knots.get(s.kind.name)) for s in facts.learned}
