@@ -208,6 +208,24 @@ def test_a_database_is_learned_with_its_own_keys(tmp_path: Path) -> None:
     assert [entry.keep for entry in read_linked(file)[1]] == [True, False]
 
 
+def test_a_table_s_name_leads_nowhere(tmp_path: Path) -> None:
+    """Names that are paths stay names: in the cache of a run and in the folder of a sample."""
+    real = table(a=[str(i % 7) for i in range(90)], b=["x", "y"] * 45)
+    file = write_database(tmp_path / "odd.sqlite", {"../up": real, "a/b": real, "a_b": real})
+    found = sfumato.train(
+        str(file), field="tables", steps=2, batch=16, threads=1, previews=0, snapshots=0, out=tmp_path / "in" / "run"
+    )
+    assert main(["sample", str(found.path), "-n", "5", "--out", str(tmp_path / "in" / "out")]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"odd.sqlite", "in"}
+    tables, entries = read_linked(tmp_path / "in" / "out")
+    assert [(entry.name, entry.file) for entry in entries] == [
+        ("../up", "_up.csv"), ("a/b", "a_b.csv"), ("a_b", "a_b_3.csv"),
+    ]  # fmt: skip
+    assert all(each.names == ["a", "b"] for each in tables.values())
+    with pytest.raises(DataError, match=r"'../up' cannot be the name of a file"):
+        read_linked(folder(tmp_path / "x", "tables: {../up: {}}", a=real))
+
+
 def test_links_are_measured_beside_the_real_ones(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("lightgbm")
     assert main(["evaluate", str(run)]) == 0

@@ -23,6 +23,7 @@ from sfumato.fields.tables.linked import (
     beside_name,
     count_name,
     parents,
+    place_of,
     shared_name,
     sides,
     tuples,
@@ -66,6 +67,8 @@ def read_linked(path: Path, tell: Say = lambda line: None) -> tuple[dict[str, Ta
 def _file(folder: Path, entry: Entry) -> Path:
     if entry.file is not None:
         return folder / entry.file
+    if Path(entry.name).name != entry.name:
+        raise DataError(f"{shown(folder)}: {entry.name!r} cannot be the name of a file; say which it is with  file:")
     there = [folder / f"{entry.name}{suffix}" for suffix in SUFFIXES if (folder / f"{entry.name}{suffix}").is_file()]
     if len(there) != 1:
         what = f"both {there[0].name} and {there[1].name}" if there else f"no {entry.name}.csv"
@@ -180,7 +183,7 @@ def prepare(
     for entry in entries:
         with naming(shown(entry.name)):
             desk.members.append(_kept(entry, desk) if entry.keep else _learned(entry, desk))
-        folder = run.cache / "tables" / entry.name
+        folder = place_of(run, entry.name)
         save_table(tables[entry.name], folder / "table")
         save_table(desk.bodies[entry.name], folder / "body")
         np.save(folder / "groups.npy", desk.groups[entry.name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -162,10 +163,12 @@ def written(facts: Linked, made: Iterable[Made], out: Path, making: Making) -> I
     if out.suffix.lower() in SUFFIXES:
         yield write_database(out, {each.name: each.table for each in made}, facts.entries)
         return
-    names = []
+    names: list[str] = []
     for each in made:
         own = making.suffix or each.table.format.suffix
-        names.append(f"{each.name}{'.csv' if own in SUFFIXES else own}")
+        plain = re.sub(r"[^\w .-]", "_", each.name).lstrip(". ") or "table"
+        plain = plain if plain not in {Path(name).stem for name in names} else f"{plain}_{len(names) + 1}"
+        names.append(f"{plain}{'.csv' if own in SUFFIXES else own}")
         yield write_table(each.table, out / names[-1], making.text())
     entries = [replace(entry, file=name) for entry, name in zip(facts.entries, names)]
     path = out / SCHEMA
