@@ -158,6 +158,33 @@ def test_a_second_parent_is_one_like_the_row(tmp_path: Path) -> None:
     assert max(streets.values()) - min(streets.values()) <= 1 + len(made["visits"]) // 300
 
 
+def test_a_table_of_nothing_but_links(tmp_path: Path) -> None:
+    """Who is in which course, once each: the number of a student's courses and of a course's students stay about as they are."""
+    rng = np.random.default_rng(0)
+    pairs = sorted({(int(s), int(c)) for s, c in zip(rng.integers(0, 150, 700), rng.integers(0, 80, 700) ** 2 // 80)})
+    tables = {
+        "students": table(id=[str(i) for i in range(150)], year=[str(i % 4) for i in range(150)]),
+        "courses": table(code=[f"C{i:02d}" for i in range(80)], points=[str(5 * (i % 3)) for i in range(80)]),
+        "enrolments": table(student=[str(s) for s, _ in pairs], course=[f"C{c:02d}" for _, c in pairs]),
+    }
+    schema = """
+    tables:
+      students: {key: id}
+      courses: {key: code}
+      enrolments: {key: [student, course], links: [student -> students, course -> courses]}
+    """
+    data = folder(tmp_path / "data", schema, **tables)
+    found = sfumato.train(
+        str(data), field="tables", steps=20, batch=32, threads=1, previews=0, snapshots=0, out=tmp_path / "run"
+    )  # fmt: skip
+    made = {each.name: each.table for each in sfumato.load(found).sample()}
+    rows_made = made["enrolments"].rows()
+    assert len(set(rows_made)) == len(rows_made)
+    assert {row[0] for row in rows_made} <= set(made["students"]["id"].words)
+    assert {row[1] for row in rows_made} <= set(made["courses"]["code"].words)
+    assert len(rows_made) == pytest.approx(len(pairs), rel=0.3)
+
+
 def test_tables_are_a_function_of_the_seed(run: Path) -> None:
     model = sfumato.load(run)
     a, b, c = (model.sample(40, seed=seed) for seed in (3, 3, 4))
@@ -424,6 +451,7 @@ WRONG = [
      "orders is kept and points at customers, which is not"),
     ("tables: {customers: {leave_out: ag}}", "names 'ag', but the columns are"),
     ("tables: {customers: {keep: true}}", "every table is kept as it is"),
+    ("tables: {customers: {key: id, leave_out: [kind, age]}}", "customers: has nothing but its key"),
     ("tables: {lines: {rules: {derive: {price: lookup(produkt)}}}}", "there is no column 'produkt'; did you mean 'product'"),
 ]  # fmt: skip
 

@@ -319,17 +319,17 @@ def _learned(entry: Entry, desk: _Desk) -> Member:
         columns, states = _beside(link, lost[i].share > 0, desk.rows_of_parent[entry.name, i], desk)
         beside, given = beside + columns, given | states
         context += [column.name for column in columns] if mode == "driver" else []
+    if not own and not beside:
+        raise DataError("has nothing but its key: there is nothing to learn; keep it, or leave it out")
     body = Table((*own, *beside), table.format)
     groups = _groups(entry, modes, desk)
     train, held = sides(groups, desk.held_out)
-    facts = Facts.of(body, train, kinds, desk.bins, desk.tell, entry.rules, given) if body.columns else None
+    facts = Facts.of(body, train, kinds, desk.bins, desk.tell, entry.rules, given)
     desk.bodies[entry.name], desk.groups[entry.name] = body, groups
-    if facts is not None and entry.keys == "keep":  # rows are drawn for every real key, so each can be looked up
+    if entry.keys == "keep":  # rows are drawn for every real key, so each can be looked up
         facts = replace(facts, rules=fitted(entry.rules, facts.kinds, body, np.arange(len(body))))
-    if facts is not None:
-        learned = {states.kind.name for states in facts.learned}
-        desk.states[entry.name] = {s.kind.name: (s, facts.knots.get(s.kind.name)) for s in facts.learned}
-        context = [name for name in context if name in learned]
+    desk.states[entry.name] = {s.kind.name: (s, facts.knots.get(s.kind.name)) for s in facts.learned}
+    context = [name for name in context if name in desk.states[entry.name]]
     return Member(
         entry, tuple(table.names), tuple(c.type for c in table.columns), table.format, len(train), len(held), facts,
         tuple(context), modes, lost, key, by_count,
