@@ -158,6 +158,33 @@ def test_a_second_parent_is_one_like_the_row(tmp_path: Path) -> None:
     assert max(streets.values()) - min(streets.values()) <= 1 + len(made["visits"]) // 300
 
 
+def test_a_table_of_nothing_but_links(tmp_path: Path) -> None:
+    """Who is in which course, once each: the number of a student's courses and of a course's students stay about as they are."""
+    rng = np.random.default_rng(0)
+    pairs = sorted({(int(s), int(c)) for s, c in zip(rng.integers(0, 150, 700), rng.integers(0, 80, 700) ** 2 // 80)})
+    tables = {
+        "students": table(id=[str(i) for i in range(150)], year=[str(i % 4) for i in range(150)]),
+        "courses": table(code=[f"C{i:02d}" for i in range(80)], points=[str(5 * (i % 3)) for i in range(80)]),
+        "enrolments": table(student=[str(s) for s, _ in pairs], course=[f"C{c:02d}" for _, c in pairs]),
+    }
+    schema = """
+    tables:
+      students: {key: id}
+      courses: {key: code}
+      enrolments: {key: [student, course], links: [student -> students, course -> courses]}
+    """
+    data = folder(tmp_path / "data", schema, **tables)
+    found = sfumato.train(
+        str(data), field="tables", steps=20, batch=32, threads=1, previews=0, snapshots=0, out=tmp_path / "run"
+    )  # fmt: skip
+    made = {each.name: each.table for each in sfumato.load(found).sample()}
+    rows_made = made["enrolments"].rows()
+    assert len(set(rows_made)) == len(rows_made)
+    assert {row[0] for row in rows_made} <= set(made["students"]["id"].words)
+    assert {row[1] for row in rows_made} <= set(made["courses"]["code"].words)
+    assert len(rows_made) == pytest.approx(len(pairs), rel=0.3)
+
+
 def test_tables_are_a_function_of_the_seed(run: Path) -> None:
     model = sfumato.load(run)
     a, b, c = (model.sample(40, seed=seed) for seed in (3, 3, 4))
@@ -206,6 +233,24 @@ def test_a_database_is_learned_with_its_own_keys(tmp_path: Path) -> None:
     assert (parents(made["orders"], entries[1].links[0], made["customers"]) >= -2).all()
     (tmp_path / "shop.yaml").write_text("tables: {customers: {keep: true}}")
     assert [entry.keep for entry in read_linked(file)[1]] == [True, False]
+
+
+def test_a_table_s_name_leads_nowhere(tmp_path: Path) -> None:
+    """Names that are paths stay names: in the cache of a run and in the folder of a sample."""
+    real = table(a=[str(i % 7) for i in range(90)], b=["x", "y"] * 45)
+    file = write_database(tmp_path / "odd.sqlite", {"../up": real, "a/b": real, "a_b": real})
+    found = sfumato.train(
+        str(file), field="tables", steps=2, batch=16, threads=1, previews=0, snapshots=0, out=tmp_path / "in" / "run"
+    )
+    assert main(["sample", str(found.path), "-n", "5", "--out", str(tmp_path / "in" / "out")]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"odd.sqlite", "in"}
+    tables, entries = read_linked(tmp_path / "in" / "out")
+    assert [(entry.name, entry.file) for entry in entries] == [
+        ("../up", "_up.csv"), ("a/b", "a_b.csv"), ("a_b", "a_b_3.csv"),
+    ]  # fmt: skip
+    assert all(each.names == ["a", "b"] for each in tables.values())
+    with pytest.raises(DataError, match=r"'../up' cannot be the name of a file"):
+        read_linked(folder(tmp_path / "x", "tables: {../up: {}}", a=real))
 
 
 def test_links_are_measured_beside_the_real_ones(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -360,15 +405,27 @@ def test_real_keys_stay_where_the_schema_says_so(tmp_path: Path) -> None:
     days = [str(np.datetime64("2020-01-01") + i % 100) for i in range(300)]
     place = [f"p{i // 100}" for i in range(300)]
     warm = [("warm" if (i // 100) == 1 else "cold") if rng.random() < 0.95 else "mild" for i in range(300)]
-    schema = "tables: {weather: {key: [place, day], keys: keep}}"
-    data = folder(tmp_path / "data", schema, weather=table(place=place, day=days, sky=warm))
+    month = [
+        day[5:7] + day[8:] for day in days
+    ]  # each day is at three places alone, so that some are held out altogether
+    schema = "tables: {weather: {key: [place, day], keys: keep, rules: {derive: {month: lookup(day)}}}}"
+    data = folder(tmp_path / "data", schema, weather=table(place=place, day=days, sky=warm, month=month))
     found = sfumato.train(
-        str(data), field="tables", steps=150, batch=64, threads=1, previews=0, snapshots=0, out=tmp_path / "run"
+        str(data),
+        field="tables",
+        steps=150,
+        batch=64,
+        threads=1,
+        previews=0,
+        snapshots=0,
+        out=tmp_path / "run",
+        held_out=0.4,
     )
     ((made,),) = ([each.table for each in sfumato.load(found).sample()],)
     assert list(zip(made["place"].cells(), made["day"].cells())) == list(zip(place, days))
     p1 = [sky for where, sky in zip(made["place"].cells(), made["sky"].cells()) if where == "p1"]
     assert p1.count("warm") > 70
+    assert made["month"].cells() == month
 
 
 # ---- what cannot be --------------------------------------------------------------------------------------------------
@@ -394,6 +451,7 @@ WRONG = [
      "orders is kept and points at customers, which is not"),
     ("tables: {customers: {leave_out: ag}}", "names 'ag', but the columns are"),
     ("tables: {customers: {keep: true}}", "every table is kept as it is"),
+    ("tables: {customers: {key: id, leave_out: [kind, age]}}", "customers: has nothing but its key"),
     ("tables: {lines: {rules: {derive: {price: lookup(produkt)}}}}", "there is no column 'produkt'; did you mean 'product'"),
 ]  # fmt: skip
 

@@ -27,6 +27,8 @@ from sfumato.fields.tables.rules import fits
 from sfumato.fields.tables.table import Column, Table
 from sfumato.fields.tables.where import Condition, checked, given_by, meets, parse
 
+TOGETHER = 8
+"""Batches whose rows are drawn before any of them is drawn again."""
 MOST_DRAWS = 1000
 """Times that a row which does not meet a condition is drawn."""
 
@@ -249,8 +251,9 @@ def drawn_until(
         DataError: a sample that is not good after so many draws, with the share that were.
     """
     batch, tried, met = model.walk.batch or 16, 0, 0
-    for start in range(0, len(numbers), batch):
-        wanted, k = list(numbers[start : start + batch]), 0
+    # a few batches together: those that are drawn again share theirs
+    for start in range(0, len(numbers), TOGETHER * batch):
+        wanted, k = list(numbers[start : start + TOGETHER * batch]), 0
         taken: dict[int, dict[str, torch.Tensor]] = {}
         first: dict[int, dict[str, torch.Tensor]] = {}
         while left := [number for number in wanted if number not in taken]:
@@ -262,7 +265,7 @@ def drawn_until(
                     f"{met} of {tried} rows drawn met what every row must (--where, and the rules of the table), too few to go "
                     "on; ask for what is less rare"
                 )
-            more = 1 if k == 0 else min(batch // len(left), most - k)
+            more = 1 if k == 0 else max(1, min(batch // len(left), most - k))
             tries = [(number, k + i) for number in left for i in range(more)]
             source = Tries(queries, tries) if k else queries
             for drawn in model.draw(source, range(len(tries)) if k else left, stream=stream):
@@ -275,5 +278,7 @@ def drawn_until(
                     if good_ones[i]:
                         taken.setdefault(number, x)
             k += more
-        x = {part: torch.stack([taken[number][part] for number in wanted]) for part in taken[wanted[0]]}
-        yield Drawn(x, queries.batch(wanted), wanted, {})
+        for at in range(0, len(wanted), batch):
+            own = wanted[at : at + batch]
+            x = {part: torch.stack([taken[number][part] for number in own]) for part in taken[own[0]]}
+            yield Drawn(x, queries.batch(own), own, {})

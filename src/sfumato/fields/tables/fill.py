@@ -36,7 +36,7 @@ class Fill:
     draws: int = 1
     """Files to write, each with other draws (as multiple imputation wants them): NAME-1.csv, NAME-2.csv, ..."""
     out: Path | None = None
-    """File to write (default: NAME-filled beside nothing else, in the folder where you are)."""
+    """File to write (default: NAME-filled.csv in the folder where you are, or whatever the table's own suffix is)."""
     only: Annotated[str | None, arg(name="table")] = None
     """The table of a SQLite file that is meant."""
     walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)

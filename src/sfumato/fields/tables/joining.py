@@ -23,11 +23,13 @@ from sfumato.fields.tables.linked import (
     beside_name,
     count_name,
     parents,
+    place_of,
     shared_name,
     sides,
     tuples,
 )  # fmt: skip
 from sfumato.fields.tables.reading import SUFFIXES, read_table
+from sfumato.fields.tables.rules import fitted
 from sfumato.fields.tables.schema import SCHEMA, Entry, Link, read_schema
 from sfumato.fields.tables.sqlite import SUFFIXES as DATABASES
 from sfumato.fields.tables.sqlite import read_database
@@ -65,6 +67,8 @@ def read_linked(path: Path, tell: Say = lambda line: None) -> tuple[dict[str, Ta
 def _file(folder: Path, entry: Entry) -> Path:
     if entry.file is not None:
         return folder / entry.file
+    if Path(entry.name).name != entry.name:
+        raise DataError(f"{shown(folder)}: {entry.name!r} cannot be the name of a file; say which it is with  file:")
     there = [folder / f"{entry.name}{suffix}" for suffix in SUFFIXES if (folder / f"{entry.name}{suffix}").is_file()]
     if len(there) != 1:
         what = f"both {there[0].name} and {there[1].name}" if there else f"no {entry.name}.csv"
@@ -179,7 +183,7 @@ def prepare(
     for entry in entries:
         with naming(shown(entry.name)):
             desk.members.append(_kept(entry, desk) if entry.keep else _learned(entry, desk))
-        folder = run.cache / "tables" / entry.name
+        folder = place_of(run, entry.name)
         save_table(tables[entry.name], folder / "table")
         save_table(desk.bodies[entry.name], folder / "body")
         np.save(folder / "groups.npy", desk.groups[entry.name])
@@ -315,15 +319,17 @@ def _learned(entry: Entry, desk: _Desk) -> Member:
         columns, states = _beside(link, lost[i].share > 0, desk.rows_of_parent[entry.name, i], desk)
         beside, given = beside + columns, given | states
         context += [column.name for column in columns] if mode == "driver" else []
+    if not own and not beside:
+        raise DataError("has nothing but its key: there is nothing to learn; keep it, or leave it out")
     body = Table((*own, *beside), table.format)
     groups = _groups(entry, modes, desk)
     train, held = sides(groups, desk.held_out)
-    facts = Facts.of(body, train, kinds, desk.bins, desk.tell, entry.rules, given) if body.columns else None
+    facts = Facts.of(body, train, kinds, desk.bins, desk.tell, entry.rules, given)
     desk.bodies[entry.name], desk.groups[entry.name] = body, groups
-    if facts is not None:
-        learned = {states.kind.name for states in facts.learned}
-        desk.states[entry.name] = {s.kind.name: (s, facts.knots.get(s.kind.name)) for s in facts.learned}
-        context = [name for name in context if name in learned]
+    if entry.keys == "keep":  # rows are drawn for every real key, so each can be looked up
+        facts = replace(facts, rules=fitted(entry.rules, facts.kinds, body, np.arange(len(body))))
+    desk.states[entry.name] = {s.kind.name: (s, facts.knots.get(s.kind.name)) for s in facts.learned}
+    context = [name for name in context if name in desk.states[entry.name]]
     return Member(
         entry, tuple(table.names), tuple(c.type for c in table.columns), table.format, len(train), len(held), facts,
         tuple(context), modes, lost, key, by_count,

@@ -13,12 +13,15 @@ columns are drawn with the row, and of the parents with places left the one most
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from sfumato.data.arrays import kept_array
 from sfumato.data.dataset import split
 from sfumato.data.errors import decoding, shown
 from sfumato.diffusion.tree import Tree
@@ -359,20 +362,24 @@ def opened(run: Run, facts: Linked, held_out: float) -> tuple[LinkedRows, Linked
         body = body_of(run, member)
         with decoding(run.path, "train again", RunError):
             rows = rows_of(body, member.facts)
-        groups = np.load(run.cache / "tables" / member.name / "groups.npy")
-        for part, which in zip(both, sides(groups, held_out)):
+        for part, which in zip(both, parts_of(run, member, held_out)):
             part[member.name] = rows.take(which)
     return LinkedRows.of(both[0], True), LinkedRows.of(both[1], False)
 
 
+def place_of(run: Run, name: str) -> Path:
+    """Where the cache of a run keeps a table, whatever characters its name has."""
+    return run.cache / "tables" / hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+
+
 def body_of(run: Run, member: Member) -> Table:
     """The real body of a table."""
-    return kept_table(run.cache / "tables" / member.name / "body")
+    return kept_table(place_of(run, member.name) / "body")
 
 
 def table_of_run(run: Run, member: Member) -> Table:
     """The real table, as it was read."""
-    return kept_table(run.cache / "tables" / member.name / "table")
+    return kept_table(place_of(run, member.name) / "table")
 
 
 def sides(groups: np.ndarray, held_out: float) -> tuple[np.ndarray, np.ndarray]:
@@ -382,4 +389,4 @@ def sides(groups: np.ndarray, held_out: float) -> tuple[np.ndarray, np.ndarray]:
 
 def parts_of(run: Run, member: Member, held_out: float) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the rows to learn from, and of those held out: children go with their parent."""
-    return sides(np.load(run.cache / "tables" / member.name / "groups.npy"), held_out)
+    return sides(kept_array(place_of(run, member.name) / "groups.npy", "train again"), held_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -162,10 +163,12 @@ def written(facts: Linked, made: Iterable[Made], out: Path, making: Making) -> I
     if out.suffix.lower() in SUFFIXES:
         yield write_database(out, {each.name: each.table for each in made}, facts.entries)
         return
-    names = []
+    names: list[str] = []
     for each in made:
         own = making.suffix or each.table.format.suffix
-        names.append(f"{each.name}{'.csv' if own in SUFFIXES else own}")
+        plain = re.sub(r"[^\w .-]", "_", each.name).lstrip(". ") or "table"
+        plain = plain if plain not in {Path(name).stem for name in names} else f"{plain}_{len(names) + 1}"
+        names.append(f"{plain}{'.csv' if own in SUFFIXES else own}")
         yield write_table(each.table, out / names[-1], making.text())
     entries = [replace(entry, file=name) for entry, name in zip(facts.entries, names)]
     path = out / SCHEMA
@@ -191,6 +194,9 @@ def _drawn(desk: _Desk, member: Member) -> tuple[Table, Table]:
         again = _again(desk, member, table)
         if not len(again):
             return table, body
+        if swapped := _swapped(desk, member, whole, again, round_):
+            whole = {**whole, **swapped}
+            continue
         new = _bodies(model, member, {name: column.take(again) for name, column in given.items()}, again, round_)
         body = _replaced(body, again, new)
     raise DataError(
@@ -271,6 +277,24 @@ def _bodies(model: Model, member: Member, given: Mapping[str, Column], numbers: 
 def _empty(facts: Facts) -> Table:
     """No rows."""
     return Table(tuple(Column.of(states.kind.name, [], states.kind.type) for states in facts.columns), facts.format)
+
+
+def _swapped(
+    desk: _Desk, member: Member, whole: Mapping[str, Column], rows: np.ndarray, round_: int
+) -> dict[str, Column]:
+    """The matched links of a key, in which these rows have changed parents with others; nothing where a key has none."""
+    links = [
+        link
+        for link, mode in zip(member.entry.links, member.modes)
+        if mode == "matched" and set(link.columns) & set(member.entry.key)
+    ]
+    rng, found = desk.rng(member.name, "swap", round_), dict[str, Column]()
+    for link in links:
+        order = np.arange(len(whole[link.columns[0]].codes))
+        for row, other in zip(rows.tolist(), rng.integers(0, len(order), len(rows)).tolist()):
+            order[row], order[other] = order[other], order[row]
+        found |= {name: replace(whole[name], codes=whole[name].codes[order]) for name in link.columns}
+    return found
 
 
 def _replaced(body: Table, rows: np.ndarray, new: Table) -> Table:

@@ -139,8 +139,9 @@ class Tables(Recipe):
         from sfumato.fields.tables import data
 
         if self._linked():
-            self._prepare_linked(run, tell, base)
-            return self
+            found = self._prepare_linked(run, tell, base)
+            valued = any(each.facts and each.facts.valued for each in found.learned)
+            return self if self.calls is None or valued else dataclasses.replace(self, calls=(self.calls[0], 0))
         table, facts, _ = self._read(tell, base)
         data.rows_of(table, facts)  # what does not fit the facts of another run is refused before anything is written
         data.save_table(table, run.cache / "table")
@@ -342,7 +343,8 @@ class Tables(Recipe):
     def usage(self) -> Iterable[str]:
         return (
             'Rows: `sfumato sample RUN -n 1000 --out rows.csv`; with `--where "age >= 40"` such rows alone, with',
-            "`--known rows.csv` the empty cells of that table drawn. How good they are: `sfumato evaluate RUN`.",
+            "`--known rows.csv` the empty cells of that table drawn. Linked tables go into a folder, or a file like made.sqlite.",
+            "Gaps of a table: `sfumato tables fill RUN gaps.csv`. How good all of it is: `sfumato evaluate RUN`.",
         )
 
     def measurable(self, model: Model, measure: TableMeasure, ask: RowAsk) -> None:

@@ -24,6 +24,7 @@ from sfumato.fields.tables.table import MOST_COLUMNS, NUMBER, SQL, Column, Forma
 SUFFIXES = (".sqlite", ".sqlite3", ".db")
 MOST_BYTES = 16 << 30
 LONGEST = 1 << 24  # bytes of a cell
+MOST_CELLS = 500_000_000  # of a table
 _HEAD = b"SQLite format 3\0"
 
 
@@ -122,6 +123,8 @@ def _table(path: Path, database: sqlite3.Connection, name: str) -> Table:
     codes: list[array[int]] = [array("i") for _ in columns]
     known: list[dict[str | None, int]] = [{} for _ in columns]
     for n, row in enumerate(database.execute(f"SELECT {', '.join(map(_quoted, columns))} FROM {_quoted(name)}"), 1):
+        if n * len(columns) > MOST_CELLS:
+            raise DataError(f"{shown(path)}: {name} has more than {MOST_CELLS} cells, no more are read")
         for cell, column, words, own in zip(row, columns, known, codes):
             own.append(words.setdefault(_word(path, name, column, n, cell), len(words)))
     if not codes or not codes[0]:
