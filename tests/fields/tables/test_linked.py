@@ -14,7 +14,7 @@ from sfumato.cli import main
 from sfumato.errors import DataError
 from sfumato.fields.tables.joining import prepare, read_linked
 from sfumato.fields.tables.keys import KeyPattern
-from sfumato.fields.tables.linked import Linked, parents
+from sfumato.fields.tables.linked import Linked, parents, sides
 from sfumato.fields.tables.pointing import assigned
 from sfumato.fields.tables.reading import read_table
 from sfumato.fields.tables.schema import Entry, Link, entries_of
@@ -330,6 +330,17 @@ def test_children_are_held_out_with_their_parent(data: Path, tmp_path: Path) -> 
     owner = parents(real["orders"], Link(("customer",), "customers", ("id",)), real["customers"])
     assert 0.1 < sides["customers"].mean() < 0.3
     assert (sides["orders"] == sides["customers"][owner])[owner >= 0].all()
+
+
+def test_of_large_families_some_rows_are_on_neither_side() -> None:
+    groups = np.random.default_rng(0).permutation(np.repeat(np.arange(40, dtype=np.uint64) * 977, 300))
+    train, held = sides(groups, 0.5)
+    assert not set(groups[train]) & set(groups[held])
+    assert len(held) == 2000
+    counts = np.unique(groups[held], return_counts=True)[1]
+    assert len(counts) > 10
+    assert counts.max() - counts.min() <= 1  # every family has one before any has two
+    assert len(train) + 300 * len(counts) == len(groups)
 
 
 def ready(data: Path, path: Path) -> tuple[Linked, object]:

@@ -331,7 +331,7 @@ def _learned(entry: Entry, desk: _Desk) -> Member:
     desk.states[entry.name] = {s.kind.name: (s, facts.knots.get(s.kind.name)) for s in facts.learned}
     context = [name for name in context if name in desk.states[entry.name]]
     return Member(
-        entry, tuple(table.names), tuple(c.type for c in table.columns), table.format, len(train), len(held), facts,
+        entry, tuple(table.names), tuple(c.type for c in table.columns), table.format, len(table) - len(held), len(held), facts,
         tuple(context), modes, lost, key, by_count,
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from sfumato.data.arrays import kept_array
-from sfumato.data.dataset import split
+from sfumato.data.dataset import MAX_HELD_OUT, split
 from sfumato.data.errors import decoding, shown
 from sfumato.diffusion.tree import Tree
 from sfumato.fields.tables.data import Facts, Rows, kept_table, rows_of, save_facts
@@ -383,8 +383,22 @@ def table_of_run(run: Run, member: Member) -> Table:
 
 
 def sides(groups: np.ndarray, held_out: float) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the rows to learn from and of those held out; rows with the same number are on one side."""
-    return split([group.tobytes() for group in groups], held_out)
+    """Numbers of the rows to learn from and of those held out. No group is on both sides: of one that is held out the rows
+    beyond :data:`MAX_HELD_OUT` in all are on neither, and every group has one before any has two."""
+    known, group = np.unique(groups, return_inverse=True)
+    held = np.zeros(len(known), dtype=bool)
+    held[split([each.tobytes() for each in known], held_out)[1]] = True
+    out = np.flatnonzero(held[group])
+    return np.flatnonzero(~held[group]), np.sort(out[np.argsort(ranks(group[out]), kind="stable")[:MAX_HELD_OUT]])
+
+
+def ranks(codes: np.ndarray) -> np.ndarray:
+    """Which of the equal ones each is, from 0: (n,)."""
+    order = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    found = np.empty(len(codes), dtype=np.int64)
+    found[order] = np.arange(len(codes)) - np.repeat(starts, np.diff(np.append(starts, len(codes))))
+    return found
 
 
 def parts_of(run: Run, member: Member, held_out: float) -> tuple[np.ndarray, np.ndarray]:

@@ -191,11 +191,13 @@ def _drawn(desk: _Desk, member: Member) -> tuple[Table, Table]:
     whole = {**fixed, **_by_count(desk, member, count), **links}
     for round_ in range(1, ROUNDS + 1):
         table = _composed(desk, member, body, whole)
-        again = _again(desk, member, table)
+        twice, alone = _twice(member, table), _alone(desk, member, table)
+        again = np.union1d(twice, alone)
         if not len(again):
             return table, body
-        if swapped := _swapped(desk, member, whole, again, round_):
-            whole = {**whole, **swapped}
+        if swapped := _swapped(desk, member, whole, twice, round_):
+            whole, again = {**whole, **swapped}, alone
+        if not len(again):
             continue
         new = _bodies(model, member, {name: column.take(again) for name, column in given.items()}, again, round_)
         body = _replaced(body, again, new)
@@ -348,16 +350,19 @@ def _pointing(desk: _Desk, member: Member, body: Table, rows: np.ndarray | None)
 # ---- what is drawn again ---------------------------------------------------------------------------------------------
 
 
-def _again(desk: _Desk, member: Member, table: Table) -> np.ndarray:
-    """Rows to draw again: a key that an earlier row has, and more rows without an entry of a list than the real share."""
-    bad = np.zeros(len(table), dtype=bool)
-    if len(member.entry.key) > 1 and member.entry.keys == "make":
-        codes, _ = tuples(table, member.entry.key)
-        bad[:] = True
-        bad[np.unique(codes, return_index=True)[1]] = False
+def _twice(member: Member, table: Table) -> np.ndarray:
+    """Rows whose key an earlier row has, where it is made of several columns: one alone is made unique."""
+    if len(member.entry.key) < 2 or member.entry.keys == "keep":
+        return np.zeros(0, dtype=np.int64)
+    codes, _ = tuples(table, member.entry.key)
+    return np.setdiff1d(np.arange(len(table)), np.unique(codes, return_index=True)[1])
+
+
+def _alone(desk: _Desk, member: Member, table: Table) -> np.ndarray:
+    """Rows that point at nothing in a list, beyond the share of real rows that do."""
+    found = [np.zeros(0, dtype=np.int64)]
     for i, (link, mode) in enumerate(zip(member.entry.links, member.modes)):
         if mode == "list":
             lost = np.flatnonzero(parents(table, link, desk.tables[link.table]) < 0)
-            allowed = int(np.ceil(member.orphans[i].share * len(table)))
-            bad[lost[allowed:]] = True
-    return np.flatnonzero(bad)
+            found.append(lost[int(np.ceil(member.orphans[i].share * len(table))) :])
+    return np.unique(np.concatenate(found))

@@ -10,7 +10,7 @@ import numpy as np
 from sfumato.fields.tables.columns import encode
 from sfumato.fields.tables.data import Facts
 from sfumato.fields.tables.joining import beside
-from sfumato.fields.tables.linked import NONE, Orphans, beside_name, tuples
+from sfumato.fields.tables.linked import NONE, Orphans, beside_name, ranks, tuples
 from sfumato.fields.tables.schema import Link
 from sfumato.fields.tables.table import Column, Table
 
@@ -127,10 +127,5 @@ def assigned(wanted: Sequence[np.ndarray], there: Sequence[np.ndarray], n: int) 
 
 def _ranked(codes: np.ndarray) -> np.ndarray:
     """A number of its own for each: its code and which of the equal ones it is."""
-    order = np.argsort(codes, kind="stable")
-    ordered = codes[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-    rank = np.arange(len(codes)) - np.repeat(starts, np.diff(np.append(starts, len(codes))))
-    found = np.empty(len(codes), dtype=np.int64)
-    found[order] = ordered.astype(np.int64) * (len(codes) + 1) + rank
+    found: np.ndarray = codes.astype(np.int64) * (len(codes) + 1) + ranks(codes)
     return found
