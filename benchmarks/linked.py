@@ -3,8 +3,8 @@
     python -m benchmarks.linked RUN [seed]
 
 RUN is a trained run of linked tables: for docs/tables.md of nycflights13, whose five .csv files lie in a folder beside
-nycflights13.yaml, named schema.yaml there (`sfumato train tables FOLDER --steps 5500 --batch 1024 --threads 1`). Printed is what `sfumato evaluate RUN` prints, of all rows
-instead of some, and the processor seconds that drawing and measuring took.
+nycflights13.yaml, named schema.yaml there (`sfumato train tables FOLDER --steps 5500 --batch 1024 --threads 1`). Printed is
+what `sfumato evaluate RUN` prints, of all rows instead of some, and the processor seconds that drawing and measuring took.
 """
 
 from __future__ import annotations
