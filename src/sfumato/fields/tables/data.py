@@ -54,6 +54,7 @@ class Facts:
         source: hash of the table.
         knots: column -> the distribution of its values.
         rules: columns that follow from others, and what every row must meet.
+        by_bin: whether the network has a slope and an answer of its own for each bin; False of runs of old.
     """
 
     columns: tuple[States, ...]
@@ -63,6 +64,7 @@ class Facts:
     source: str
     knots: Mapping[str, Knots]
     rules: Rules = Rules()
+    by_bin: bool = True
     linked: ClassVar[bool] = False
     """Whether these are the facts of several tables."""
 
@@ -161,7 +163,8 @@ class Facts:
 
         width = width or usual_width(len(self.sizes))
         return TableMLP(
-            sizes=self.sizes, first_bins=self.first_bins, valued=self.valued, width=width, depth=depth, by_bin=True
+            sizes=self.sizes, first_bins=self.first_bins, valued=self.valued, width=width, depth=depth,
+            by_bin=self.by_bin,
         )
 
     def words(self) -> list[str]:
@@ -202,6 +205,7 @@ class Facts:
             "held": self.held,
             "source": self.source,
             "rules": self.rules.plain(),
+            "by_bin": self.by_bin,
         }
 
     def arrays(self, before: str = "") -> dict[str, np.ndarray]:
@@ -223,7 +227,8 @@ class Facts:
         }
         rows, held, source = convert(int, plain["rows"]), convert(int, plain["held"]), convert(str, plain["source"])
         rules = Rules.of_plain(plain.get("rules"))
-        return cls(columns, options(Format, plain["format"]), rows, held, source, knots, rules)
+        by_bin = convert(bool, plain.get("by_bin", False))
+        return cls(columns, options(Format, plain["format"]), rows, held, source, knots, rules, by_bin)
 
     def save(self, run: Run) -> None:
         """Into data.json and data.safetensors."""
