@@ -23,6 +23,7 @@ from sfumato.diffusion import (
     EntropyBound,
     Gaussian,
     Parts,
+    RandomOrder,
     Remask,
     Renoised,
     ab,
@@ -305,6 +306,7 @@ LAWS_HERE: dict[type, set[str]] = {
     PredictorCorrector: {"strength", "corrections"},
     AdaptiveSolver: {"rtol", "atol", "finest", "most"},
     Renoised: {"solver", "eta"},
+    RandomOrder: set(),
     Confidence: {"temperature"},  # of tokens and of descent: tests/laws/test_parameters_beyond.py
     EntropyBound: {"budget"},
     Remask: {"strength"},

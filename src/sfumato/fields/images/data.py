@@ -232,7 +232,7 @@ def coded(run: Run, data: Path, source: Path) -> None:
 def opened(run: Run, data: Path, facts: PictureFacts, seen: bool = False) -> tuple[ArrayDataset, ArrayDataset]:
     """The prepared data, to learn from and held out; ``seen``: as pictures, where codes of them are learned. Raises DataError,
     of an array too that is not what was learned from."""
-    from sfumato.data import ArrayDataset, open_array
+    from sfumato.data import ArrayDataset, DataError, open_array, shown
     from sfumato.data.arrays import kept_array, kept_arrays, steady
     from sfumato.data.layout import canonical
 
@@ -242,6 +242,8 @@ def opened(run: Run, data: Path, facts: PictureFacts, seen: bool = False) -> tup
         x: Any = kept_array(run.cache / CODED, remedy)
         statistics = space.statistics(facts.shape[1], facts.shape[2], facts.count)
     elif data.suffix.lower() in ARRAYS:
+        if not facts.origin and not data.is_file():
+            raise DataError(f"{shown(data)}: file not found; put back the array that {run.path} learned from")
         array = known_array(run, data, facts) if facts.origin else open_array(data).x
         with decoding(data, remedy):
             x = steady(canonical(array, facts.layout))

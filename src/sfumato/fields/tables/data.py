@@ -163,7 +163,11 @@ class Facts:
 
         width = width or usual_width(len(self.sizes))
         return TableMLP(
-            sizes=self.sizes, first_bins=self.first_bins, valued=self.valued, width=width, depth=depth,
+            sizes=self.sizes,
+            first_bins=self.first_bins,
+            valued=self.valued,
+            width=width,
+            depth=depth,
             by_bin=self.by_bin,
         )
 
@@ -366,8 +370,9 @@ def save_table(table: Table, folder: Path) -> None:
 def load_table(folder: Path, facts: Facts) -> Table:
     """As it was saved. Raises RunError where it is damaged or another one."""
     found = kept_table(folder)
-    if found.source() != facts.source:
-        raise RunError(f"{folder}: cannot be read (it is not the table that the run began with); train again")
+    with decoding(folder, "train again", RunError):
+        if found.source() != facts.source:
+            raise ValueError("it is not the table that the run began with")
     return found
 
 
@@ -377,9 +382,13 @@ def kept_table(folder: Path) -> Table:
     with decoding(folder, "train again", RunError):
         plain = json.loads((folder / "words.json").read_text(encoding="utf-8"))
         columns = zip(plain["columns"], codes, strict=True)
-        return Table(
-            tuple(Column(c["name"], tuple(c["words"]), own, c["type"]) for c, own in columns), Format(**plain["format"])
-        )
+        found = tuple(Column(c["name"], tuple(c["words"]), own, c["type"]) for c, own in columns)
+        for column in found:
+            if not all(word is None or isinstance(word, str) for word in column.words):
+                raise ValueError(f"column {shown(str(column.name))!r} holds something else than words")
+            if column.codes.size and not 0 <= int(column.codes.min()) <= int(column.codes.max()) < len(column.words):
+                raise ValueError(f"column {shown(str(column.name))!r} has codes of no word")
+        return Table(found, Format(**plain["format"]))
 
 
 def without(table: Table, names: Sequence[str]) -> Table:
