@@ -242,6 +242,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--attention", choices=("cross", "joint", "none"), default="cross")
     parser.add_argument("--body", choices=("transformer", "unet"), default="transformer")
     parser.add_argument("--encoder", default="own")
+    parser.add_argument("--summary", choices=("first", "mean"), default="first")
     parser.add_argument("--optim", choices=("adamw", "muon"), default="adamw")
     parser.add_argument("--lr", type=float)
     parser.add_argument("--batch", type=int, default=32)
@@ -269,7 +270,7 @@ def main() -> None:
     small = table(sheets, known[:1024], asked.out / "small.parquet")
     recipe = Captions(small, side=SIDE, held_out=0.02, encoder=asked.encoder,
                       network=CaptionNetwork(asked.attention, patch=8 if asked.body == "unet" else 6,
-                                             text_depth=asked.text_depth, body=asked.body))  # fmt: skip
+                                             text_depth=asked.text_depth, body=asked.body, summary=asked.summary))  # fmt: skip
     if asked.times_mean is not None:
         recipe = dataclasses.replace(recipe, method=dataclasses.replace(recipe.method, times_mean=asked.times_mean))
     options = TrainOptions(
