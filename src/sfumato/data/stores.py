@@ -81,14 +81,14 @@ class Members:
         return text
 
     def described(self, array: str) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """The names of the axes of an array, and its other attributes; no names where it says none. What stands where nothing
-        was written is ``_FillValue`` among them, unless they say another one. Raises DataError."""
+        """The names of the axes of an array, and its other attributes; no names where it says none. In format 2 what stands
+        where nothing was written is ``_FillValue`` among them, unless they say another one or it is 0. Raises DataError."""
         with reading(self.path, f"a zarr array at {shown(array)}"):
             if self._exists(f"{array}/.zarray"):
                 stored = json.loads(self._text(f"{array}/.zarray"))
                 attributes = json.loads(self._text(f"{array}/.zattrs")) if self._exists(f"{array}/.zattrs") else {}
                 axes = attributes.pop("_ARRAY_DIMENSIONS", ())
-                if stored.get("fill_value") is not None:  # in format 2 it is the value of gaps, as NetCDF has it
+                if stored.get("fill_value"):  # in format 2 it is the value of gaps, as NetCDF has it; 0 is zarr's own usual
                     attributes.setdefault("_FillValue", stored["fill_value"])
             else:
                 stored = json.loads(self._text(f"{array}/zarr.json"))

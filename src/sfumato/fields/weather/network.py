@@ -64,7 +64,9 @@ class FieldNetwork(nn.Module):
     def _spare(self, size: int, around: bool) -> tuple[int, int]:
         """How much to add before and after, so that halving goes on; around a circle enough to see across it."""
         divisor = self.body.divisor
-        more = -size % divisor + (2 * divisor if around and size >= 2 * divisor else 0)
+        more = -size % divisor
+        if around:  # divisible with what is there; never more than once around
+            more += divisor * (min(2 * max(divisor, 4), size - more) // divisor)
         return more // 2, more - more // 2
 
 
