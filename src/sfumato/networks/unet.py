@@ -125,8 +125,8 @@ class UNet(nn.Module):
         context_mask: Tensor | None = None,
         beside: Tensor | None = None,
     ) -> Tensor:
-        """x (B, channels, H, W), beside (B, channels beside, H, W), level (B,), level_s (B,), label (B,) int64 with -1 for none, guidance (B, 3), context
-        (B, S, context_dim) with context_mask (B, S) bool, True = keep -> shaped like x.
+        """x (B, channels, H, W), level (B,), level_s (B,), label (B,) int64 with -1 for none, guidance (B, 3), context
+        (B, S, context_dim) with context_mask (B, S) bool, True = keep, beside (B, channels beside, H, W) -> shaped like x.
 
         Raises ValueError for other shapes, for a label where `classes` is 0, a context where `context_dim` is.
         """
