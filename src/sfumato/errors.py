@@ -115,9 +115,9 @@ def install(extra: str) -> str:
     return f"pip install -e '.[{extra}]' in the clone (from an index: pip install 'sfumato[{extra}]')"
 
 
-def needed(module: str) -> Any:
-    """An imported package of the extra "policy". Raises DataError naming the extra when it is not installed."""
+def needed(module: str, extra: str = "policy") -> Any:
+    """An imported package of an extra. Raises DataError naming the extra when it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise DataError(f"the package {module.split('.')[0]} is not installed; {install('policy')}") from None
+        raise DataError(f"the package {module.split('.')[0]} is not installed; {install(extra)}") from None

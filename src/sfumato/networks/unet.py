@@ -39,6 +39,7 @@ class UNet(nn.Module):
     unshuffle         fold squares of this many pixels into channels first: 2 makes everything four times cheaper
     context_dim       width of a condition sequence to attend to, 0 for none
     context_levels    number of lowest levels that attend to it, after every residual block
+    beside            channels that are shown beside x and not answered: a frame before, a map
 
     H and W must be multiples of `unshuffle * 2 ** (len(multipliers) - 1)`.
 
@@ -61,6 +62,7 @@ class UNet(nn.Module):
         vectors: int = 0,
         context_dim: int = 0,
         context_levels: int = 2,
+        beside: int = 0,
     ) -> None:
         super().__init__()
         self.options = {
@@ -75,13 +77,14 @@ class UNet(nn.Module):
             "guided": guided,
         } | ({"vectors": vectors} if vectors else {})
         self.options |= {"context_dim": context_dim, "context_levels": context_levels} if context_dim else {}
+        self.options |= {"beside": beside} if beside else {}
         if not multipliers:
             raise ValueError("multipliers is empty: a U-Net needs one level or more")
         if context_dim and context_levels < 1:
             raise ValueError(
                 f"context_levels is {context_levels}, expected 1 or more: nothing would attend to the context"
             )
-        self.channels, self.unshuffle = channels, unshuffle
+        self.channels, self.beside, self.unshuffle = channels, beside, unshuffle
         self.divisor = unshuffle * 2 ** (len(multipliers) - 1)
         widths = [width * multiplier for multiplier in multipliers]
         lowest = len(widths) - 1
@@ -90,7 +93,7 @@ class UNet(nn.Module):
 
         self.condition = Condition(condition, classes=classes, vectors=vectors, guided=guided)
         self.context = ContextEntry(context_dim, condition) if context_dim else None
-        self.enter = nn.Conv2d(folded, widths[0], 3, padding=1)
+        self.enter = nn.Conv2d(folded + beside * unshuffle**2, widths[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         here = widths[0]
         hears = [context_dim > 0 and i > lowest - context_levels for i in range(len(widths))]
@@ -120,14 +123,19 @@ class UNet(nn.Module):
         vector_known: Tensor | None = None,
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
+        beside: Tensor | None = None,
     ) -> Tensor:
         """x (B, channels, H, W), level (B,), level_s (B,), label (B,) int64 with -1 for none, guidance (B, 3), context
-        (B, S, context_dim) with context_mask (B, S) bool, True = keep -> shaped like x.
+        (B, S, context_dim) with context_mask (B, S) bool, True = keep, beside (B, channels beside, H, W) -> shaped like x.
 
         Raises ValueError for other shapes, for a label where `classes` is 0, a context where `context_dim` is.
         """
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (batch, {self.channels}, height, width)")
+        wanted = (len(x), self.beside, *x.shape[2:])
+        if (() if beside is None else tuple(beside.shape)) != (wanted if self.beside else ()):
+            found = "missing" if beside is None else f"of shape {tuple(beside.shape)}"
+            raise ValueError(f"what is shown beside x is {found}, expected {wanted if self.beside else 'nothing'}")
         for name, side in (("height", x.shape[2]), ("width", x.shape[3])):
             if side % self.divisor:
                 raise ValueError(f"{name} {side} is not divisible by {self.divisor} (unshuffle and halvings)")
@@ -135,7 +143,8 @@ class UNet(nn.Module):
         condition = F.silu(self.condition(level, level_s, label, guidance, vector, vector_known))
         told = self.told(context, context_mask, len(x))
 
-        h = F.pixel_unshuffle(x, self.unshuffle) if self.unshuffle > 1 else x
+        h = x if beside is None else torch.cat((x, beside.to(x.dtype)), 1)
+        h = F.pixel_unshuffle(h, self.unshuffle) if self.unshuffle > 1 else h
         if h.device.type == "cpu":
             h = h.contiguous(memory_format=torch.channels_last)  # the layout that CPU convolutions are fastest in
         h = self.enter(h)

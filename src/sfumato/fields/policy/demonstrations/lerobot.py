@@ -24,10 +24,11 @@ import numpy as np
 from sfumato.data.arrays import MEMBER_LIMIT
 from sfumato.data.errors import DataError, one_line, shown
 from sfumato.data.picture import MAX_PIXELS
+from sfumato.data.stores import MAX_METADATA
 from sfumato.data.video import PackedPictures, VideoPictures
 from sfumato.errors import needed
 from sfumato.fields.policy.demonstrations.episodes import ACTION, OBSERVATION, Demonstrations, Frames
-from sfumato.fields.policy.demonstrations.replay import MAX_METADATA, open_episodes, open_replay
+from sfumato.fields.policy.demonstrations.replay import open_episodes, open_replay
 
 VERSION = "v3.0"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"

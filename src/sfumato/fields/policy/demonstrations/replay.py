@@ -9,10 +9,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,27 +18,10 @@ from typing import Any
 import numpy as np
 
 from sfumato.data.arrays import MEMBER_LIMIT, member
-from sfumato.data.errors import DataError, one_line, shown
+from sfumato.data.errors import DataError, shown
+from sfumato.data.stores import Members, Meta, opened_array, reading
 from sfumato.data.writing import appearing
-from sfumato.errors import needed
 from sfumato.fields.policy.demonstrations.episodes import ACTION, OBSERVATION, Demonstrations, Frames
-
-MAX_METADATA = 16 << 20
-MAX_CHUNK = 1 << 30
-MOST_NUMBERS = 1 << 48
-# Compressors that only unpack bytes: others, such as "pickle", may run code
-CODECS = {"blosc", "zstd", "gzip", "zlib", "bz2", "lzma", "lz4", "shuffle", "delta", "crc32c", "bytes", "transpose"}
-CODECS |= {"endian", "sharding_indexed"}
-
-
-@dataclass(frozen=True)
-class _Meta:
-    """What a zarr array says of itself, checked before zarr is asked to read it."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    chunk: tuple[int, ...]
-    format: int
 
 
 def open_replay(
@@ -55,7 +36,7 @@ def open_replay(
     run code, when pieces of the actions are missing, or when the numbers are wrong (see `Demonstrations`).
     """
     path = Path(path)
-    members = _Members(path)
+    members = Members(path, "zarr replay buffer")
     present = [key for key in members.folders("data") if key != ACTION]
     wanted = tuple(present if names is None else names)
     observations: dict[str, Frames] = {}
@@ -78,113 +59,12 @@ def open_replay(
     )
 
 
-class _Members:
-    """The small files of a store: which arrays there are, and what each says of itself."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if path.is_dir():
-            self.names = None
-        elif path.is_file():
-            with _reading(path, "a zarr store (a folder or a .zip file)"), zipfile.ZipFile(path) as archive:
-                self.names = {info.filename: info.file_size for info in archive.infolist()}
-        else:
-            raise DataError(f"{shown(path)}: not found; expected a zarr replay buffer (a folder or a .zip file)")
-
-    def folders(self, group: str) -> list[str]:
-        """The arrays right below `group`, sorted."""
-        if self.names is None:
-            with _reading(self.path, "a zarr store"):
-                below = self.path / group
-                found = {entry.name for entry in os.scandir(below) if entry.is_dir()} if below.is_dir() else set()
-        else:
-            parts = [name.split("/") for name in self.names]
-            found = {part[1] for part in parts if len(part) > 2 and part[0] == group}
-        return sorted(
-            key for key in found if any(self._exists(f"{group}/{key}/{name}") for name in (".zarray", "zarr.json"))
-        )
-
-    def _exists(self, name: str) -> bool:
-        return (self.path / name).is_file() if self.names is None else name in self.names
-
-    def _text(self, name: str) -> bytes:
-        if self.names is None:
-            with (self.path / name).open("rb") as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise DataError(f"{shown(self.path)}/{shown(name)}: not a regular file")
-                text = file.read(MAX_METADATA + 1)
-        else:
-            with zipfile.ZipFile(self.path) as archive, archive.open(name) as file:
-                text = file.read(MAX_METADATA + 1)
-        if len(text) > MAX_METADATA:
-            raise DataError(f"{shown(self.path)}/{shown(name)}: longer than {MAX_METADATA >> 20} MB; expected metadata")
-        return text
-
-    def meta(self, array: str) -> _Meta:
-        """The shape and type of an array, after a check that reading it runs no code. Raises DataError."""
-        name = f"{shown(self.path)}[{shown(array)}]"
-        with _reading(self.path, f"a zarr array at {shown(array)}"):
-            if self._exists(f"{array}/.zarray"):
-                stored, version = json.loads(self._text(f"{array}/.zarray")), 2
-                codecs = [codec["id"] for codec in [*(stored.get("filters") or []), stored["compressor"]] if codec]
-                chunk, kind = stored["chunks"], stored["dtype"]
-            elif self._exists(f"{array}/zarr.json"):
-                stored, version = json.loads(self._text(f"{array}/zarr.json")), 3
-                if stored.get("node_type") != "array":
-                    raise DataError(f"{name}: is a group; expected an array of numbers")
-                codecs = list(_names_of(stored["codecs"]))
-                chunk, kind = stored["chunk_grid"]["configuration"]["chunk_shape"], stored["data_type"]
-            else:
-                raise DataError(f"{name}: missing (no .zarray or zarr.json there); a replay buffer has it")
-            unknown = next((codec for codec in codecs if codec not in CODECS), None)
-            if unknown is not None:
-                raise DataError(f"{name}: is packed by {unknown!r:.40}; expected one of {', '.join(sorted(CODECS))}")
-            if not isinstance(kind, str) or "O" in kind:
-                raise DataError(f"{name}: holds {kind!r:.40}, not numbers; Python objects could run code when loaded")
-            dtype = np.dtype(kind)
-            if dtype.kind not in "fiub" or dtype.itemsize > 8:
-                raise DataError(f"{name}: holds {dtype}; expected whole or floating-point numbers up to 64 bits")
-            shape, chunk = (tuple(int(n) for n in numbers) for numbers in (stored["shape"], chunk))
-        fits = shape and len(chunk) == len(shape) and min(shape) >= 0 and min(chunk) >= 1
-        if not fits or math.prod(shape) > MOST_NUMBERS:
-            raise DataError(f"{name}: has shape {shape} in pieces of {chunk}; expected (steps, ...)")
-        if math.prod(chunk) * dtype.itemsize > MAX_CHUNK:
-            raise DataError(f"{name}: comes in pieces of {chunk}, more than {MAX_CHUNK >> 30} GB; store smaller pieces")
-        return _Meta(shape, dtype, chunk, version)
-
-
-def _names_of(codecs: Any) -> Iterator[str]:
-    """Every codec named in a version 3 list, those inside shards too."""
-    for codec in codecs:
-        yield (codec if isinstance(codec, str) else codec["name"]).removeprefix("numcodecs.")
-        inner = {} if isinstance(codec, str) else codec.get("configuration", {})
-        for key in ("codecs", "index_codecs"):
-            yield from _names_of(inner.get(key, []))
-
-
-@contextmanager
-def _reading(path: Path, what: str) -> Iterator[None]:
-    """Turns whatever a damaged file raises into one line."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:  # a damaged store may raise almost anything
-        raise DataError(f"{shown(path)}: cannot be read as {what} ({one_line(error)}); copy it again") from error
-
-
-def _open(path: Path, array: str, meta: _Meta) -> Any:
-    zarr, storage = needed("zarr"), needed("zarr.storage")
-    store = storage.LocalStore(path, read_only=True) if path.is_dir() else storage.ZipStore(path, mode="r")
-    return zarr.open_array(store, path=array, mode="r", zarr_format=meta.format)
-
-
-def _read(path: Path, array: str, meta: _Meta, limit: int, whole: bool = False) -> np.ndarray:
+def _read(path: Path, array: str, meta: Meta, limit: int, whole: bool = False) -> np.ndarray:
     name, size = f"{shown(path)}[{shown(array)}]", math.prod(meta.shape) * meta.dtype.itemsize
     if size > limit:
         raise DataError(f"{name}: unpacks to {size / 1e9:.3g} GB, more than the limit of {limit / 1e9:.3g} GB")
-    with _reading(path, f"a zarr array at {shown(array)}"):
-        opened = _open(path, array, meta)
+    with reading(path, f"a zarr array at {shown(array)}"):
+        opened = opened_array(path, array, meta)
         # zarr reads a missing piece as zeros, which a robot would learn to do
         if whole and opened.nchunks_initialized < opened.nchunks:
             raise DataError(
@@ -204,7 +84,7 @@ class ZarrPictures:
 
     path: Path
     array: str
-    meta: _Meta
+    meta: Meta
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -236,9 +116,9 @@ class ZarrPictures:
         if kept is not None and kept[0] == number:
             pixels: np.ndarray = kept[1]
             return pixels
-        with _reading(self.path, f"a zarr array at {shown(self.array)}"):
+        with reading(self.path, f"a zarr array at {shown(self.array)}"):
             if self._kept.get("process") != os.getpid():  # a store opened before a fork is not ours to read
-                self._kept.update(process=os.getpid(), opened=_open(self.path, self.array, self.meta))
+                self._kept.update(process=os.getpid(), opened=opened_array(self.path, self.array, self.meta))
             start = number * self.meta.chunk[0]
             raw = np.asarray(self._kept["opened"][start : start + self.meta.chunk[0]])
         pixels = raw.astype(np.uint8) if raw.dtype.kind == "f" and _whole(raw) else raw
@@ -315,7 +195,7 @@ def open_episodes(path: str | os.PathLike[str], *, limit: int = MEMBER_LIMIT) ->
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{shown(path)}: file not found; expected .npz with arrays action and episode_ends")
-    with _reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
+    with reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
         arrays = {info.filename.removesuffix(".npy"): member(archive, info, path, limit) for info in archive.infolist()}
     for key in (ACTION, "episode_ends"):
         if key not in arrays:

@@ -1,0 +1,231 @@
+"""Weather: gridded fields of the past -> an ensemble of the days to come, lead by lead.
+
+What GenCast does for the globe (Price et al. 2023, arXiv 2312.15796), for anybody's region and variables: a step's change, drawn
+by a diffusion model that is shown the two frames before it, again and again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sfumato.errors import check
+from sfumato.fields.weather.facts import WeatherFacts
+from sfumato.fields.weather.options import FieldNetworkOptions, ForecastAsk, ForecastMeasure, WeatherMethod
+from sfumato.jobs.flags import Positional
+from sfumato.jobs.making import Making
+from sfumato.jobs.recipe import Data, Look, Recipe, Say, usual_batch
+from sfumato.jobs.walk import Walk
+from sfumato.training.optim import OptimOptions
+from sfumato.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sfumato.diffusion import Drawn, Gaussian
+    from sfumato.diffusion.generate import Queries
+    from sfumato.fields.weather.data import Store, Wanted
+    from sfumato.fields.weather.maps import Maps
+    from sfumato.fields.weather.writing import Forecast
+    from sfumato.jobs.model import Model
+    from sfumato.jobs.report import Report
+    from sfumato.training.objective import Task
+    from sfumato.training.run import Run
+
+MEMBERS = 16
+
+
+@dataclass(frozen=True)
+class Weather(Recipe):
+    """Ensemble forecasts of fields on a regular latitude-longitude grid, from a folder or file of NetCDF or zarr."""
+
+    Facts: ClassVar[type] = WeatherFacts
+    Ask: ClassVar[type] = ForecastAsk
+    Measure: ClassVar[type] = ForecastMeasure
+    formats: ClassVar[tuple[str, ...]] = (".nc",)
+    single: ClassVar[bool] = True
+
+    data: Positional[Path]
+    """Folder or file of NetCDF (classic or NetCDF-4) or zarr, with variables of (time, latitude, longitude[, level]) by name."""
+    variables: tuple[str, ...] | None = None
+    """Variables to learn, by their names in the files (none: all on the grid)."""
+    levels: tuple[float, ...] | None = None
+    """Levels of those that have them, in hPa (none: all)."""
+    step: float | None = None
+    """Hours of a step (none: those between the times of the data)."""
+    until: str | None = None
+    """Learn from times before this date alone, as 2008-01-01 (none: all but the last share held out)."""
+    held_until: str | None = None
+    """Hold out the times from there to before this date (none: all the rest)."""
+    held_out: float = 0.1
+    """Share of the times, the last ones, held out where --until is not given."""
+    network: FieldNetworkOptions = field(default_factory=FieldNetworkOptions)
+    """Network."""
+    method: WeatherMethod = field(default_factory=WeatherMethod)
+    """Diffusion method."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            (self.step is None or 0 < self.step < math.inf, "step", "above 0 hours"),
+            (0 < self.held_out < 1, "held_out", "a share between 0 and 1"),
+            (self.variables is None or len(self.variables) > 0, "variables", "one name or more"),
+            (self.levels is None or len(self.levels) > 0, "levels", "one or more"),
+        )
+
+    # ---- data --------------------------------------------------------------------------------------------------------
+
+    def wanted(self) -> Wanted:
+        """What is asked of the data."""
+        from sfumato.fields.weather.data import Wanted
+
+        return Wanted(self.variables, self.levels, self.step, self.until, self.held_until, self.held_out)
+
+    def examine(self) -> Look:
+        from sfumato.fields.weather.files import sources
+        from sfumato.fields.weather.grid import said
+        from sfumato.fields.weather.source import opened
+
+        found = opened(self.data, self.variables, self.levels)
+        lines = (
+            f"{len(sources(self.data))} file(s) in {self.data}: {len(found.times):,} times from {said(found.times[0])} to "
+            f"{said(found.times[-1])}",
+            *(f"there is  {channel.label:<9} {channel.units:<12} {channel.long_name}" for channel in found.channels),
+            *(f"a map     {name}" for name in found.maps),
+            *(f"not read  {name}" for name in sorted(set(found.left))),
+        )
+        return Look(lines, self)
+
+    def prepare(self, run: Run, tell: Say, base: Any = None) -> Weather:
+        from sfumato.fields.weather.data import prepare
+
+        prepare(run, self.data, self.wanted(), tell)
+        return self
+
+    def open(self, run: Run) -> Data:
+        store = self.companions(run, None)
+        facts = store.facts
+        return Data(facts, store.windows(facts.first, facts.until), store.windows(facts.until, facts.held_until))
+
+    def companions(self, run: Run, device: Any) -> Store:
+        """The prepared fields: what is forecast from, and what came."""
+        from sfumato.fields.weather.data import Store
+
+        return Store.of(run, self.facts(run))
+
+    # ---- network -----------------------------------------------------------------------------------------------------
+
+    def process(self, facts: WeatherFacts) -> Gaussian:
+        return self.method.build()
+
+    def kinds(self) -> Mapping[str, type[nn.Module]]:
+        from sfumato.fields.weather.network import FieldNetwork
+
+        return {"fields": FieldNetwork}
+
+    def build(self, facts: WeatherFacts, device: str) -> nn.Module:
+        from sfumato.fields.weather.network import FieldNetwork
+
+        options, (rows, columns) = self.network, facts.grid.shape
+        return FieldNetwork(
+            channels=len(facts.names), maps=4 + len(facts.maps) + len(facts.gappy), rows=rows, columns=columns,
+            closes=facts.grid.closes, width=options.width or (32 if device == "cpu" else 128), depth=options.depth,
+            multipliers=options.multipliers, attention_levels=options.attention_levels,
+        )  # fmt: skip
+
+    def task(self, data: Data, network: nn.Module) -> Task:
+        """The network is given the maps of the place, which stay in its weights."""
+        from sfumato.fields.weather.network import maps_of
+
+        made: Any = network
+        there, maps = maps_of(data.train.store)  # type: ignore[attr-defined]
+        made.there.copy_(there), made.maps.copy_(maps)
+        return super().task(data, network)
+
+    def training(self, data: Data, device: str) -> TrainOptions:
+        return TrainOptions(
+            batch=usual_batch(len(data.train), 32 if device == "cpu" else 64), optim=OptimOptions(lr=1e-3)
+        )
+
+    # ---- samples -----------------------------------------------------------------------------------------------------
+
+    def walk(self, name: str = "usual") -> Walk:
+        """GenCast's: 20 noise levels from 80 to 0.03, fresh noise above 0.75, and a little too much of it. More steps do
+        nothing for the spread of an ensemble, fresh noise does."""
+        super().walk(name)  # which refuses other names
+        if name == "few":
+            return Walk(batch=64)
+        churn = "churn:churn=2.5,low=0.75,high=100,inflation=1.05"
+        return Walk(steps=20, solver=churn, eta=0.0, grid="karras:sigma_min=0.03,sigma_max=80", batch=64)
+
+    def queries(self, model: Model, ask: ForecastAsk, n: int | None) -> Queries:
+        from sfumato.fields.weather.rollout import asked
+
+        return asked(model, ask.start, ask.leads, MEMBERS if n is None else n)
+
+    def draw(self, model: Model, queries: Any, numbers: Sequence[int]) -> Iterator[Drawn]:
+        """Lead by lead, through ``model.draw``."""
+        from sfumato.fields.weather.rollout import drawn
+
+        return drawn(model, queries, numbers)
+
+    def things(self, model: Model, queries: Any, drawn: Drawn) -> list[Forecast]:
+        from sfumato.fields.weather.writing import Forecast
+
+        x: Any = drawn.x
+        told = [queries.at(number) for number in drawn.numbers]
+        every = (queries.store.restored(each.numpy()) for each in x)
+        return [
+            Forecast(model.facts, values, int(queries.store.times[at]), member)
+            for values, (at, member) in zip(every, told)
+        ]
+
+    def save(self, thing: Forecast, path: Path, making: Making) -> Path:
+        from sfumato.fields.weather.writing import write
+
+        return write(thing.facts, [thing], [thing.start], [thing.member], path, making)
+
+    def write(
+        self, model: Model, queries: Any, things: Iterable[tuple[int, Any]], out: Path, making: Making
+    ) -> Iterator[Path]:
+        """All of them as one file; one drawn again alone into the folder ``out``."""
+        from sfumato.fields.weather.writing import write
+
+        facts, store = model.facts, queries.store
+        if out.suffix:
+            starts = [int(store.times[at]) for at in queries.starts]
+            yield write(facts, (each for _, each in things), starts, list(range(queries.members)), out, making)
+            return
+        for number, thing in things:
+            own = making.of(queries, number)
+            yield write(facts, [thing], [thing.start], [thing.member], out / f"{number:04d}.nc", own)
+
+    def picture(self, model: Model, things: Sequence[Forecast], columns: int | None = None) -> Maps | None:
+        """Maps of the forecasts from the first start among them."""
+        from sfumato.fields.weather.maps import Maps
+        from sfumato.jobs.plots import available
+
+        first = [thing for thing in things if thing.start == things[0].start]
+        return Maps(model.companions, first) if first and available() else None
+
+    def measurable(self, model: Model, measure: ForecastMeasure, ask: ForecastAsk) -> None:
+        from sfumato.fields.weather.measure import cases
+
+        cases(model, measure, ask)
+
+    def evaluate(self, model: Model, measure: ForecastMeasure, ask: ForecastAsk) -> Report:
+        from sfumato.fields.weather.measure import evaluate
+
+        return evaluate(model, measure, ask)
+
+    def usage(self) -> Iterable[str]:
+        return (
+            "Forecast: `sfumato sample RUN --start latest --leads 10 -n 50 --out forecast.nc`, CF NetCDF with the names, units",
+            "and grid of the data. How good they are, beside persistence and climatology: `sfumato evaluate RUN`.",
+        )
+
+
+RECIPE = Weather
