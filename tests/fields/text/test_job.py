@@ -214,3 +214,35 @@ def test_what_makes_no_sense_is_said_in_a_line(run: Path, tmp_path: Path, capsys
     assert "there is no such file or folder" in capsys.readouterr().err
     assert main(["train", "text", str(run.parent / "garden"), "--method.process", "uniform", "--out", "y"]) == 1
     assert "method.process = 'uniform': must be 'masked'" in capsys.readouterr().err
+
+
+def test_fill_by_the_command(run: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """To standard output, to files of its own, as a diff; never over what stands there."""
+    file, out = tmp_path / "open.py", tmp_path / "new" / "whole.py"
+    file.write_bytes(b"\xef\xbb\xbfapple = 0\r\nbasil = <fill:1>\n")
+    words = ["text", "fill", str(run), str(file), "--steps", "4"]
+    assert main(words) == 0
+    text = capsysbinary.readouterr().out
+    assert text.startswith(b"\xef\xbb\xbfapple = 0\r\nbasil = ")
+    assert b"<fill" not in text
+    assert main([*words, "--out", str(out)]) == 0
+    assert out.read_bytes() == text
+    assert main([*words, "--out", str(out), "--draws", "2"]) == 0
+    assert (tmp_path / "new" / "whole-1.py").read_bytes() == text
+    capsysbinary.readouterr()
+    assert main([*words, "--diff", "--draws", "2", "--seed", "1"]) == 0
+    found = capsysbinary.readouterr().out
+    assert found.count(b"-basil = <fill:1>\n") == found.count(b"+basil = ") == 2
+    assert b"+++ open.py (draw 2)\n" in found
+    assert main([*words, "--lines", "1", "--diff"]) == 0
+    found = capsysbinary.readouterr().out
+    assert b" basil = <fill:1>\n" in found
+    assert b"-\xef\xbb\xbfapple = 0\r\n" in found
+    before = file.read_bytes()
+    assert main([*words, "--out", str(file)]) == 1
+    assert b"nothing is overwritten" in capsysbinary.readouterr().err
+    assert file.read_bytes() == before
+    assert main([*words, "--draws", "2"]) == 1
+    assert b"draws = 2: must be given with --out, or with --diff, above 1" in capsysbinary.readouterr().err
+    assert main([*words, "--lines", "9"]) == 1
+    assert b"open.py: line 9 is asked for, the text has 2" in capsysbinary.readouterr().err.replace(b"\n", b" ")

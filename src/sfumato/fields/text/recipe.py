@@ -75,6 +75,7 @@ class Text(Recipe):
     Facts: ClassVar[type] = TextFacts
     Ask: ClassVar[type] = TextAsk
     Measure: ClassVar[type] = Measured
+    verbs: ClassVar[Mapping[str, str]] = {"fill": "sfumato.fields.text.verbs:Fill"}
 
     data: Positional[Path]
     """Folder (searched to any depth), text file, .jsonl or .parquet."""
