@@ -246,3 +246,25 @@ def test_fill_by_the_command(run: Path, tmp_path: Path, capsysbinary: pytest.Cap
     assert b"draws = 2: must be given with --out, or with --diff, above 1" in capsysbinary.readouterr().err
     assert main([*words, "--lines", "9"]) == 1
     assert b"open.py: line 9 is asked for, the text has 2" in capsysbinary.readouterr().err.replace(b"\n", b" ")
+
+
+def test_score_by_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same numbers in any company; an odd line stands out; what is not text is said."""
+    place = tmp_path / "texts"
+    place.mkdir()
+    (place / "usual.py").write_text("".join(f"{NAMES[j % 6]} = {j % 6}\n" for j in range(30)))
+    (place / "odd.py").write_text("".join(f"{NAMES[j % 6]} = {j % 6}\n" for j in range(20)) + "Zyx\x1b!?QW#~|^\n")
+    (place / "picture.py").write_bytes(b"\0\1")
+    words = ["text", "score", str(run), "--span", "8", "--lines", "1"]
+    assert main([*words, str(place), "--out", str(tmp_path / "scores.jsonl")]) == 0
+    said = capsys.readouterr()
+    rows = said.out.splitlines()
+    assert [row.split()[-1] for row in rows[1:4]] == ["odd.py", "usual.py", "2"]
+    assert rows[-1].endswith("odd.py:21  Zyx\u241b!?QW#~|^")
+    assert "picture.py: binary" in said.err
+    kept = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert len(kept[0]["lines"]) == 21
+    assert main([*words, str(place / "odd.py")]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == rows[1]
+    assert main([*words, str(tmp_path / "gone")]) == 1
+    assert "there is no such file or folder" in capsys.readouterr().err

@@ -132,7 +132,6 @@ def _bound(denoiser: Denoiser, x: Tensor, first: Tensor, draw: int, draws: int, 
     the same expectation as the integral over time, for every schedule (Hoogeboom 2022, arXiv 2110.02037), without its
     infinite variance at little noise.
     """
-    process: Any = denoiser.process
     rng = Streams(key("bits", draw), numbers)  # on the CPU: the same masks on every machine
     u, order = rng.uniform((len(x),), torch.float64).to(x.device), rng.uniform(x.shape, torch.float64).to(x.device)
     count = x.shape[1] - first
@@ -140,8 +139,13 @@ def _bound(denoiser: Denoiser, x: Tensor, first: Tensor, draw: int, draws: int, 
     scored = torch.arange(x.shape[1], device=x.device) >= first[:, None]
     place = order.masked_fill(~scored, 2.0).argsort(1).argsort(1)
     open_ = place < hidden[:, None]
+    surprise = surprise_at(denoiser, x, open_, torch.where(scored, (hidden / count)[:, None], 0.0))
+    return surprise.sum(1) * count / hidden
+
+
+def surprise_at(denoiser: Denoiser, x: Tensor, open_: Tensor, t: Tensor) -> Tensor:
+    """-log p of the tokens x (B, L) that are masked where open_ (B, L), in nats, float64; 0 at the others."""
+    process: Any = denoiser.process
     x_t = torch.where(open_, process.mask_id, x)
-    t = torch.where(scored, (hidden / count)[:, None], 0.0)
     belief = process.endpoints(denoiser.answer(x_t, t), x_t, t).x
-    surprise = -belief.gather(-1, x[..., None])[..., 0].double()
-    return torch.where(open_, surprise, 0.0).sum(1) * count / hidden
+    return torch.where(open_, -belief.gather(-1, x[..., None])[..., 0].double(), 0.0)

@@ -82,11 +82,28 @@ def read(
     column: str = "text",
     limits: Limits = Limits(),
 ) -> list[Document]:
+    """What is learned from: the documents at `path` as in `every`; a single one is cut into PIECES at ends of lines."""
+    found = every(path, tell, suffixes=suffixes, skip=skip, column=column, limits=limits)
+    if len(found) == 1:
+        found = pieces(found[0])
+        tell(f"one document: cut into {len(found)} pieces at ends of lines, so that some can be held out")
+    return found
+
+
+def every(
+    path: Path,
+    tell: Say,
+    *,
+    suffixes: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    column: str = "text",
+    limits: Limits = Limits(),
+) -> list[Document]:
     """The documents at `path`, in the order of their names, copies dropped; `tell` hears one line about each file left out.
 
     A folder is searched for files of the `suffixes` (none given: those of SUFFIXES and TABLES), not below hidden folders or
     such as are named in SKIPPED or `skip`; a file is read whatever its suffix. Rows of .jsonl and .parquet are documents,
-    their text in `column`. A single document is cut into PIECES at ends of lines.
+    their text in `column`.
     Raises DataError where nothing is left, or more than `limits.total` bytes.
     """
     skipped = Skipped(tell)
@@ -105,12 +122,8 @@ def read(
         documents[document.key] = document
     skipped.close()
     if not documents:
-        raise DataError(f"{shown(path)}: no text is left to learn from; every file found was left out, see above")
-    found = list(documents.values())
-    if len(found) == 1:
-        found = pieces(found[0])
-        tell(f"one document: cut into {len(found)} pieces at ends of lines, so that some can be held out")
-    return found
+        raise DataError(f"{shown(path)}: no text is left; every file found was left out, see above")
+    return list(documents.values())
 
 
 def _documents(

@@ -75,7 +75,9 @@ class Text(Recipe):
     Facts: ClassVar[type] = TextFacts
     Ask: ClassVar[type] = TextAsk
     Measure: ClassVar[type] = Measured
-    verbs: ClassVar[Mapping[str, str]] = {"fill": "sfumato.fields.text.verbs:Fill"}
+    verbs: ClassVar[Mapping[str, str]] = {
+        "fill": "sfumato.fields.text.verbs:Fill", "score": "sfumato.fields.text.verbs:Score",
+    }  # fmt: skip
 
     data: Positional[Path]
     """Folder (searched to any depth), text file, .jsonl or .parquet."""

@@ -1,4 +1,4 @@
-"""The verbs of text alone: `sfumato text fill`. Needs no torch."""
+"""The verbs of text alone: `sfumato text fill`, `score`. Needs no torch."""
 
 from __future__ import annotations
 
@@ -96,6 +96,66 @@ class Fill:
         return 0
 
 
+@dataclass(frozen=True)
+class Score:
+    """Say how usual texts are to a trained run: bits per byte of each file, a bound that comes out the same every time, beside
+    xz of the file alone; and the lines that are least likely for their length."""
+
+    run: Positional[Path]
+    """Run directory."""
+    path: Positional[Path]
+    """Folder, text file, .jsonl or .parquet."""
+    suffixes: tuple[str, ...] = ()
+    """Of the files of a folder that are read (none: those of text and code that are known)."""
+    skip: tuple[str, ...] = ()
+    """Names of folders that are left out."""
+    column: str = "text"
+    """Of .jsonl and .parquet: where the texts are."""
+    span: int = 32
+    """Tokens scored at a time, with what is before them in sight: fewer give a tighter bound and take longer."""
+    draws: int = 4
+    """Masks drawn for each block."""
+    lines: int = 10
+    """Least likely lines that are shown; 0 for none."""
+    out: Path | None = None
+    """Write it there too, as JSON: a line a file, with the bits of each of its lines."""
+    batch: int | None = None
+    """Blocks computed at once."""
+    drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            *((getattr(self, name) >= 1, name, "at least 1") for name in ("span", "draws")),
+            (self.lines >= 0, "lines", "0 or more"),
+            (self.batch is None or self.batch >= 1, "batch", "at least 1"),
+        )
+
+    def __call__(self) -> int:
+        from sfumato.fields.text.files import every
+        from sfumato.fields.text.reporting import json_lines, table
+        from sfumato.fields.text.scoring import scored
+        from sfumato.training.progress import Watch
+        from sfumato.training.telling import show as print_lines
+
+        to = places(self.out, 1)
+        model = loaded(self.run, Walk(batch=self.batch), self.drawing)
+        documents = every(self.path, say, suffixes=self.suffixes, skip=self.skip, column=self.column)
+        watch = Watch("score", 1, unit="blocks")
+        with watch:
+
+            def look(done: int, of: int) -> None:
+                watch.total = of
+                watch.show(done)
+
+            found = scored(model, documents, self.span, self.draws, look)
+        print_lines(table(found, self.lines), records=True)
+        for place in to:
+            write(place, json_lines(found), model)
+            say(str(place.path))
+        return 0
+
+
 def places(out: Path | None, count: int) -> list[Place]:
     """Where so many texts go, NAME-1.py, NAME-2.py, ... of several. Raises RunError where something stands there already."""
     from sfumato.jobs.outputs import Place
@@ -109,15 +169,20 @@ def places(out: Path | None, count: int) -> list[Place]:
     return found
 
 
+def write(place: Place, data: bytes, model: Model) -> None:
+    """A file in its place, its making beside."""
+    place.clear()
+    desk = place.desk
+    desk.write_bytes(data)
+    place.note([place.put(desk)], model.making(model.recipe.Ask()))
+
+
 def show(file: Path, before: bytes, texts: Sequence[bytes], to: Sequence[Place], as_diff: bool, model: Model) -> None:
     """Texts made of a file into their places, and on standard output the diffs, or the names, or (without a place) the text."""
     from sfumato.fields.text.showing import deliver, diff
 
     for place, text in zip(to, texts):
-        place.clear()
-        desk = place.desk
-        desk.write_bytes(text)
-        place.note([place.put(desk)], model.making(model.recipe.Ask()))
+        write(place, text, model)
         (say if as_diff else print)(str(place.path))
     for number, text in enumerate(texts, 1):
         if as_diff:
