@@ -214,3 +214,57 @@ def test_what_makes_no_sense_is_said_in_a_line(run: Path, tmp_path: Path, capsys
     assert "there is no such file or folder" in capsys.readouterr().err
     assert main(["train", "text", str(run.parent / "garden"), "--method.process", "uniform", "--out", "y"]) == 1
     assert "method.process = 'uniform': must be 'masked'" in capsys.readouterr().err
+
+
+def test_fill_by_the_command(run: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """To standard output, to files of its own, as a diff; never over what stands there."""
+    file, out = tmp_path / "open.py", tmp_path / "new" / "whole.py"
+    file.write_bytes(b"\xef\xbb\xbfapple = 0\r\nbasil = <fill:1>\n")
+    words = ["text", "fill", str(run), str(file), "--steps", "4"]
+    assert main(words) == 0
+    text = capsysbinary.readouterr().out
+    assert text.startswith(b"\xef\xbb\xbfapple = 0\r\nbasil = ")
+    assert b"<fill" not in text
+    assert main([*words, "--out", str(out)]) == 0
+    assert out.read_bytes() == text
+    assert main([*words, "--out", str(out), "--draws", "2"]) == 0
+    assert (tmp_path / "new" / "whole-1.py").read_bytes() == text
+    capsysbinary.readouterr()
+    assert main([*words, "--diff", "--draws", "2", "--seed", "1"]) == 0
+    found = capsysbinary.readouterr().out
+    assert found.count(b"-basil = <fill:1>\n") == found.count(b"+basil = ") == 2
+    assert b"+++ open.py (draw 2)\n" in found
+    assert main([*words, "--lines", "1", "--diff"]) == 0
+    found = capsysbinary.readouterr().out
+    assert b" basil = <fill:1>\n" in found
+    assert b"-\xef\xbb\xbfapple = 0\r\n" in found
+    before = file.read_bytes()
+    assert main([*words, "--out", str(file)]) == 1
+    assert b"nothing is overwritten" in capsysbinary.readouterr().err
+    assert file.read_bytes() == before
+    assert main([*words, "--draws", "2"]) == 1
+    assert b"draws = 2: must be given with --out, or with --diff, above 1" in capsysbinary.readouterr().err
+    assert main([*words, "--lines", "9"]) == 1
+    assert b"open.py: line 9 is asked for, the text has 2" in capsysbinary.readouterr().err.replace(b"\n", b" ")
+
+
+def test_score_by_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same numbers in any company; an odd line stands out; what is not text is said."""
+    place = tmp_path / "texts"
+    place.mkdir()
+    (place / "usual.py").write_text("".join(f"{NAMES[j % 6]} = {j % 6}\n" for j in range(30)))
+    (place / "odd.py").write_text("".join(f"{NAMES[j % 6]} = {j % 6}\n" for j in range(20)) + "Zyx\x1b!?QW#~|^\n")
+    (place / "picture.py").write_bytes(b"\0\1")
+    words = ["text", "score", str(run), "--span", "8", "--lines", "1"]
+    assert main([*words, str(place), "--out", str(tmp_path / "scores.jsonl")]) == 0
+    said = capsys.readouterr()
+    rows = said.out.splitlines()
+    assert [row.split()[-1] for row in rows[1:4]] == ["odd.py", "usual.py", "2"]
+    assert rows[-1].endswith("odd.py:21  Zyx\u241b!?QW#~|^")
+    assert "picture.py: binary" in said.err
+    kept = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
+    assert len(kept[0]["lines"]) == 21
+    assert main([*words, str(place / "odd.py")]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == rows[1]
+    assert main([*words, str(tmp_path / "gone")]) == 1
+    assert "there is no such file or folder" in capsys.readouterr().err

@@ -57,8 +57,11 @@ class Scores:
         return value, value - t * error, value + t * error
 
 
-def spans(documents: Sequence[np.ndarray], end: int, context: int, block: int) -> Iterator[Span]:
-    """Every token of every document, and the end of each, scored exactly once; `end` stands before each document.
+def spans(
+    documents: Sequence[np.ndarray], end: int, context: int, block: int, given: Sequence[int] | None = None
+) -> Iterator[Span]:
+    """Every token of every document (but for the first, `given` ones), and the end of each, scored exactly once; `end` stands
+    before each document.
 
     Spans have context + block tokens where the document is long enough, so that they fit into few batches: its last block,
     if it is short, sees more of what is before it. ValueError for a block below 1 or a context below 1.
@@ -67,7 +70,7 @@ def spans(documents: Sequence[np.ndarray], end: int, context: int, block: int) -
         raise ValueError(f"block and context must be at least 1 token, got {block} and {context}")
     for number, ids in enumerate(documents):
         tokens = np.concatenate([[end], ids, [end]]).astype(np.int64)
-        for first in range(1, len(tokens), block):
+        for first in range(1 + (given[number] if given else 0), len(tokens), block):
             last = min(first + block, len(tokens))
             start = max(0, last - context - block)
             yield Span(tokens[start:last], first - start, number)
@@ -86,6 +89,7 @@ def score(
     batch: int = 64,
     device: torch.device | str = "cpu",
     look: Callable[[int, int], None] | None = None,
+    given: Sequence[int] | None = None,
 ) -> Scores:
     """Bits and bytes of `documents`, lists of tokens (n,).
 
@@ -99,7 +103,7 @@ def score(
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
-    everything = list(spans(documents, end, context, block))
+    everything = list(spans(documents, end, context, block, given))
     groups: dict[int, list[int]] = defaultdict(list)
     for number, span in enumerate(everything):
         groups[len(span.tokens)].append(number)
@@ -121,8 +125,13 @@ def score(
         raise MetricError(
             "the bound on the probability of a document is not finite: the network answers NaN or infinity"
         )
-    size = np.array([int(lengths[ids].sum()) for ids in documents], dtype=np.int64)
-    return Scores(nats / math.log(2), size)
+    return Scores(nats / math.log(2), sizes(documents, lengths, given))
+
+
+def sizes(documents: Sequence[np.ndarray], lengths: np.ndarray, given: Sequence[int] | None = None) -> np.ndarray:
+    """Bytes of each document, (D,) int64, but for those of its first, `given` tokens."""
+    first = given or [0] * len(documents)
+    return np.array([int(lengths[ids[begin:]].sum()) for ids, begin in zip(documents, first)], dtype=np.int64)
 
 
 def _bound(denoiser: Denoiser, x: Tensor, first: Tensor, draw: int, draws: int, numbers: Sequence[int]) -> Tensor:
@@ -132,7 +141,6 @@ def _bound(denoiser: Denoiser, x: Tensor, first: Tensor, draw: int, draws: int, 
     the same expectation as the integral over time, for every schedule (Hoogeboom 2022, arXiv 2110.02037), without its
     infinite variance at little noise.
     """
-    process: Any = denoiser.process
     rng = Streams(key("bits", draw), numbers)  # on the CPU: the same masks on every machine
     u, order = rng.uniform((len(x),), torch.float64).to(x.device), rng.uniform(x.shape, torch.float64).to(x.device)
     count = x.shape[1] - first
@@ -140,8 +148,13 @@ def _bound(denoiser: Denoiser, x: Tensor, first: Tensor, draw: int, draws: int, 
     scored = torch.arange(x.shape[1], device=x.device) >= first[:, None]
     place = order.masked_fill(~scored, 2.0).argsort(1).argsort(1)
     open_ = place < hidden[:, None]
+    surprise = surprise_at(denoiser, x, open_, torch.where(scored, (hidden / count)[:, None], 0.0))
+    return surprise.sum(1) * count / hidden
+
+
+def surprise_at(denoiser: Denoiser, x: Tensor, open_: Tensor, t: Tensor) -> Tensor:
+    """-log p of the tokens x (B, L) that are masked where open_ (B, L), in nats, float64; 0 at the others."""
+    process: Any = denoiser.process
     x_t = torch.where(open_, process.mask_id, x)
-    t = torch.where(scored, (hidden / count)[:, None], 0.0)
     belief = process.endpoints(denoiser.answer(x_t, t), x_t, t).x
-    surprise = -belief.gather(-1, x[..., None])[..., 0].double()
-    return torch.where(open_, surprise, 0.0).sum(1) * count / hidden
+    return torch.where(open_, -belief.gather(-1, x[..., None])[..., 0].double(), 0.0)

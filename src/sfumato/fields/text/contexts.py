@@ -44,8 +44,10 @@ class Contexts(Times):
         return self.low + (1 - self.low) * u.double()
 
     def draw(self, u: Tensor, rng: Rng, process: Any, batch: Mapping[str, Tree]) -> Tensor:
-        """Times (B, L) of the items x (B, L) of a batch."""
+        """Times (B, L) of the items x (B, L) of a batch; what has no weight, a prompt, is given."""
         open_ = self.open(uniform_like(u, rng, (len(u), 3)), leaf(batch["x"]).shape[1])
+        if batch.get("weight") is not None:
+            open_ = open_ & (leaf(batch["weight"]) > 0)
         return torch.where(open_, self(u, process.schedule)[:, None], 0.0)
 
     def open(self, own: Tensor, length: int) -> Tensor:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Any
@@ -32,13 +33,15 @@ FITTED_ON = 256 << 20  # bytes of training text, at most, from which the vocabul
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Both sides as streams of tokens, with the names of the documents in them, in order."""
+    """Both sides as streams of tokens, with the names of the documents in them, in order. `given`, "train" or "held_out" ->
+    the number of tokens of each document that are its prompt: in sight, and not learned; nothing where there are none."""
 
     facts: Facts
     vocabulary: Vocabulary
     train: np.ndarray
     held_out: np.ndarray
     names: dict[str, list[str]]
+    given: dict[str, list[int]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -68,6 +71,7 @@ class Corpus:
             if len(vocabulary) < vocab:
                 tell(f"the texts hold {len(vocabulary):,} pieces, not {vocab:,}: so many are used")
         train, rest = stream(learned, vocabulary), stream(kept, vocabulary)
+        given = {"train": prompts(learned, vocabulary), "held_out": prompts(kept, vocabulary)}
         if len(train) < window:
             tell(f"the training text is {len(train)} tokens long: windows have {len(train)} tokens, not {window}")
         facts = Facts(
@@ -79,14 +83,15 @@ class Corpus:
             source=sha256(b"".join(sorted(d.key for d in documents))).hexdigest()[:16],
         )
         names = {"train": [d.name for d in learned], "held_out": [d.name for d in kept]}
-        return cls(facts, vocabulary, train, rest, names)
+        return cls(facts, vocabulary, train, rest, names, given if any(map(any, given.values())) else {})
 
     def save(self, cache: Path, run: Path) -> None:
         """Tokens and names into `cache`, the vocabulary into `run`; the facts are the run's own."""
         cache.mkdir(parents=True, exist_ok=True)
         np.save(cache / TRAIN, self.train)
         np.save(cache / HELD_OUT, self.held_out)
-        (cache / NAMES).write_text(json.dumps(self.names), encoding="utf-8")
+        stored = {**self.names, "given": self.given} if self.given else self.names
+        (cache / NAMES).write_text(json.dumps(stored), encoding="utf-8")
         self.vocabulary.save(run / TOKENIZER)
 
     @classmethod
@@ -103,7 +108,13 @@ class Corpus:
             parts = [names[part] for part in ("train", "held_out")]
             if not all(isinstance(part, list) and all(isinstance(name, str) for name in part) for part in parts):
                 raise DataError("holds something else than names of documents")
-        return cls(facts, vocabulary, train, held_out, names)
+            given = dict(names.pop("given", {}))
+            if given and not all(
+                len(given[part]) == len(names[part]) and all(isinstance(n, int) and n >= 0 for n in given[part])
+                for part in ("train", "held_out")
+            ):
+                raise DataError("holds something else than numbers of tokens")
+        return cls(facts, vocabulary, train, held_out, names, given)
 
     def texts(self, part: str) -> Iterator[tuple[str, np.ndarray]]:
         """(name, tokens without its ends) of each document of "train" or "held_out"."""
@@ -112,11 +123,18 @@ class Corpus:
         for name, first, last in zip(self.names[part], ends[:-1], ends[1:]):
             yield name, tokens[first + 1 : last].astype(np.int64)
 
+    def prompts_of(self, names: Sequence[str]) -> list[int]:
+        """How many tokens of each of these held-out documents are its prompt."""
+        known = dict(zip(self.names["held_out"], self.given.get("held_out", [])))
+        return [known.get(name, 0) for name in names]
+
     def windows(self, part: str) -> Windows:
         """The data set of "train", whose windows overlap, or of "held_out", whose windows do not."""
+        tokens = self.train if part == "train" else self.held_out
+        given = marks(tokens, self.given[part], self.facts.end) if self.given else None
         if part == "train":
-            return Windows(self.train, self.facts.window, part, max(1, self.facts.window // OVERLAP))
-        return Windows(self.held_out, self.facts.window, part)
+            return Windows(tokens, self.facts.window, part, max(1, self.facts.window // OVERLAP), given)
+        return Windows(tokens, self.facts.window, part, None, given)
 
 
 def _tokens(file: Path, vocabulary: Vocabulary) -> np.ndarray:
@@ -131,9 +149,26 @@ def stream(documents: Sequence[Document], vocabulary: Vocabulary, batch: int = 2
     """[end] document [end] document ... [end]: (n,) uint16."""
     parts = [np.array([vocabulary.end], dtype=np.uint16)]
     for start in range(0, len(documents), batch):
-        for ids in vocabulary.encode_all([d.text for d in documents[start : start + batch]]):
-            parts += [ids.astype(np.uint16), parts[0]]
+        some = documents[start : start + batch]
+        before = vocabulary.encode_all([d.text[: d.given] for d in some])
+        for prompt, ids in zip(before, vocabulary.encode_all([d.text[d.given :] for d in some])):
+            parts += [prompt.astype(np.uint16), ids.astype(np.uint16), parts[0]]
     return np.concatenate(parts)
+
+
+def prompts(documents: Sequence[Document], vocabulary: Vocabulary) -> list[int]:
+    """How many tokens of each document are its prompt."""
+    return [len(ids) for ids in vocabulary.encode_all([d.text[: d.given] for d in documents])]
+
+
+def marks(tokens: np.ndarray, given: Sequence[int], end: int) -> np.ndarray:
+    """Which tokens of a stream (n,) are of prompts, the first `given` of each document: bool (n,)."""
+    starts = np.flatnonzero(tokens == end)[:-1] + 1
+    edges = np.zeros(len(tokens) + 1, dtype=np.int8)
+    for start, count in zip(starts.tolist(), given):
+        edges[start] += count > 0
+        edges[min(start + count, len(tokens))] -= count > 0
+    return edges[:-1].cumsum(dtype=np.int8).astype(bool)
 
 
 def _sample(documents: Sequence[Document]) -> Iterator[bytes]:
@@ -153,14 +188,16 @@ def most_common_suffix(documents: Sequence[Document]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Items of `window` tokens from a stream (n,), one every `stride` tokens (every window, unless given); the last one ends
-    with the stream. A stream shorter than a window is one item.
+    """Items of `window` tokens from a stream (n,), one every `stride` tokens (every window, unless said); the last one ends
+    with the stream. A stream shorter than a window is one item. Of what is `given` (n,) nothing is learned: items that
+    consist of it are left out, and in the others it has weight 0.
     """
 
     tokens: np.ndarray
     window: int
     part: str = "train"
     stride: int | None = None
+    given: np.ndarray | None = None
     buckets: None = None
 
     @property
@@ -171,20 +208,41 @@ class Windows:
     def _stride(self) -> int:
         return min(self.stride or self._length, self._length)
 
-    def __len__(self) -> int:
+    @cached_property
+    def _starts(self) -> np.ndarray | None:
+        """Where items begin in which there is something to learn; None: everywhere."""
+        if self.given is None:
+            return None
+        first = np.minimum(np.arange(self._places) * self._stride, len(self.tokens) - self._length)
+        learned = np.concatenate([[0], np.cumsum(~self.given)])
+        some = first[learned[first + self._length] > learned[first]]
+        return some if len(some) else first
+
+    @property
+    def _places(self) -> int:
         return 1 + -(-(len(self.tokens) - self._length) // self._stride)
 
+    def __len__(self) -> int:
+        return self._places if self._starts is None else len(self._starts)
+
     def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, Any]:
-        """{"x": (B, window) int64}. IndexError for an item that is not there."""
-        return {"x": np.stack([self.tokens[s : s + self._length].astype(np.int64) for s in map(self.start, indices)])}
+        """{"x": (B, window) int64}, and where prompts are given "weight" (B, window) float32, 0 there and 1 elsewhere.
+        IndexError for an item that is not there."""
+        starts = [self.start(index) for index in indices]
+        found = {"x": np.stack([self.tokens[s : s + self._length].astype(np.int64) for s in starts])}
+        if self.given is not None:
+            found["weight"] = np.stack([~self.given[s : s + self._length] for s in starts]).astype(np.float32)
+        return found
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"x": self.batch([index])["x"][0]}
+        return {name: value[0] for name, value in self.batch([index]).items()}
 
     def start(self, index: int) -> int:
         """Place of an item's first token in the stream."""
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of a data set of {len(self)}")
+        if self._starts is not None:
+            return int(self._starts[index])
         return min(int(index) * self._stride, len(self.tokens) - self._length)
 
     def name(self, index: int) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import count, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sfumato.data.errors import DataError, one_line, shortened, shown
 
@@ -33,10 +33,12 @@ Say = Callable[[str], None]
 
 
 class Document(NamedTuple):
-    """One text: its name for messages, and its bytes, which are UTF-8."""
+    """One text: its name for messages, and its bytes, which are UTF-8. The first `given` of them are a prompt: in sight, and
+    not learned."""
 
     name: str
     text: bytes
+    given: int = 0
 
     @property
     def key(self) -> bytes:
@@ -50,6 +52,13 @@ class Limits:
 
     document: int = 4 << 20
     total: int = 1 << 30
+
+
+class Columns(NamedTuple):
+    """Of rows: where the text is, and what comes before it and is given, if anything."""
+
+    text: str = "text"
+    prompts: str | None = None
 
 
 @dataclass
@@ -80,19 +89,38 @@ def read(
     suffixes: Sequence[str] = (),
     skip: Sequence[str] = (),
     column: str = "text",
+    prompts: str | None = None,
+    limits: Limits = Limits(),
+) -> list[Document]:
+    """What is learned from: the documents at `path` as in `every`; a single one is cut into PIECES at ends of lines."""
+    found = every(path, tell, suffixes=suffixes, skip=skip, column=column, prompts=prompts, limits=limits)
+    if len(found) == 1 and not found[0].given:
+        found = pieces(found[0])
+        tell(f"one document: cut into {len(found)} pieces at ends of lines, so that some can be held out")
+    return found
+
+
+def every(
+    path: Path,
+    tell: Say,
+    *,
+    suffixes: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    column: str = "text",
+    prompts: str | None = None,
     limits: Limits = Limits(),
 ) -> list[Document]:
     """The documents at `path`, in the order of their names, copies dropped; `tell` hears one line about each file left out.
 
     A folder is searched for files of the `suffixes` (none given: those of SUFFIXES and TABLES), not below hidden folders or
     such as are named in SKIPPED or `skip`; a file is read whatever its suffix. Rows of .jsonl and .parquet are documents,
-    their text in `column`. A single document is cut into PIECES at ends of lines.
+    their text in `column`, after the prompt in `prompts`, where that is named.
     Raises DataError where nothing is left, or more than `limits.total` bytes.
     """
     skipped = Skipped(tell)
     documents: dict[bytes, Document] = {}
     total = 0
-    for document in _documents(path, skipped, suffixes, skip, column, limits):
+    for document in _documents(path, skipped, suffixes, skip, Columns(column, prompts), limits):
         if document.key in documents:
             skipped.add(document.name, "copies", f"the same as {shown(documents[document.key].name)}; left out")
             continue
@@ -105,19 +133,15 @@ def read(
         documents[document.key] = document
     skipped.close()
     if not documents:
-        raise DataError(f"{shown(path)}: no text is left to learn from; every file found was left out, see above")
-    found = list(documents.values())
-    if len(found) == 1:
-        found = pieces(found[0])
-        tell(f"one document: cut into {len(found)} pieces at ends of lines, so that some can be held out")
-    return found
+        raise DataError(f"{shown(path)}: no text is left; every file found was left out, see above")
+    return list(documents.values())
 
 
 def _documents(
-    path: Path, skipped: Skipped, suffixes: Sequence[str], skip: Sequence[str], column: str, limits: Limits
+    path: Path, skipped: Skipped, suffixes: Sequence[str], skip: Sequence[str], columns: Columns, limits: Limits
 ) -> Iterator[Document]:
     if path.is_file():
-        yield from _of_file(path, path.name, skipped, column, limits)
+        yield from _of_file(path, path.name, skipped, columns, limits)
         return
     if not path.is_dir():
         raise DataError(
@@ -130,7 +154,7 @@ def _documents(
         seen[file.suffix.lower() or "(none)"] += 1
         if file.suffix.lower() in wanted:
             taken += 1
-            yield from _of_file(file, file.relative_to(path).as_posix(), skipped, column, limits)
+            yield from _of_file(file, file.relative_to(path).as_posix(), skipped, columns, limits)
     if not taken:
         there = ", ".join(f"{shown(suffix)} ({number})" for suffix, number in seen.most_common(6)) or "no files"
         raise DataError(
@@ -148,19 +172,21 @@ def _walk(folder: Path, skip: frozenset[str]) -> Iterator[Path]:
                 yield Path(root, name)
 
 
-def _of_file(file: Path, name: str, skipped: Skipped, column: str, limits: Limits) -> Iterator[Document]:
+def _of_file(file: Path, name: str, skipped: Skipped, columns: Columns, limits: Limits) -> Iterator[Document]:
     suffix = file.suffix.lower()
     try:
         if suffix == ".jsonl":
-            rows = _json_lines(file, name, column, limits)
+            rows = _json_lines(file, name, columns, limits)
         elif suffix == ".parquet":
-            rows = _parquet(file, name, column, limits)
+            rows = _parquet(file, name, columns, limits)
         else:
-            rows = iter([(name, _whole(file, limits))])
-        for row, text in rows:
+            rows = iter([(name, _whole(file, limits), 0)])
+        for row, text, given in rows:
             problem = wrong_with(text, limits)
+            if problem is None and not text[given:].strip():
+                problem = "empty", "empty after its prompt; left out"
             if problem is None:
-                yield Document(row, text.removeprefix(b"\xef\xbb\xbf"))
+                yield Document(row, text if given else text.removeprefix(b"\xef\xbb\xbf"), given)
             else:
                 skipped.add(row, *problem)
     except OSError as error:
@@ -190,7 +216,7 @@ def wrong_with(text: bytes, limits: Limits) -> tuple[str, str] | None:
     return None
 
 
-def _json_lines(file: Path, name: str, column: str, limits: Limits) -> Iterator[tuple[str, bytes]]:
+def _json_lines(file: Path, name: str, columns: Columns, limits: Limits) -> Iterator[tuple[str, bytes, int]]:
     with file.open("rb") as stream:
         for number in count(1):
             line = stream.readline(6 * limits.document + 1024)  # a character may be escaped as six
@@ -203,13 +229,17 @@ def _json_lines(file: Path, name: str, column: str, limits: Limits) -> Iterator[
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{shown(where)}: is no line of JSON ({one_line(error)})") from None
-            if not isinstance(row, dict) or not isinstance(row.get(column), str):
-                columns = _listed(row) if isinstance(row, dict) else type(row).__name__
-                raise DataError(f"{shown(where)}: has no text in {column!r} (it holds {columns}); choose with --column")
-            yield where, row[column].encode("utf-8", "surrogatepass")
+            for column, option in _asked(columns):
+                if not isinstance(row, dict) or not isinstance(row.get(column), str):
+                    there = _listed(row) if isinstance(row, dict) else type(row).__name__
+                    raise DataError(
+                        f"{shown(where)}: has no text in {column!r} (it holds {there}); choose with {option}"
+                        f"{_pair(row, columns)}"
+                    )
+            yield where, *_joined(*(row[column] for column, _ in _asked(columns)))
 
 
-def _parquet(file: Path, name: str, column: str, limits: Limits) -> Iterator[tuple[str, bytes]]:
+def _parquet(file: Path, name: str, columns: Columns, limits: Limits) -> Iterator[tuple[str, bytes, int]]:
     try:
         import pyarrow  # type: ignore[import-untyped]
         import pyarrow.parquet  # type: ignore[import-untyped]
@@ -220,13 +250,15 @@ def _parquet(file: Path, name: str, column: str, limits: Limits) -> Iterator[tup
     except Exception as error:  # a damaged file may raise almost anything
         raise DataError(f"{shown(name)}: is no parquet file that can be read ({one_line(error)})") from None
     schema = table.schema_arrow
-    index = schema.get_field_index(column)
     kinds = (pyarrow.types.is_string, pyarrow.types.is_large_string)
-    if index < 0 or not any(kind(schema.field(index).type) for kind in kinds):
-        columns = _listed(f"{field.name} ({field.type})" for field in schema)
-        raise DataError(
-            f"{shown(name)}: has no column of text named {column!r} (it holds {columns}); choose with --column"
-        )
+    for column, option in _asked(columns):
+        index = schema.get_field_index(column)
+        if index < 0 or not any(kind(schema.field(index).type) for kind in kinds):
+            there = _listed(f"{field.name} ({field.type})" for field in schema)
+            raise DataError(
+                f"{shown(name)}: has no column of text named {column!r} (it holds {there}); choose with {option}"
+                f"{_pair(schema.names, columns)}"
+            )
     # By whole groups, which are in memory one at a time: what a damaged file says of a column aborts the process in pyarrow
     size = max((table.metadata.row_group(i).total_byte_size for i in range(table.metadata.num_row_groups)), default=0)
     if size > 8 * limits.total:
@@ -236,12 +268,32 @@ def _parquet(file: Path, name: str, column: str, limits: Limits) -> Iterator[tup
         )
     number = 0
     try:
-        for batch in table.iter_batches(batch_size=64, columns=[column]):
-            for text in batch.column(0):
-                yield f"{name}[{number}]", (text.as_py() or "").encode("utf-8", "surrogatepass")
+        wanted = [column for column, _ in _asked(columns)]
+        for batch in table.iter_batches(batch_size=64, columns=wanted):
+            for row in zip(*(batch.column(column).to_pylist() for column in wanted)):
+                yield f"{name}[{number}]", *_joined(*(text or "" for text in row))
                 number += 1
     except Exception as error:
         raise DataError(f"{shown(name)}: damaged after row {number} ({one_line(error)})") from None
+
+
+def _asked(columns: Columns) -> list[tuple[str, str]]:
+    """Column and option of what is asked of a row, in the order in which it stands in the text."""
+    before = [] if columns.prompts is None else [(columns.prompts, "--prompts")]
+    return [*before, (columns.text, "--column")]
+
+
+def _pair(names: Any, columns: Columns) -> str:
+    """A hint for rows that are pairs, where nobody said so."""
+    if columns == Columns() and isinstance(names, (dict, list)) and {"prompt", "completion"} <= {*map(str, names)}:
+        return " (of pairs: --prompts prompt --column completion)"
+    return ""
+
+
+def _joined(*parts: str) -> tuple[bytes, int]:
+    """The text of a row, (prompt and) text, and how many bytes of it are its prompt."""
+    raw = [part.encode("utf-8", "surrogatepass") for part in parts]
+    return b"".join(raw), sum(map(len, raw[:-1]))
 
 
 def _listed(names: Iterable[str], most: int = 8) -> str:

@@ -73,6 +73,7 @@ def own_bits(
         batch=64 if torch.device(device).type == "cpu" else 512,
         device=device,
         look=lambda done, of: look("bits per byte", done, of),
+        given=corpus.prompts_of([name for name, _ in chosen]),
     )
 
 
@@ -88,11 +89,14 @@ def rulers(corpus: Corpus, chosen: Texts, cache: Path | None = None) -> dict[str
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         pass  # not kept, or damaged: found again
     documents, lengths, decode = [ids for _, ids in chosen], corpus.vocabulary.lengths(), corpus.vocabulary.decode
-    found = dict(compressed([decode(ids) for _, ids in corpus.texts("train")], [decode(ids) for ids in documents]))
+    given = corpus.prompts_of([name for name, _ in chosen])
+    prompts = [decode(ids[:count]) for ids, count in zip(documents, given)]
+    train = [decode(ids) for _, ids in corpus.texts("train")]
+    found = dict(compressed(train, [decode(ids) for ids in documents], prompts))
     for order in (1, 3, 4):
         if (corpus.facts.vocab + 2) ** order < 2**63:
             found[f"{order}-gram of tokens"] = ngram(
-                corpus.train, documents, lengths, corpus.facts.end, corpus.facts.vocab, order
+                corpus.train, documents, lengths, corpus.facts.end, corpus.facts.vocab, order, given
             )
     if file is not None:
         plain = {name: [scores.bits.tolist(), scores.bytes.tolist()] for name, scores in found.items()}
@@ -125,8 +129,8 @@ def _bits_row(name: str, scores: Scores, reference: int) -> Row:
 
 @torch.no_grad()
 def holes(corpus: Corpus, denoiser: Denoiser, asked: Measured, device: torch.device | str, look: Look) -> list[Row]:
-    """Share of holes of 1, 3 and 8 tokens in held-out windows that are filled with what stood there, to the token, the surest
-    first; beside what a trigram fills in, which sees the left side alone."""
+    """Share of holes of 1, 3 and 8 tokens in held-out windows (none in prompts, which are not learned) that are filled with
+    what stood there, to the token, the surest first; beside what a trigram fills in, which sees the left side alone."""
     windows = corpus.windows("held_out")
     length = windows.batch([0])["x"].shape[1]
     rows: list[Row] = []
@@ -138,8 +142,14 @@ def holes(corpus: Corpus, denoiser: Denoiser, asked: Measured, device: torch.dev
         where = rng.uniform((count, 2), torch.float64)
         numbers = (where[:, 0] * len(windows)).long().numpy()
         first = 2 + (where[:, 1] * (length - size - 2)).long()
-        x = torch.from_numpy(windows.batch(numbers)["x"])
+        batch = windows.batch(numbers)
+        x = torch.from_numpy(batch["x"])
         open_ = (torch.arange(length) >= first[:, None]) & (torch.arange(length) < first[:, None] + size)
+        if "weight" in batch:
+            learned = ~(open_ & (torch.from_numpy(batch["weight"]) == 0)).any(1)
+            x, open_, first, count = x[learned], open_[learned], first[learned], int(learned.sum())
+            if not count:
+                continue
         truth = x[open_].reshape(-1, size)
         before = torch.stack([row[f - 2 : f] for row, f in zip(x, first)]).numpy()
         trigram = int((likeliest(corpus.train, before, size, corpus.facts.vocab) == truth.numpy()).all(1).sum())

@@ -75,6 +75,9 @@ class Text(Recipe):
     Facts: ClassVar[type] = TextFacts
     Ask: ClassVar[type] = TextAsk
     Measure: ClassVar[type] = Measured
+    verbs: ClassVar[Mapping[str, str]] = {
+        "fill": "sfumato.fields.text.verbs:Fill", "score": "sfumato.fields.text.verbs:Score",
+    }  # fmt: skip
 
     data: Positional[Path]
     """Folder (searched to any depth), text file, .jsonl or .parquet."""
@@ -84,6 +87,8 @@ class Text(Recipe):
     """Names of folders that are left out."""
     column: str = "text"
     """Of .jsonl and .parquet: where the texts are."""
+    prompts: str | None = None
+    """Of .jsonl and .parquet: where the prompts are, which come before the texts, in sight, and are not learned."""
     suffix: str | None = None
     """Of the files that are written (none: that of most of the text)."""
     vocab: int = 2048
@@ -109,6 +114,7 @@ class Text(Recipe):
         check(
             self,
             (256 <= self.vocab <= 60_000, "vocab", "from 256, the bytes alone, to 60000"),
+            (self.prompts is None or self.prompts != self.column, "prompts", "another column than --column"),
             (self.window is None or self.window >= 8, "window", "at least 8 tokens"),
             (0 < self.held_out < 1, "held_out", "a share between 0 and 1"),
             (min(self.prefix, self.hole) >= 0 and self.prefix + self.hole <= 1, "hole", "0 or more, with prefix at most 1"),
@@ -137,7 +143,8 @@ class Text(Recipe):
         from sfumato.fields.text.files import read
 
         return read(
-            self.data, tell, suffixes=self.suffixes, skip=self.skip, column=self.column, limits=self.limits()
+            self.data, tell, suffixes=self.suffixes, skip=self.skip, column=self.column, prompts=self.prompts,
+            limits=self.limits(),
         )  # fmt: skip
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Text:
@@ -293,11 +300,13 @@ def lines_of(documents: Sequence[Document], data: Path) -> list[str]:
         kinds[PurePath(document.name.partition("[")[0]).suffix.lower() or "no suffix"] += len(document.text)
     lines = sum(document.text.count(b"\n") for document in documents)
     longest = max((len(line), document.name) for document in documents for line in document.text.splitlines() or [b""])
+    given = sum(document.given for document in documents)
     shares = ", ".join(f"{suffix} {part / size:.0%}" for suffix, part in kinds.most_common(8))
     return [
         f"{len(documents):,} documents in {data}, {size / 1e6:,.2f} MB, {lines:,} lines",
         f"suffixes  {shares}",
         f"longest   a line of {longest[0]:,} bytes, in {json.dumps(longest[1])}",
+        *([f"prompts   {given / size:.0%} of the bytes, given and not learned"] if given else []),
     ]
 
 

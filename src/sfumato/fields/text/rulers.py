@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from sfumato.fields.text.bits import Scores
+from sfumato.fields.text.bits import Scores, sizes
 
 
-def compressed(train: Sequence[bytes], held_out: Sequence[bytes]) -> Mapping[str, Scores]:
-    """Bits of the held-out documents under compressors that everybody has.
+def compressed(
+    train: Sequence[bytes], held_out: Sequence[bytes], prompts: Sequence[bytes] | None = None
+) -> Mapping[str, Scores]:
+    """Bits of the held-out documents under compressors that everybody has; of those that begin with a prompt, what the rest
+    adds to it.
 
     gzip and xz take each document by itself, as the model does; "xz, all at once" the held-out documents joined, and
     "xz after the training text" what they add to it (for which xz's window, 64 MB, is long enough or not). The last two
@@ -25,30 +28,34 @@ def compressed(train: Sequence[bytes], held_out: Sequence[bytes]) -> Mapping[str
     def xz(text: bytes) -> int:
         return len(lzma.compress(text, lzma.FORMAT_XZ, filters=filters))
 
-    size = np.array([len(text) for text in held_out], dtype=np.int64)
+    before_ = prompts or [b""] * len(held_out)
+    size = np.array([len(text) - len(prompt) for text, prompt in zip(held_out, before_)], dtype=np.int64)
 
     def each(bytes_of: Callable[[bytes], int]) -> Scores:
-        return Scores(8.0 * np.array([bytes_of(text) for text in held_out]), size)
+        added = [bytes_of(text) - (bytes_of(prompt) if prompt else 0) for text, prompt in zip(held_out, before_)]
+        return Scores(8.0 * np.array(added), size)
 
     def shared(total: int) -> Scores:
         return Scores(8.0 * total * size / size.sum(), size)
 
-    joined, before = b"".join(held_out), b"".join(train)
+    joined, before, asked = b"".join(held_out), b"".join(train), b"".join(before_)
     return {
         "gzip": each(lambda text: len(zlib.compress(text, 9, wbits=31))),
         "xz": each(xz),
-        "xz, all at once": shared(xz(joined)),
-        "xz after the training text": shared(xz(before + joined) - xz(before)),
+        "xz, all at once": shared(xz(joined) - (xz(asked) if asked else 0)),
+        "xz after the training text": shared(xz(before + joined) - xz(before + asked)),
     }
 
 
 def ngram(
-    train: np.ndarray, documents: Sequence[np.ndarray], lengths: np.ndarray, end: int, vocab: int, order: int
-) -> Scores:
+    train: np.ndarray, documents: Sequence[np.ndarray], lengths: np.ndarray, end: int, vocab: int, order: int,
+    given: Sequence[int] | None = None,
+) -> Scores:  # fmt: skip
     """Bits of documents under token n-grams with Witten-Bell back-off (Witten and Bell 1991), counted in `train` (n,).
 
     p_k(w | h) = (c(h w) + T(h) p_(k-1)(w | h')) / (c(h) + T(h)), where T(h) is the number of different tokens seen after h
-    and h' is h without its first token; p_0 is even over the V + 1 tokens that can be written. Order 1 is the unigram.
+    and h' is h without its first token; p_0 is even over the V + 1 tokens that can be written. Order 1 is the unigram. The
+    first, `given` tokens of each document are in sight and not counted.
     ValueError for an order below 1, or so high that a run of tokens has no number of 64 bits.
     """
     base = vocab + 2
@@ -56,7 +63,7 @@ def ngram(
         raise ValueError(f"order must be from 1 to {int(63 / math.log2(base))} for {vocab} tokens, got {order}")
     whole = [np.concatenate([[end], ids, [end]]).astype(np.int64) for ids in documents]
     asked = np.concatenate(whole)
-    scored = np.concatenate([np.arange(len(tokens)) > 0 for tokens in whole])
+    scored = np.concatenate([np.arange(len(ids)) > skip for ids, skip in zip(whole, given or [0] * len(whole))])
     p = np.full(len(asked), 1.0 / (vocab + 1))
     for k in range(1, order + 1):
         runs, counts = np.unique(_runs(train.astype(np.int64), k, base), return_counts=True)
@@ -73,9 +80,7 @@ def ngram(
         p[k - 1 :] = np.where(total > 0, (c + kind * lower) / np.maximum(total + kind, 1), lower)
     bits = -np.log2(p) * scored
     starts = np.cumsum([0, *map(len, whole)])[:-1]
-    return Scores(
-        np.add.reduceat(bits, starts), np.array([int(lengths[ids].sum()) for ids in documents], dtype=np.int64)
-    )
+    return Scores(np.add.reduceat(bits, starts), sizes(documents, lengths, given))
 
 
 def likeliest(train: np.ndarray, before: np.ndarray, count: int, vocab: int) -> np.ndarray:

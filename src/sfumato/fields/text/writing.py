@@ -8,7 +8,6 @@ encoded by itself, its tokens never change, and what does not fit into a window 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +21,7 @@ from sfumato.data.vocabulary import Vocabulary
 from sfumato.diffusion import Endpoints, Guess
 from sfumato.diffusion.guidance import Wrapped
 from sfumato.diffusion.tokens import NEVER
-
-HOLE = re.compile(rb"<fill(?::(\d{1,6}))?>")
+from sfumato.fields.text.originals import MARK
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +85,7 @@ def filled(text: bytes, vocabulary: Vocabulary, window: int, hole: int) -> Layou
     """
     pieces: list[bytes | int] = []
     place = 0
-    for number, match in enumerate(HOLE.finditer(text), 1):
+    for number, match in enumerate(MARK.finditer(text), 1):
         count = int(match.group(1) or hole)
         if not 1 <= count <= window:
             raise DataError(f"hole {number} is {count} tokens long: must be from 1 to {window}, the window of this run")
@@ -116,10 +114,15 @@ def laid_out(pieces: Sequence[bytes | int], vocabulary: Vocabulary, window: int)
             f"from the first hole to the end of the last there are {last - first} tokens, a window of this run has {window}: "
             "fill them one after the other, or make them shorter"
         )
-    start = min(max(0, first - (window - (last - first)) // 2), max(0, len(tokens) - window))
-    stop = min(len(tokens), start + window)
+    start, stop = in_window(first, last, len(tokens), window)
     before, after = vocabulary.decode(tokens[:start]), vocabulary.decode(tokens[stop:])
     return Layout(tokens[start:stop], where[start:stop], before, after, ends=False)
+
+
+def in_window(first: int, last: int, count: int, window: int) -> tuple[int, int]:
+    """[start, stop) of `window` tokens of `count` around those of [first, last), as much of each side as there is."""
+    start = min(max(0, first - (window - (last - first)) // 2), max(0, count - window))
+    return start, min(count, start + window)
 
 
 @dataclass(frozen=True)

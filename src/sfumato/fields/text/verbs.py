@@ -1,0 +1,191 @@
+"""The verbs of text alone: `sfumato text fill`, `score`. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from sfumato.errors import DataError, Wrong, check, shown
+from sfumato.jobs.flags import Positional, arg
+from sfumato.jobs.recipe import say
+from sfumato.jobs.walk import Drawing, Walk
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sfumato.jobs.model import Model
+    from sfumato.jobs.outputs import Place
+
+HOLE = 8
+"""Tokens of a marked hole that does not say how long it is."""
+Encoding = Literal["utf-8", "latin-1", "cp1252"]
+
+
+def loaded(run: Path, walk: Walk, drawing: Drawing, named: str = "usual") -> Model:
+    """A run of text. Raises RunError, and Wrong for a run of another field."""
+    from sfumato.jobs import find, model
+
+    found = model.load(run, walk, drawing, named)
+    if (of := find.name_of(found.recipe)) != "text":
+        raise Wrong(f"run = {str(run)!r}: must be a run of text, this is one of {of}")
+    return found
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Write what is missing in a text by a trained run: holes marked <fill> or <fill:12> (tokens), or lines by their numbers;
+    all else is kept to the byte. The text goes to standard output, or to --out."""
+
+    run: Positional[Path]
+    """Run directory."""
+    file: Positional[Path]
+    """Text with holes."""
+    lines: tuple[str, ...] = ()
+    """Lines to write anew, such as 12 or 10:14, counted from 1; marks are text like any other then."""
+    hole: int | None = None
+    """Tokens of a hole that does not say how long it is (default: 8 of a mark, of lines as many as stand there)."""
+    draws: int = 1
+    """Fillings to draw: NAME-1.py, NAME-2.py, ... of --out NAME.py."""
+    out: Path | None = None
+    """File to write (default: standard output)."""
+    diff: bool = False
+    """Show what changed, as a unified diff, and not the whole text."""
+    temperature: float = 0.7
+    """Below 1 the likely is likelier: fewer blunders, less variety. 1 is the model's own law."""
+    encoding: Encoding = "utf-8"
+    """Of the file; what is written is spelt in it too."""
+    named: Annotated[str, arg(name="walk")] = "surest"
+    """A walk that the field knows by name."""
+    walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
+    drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            (self.hole is None or self.hole >= 1, "hole", "at least 1 token"),
+            (self.draws >= 1, "draws", "at least 1"),
+            (
+                self.draws == 1 or self.diff or self.out is not None,
+                "draws",
+                "given with --out, or with --diff, above 1",
+            ),
+            (0.001 <= self.temperature <= 10, "temperature", "from 0.001 to 10"),
+        )
+
+    def __call__(self) -> int:
+        from sfumato.fields.text.filling import fill
+        from sfumato.fields.text.originals import marked, of_lines, original
+        from sfumato.fields.text.showing import Writing
+
+        to = places(self.out, self.draws)
+        model = loaded(self.run, self.walk, self.drawing, self.named)
+        file = original(self.file, self.encoding)
+        try:
+            holes = of_lines(file.text, self.lines) if self.lines else marked(file.text)
+            with Writing() as writing:
+                texts = fill(
+                    model, file, holes, self.draws, usual=self.hole or (None if self.lines else HOLE),
+                    temperature=self.temperature, look=writing.show,
+                )  # fmt: skip
+        except DataError as error:
+            raise DataError(f"{shown(self.file)}: {error}") from None
+        spelt = [file.spelt(text) for text in texts]
+        show(self.file, file.spelt(file.text), spelt, to, self.diff, model)
+        say(f"filled    {len(holes)} hole{'s' * (len(holes) > 1)}" + f", {self.draws} times" * (self.draws > 1))
+        return 0
+
+
+@dataclass(frozen=True)
+class Score:
+    """Say how usual texts are to a trained run: bits per byte of each file, a bound that comes out the same every time, beside
+    xz of the file alone; and the lines that are least likely for their length."""
+
+    run: Positional[Path]
+    """Run directory."""
+    path: Positional[Path]
+    """Folder, text file, .jsonl or .parquet."""
+    suffixes: tuple[str, ...] = ()
+    """Of the files of a folder that are read (none: those of text and code that are known)."""
+    skip: tuple[str, ...] = ()
+    """Names of folders that are left out."""
+    column: str = "text"
+    """Of .jsonl and .parquet: where the texts are."""
+    span: int = 32
+    """Tokens scored at a time, with what is before them in sight: fewer give a tighter bound and take longer."""
+    draws: int = 4
+    """Masks drawn for each block."""
+    lines: int = 10
+    """Least likely lines that are shown; 0 for none."""
+    out: Path | None = None
+    """Write it there too, as JSON: a line a file, with the bits of each of its lines."""
+    batch: int | None = None
+    """Blocks computed at once."""
+    drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            *((getattr(self, name) >= 1, name, "at least 1") for name in ("span", "draws")),
+            (self.lines >= 0, "lines", "0 or more"),
+            (self.batch is None or self.batch >= 1, "batch", "at least 1"),
+        )
+
+    def __call__(self) -> int:
+        from sfumato.fields.text.files import every
+        from sfumato.fields.text.reporting import json_lines, table
+        from sfumato.fields.text.scoring import scored
+        from sfumato.training.progress import Watch
+        from sfumato.training.telling import show as print_lines
+
+        to = places(self.out, 1)
+        model = loaded(self.run, Walk(batch=self.batch), self.drawing)
+        documents = every(self.path, say, suffixes=self.suffixes, skip=self.skip, column=self.column)
+        watch = Watch("score", 1, unit="blocks")
+        with watch:
+
+            def look(done: int, of: int) -> None:
+                watch.total = of
+                watch.show(done)
+
+            found = scored(model, documents, self.span, self.draws, look)
+        print_lines(table(found, self.lines), records=True)
+        for place in to:
+            write(place, json_lines(found), model)
+            say(str(place.path))
+        return 0
+
+
+def places(out: Path | None, count: int) -> list[Place]:
+    """Where so many texts go, NAME-1.py, NAME-2.py, ... of several. Raises RunError where something stands there already."""
+    from sfumato.jobs.outputs import Place
+
+    if out is None:
+        return []
+    names = [out] if count == 1 else [out.with_stem(f"{out.stem}-{i + 1}") for i in range(count)]
+    found = [Place(name, True) for name in names]
+    for place in found:
+        place.check()
+    return found
+
+
+def write(place: Place, data: bytes, model: Model) -> None:
+    """A file in its place, its making beside."""
+    place.clear()
+    desk = place.desk
+    desk.write_bytes(data)
+    place.note([place.put(desk)], model.making(model.recipe.Ask()))
+
+
+def show(file: Path, before: bytes, texts: Sequence[bytes], to: Sequence[Place], as_diff: bool, model: Model) -> None:
+    """Texts made of a file into their places, and on standard output the diffs, or the names, or (without a place) the text."""
+    from sfumato.fields.text.showing import deliver, diff
+
+    for place, text in zip(to, texts):
+        write(place, text, model)
+        (say if as_diff else print)(str(place.path))
+    for number, text in enumerate(texts, 1):
+        if as_diff:
+            deliver(diff(before, text, file.name, f"draw {number}" if len(texts) > 1 else "written"))
+        elif not to:
+            deliver(text)
