@@ -94,6 +94,12 @@ def test_a_share_covers_all_of_the_way_and_as_much_lies_at_the_start() -> None:
     assert float(t.min()) > 0
 
 
+def test_a_share_may_lie_at_the_start_alone() -> None:
+    t = drawn(Covered(Uniform(0.4, 0.6), 0.1, even=False))
+    assert abs(float((t == 1).double().mean()) - 0.1) < 2 / MANY
+    assert follows(t[t < 1], stats.uniform(0.4, 0.2).cdf)
+
+
 @pytest.mark.parametrize("name", LAWS)
 def test_every_frame_has_a_time_of_its_own(name: str) -> None:
     times, law = LAWS[name]

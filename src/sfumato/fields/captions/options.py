@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from sfumato.errors import check
 from sfumato.jobs.flags import arg
 from sfumato.jobs.methods import MethodOptions
+
+if TYPE_CHECKING:
+    from sfumato.diffusion.times import Times
 
 SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 MOST = 4000
@@ -66,6 +70,14 @@ class PixelMethod(MethodOptions):
     times_mean: float = 1.1
     times_std: float = 0.8
     cover: float = 0.02
+    """Share of the training times at pure noise, where every sample begins and the others never come."""
+
+    def distribution(self) -> Times:
+        from sfumato.diffusion import Covered
+
+        plain: MethodOptions = dataclasses.replace(self, cover=0.0)
+        drawn = MethodOptions.distribution(plain)
+        return Covered(drawn, self.cover, even=False) if self.cover > 0 else drawn
 
 
 @dataclass(frozen=True)
