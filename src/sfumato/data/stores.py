@@ -88,7 +88,9 @@ class Members:
                 stored = json.loads(self._text(f"{array}/.zarray"))
                 attributes = json.loads(self._text(f"{array}/.zattrs")) if self._exists(f"{array}/.zattrs") else {}
                 axes = attributes.pop("_ARRAY_DIMENSIONS", ())
-                if stored.get("fill_value"):  # in format 2 it is the value of gaps, as NetCDF has it; 0 is zarr's own usual
+                if stored.get(
+                    "fill_value"
+                ):  # in format 2 it is the value of gaps, as NetCDF has it; 0 is zarr's own usual
                     attributes.setdefault("_FillValue", stored["fill_value"])
             else:
                 stored = json.loads(self._text(f"{array}/zarr.json"))
