@@ -69,6 +69,13 @@ def test_every_way_of_writing_gives_the_same_fields(tmp_path: Path) -> None:
         assert found.grid.closes
 
 
+def test_a_gap_of_packed_numbers_is_no_number(tmp_path: Path) -> None:
+    values = {"msl": FIELDS["msl"].copy()}
+    values["msl"][:, 2, 3] = np.nan
+    read = opened(worlds.netcdf(tmp_path / "a.nc", values, WHEN, packed=True)).read(0, COUNT)
+    assert np.array_equal(np.isnan(read[:, 0]), np.isnan(values["msl"]))
+
+
 @pytest.mark.parametrize("version", [2, 3])
 def test_a_store_with_longitude_first_and_levels(tmp_path: Path, version: int) -> None:
     found = opened(worlds.store(tmp_path / "weather.zarr", FIELDS, WHEN, version))
