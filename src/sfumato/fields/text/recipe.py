@@ -77,6 +77,7 @@ class Text(Recipe):
     Measure: ClassVar[type] = Measured
     verbs: ClassVar[Mapping[str, str]] = {
         "fill": "sfumato.fields.text.verbs:Fill", "score": "sfumato.fields.text.verbs:Score",
+        "repair": "sfumato.fields.text.verbs:Repair",
     }  # fmt: skip
 
     data: Positional[Path]
