@@ -167,7 +167,7 @@ class Repair:
     """Text to repair."""
     lines: tuple[str, ...] = ()
     """Lines in which alone it may change, such as 12 or 10:14, counted from 1."""
-    doubt: float = 0.01
+    doubt: float = 0.001
     """A token is doubted where its probability, with everything else in sight, is below this."""
     sure: float = 0.9
     """It is replaced by one whose probability is at least this."""
