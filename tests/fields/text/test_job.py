@@ -287,8 +287,8 @@ def test_repair_by_the_command(run: Path, tmp_path: Path, capsysbinary: pytest.C
     assert new.startswith(raw[: raw.index(b"cedar %")])
     assert (told.out == b"") == (new == raw)
     assert told.err.count(b"line 10: ") == told.err.count(b") is now ")
-    assert main([*words, "--sure", "0.005"]) == 1
-    assert b"sure = 0.005: must be above doubt, at most 1" in capsysbinary.readouterr().err
+    assert main([*words, "--sure", "0.0005"]) == 1
+    assert b"sure = 0.0005: must be above doubt, at most 1" in capsysbinary.readouterr().err
     file.write_bytes(b"ab\0")
     assert main(words) == 1
     assert b"odd.py: binary (a zero byte at 2); expected a text" in capsysbinary.readouterr().err

@@ -289,7 +289,8 @@ class Text(Recipe):
     def usage(self) -> Iterable[str]:
         return (
             'Texts: `sfumato sample RUN -n 8 --prompt "import "`. '
-            "Holes, marked with <fill> in a file: `sfumato sample RUN -n 4 --around FILE --walk surest`.",
+            "Holes, marked with <fill> in a file: `sfumato text fill RUN FILE`. What it doubts: `sfumato text repair RUN FILE`, "
+            "and how usual texts are to it: `sfumato text score RUN PATH`.",
         )
 
 
