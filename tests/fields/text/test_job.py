@@ -292,3 +292,9 @@ def test_repair_by_the_command(run: Path, tmp_path: Path, capsysbinary: pytest.C
     file.write_bytes(b"ab\0")
     assert main(words) == 1
     assert b"odd.py: binary (a zero byte at 2); expected a text" in capsysbinary.readouterr().err
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.yaml").write_text("tables:\n  data: x.csv\n")
+    for verb in ("fill", "score", "repair"):
+        assert main(["text", verb, str(other), str(file)]) == 1
+        assert b"must be a run of text, this is one of tables" in capsysbinary.readouterr().err.replace(b"\n  ", b" ")

@@ -24,12 +24,11 @@ Encoding = Literal["utf-8", "latin-1", "cp1252"]
 
 def loaded(run: Path, walk: Walk, drawing: Drawing, named: str = "usual") -> Model:
     """A run of text. Raises RunError, and Wrong for a run of another field."""
-    from sfumato.jobs import find, model
+    from sfumato.jobs import config, model
 
-    found = model.load(run, walk, drawing, named)
-    if (of := find.name_of(found.recipe)) != "text":
+    if (of := config.field_of(run)) not in (None, "text"):  # of none `load` says what is missing
         raise Wrong(f"run = {str(run)!r}: must be a run of text, this is one of {of}")
-    return found
+    return model.load(run, walk, drawing, named)
 
 
 @dataclass(frozen=True)
