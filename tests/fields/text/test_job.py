@@ -268,3 +268,33 @@ def test_score_by_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().out.splitlines()[1] == rows[1]
     assert main([*words, str(tmp_path / "gone")]) == 1
     assert "there is no such file or folder" in capsys.readouterr().err
+
+
+def test_repair_by_the_command(run: Path, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Everything is doubted at such limits, so something changes; at none nothing; the rest stays to the byte."""
+    file, out = tmp_path / "odd.py", tmp_path / "new.py"
+    raw = b"\xef\xbb\xbf" + b"".join(f"{NAMES[j % 6]} = {j % 6}\r\n".encode() for j in range(9)) + b"cedar % 2\r\n"
+    file.write_bytes(raw)
+    words = ["text", "repair", str(run), str(file)]
+    assert main([*words, "--doubt", "0", "--out", str(out)]) == 0
+    told = capsysbinary.readouterr()
+    assert told.out == b""
+    assert b"nothing is changed" in told.err
+    assert out.read_bytes() == raw
+    assert main([*words, "--doubt", "0.5", "--sure", "0.51", "--lines", "10", "--out", str(out)]) == 0
+    told = capsysbinary.readouterr()
+    new = out.read_bytes()
+    assert new.startswith(raw[: raw.index(b"cedar %")])
+    assert (told.out == b"") == (new == raw)
+    assert told.err.count(b"line 10: ") == told.err.count(b") is now ")
+    assert main([*words, "--sure", "0.0005"]) == 1
+    assert b"sure = 0.0005: must be above doubt, at most 1" in capsysbinary.readouterr().err
+    file.write_bytes(b"ab\0")
+    assert main(words) == 1
+    assert b"odd.py: binary (a zero byte at 2); expected a text" in capsysbinary.readouterr().err
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.yaml").write_text("tables:\n  data: x.csv\n")
+    for verb in ("fill", "score", "repair"):
+        assert main(["text", verb, str(other), str(file)]) == 1
+        assert b"must be a run of text, this is one of tables" in capsysbinary.readouterr().err.replace(b"\n  ", b" ")

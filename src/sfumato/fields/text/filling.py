@@ -94,7 +94,7 @@ def fill(
 
     Args:
         usual: tokens of a hole that does not say how long it is; None: as many as stand there.
-        look: told what stands in the holes of the first draw, each time that it changes.
+        look: told what stands in the holes of the first draw as far as it is guessed, each time that it changes.
 
     Draw i depends on the seed and i alone. Raises DataError for holes that do not fit into a window, or into which nothing is
     written that is text in the file's encoding.
@@ -109,7 +109,7 @@ def fill(
     for turn, (first, last, start, stop) in enumerate(rounds):
         mine = (draft.hole >= first) & (draft.hole <= last)
         layout = Layout(draft.tokens[start:stop], done[start:stop], ends=False)
-        see = None if look is None else _Seeing(look, rows[0], mine, slice(start, stop), vocabulary)
+        see = _Seeing(look, rows[0], mine, slice(start, stop), vocabulary)
         waiting = list(range(draws))
         for attempt in range(TRIES):
             tails = {number: torch.from_numpy(rows[number, start:stop]) for number in waiting}
@@ -126,6 +126,7 @@ def fill(
             raise DataError(
                 f"hole {first + 1}: none of {TRIES} draws is text in {original.encoding}; make it longer, or write it as UTF-8"
             )
+        see.tell(rows[0])
         done = done | mine
     return [_joined(original.text, holes, row, draft, vocabulary) for row in rows]
 
@@ -135,21 +136,25 @@ def _rows(drawn: Iterator[Any]) -> Iterator[tuple[int, np.ndarray]]:
         yield from zip(part.numbers, part.x.cpu().numpy())
 
 
-@dataclass(frozen=True, eq=False)
 class _Seeing:
-    """Tells `look` what stands in the holes of the first draw, `row` (N,), of which `mine` (N,) is written in `window`."""
+    """Tells `look` what stands in the holes of the first draw, `row` (N,), of which `mine` (N,) is written in `window`: the
+    guess at it after each call, and at the end what was drawn."""
 
-    look: Look
-    row: np.ndarray
-    mine: np.ndarray
-    window: slice
-    vocabulary: Vocabulary
+    def __init__(self, look: Look | None, row: np.ndarray, mine: np.ndarray, window: slice, vocabulary: Vocabulary):
+        self.look, self.row, self.mine, self.window, self.vocabulary = look, row, mine, window, vocabulary
+        self.last: np.ndarray | None = None
 
-    def __call__(self, numbers: Sequence[int], step: int, steps: int, x: Any, most: int = 64) -> None:
-        if 0 not in numbers:
+    def __call__(self, numbers: Sequence[int], step: int, steps: int, x: Any) -> None:
+        if self.look is not None and 0 in numbers:
+            tokens, here = self.row.copy(), self.mine[self.window]
+            tokens[self.window][here] = x[list(numbers).index(0)].cpu().numpy()[here]
+            self.tell(tokens)
+
+    def tell(self, tokens: np.ndarray, most: int = 64) -> None:
+        """Of tokens (N,), if they are others than before."""
+        if self.look is None or (self.last is not None and np.array_equal(tokens, self.last)):
             return
-        tokens, here = self.row.copy(), self.mine[self.window]
-        tokens[self.window][here] = x[list(numbers).index(0)].cpu().numpy()[here]
+        self.last = tokens.copy()
         places = np.flatnonzero(self.mine)
         first, last = int(places[0]), int(places[-1]) + 1
         parts = tokens[max(0, first - most) : first], tokens[first:last], tokens[last : last + most]

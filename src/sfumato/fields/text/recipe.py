@@ -77,6 +77,7 @@ class Text(Recipe):
     Measure: ClassVar[type] = Measured
     verbs: ClassVar[Mapping[str, str]] = {
         "fill": "sfumato.fields.text.verbs:Fill", "score": "sfumato.fields.text.verbs:Score",
+        "repair": "sfumato.fields.text.verbs:Repair",
     }  # fmt: skip
 
     data: Positional[Path]
@@ -288,7 +289,8 @@ class Text(Recipe):
     def usage(self) -> Iterable[str]:
         return (
             'Texts: `sfumato sample RUN -n 8 --prompt "import "`. '
-            "Holes, marked with <fill> in a file: `sfumato sample RUN -n 4 --around FILE --walk surest`.",
+            "Holes, marked with <fill> in a file: `sfumato text fill RUN FILE`. What it doubts: `sfumato text repair RUN FILE`, "
+            "and how usual texts are to it: `sfumato text score RUN PATH`.",
         )
 
 

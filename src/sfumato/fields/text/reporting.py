@@ -1,4 +1,4 @@
-"""Scores of texts as lines for a person, and as lines of JSON."""
+"""Scores and repairs of texts as lines for a person, and scores as lines of JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 from sfumato.errors import shortened, shown
+from sfumato.fields.text.repairing import Change
 from sfumato.fields.text.scoring import Scored, least_likely
 from sfumato.fields.text.showing import safe
 
@@ -50,3 +51,23 @@ def json_lines(every: Sequence[Scored]) -> bytes:
         + "\n"
         for each in every
     ).encode()
+
+
+def changes(text: bytes, made: Sequence[Change]) -> list[str]:
+    """A line for each change of a repaired text; one that says so where there is none."""
+    if not made:
+        return ["nothing is changed: no token is doubted where another is sure (--doubt, --sure)"]
+
+    def spelt(token: bytes) -> str:
+        return safe(json.dumps(token.decode("utf-8", "replace"), ensure_ascii=False))
+
+    return [
+        f"line {line_of(text, change.start)}: {spelt(change.was)} ({change.doubted:.2g}) is now "
+        f"{spelt(change.now)} ({change.sure:.2f})"
+        for change in made
+    ]
+
+
+def line_of(text: bytes, place: int) -> int:
+    """Number of the line, counted from 1, that a byte stands in."""
+    return text.count(b"\n", 0, place) + 1

@@ -1,4 +1,4 @@
-"""The verbs of text alone: `sfumato text fill`, `score`. Needs no torch."""
+"""The verbs of text alone: `sfumato text fill`, `score` and `repair`. Needs no torch."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ Encoding = Literal["utf-8", "latin-1", "cp1252"]
 
 def loaded(run: Path, walk: Walk, drawing: Drawing, named: str = "usual") -> Model:
     """A run of text. Raises RunError, and Wrong for a run of another field."""
-    from sfumato.jobs import find, model
+    from sfumato.jobs import config, model
 
-    found = model.load(run, walk, drawing, named)
-    if (of := find.name_of(found.recipe)) != "text":
+    if (of := config.field_of(run)) not in (None, "text"):  # of none `load` says what is missing
         raise Wrong(f"run = {str(run)!r}: must be a run of text, this is one of {of}")
-    return found
+    return model.load(run, walk, drawing, named)
 
 
 @dataclass(frozen=True)
@@ -153,6 +152,69 @@ class Score:
         for place in to:
             write(place, json_lines(found), model)
             say(str(place.path))
+        return 0
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Replace tokens of a text that a trained run doubts by such as it is sure of; where it is sure nothing changes, and
+    nothing is drawn. What changes is shown as a diff, with the probability of each token before and after."""
+
+    run: Positional[Path]
+    """Run directory."""
+    file: Positional[Path]
+    """Text to repair."""
+    lines: tuple[str, ...] = ()
+    """Lines in which alone it may change, such as 12 or 10:14, counted from 1."""
+    doubt: float = 0.001
+    """A token is doubted where its probability, with everything else in sight, is below this."""
+    sure: float = 0.9
+    """It is replaced by one whose probability is at least this."""
+    rounds: int = 4
+    """Times, at most, that the text is looked through; what was replaced is in sight from then on."""
+    out: Path | None = None
+    """File to write the whole text to, changed or not."""
+    encoding: Encoding = "utf-8"
+    """Of the file; what is written is spelt in it too."""
+    batch: int | None = None
+    """Windows computed at once."""
+    drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            (0 <= self.doubt < 1, "doubt", "from 0 to below 1"),
+            (self.doubt < self.sure <= 1, "sure", "above doubt, at most 1"),
+            (self.rounds >= 1, "rounds", "at least 1"),
+            (self.batch is None or self.batch >= 1, "batch", "at least 1"),
+        )
+
+    def __call__(self) -> int:
+        from sfumato.fields.text.originals import of_lines, original
+        from sfumato.fields.text.repairing import repair
+        from sfumato.fields.text.reporting import changes
+        from sfumato.training.progress import Watch
+
+        to = places(self.out, 1)
+        model = loaded(self.run, Walk(batch=self.batch), self.drawing)
+        file = original(self.file, self.encoding)
+        try:
+            where = of_lines(file.text, self.lines)
+        except DataError as error:
+            raise DataError(f"{shown(self.file)}: {error}") from None
+        watch = Watch("look", 1, unit="windows")
+        with watch:
+
+            def look(done: int, of: int) -> None:
+                watch.total = of
+                watch.show(done)
+
+            text, made = repair(
+                model, file, where, doubt=self.doubt, sure=self.sure, rounds=self.rounds, look=look
+            )  # fmt: skip
+        show(self.file, file.spelt(file.text), [file.spelt(text)], to, True, model)
+        for line in changes(text, made):
+            say(line)
         return 0
 
 
