@@ -1,1 +1,1 @@
-"""Pictures into a smaller space and back, for runs that learn there."""
+"""Pictures into a smaller space and back."""

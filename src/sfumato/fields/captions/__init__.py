@@ -1,1 +1,1 @@
-"""Pictures from words: captioned pictures in a folder, or listed in a .csv, .jsonl or .parquet file."""
+"""Pictures from words, learned from captioned pictures."""

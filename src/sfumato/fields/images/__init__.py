@@ -1,1 +1,1 @@
-"""Pictures from a folder, or an array of pictures or vectors in a .npy or .npz file."""
+"""Pictures from a folder or an array."""

@@ -1,1 +1,1 @@
-"""Robot control: what was seen -> what to do next, learned from demonstrations."""
+"""Robot control, learned from demonstrations."""

@@ -1,1 +1,1 @@
-"""Tables: rows of numbers, categories, dates and gaps, alone or linked by keys."""
+"""Rows of numbers, words, dates and gaps; linked tables."""

@@ -1,1 +1,1 @@
-"""A folder of text or code: written, filled in and scored, by masked tokens."""
+"""Text or code: written, filled in, scored, repaired."""

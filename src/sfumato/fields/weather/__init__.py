@@ -1,1 +1,1 @@
-"""Weather: an ensemble forecast of gridded fields from their past, in NetCDF or zarr."""
+"""Ensemble forecasts of gridded fields."""
