@@ -1,7 +1,5 @@
 """`python -m sfumato`."""
 
-import sys
+from sfumato.cli import command
 
-from sfumato.cli import main
-
-sys.exit(main())
+command()

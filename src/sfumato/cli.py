@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import os
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from sfumato.errors import Mendable, Wrong
 from sfumato.jobs import find, foreign, manual
@@ -218,5 +222,23 @@ def _complain(error: object) -> None:
     print(fold(text, columns(sys.stderr)) if sys.stderr.isatty() else text, file=sys.stderr)
 
 
+def command() -> NoReturn:
+    """The command as a process: its status is the process's, whatever threads of others are still doing. One that is in the
+    middle of C++ as Python ends (a tracker that still loads) would abort it: "terminate called without an active exception"."""
+    code = main()
+    here = threading.current_thread()
+    others = [each for each in threading.enumerate() if each is not here]
+    for each in others:
+        if not each.daemon:
+            each.join()
+    if not others:
+        raise SystemExit(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()
