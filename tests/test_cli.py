@@ -48,6 +48,24 @@ def test_words_about_the_command_need_no_torch(words: list[str]):
     assert "HEAVY []" in done.stdout
 
 
+def test_the_status_stands_whatever_threads_still_do():
+    """A thread in the middle of torch would abort the process as Python ends; what waits for the end runs all the same."""
+    code = (
+        "import atexit, threading, time, torch\n"
+        "from sfumato import cli\n"
+        "big = torch.randn(300, 300)\n"
+        "def busy():\n"
+        "    while True: big @ big\n"
+        "for _ in range(3): threading.Thread(target=busy, daemon=True).start()\n"
+        "atexit.register(print, 'left')\n"
+        "cli.main = lambda: print('said') or 7\n"
+        "time.sleep(0.1)\n"
+        "cli.command()"
+    )
+    done = in_a_process(code)
+    assert (done.returncode, done.stdout.split()) == (7, ["said", "left"]), done.stderr
+
+
 FIELDS = """
 import sys
 from pathlib import Path

@@ -198,6 +198,17 @@ def test_a_run_further_trained_keeps_the_columns(run: Path, file: Path, tmp_path
         RECIPE(other).prepare(new, say, facts)
 
 
+def test_a_run_of_old_is_gone_on_with_as_it_was(run: Path) -> None:
+    """Begun before each bin had an answer of its own, data.json says nothing of that."""
+    from sfumato.fields.tables.data import Facts
+
+    facts = Facts.read(Run(run))
+    assert facts.network(None, 1).options["by_bin"]
+    old = {name: value for name, value in facts.plain().items() if name != "by_bin"}
+    assert not Facts.of_plain(old, facts.arrays()).network(None, 1).options["by_bin"]
+    assert Facts.of_plain(facts.plain(), facts.arrays()).by_bin
+
+
 def test_a_changed_cache_is_noticed(file: Path, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     run.create()
