@@ -69,6 +69,7 @@ def compare(
     """
     import torch
 
+    from sfumato.jobs.watched import watched
     from sfumato.metrics import spaces, table
     from sfumato.metrics.words import agreement
 
@@ -88,7 +89,7 @@ def compare(
     fake, known, held = ((x - shift) / scale for x in (sets["A"], known, held))
     found = {}
     for name in tuple(features) or spaces.usual(tuple(known.shape[1:])):
-        space = spaces.choose(name, known, lambda x: x * scale + shift)
+        space = watched(spaces.choose(name, known, lambda x: x * scale + shift))
         found[space.name] = table.compare(space(fake), space(known), space(held), seed=seed)
     return Comparison(found, (how, *agreement(found, "A", "B")))
 

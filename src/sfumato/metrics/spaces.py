@@ -23,6 +23,8 @@ class Space:
     name: str
     map: Features
     about: Any
+    slow: bool = False
+    """Whether a network looks at every item."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, ...) -> (N, d) float32, rounded alike whether it comes from a file or not."""
@@ -85,7 +87,7 @@ def choose(name: str, train: Tensor, restore: Callable[[Tensor], Tensor], rememb
         from sfumato.metrics import onnx
 
         file = onnx.load(Path(name))
-        return Space(name, lambda x: file(restore(x)), ("onnx", file.checksum, restore_key(restore)))
+        return Space(name, lambda x: file(restore(x)), ("onnx", file.checksum, restore_key(restore)), slow=True)
     spaces: dict[str, Callable[[], Space]] = {
         "patches": lambda: _fitted(name, Patches, lambda: Patches.fit(train), train, remember),
         "pca": lambda: _fitted(name, PCA, lambda: PCA.fit(train, min(64, len(train) - 1)), train, remember),
@@ -117,7 +119,8 @@ def _imagenet(restore: Callable[[Tensor], Tensor]) -> Space:
     from sfumato.metrics import imagenet
 
     network = imagenet.load()
-    return Space("imagenet", lambda x: network(restore(x)), ("imagenet", network.checksum, restore_key(restore)))
+    about = ("imagenet", network.checksum, restore_key(restore))
+    return Space("imagenet", lambda x: network(restore(x)), about, slow=True)
 
 
 def restore_key(restore: Callable[[Tensor], Tensor]) -> list[float]:

@@ -10,6 +10,7 @@ import torch
 from sfumato.data.sheet import sheet, to_bytes
 from sfumato.jobs.evaluate import MOST, spread_out, stacked
 from sfumato.jobs.report import Report
+from sfumato.jobs.watched import watched
 from sfumato.metrics.distances import psnr
 from sfumato.metrics.intervals import mean_interval
 from sfumato.metrics.spaces import of_pictures
@@ -40,7 +41,7 @@ def evaluate(model: Model, measure: CoderMeasure) -> Report:
     if len(real) < LEAST:
         raise RunError(f"{len(real)} held-out pictures are too few to measure with, {LEAST} at least")
     remember: Remember = partial(cached, model.run.cache / "reference")
-    space = of_pictures(measure.features, known, remember)
+    space = watched(of_pictures(measure.features, known, remember))
     made, codes = [], []
     with Watch("code and decode", len(real), unit="pictures") as watch, torch.no_grad():
         for x in real.split(32):

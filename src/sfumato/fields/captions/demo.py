@@ -68,7 +68,7 @@ def demo(out: Path, minutes: float, seed: int, side: int = 32, curve: tuple[int,
     sample(model, 4, CaptionAsk(prompts=out / PROMPTS), out / "samples" / "final")
     shutil.copyfile(out / "samples" / "final" / "grid.png", out / "samples.png")
     process_picture(model, out / "process.png", seed)
-    text = evaluate(model, Measured())
+    text = evaluate(model, Measured(strengths=(), seeds=0))
     quality(model, curve)
     grown = growth(model, out / "growth.png")
     look = {

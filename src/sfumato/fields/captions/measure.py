@@ -32,6 +32,7 @@ from sfumato.fields.captions.shown import Shown, as_pictures, sheet
 from sfumato.jobs.model import Model
 from sfumato.jobs.report import Report
 from sfumato.jobs.walk import Walk
+from sfumato.jobs.watched import watched
 from sfumato.metrics.intervals import mean_interval, share_interval
 from sfumato.metrics.spaces import Space, choose, of_pictures
 from sfumato.metrics.table import Row, compare
@@ -94,7 +95,7 @@ def evaluate(model: Model, measure: Measured, ask: CaptionAsk) -> Report:
             f"{len(held.captions)} held-out pictures have captions: too few to measure with, {LEAST} at least"
         )
     remember: Remember = partial(cached, model.run.cache / "reference")
-    space = of_pictures(measure.features, known.x, remember)
+    space = watched(of_pictures(measure.features, known.x, remember))
     real, train = (space.remembered(each.x, remember) for each in (held, known))
     drawn = drawn_for(model, held, ask.negative)
     fake = space(drawn)

@@ -16,6 +16,7 @@ from sfumato.fields.captions.weighing import weighed
 from sfumato.jobs.flags import Positional
 from sfumato.jobs.making import Making
 from sfumato.jobs.recipe import Data, Look, Recipe, Say
+from sfumato.jobs.walk import Walk
 from sfumato.training.optim import OptimOptions
 from sfumato.training.options import TrainOptions
 
@@ -202,6 +203,10 @@ class Captions(Recipe):
 
     # ---- samples -----------------------------------------------------------------------------------------------------
 
+    def walk(self, name: str = "usual") -> Walk:
+        """Plainly as learned: wherever it was measured, stronger guidance cost agreement and nearness alike (docs/captions.md)."""
+        return Walk(w=1.0).over(super().walk(name))
+
     def companions(self, run: Run, device: Any) -> Beside:
         """What reads words, and what decodes samples where codes are learned."""
         from sfumato.fields.captions.words import reader
@@ -267,7 +272,7 @@ class Captions(Recipe):
 
     def usage(self) -> Iterable[str]:
         return (
-            'Pictures: `sfumato sample RUN --prompt "..." --negative "..." -n 4`, or `--prompts FILE`, a prompt a line; '
+            'Pictures: `sfumato sample RUN --prompt "..." -n 4`, or `--prompts FILE`, a prompt a line; '
             "one of them again: `sfumato sample RUN --like samples/0002.png --out again`.",
         )
 

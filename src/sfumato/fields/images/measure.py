@@ -18,6 +18,7 @@ from sfumato.jobs.evaluate import CURVE_SAMPLES, MOST, draw_samples, likelihood,
 from sfumato.jobs.flags import arg
 from sfumato.jobs.model import Model
 from sfumato.jobs.report import Report, Saves
+from sfumato.jobs.watched import watched
 from sfumato.training.run import RunError
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def evaluate(model: Model, measure: Measure, ask: Any) -> Report:
 
     remember: Remember = partial(cached, model.run.cache / "reference")
     restore = partial(restored, facts)
-    space = spaces.choose(measure.features, train, restore, remember)
+    space = watched(spaces.choose(measure.features, train, restore, remember))
     known, held = (space.remembered(x, remember) for x in (train, real))
     rows = compare(space(fake), known, held, remember=remember)
     other = spaces.choose(spaces.beside(space.name, facts.shape), train, restore, remember)
@@ -210,7 +211,8 @@ def fid(
     from sfumato.metrics.table import inception_rows
 
     network = inception.load(path, checksum)
-    space = Space("inception", lambda x: network(restore(x)), ("inception", network.checksum, restore_key(restore)))
+    about = ("inception", network.checksum, restore_key(restore))
+    space = watched(Space("inception", lambda x: network(restore(x)), about, slow=True))
     known, held = (space.remembered(x, remember) for x in (train, real))
     return inception_rows(space(fake), known, held, remember=remember), network.checksum
 
