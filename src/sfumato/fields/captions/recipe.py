@@ -204,7 +204,7 @@ class Captions(Recipe):
     # ---- samples -----------------------------------------------------------------------------------------------------
 
     def walk(self, name: str = "usual") -> Walk:
-        """Plainly as learned: wherever it was measured, stronger guidance cost agreement and nearness alike (docs/captions.md)."""
+        """Plainly as learned: stronger guidance cost agreement and nearness, wherever measured (docs/captions.md)."""
         return Walk(w=1.0).over(super().walk(name))
 
     def companions(self, run: Run, device: Any) -> Beside:
