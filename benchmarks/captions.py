@@ -163,9 +163,9 @@ class Results:
         os.replace(temporary, self.out / "results.json")
 
 
-def drawn(model: Model, chosen: Sequence[Sprite], walk: Walk, place: int = 0) -> Tensor:
-    """A picture for each, (n, 48, 48, 3) bytes; ``place``: which of a caption's."""
-    texts = tuple(one.caption for one in chosen)
+def drawn(model: Model, texts: Sequence[str], walk: Walk, place: int = 0) -> Tensor:
+    """A picture for each caption, (n, 48, 48, 3) bytes; ``place``: which of a caption's."""
+    texts = tuple(texts)
     queries = Prompts(texts, len(texts), model.companions.words, (SIDE, SIDE), places=(place,) * len(texts))
     out = torch.zeros(len(texts), SIDE, SIDE, 3, dtype=torch.uint8)
     for part in model.draw(queries, range(len(texts)), walk=walk):
@@ -173,6 +173,11 @@ def drawn(model: Model, chosen: Sequence[Sprite], walk: Walk, place: int = 0) ->
         for number, thing in zip(part.numbers, things):
             out[number] = torch.from_numpy(thing.pixels)
     return out
+
+
+def captions(chosen: Sequence[Sprite]) -> list[str]:
+    """What each shows."""
+    return [one.caption for one in chosen]
 
 
 def psnr(fake: Tensor, real: Tensor) -> Tensor:
@@ -197,7 +202,7 @@ def scored(sheets: Sheets, model: Model, chosen: Sequence[Sprite], w: float, ste
     """PSNR with its interval, and the attributes, at a strength of guidance."""
     began = time.process_time()
     walk = dataclasses.replace(model.walk, w=w, steps=steps, batch=32)
-    fake = drawn(model, chosen, walk)
+    fake = drawn(model, captions(chosen), walk)
     real = torch.stack([torch.from_numpy(sheets.draw(one)) for one in chosen])
     each = psnr(fake, real)
     value, low, high = mean_interval(each)
@@ -225,7 +230,7 @@ def bars(sheets: Sheets, chosen: Sequence[Sprite]) -> dict[str, float]:
 
 def shown(sheets: Sheets, model: Model, chosen: Sequence[Sprite], walk: Walk, path: Path, seeds: int = 4) -> None:
     """sheet.png: a caption a column, seeds below each other, the truth in the last row."""
-    rows: list[Iterable[Any]] = [drawn(model, chosen, walk, place).numpy() for place in range(seeds)]
+    rows: list[Iterable[Any]] = [drawn(model, captions(chosen), walk, place).numpy() for place in range(seeds)]
     rows.append([sheets.draw(one) for one in chosen])
     things = [Shown(np.asarray(pixels), one.caption) for row in rows for pixels, one in zip(row, chosen)]
     sheet(things, len(chosen), 1200).save(path)

@@ -15,7 +15,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _ROOMS = ("adapting", "data", "diffusion", "errors", "fields", "jobs", "metrics", "networks", "recipes", "training")
-_VERBS = ("train", "resume", "load", "evaluate", "distill", "fit", "compare")
+_VERBS = ("train", "resume", "load", "evaluate", "distill", "finetune", "fit", "compare")
 _TRAINING = {"Task": "objective", "TrainOptions": "options", "Run": "run"}
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sfumato.diffusion import Denoiser
     from sfumato.diffusion.process import Process
+    from sfumato.jobs.recipe import Say
     from sfumato.training.objective import Task
 
 TEACHER = "teacher.safetensors"
@@ -30,10 +31,20 @@ Kinds = Mapping[str, "type[nn.Module]"]
 
 
 class Adaptation(Protocol):
-    """What a run that was made of another one adds to the field's own ways."""
+    """What is trained in a run that was made of another one."""
 
     def task(self, task: Task, run: Run, training: TrainOptions, kinds: Kinds) -> Task:
         """What is trained, from the field's own task; what it needs of the first run lies in ``run``."""
+
+    def weights(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights as they were trained, as those of the network that samples are drawn from."""
+
+    def finished(self, run: Run, task: Task, training: TrainOptions, tell: Say) -> None:
+        """After the last step: what it leaves besides."""
+
+
+class Walked(Adaptation, Protocol):
+    """One whose samples are drawn in a way of its own."""
 
     def denoiser(self, network: Any, process: Process) -> Denoiser:
         """What the network is, once trained."""
@@ -113,6 +124,13 @@ class DistillOptions:
             task, network=student, criterion=criterion, denoiser=FlowMap, times=Uniform(), uncertainty=False, hidden={},
             beside=self.told(getattr(student, "options", {}), Walk(w=1.5, guide_from=0.0, guide_to=1.0), bend=True),
         )  # fmt: skip
+
+    def weights(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As they are."""
+        return dict(found)
+
+    def finished(self, run: Run, task: Task, training: TrainOptions, tell: Say) -> None:
+        """Nothing."""
 
     def denoiser(self, network: Any, process: Process) -> Denoiser:
         """A flow map."""

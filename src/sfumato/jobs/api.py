@@ -23,6 +23,7 @@ from sfumato.jobs.adapt import DistillOptions
 from sfumato.jobs.model import load as _load
 from sfumato.jobs.recipe import Recipe
 from sfumato.jobs.strict import options
+from sfumato.jobs.tune import FinetuneOptions
 from sfumato.jobs.walk import Drawing, Walk
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run
@@ -135,6 +136,24 @@ def distill(run: Place, out: Place | None = None, training: TrainOptions | None 
     how = options(DistillOptions, {name: value for name, value in given.items() if name in own})
     how_long = _training(training, {name: value for name, value in given.items() if name not in own}, own)
     return go(teacher, how, how_long, beside(teacher) if out is None else _path(out))
+
+
+def finetune(
+    run: Place,
+    data: str | os.PathLike[str],
+    out: Place | None = None,
+    training: TrainOptions | None = None,
+    **given: Any,
+) -> Run:
+    """`sfumato finetune`: train a run further on other data, in the run directory ``out`` (RUN-tuned). Keywords are options of
+    the tuning and of the training. Raises RunError, DataError, Wrong."""
+    from sfumato.jobs.finetune import finetune as go
+    from sfumato.jobs.verbs import beside
+
+    own, base = _names(FinetuneOptions), _path(run)
+    how = options(FinetuneOptions, {name: value for name, value in given.items() if name in own})
+    how_long = _training(training, {name: value for name, value in given.items() if name not in own}, own)
+    return go(base, Path(data), how, how_long, beside(base, "tuned") if out is None else _path(out))
 
 
 def compare(a: Any, b: Any, held_out: Any = None, *, features: Sequence[str] = (), seed: int = 0) -> Comparison:

@@ -8,9 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sfumato.jobs.adapt import Adaptation, DistillOptions
+from sfumato.jobs.adapt import Adaptation, DistillOptions, Walked
 from sfumato.jobs.find import kind, name_of, names, plain
 from sfumato.jobs.strict import LONGEST, ConfigError, composed, from_yaml, to_yaml
+from sfumato.jobs.tune import FinetuneOptions
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run, RunError
 
@@ -24,6 +25,7 @@ def _file(name: str) -> Any:
             (name, kind(name)),
             ("training", TrainOptions, field(default_factory=TrainOptions)),
             ("distill", DistillOptions | None, None),
+            ("finetune", FinetuneOptions | None, None),
         ],
         frozen=True,
     )
@@ -31,22 +33,28 @@ def _file(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Configuration:
-    """A recipe with its options, how it is trained, and how it is converted if it is."""
+    """A recipe with its options, how it is trained, and whether it was made of another run: as its flow map, or tuned on."""
 
     recipe: Any
     """A :class:`~sfumato.jobs.recipe.Recipe`."""
     training: TrainOptions = field(default_factory=TrainOptions)
     distill: DistillOptions | None = None
+    finetune: FinetuneOptions | None = None
 
     @property
     def adaptations(self) -> tuple[Adaptation, ...]:
         """What was made of the field's own run, in order."""
+        return tuple(each for each in (self.distill, self.finetune) if each is not None)
+
+    @property
+    def walked(self) -> tuple[Walked, ...]:
+        """Those of them whose samples are drawn in a way of their own."""
         return () if self.distill is None else (self.distill,)
 
     def to_yaml(self) -> str:
         """The text of config.yaml."""
         name = name_of(self.recipe)
-        return to_yaml(_file(name)(self.recipe, self.training, self.distill))
+        return to_yaml(_file(name)(self.recipe, self.training, self.distill, self.finetune))
 
     @classmethod
     def from_yaml(cls, text: str, source: str = "config", base: Configuration | None = None) -> Configuration:
@@ -58,9 +66,9 @@ class Configuration:
         given = None
         if base is not None:
             recipe = base.recipe if name == name_of(base.recipe) else None
-            given = _file(name)(recipe, base.training, base.distill)
+            given = _file(name)(recipe, base.training, base.distill, base.finetune)
         read = from_yaml(_file(name), text, source, given)
-        return cls(getattr(read, name), read.training, read.distill)
+        return cls(getattr(read, name), read.training, read.distill, read.finetune)
 
 
 def field_of(folder: Path) -> str | None:

@@ -83,7 +83,7 @@ def _checked(source: Run, run: Run) -> Configuration:
         raise RunError(
             f"{run.path}: there is a run here already; go on with `sfumato resume {typed(run.path)}`, or give another --out"
         )
-    return config
+    return dataclasses.replace(config, finetune=None)  # what was tuned is in the weights
 
 
 def _settings(training: TrainOptions, config: Configuration, plain: Any) -> TrainOptions:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfumato.errors import Wrong, options_meet_the_core, typed
-from sfumato.jobs.adapt import Adaptation
+from sfumato.jobs.adapt import Walked
 from sfumato.jobs.config import Configuration, read_config
 from sfumato.jobs.finite import refused, smaller, unfinite, whence
 from sfumato.jobs.making import Making
@@ -19,6 +19,7 @@ from sfumato.jobs.recipe import Data, Recipe, say
 from sfumato.jobs.seal import unchanged
 from sfumato.jobs.strict import options, to_plain
 from sfumato.jobs.taken import fingerprint, measured
+from sfumato.jobs.tune import changed
 from sfumato.jobs.walk import USUAL, Drawing, Walk, grid_of, guidance_of, noisy, solver_of
 from sfumato.training.run import Run, RunError
 
@@ -54,7 +55,7 @@ class Model:
     denoiser: Any
     walk: Walk
     drawing: Drawing
-    adaptations: tuple[Adaptation, ...]
+    adaptations: tuple[Walked, ...]
     device: Any
     measured: Mapping[str, Any] = field(default_factory=dict)
     bring: Callable[[], Any] = field(default=lambda: None, repr=False)
@@ -236,7 +237,7 @@ class Told:
         return {**self.queries.batch(numbers), **more}
 
 
-def resolved(asked: Walk, name: str, recipe: Recipe, process: Any, adaptations: Sequence[Adaptation]) -> Walk:
+def resolved(asked: Walk, name: str, recipe: Recipe, process: Any, adaptations: Sequence[Walked]) -> Walk:
     """What was asked, over what conversions bring, over what the field does, over what suits the process."""
     walk = asked
     if adaptations:
@@ -282,7 +283,7 @@ def task_of(config: Configuration, run: Run, data: Data | None = None) -> Task:
     for adaptation in config.adaptations:
         task = adaptation.task(task, run, config.training, recipe.kinds())
     if task.preview is None:
-        facts, adaptations, bring = data.facts, config.adaptations, companions(recipe, run)
+        facts, adaptations, bring = data.facts, config.walked, companions(recipe, run)
         task = dataclasses.replace(
             task, preview=lambda guess: previewed(guess, run, recipe, facts, adaptations, seed, bring)
         )
@@ -297,7 +298,7 @@ def companions(recipe: Recipe, run: Run) -> Callable[[], Any]:
 
 
 def previewed(
-    guess: Any, run: Run, recipe: Recipe, facts: Any, adaptations: tuple[Adaptation, ...], seed: int,
+    guess: Any, run: Run, recipe: Recipe, facts: Any, adaptations: tuple[Walked, ...], seed: int,
     bring: Callable[[], Any], count: int = 16,
 ) -> Savable | None:  # fmt: skip
     """What a person sees of a run on the way: a few of the usual samples, from the same noise every time, unguided."""
@@ -344,7 +345,12 @@ def load(out: Path | str, walk: Walk = Walk(), drawing: Drawing = Drawing(), nam
     facts = recipe.facts(run)
     network, weights = _weights(config, run)
     if drawing.ema is not None and drawing.ema != config.training.ema[0]:
-        weights = {**weights, **reconstruct(read_snapshots(run.snapshots), drawing.ema)}
+        found: Any = reconstruct(read_snapshots(run.snapshots), drawing.ema)
+        for adaptation in config.adaptations if run.model.is_file() else ():
+            found = adaptation.weights(found)
+        weights = {**weights, **found}
+    for text in drawing.lora:
+        weights = changed(weights, text)
     checkpoint.fits(weights, network.state_dict(), str(run.path))
     network.load_state_dict(weights)
     network.to(device).eval().requires_grad_(False)
@@ -359,11 +365,11 @@ def load(out: Path | str, walk: Walk = Walk(), drawing: Drawing = Drawing(), nam
         and config.training.precision != "fp32"
     )
     process, precise = recipe.process(facts), Precise(network, bf16)
-    made = [adaptation.denoiser(precise, process) for adaptation in config.adaptations]
+    made = [adaptation.denoiser(precise, process) for adaptation in config.walked]
     denoiser = made[-1] if made else Denoiser(precise, process)
-    chosen = resolved(walk, name, recipe, process, config.adaptations)
+    chosen = resolved(walk, name, recipe, process, config.walked)
     model = Model(
-        run, recipe, facts, denoiser, chosen, drawing, config.adaptations, device, measured(run), companions(recipe, run),
+        run, recipe, facts, denoiser, chosen, drawing, config.walked, device, measured(run), companions(recipe, run),
         walk, name,
     )  # fmt: skip
     model.solver(chosen), model.grid(chosen), model.guided(chosen)  # what cannot be used is said now

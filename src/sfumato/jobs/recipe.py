@@ -213,6 +213,13 @@ class Recipe:
         """The samples of these numbers, through ``model.draw`` alone: a rollout, rejection or ranking calls it again."""
         return model.draw(queries, numbers)
 
+    def items(self, model: Model, queries: Queries, drawn: Drawn) -> Mapping[str, Any]:
+        """Samples as the field's data set would give them in a batch, to be learned from again: numbers and conditions, unless
+        there are weights too."""
+        from sfumato.diffusion.generate import RESERVED
+
+        return {"x": drawn.x, **{name: value for name, value in drawn.query.items() if name not in RESERVED}}
+
     def decoded(self, model: Model, x: Any) -> Any:
         """Drawn numbers as those of the data, where a run learns in another space: codes decoded. They as they are."""
         return x

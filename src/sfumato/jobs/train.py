@@ -246,7 +246,10 @@ def resume(out: Path, steps: int | None = None, tell: Say = say) -> Run:
     if steps is not None and steps != config.training.steps:
         with at_once(), run.locked():
             config = _relength(run, config, steps, tell)
-    loop.train(task_of(config, run), run, config.training)
+    task = task_of(config, run)
+    loop.train(task, run, config.training)
+    for adaptation in config.adaptations:
+        adaptation.finished(run, task, config.training, tell)
     _carded(run)
     return run
 

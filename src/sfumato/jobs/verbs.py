@@ -11,6 +11,7 @@ from sfumato.jobs import find, manual
 from sfumato.jobs.adapt import DistillOptions
 from sfumato.jobs.flags import Positional, arg, listed
 from sfumato.jobs.recipe import say
+from sfumato.jobs.tune import FinetuneOptions
 from sfumato.jobs.walk import Drawing, Walk
 from sfumato.training.options import TrainOptions
 from sfumato.training.telling import show
@@ -67,6 +68,26 @@ class Distill:
 
         out = self.out or beside(self.run)
         return _trained(distill.distill(self.run, self.options, self.training, out).path, "converted")
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Let a trained run learn further from other data, and keep what it knew."""
+
+    run: Positional[Path]
+    """Run directory."""
+    data: Path
+    """What it is to learn from: as for `sfumato train` of its field."""
+    options: Annotated[FinetuneOptions, arg(name="")] = field(default_factory=FinetuneOptions)
+    training: Annotated[TrainOptions, arg(name="")] = field(default_factory=TrainOptions)
+    out: Path | None = None
+    """Run directory of what comes of it (default: RUN-tuned)."""
+
+    def __call__(self) -> int:
+        from sfumato.jobs import finetune
+
+        out = self.out or beside(self.run, "tuned")
+        return _trained(finetune.finetune(self.run, self.data, self.options, self.training, out).path, "tuned")
 
 
 @dataclass(frozen=True)
@@ -235,7 +256,7 @@ class Doctor:
 
 VERBS: dict[str, Any] = {
     "demo": Demo, "inspect": Inspect, "train": Train, "resume": Resume, "sample": Sample, "evaluate": Evaluate,
-    "distill": Distill, "compare": Compare, "doctor": Doctor,
+    "distill": Distill, "finetune": Finetune, "compare": Compare, "doctor": Doctor,
 }  # fmt: skip
 DESCRIPTION = "diffusion and flow matching on any kind of data"
 LEARN = ("batch", "optim.lr", "seed", "precision", "threads", "network.kind", "network.width", "network.depth")
@@ -248,14 +269,19 @@ GROUPS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("how long, and where to", ("cost", "steps", "minutes", "out")),
         ("how", ("kind", "w", "batch", "optim.lr")),
     ),
+    "finetune": (
+        ("how long, and where to", ("steps", "minutes", "out")),
+        ("how", ("lora", "prior", "kept", "batch", "optim.lr")),
+    ),
     "sample": (("what", DRAW), ("how it is drawn", WALK)),
     "evaluate": (("what", ("seed",)), ("how samples are drawn", WALK)),
 }
 """The common options of a verb, in groups; those of the field come after the first. Of other verbs all are common."""
-CALLS = {"train": "[FIELD] PATH", "inspect": "[FIELD] PATH", "resume": "RUN", "distill": "RUN", "sample": "RUN",
-         "evaluate": "RUN", "compare": "A B"}  # fmt: skip
+CALLS = {"train": "[FIELD] PATH", "inspect": "[FIELD] PATH", "resume": "RUN", "distill": "RUN", "finetune": "RUN",
+         "sample": "RUN", "evaluate": "RUN", "compare": "A B"}  # fmt: skip
 EXAMPLES = {
     "train": ("sfumato train ./photos --minutes 30", "sfumato train tables sales.csv"),
+    "finetune": ("sfumato finetune runs/photos --data ./mine --lora 8",),
     "sample": ("sfumato sample runs/photos -n 64 --seed 1 --out samples",),
     "evaluate": ("sfumato evaluate runs/photos --data ./held_out",),
     "compare": ("sfumato compare samples/ ./held_out", "sfumato compare runs/photos ./held_out -n 500"),
@@ -273,7 +299,7 @@ def _trained(run: Path, what: str) -> int:
     words = typed(run)
     say(f"sample    sfumato sample {words} -n 64 --out samples")
     say(f"measure   sfumato evaluate {words}")
-    if what == "trained":
+    if what != "converted":
         say(f"longer    sfumato resume {words} --steps N")
         if _convertible(run):
             say(f"faster    sfumato distill {words}")
@@ -296,7 +322,7 @@ def _convertible(run: Path) -> bool:
     return True
 
 
-def beside(run: Path) -> Path:
-    """Where the flow map of a run goes: RUN-map, spelt as the run is."""
+def beside(run: Path, what: str = "map") -> Path:
+    """Where the flow map of a run goes: RUN-map, spelt as the run is; what else is made of it likewise."""
     plain = run if run.name not in ("", ".", "..") and not run.is_symlink() else run.resolve()
-    return plain.with_name(plain.name + "-map")
+    return plain.with_name(f"{plain.name}-{what}")

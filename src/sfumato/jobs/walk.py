@@ -97,6 +97,8 @@ class Drawing:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the network's arithmetic. auto: on a CPU fp32, by which a sample is the same in any batch to about 1e-5 (in bf16 to
     about 0.1); on an accelerator bf16, unless the run was trained in fp32."""
+    lora: tuple[str, ...] = ()
+    """Low-rank changes to add, of runs that were tuned from this one: FILE (or the run), or FILE=0.5 for half of it."""
 
     def __post_init__(self) -> None:
         check(

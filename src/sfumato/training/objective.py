@@ -68,6 +68,7 @@ class Task:
         beside: what the network is told besides the items' conditions where its walk and its loss by level are measured,
             (1, ...) each.
         preview: the averaged denoiser -> something to look at, or None.
+        written: the averaged weights -> those that the run gives away, where they are others.
     """
 
     network: nn.Module
@@ -84,6 +85,7 @@ class Task:
     denoiser: type[Denoiser] = Denoiser
     beside: Mapping[str, Tensor] = field(default_factory=dict)
     preview: Callable[[Guess], Savable | None] | None = None
+    written: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict
 
 
 @contextmanager

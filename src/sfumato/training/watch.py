@@ -149,7 +149,7 @@ class Averaged:
         self.take(ema)
         settings = {"network": settings_of(self.network), "width": str(ema.widths[0])}
         settings |= {} if step is None else {"step": str(step)}
-        save_weights(self.run.model, self.network.state_dict(), settings)
+        save_weights(self.run.model, self.task.written(self.network.state_dict()), settings)
         facts: dict[str, Any] = {}
         with self.careful("measuring the grid", (Shortage,)), fitting(), evaluating(self.network), torch.no_grad():
             if (found := self.grid()) is not None:

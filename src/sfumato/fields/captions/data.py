@@ -31,7 +31,7 @@ from sfumato.fields.captions.facts import CaptionFacts
 from sfumato.fields.captions.reading import Asked, Listing, listed
 from sfumato.fields.captions.sizes import Size, buckets
 from sfumato.fields.captions.weighing import ROUNDS
-from sfumato.fields.captions.words import chosen, read
+from sfumato.fields.captions.words import chosen, read, reader
 from sfumato.jobs.recipe import Say
 from sfumato.training.run import Run, write_text
 
@@ -104,8 +104,9 @@ class Laid:
     said: list[str]
 
 
-def prepare(run: Run, data: Path, wanted: Wanted, tell: Say) -> CaptionFacts:
-    """Read everything into the run, and decide what is open. Raises DataError."""
+def prepare(run: Run, data: Path, wanted: Wanted, tell: Say, base: CaptionFacts | None = None) -> CaptionFacts:
+    """Read everything into the run, and decide what is open; with ``base``, the facts of a run that is trained further, units,
+    what reads the words, patches and shift are its. Raises DataError."""
     import os
 
     from sfumato.diffusion import key
@@ -116,7 +117,11 @@ def prepare(run: Run, data: Path, wanted: Wanted, tell: Say) -> CaptionFacts:
         laid = lay(seen, wanted, run.cache)
     flat, first = _flat(seen.captions)
     own, different = [text for i in laid.train for text in seen.captions[i]], distinct(flat)
-    words, said = chosen(wanted.encoder, own, wanted.vocab, wanted.tokens, different)
+    words, said = (
+        chosen(wanted.encoder, own, wanted.vocab, wanted.tokens, different)
+        if base is None
+        else (reader(run.path, base.encoder, base.tokens, base.checksum), [])
+    )
     words.save(run.path)
     longest, cut = words.write(flat, run.cache)
     np.savez(
@@ -137,6 +142,8 @@ def prepare(run: Run, data: Path, wanted: Wanted, tell: Say) -> CaptionFacts:
         hidden=sum(not any(texts) for texts in seen.captions), how=seen.listing.how, examples=tuple(examples or [""]),
         source=source(seen.scan.digests, flat), said=(*seen.listing.said, *said, *many(seen.captions), *laid.said),
     )  # fmt: skip
+    if base is not None:
+        facts = dataclasses.replace(facts, mean=base.mean, spread=base.spread, shift=base.shift)
     if wanted.latent is not None:
         facts = coded(run, facts, laid, wanted.latent)
     facts.write(run)

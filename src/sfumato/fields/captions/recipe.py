@@ -121,11 +121,9 @@ class Captions(Recipe):
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Captions:
         from sfumato.fields.captions.data import prepare
 
-        if base is not None:
-            raise Wrong(
-                f"{run.path}: a run of captioned pictures cannot be trained further on others yet; train a new one"
-            )
-        facts = prepare(run, self.data, self.wanted(), tell)
+        if base is not None and base.latent is not None:
+            raise Wrong(f"{run.path}: a run that learns codes cannot learn further from others yet; train a new one")
+        facts = prepare(run, self.data, self.wanted(), tell, base)
         return dataclasses.replace(
             self, side=self.side or facts.sizes[0][0], shift=facts.shift, encoder=facts.encoder, tokens=self.tokens,
             network=dataclasses.replace(self.network, patch=facts.patch),

@@ -68,8 +68,10 @@ def prepared(
     reading: Reading,
     held_out: float,
     vectors: Path | None = None,
+    base: PictureFacts | None = None,
 ) -> None:
-    """Read the data into the run: pictures found by a scan, at a side in pixels, or else the array file ``data``.
+    """Read the data into the run: pictures found by a scan, at a side in pixels, or else the array file ``data``. With ``base``
+    their units and classes are those of another run.
 
     Every decision about units, layout and classes is made here, once for the whole data set, and written into data.json.
     Raises DataError where there are no two different items.
@@ -82,12 +84,15 @@ def prepared(
     found = _array(run, data, reading) if pictures is None else _folder(run, data, *pictures, reading)
     array = found.x
     keys = found.keys if found.keys is not None else [i.to_bytes(8, "little") for i in range(len(array))]
+    if base is not None:
+        found = known(found, base, shown(data))
     train, held = split(keys, held_out)
     if not len(held):
         raise DataError(f"{shown(data)}: {len(array)} item(s), all the same; at least two different ones are needed")
     chosen: dict[str, Any] = {}
     if found.labels is not None:
         chosen["labels"] = found.labels
+    if found.labels is not None and base is None:
         train, held = _with_every_class(train, held, found.labels, keys)
     beside = None if vectors is None else read_vectors(vectors, found.names, len(array))
     about: dict[str, Any] = {}
@@ -101,7 +106,36 @@ def prepared(
     np.savez(run.cache / "split.npz", train=train, held_out=held, **chosen)
     write_text(run.cache / "names.json", json.dumps(found.names))
     facts = _facts(array, train, found, reading, str(data))
+    if base is not None:
+        facts = dataclasses.replace(facts, **{name: getattr(base, name) for name in UNITS})
     save_facts(dataclasses.replace(facts, held=len(held), **about), run)
+
+
+UNITS = ("mean", "spread", "means", "spreads", "each", "black", "white")
+"""What of its facts a run keeps that is trained further on other data."""
+
+
+def known(found: Content, base: PictureFacts, where: str) -> Content:
+    """Data as a run knows them that learns further from them, in its classes. Raises DataError for what does not fit."""
+    import numpy as np
+
+    from sfumato.data import DataError
+
+    shape = tuple(found.x.shape[1:])
+    if shape != base.shape:
+        raise DataError(f"{where}: items of {shape}, and the run knows those of {base.shape}")
+    if found.x.dtype != base.kind:
+        raise DataError(f"{where}: numbers of type {found.x.dtype}, and the run knows those of {base.kind}")
+    if not base.classes:
+        return dataclasses.replace(found, labels=None, classes=())
+    if found.labels is None:
+        raise DataError(f"{where}: has no classes, and the run knows {', '.join(base.classes[:8])}")
+    if others := [name for name in found.classes if name not in base.classes]:
+        raise DataError(
+            f"{where}: class {others[0]!r} is none of those that the run knows ({', '.join(base.classes[:8])}): rename it"
+        )
+    place = np.array([base.classes.index(name) for name in found.classes], dtype=np.int64)
+    return dataclasses.replace(found, labels=place[found.labels], classes=base.classes)
 
 
 def _array(run: Run, data: Path, reading: Reading) -> Content:

@@ -134,8 +134,12 @@ class Images(Recipe):
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Images:
         reading = Reading(self.labels, self.layout, self.scale, self.black_white)
+        if base is not None and (base.latent is not None or base.vector_names):
+            raise Wrong(
+                f"{run.path}: a run of codes or with numbers beside its items cannot learn further yet; train anew"
+            )
         if self.data.suffix.lower() in ARRAYS:
-            prepared(run, self.data, None, reading, self.held_out, self.vectors)
+            prepared(run, self.data, None, reading, self.held_out, self.vectors, base)
             return self.coded(run)
         if (self.layout, self.black_white) != ("auto", None):
             raise Wrong(
@@ -144,7 +148,7 @@ class Images(Recipe):
         scan = self.scan(tell)
         recipe = dataclasses.replace(self, side=self.chosen_side(scan))
         assert recipe.side is not None
-        prepared(run, self.data, (scan, recipe.side), reading, self.held_out, self.vectors)
+        prepared(run, self.data, (scan, recipe.side), reading, self.held_out, self.vectors, base)
         return recipe.coded(run)
 
     def coded(self, run: Run) -> Images:

@@ -344,6 +344,18 @@ def facts_of(
     return dataclasses.replace(facts, count=len(windows_of(demonstrations, facts, train)))
 
 
+def going_on(facts: PolicyFacts, base: PolicyFacts) -> PolicyFacts:
+    """Facts of demonstrations that a policy learns further from: seen and done alike, in its ranges. Raises DataError."""
+    from sfumato.data import DataError
+
+    for name in ("states", "pictures", "shapes", "tasks", "dim", "angles"):
+        here, there = getattr(facts, name), getattr(base, name)
+        if here != there:
+            what = "numbers of an action" if name == "dim" else name
+            raise DataError(f"{what}: {here or 'none'} in these demonstrations, and the policy knows {there or 'none'}")
+    return dataclasses.replace(facts, ranges=base.ranges)
+
+
 def task_number(facts: PolicyFacts, label: str | None, run: Run) -> int | None:
     """The number of the task of that name; None where none is named. Raises Wrong for one that was not learned."""
     if label is None:

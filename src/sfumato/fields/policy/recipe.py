@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sfumato.errors import check
 from sfumato.fields.policy import measure
-from sfumato.fields.policy.data import PolicyFacts, facts_of, held_out_of, opened, store, task_number
+from sfumato.fields.policy.data import PolicyFacts, facts_of, going_on, held_out_of, opened, store, task_number
 from sfumato.fields.policy.method import ChunkMethod, Levels
 from sfumato.fields.policy.senses import chosen
 from sfumato.jobs.flags import Positional
@@ -139,6 +139,8 @@ class PolicyRecipe(Recipe):
         facts = facts_of(
             seen, train, held_out, observed=self.observed, horizon=self.horizon, acted=self.acted, angles=self.angles
         )
+        if base is not None:
+            facts = going_on(facts, base)
         store(seen, train, held_out, run)
         facts.write(run)
         return dataclasses.replace(self, observations=tuple(seen.observations) or None)

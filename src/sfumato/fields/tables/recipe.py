@@ -285,6 +285,15 @@ class Tables(Recipe):
         made = self.rows(model, queries, drawn)
         return [dict(zip(made.names, row)) for row in made.rows()]
 
+    def items(self, model: Model, queries: Queries, drawn: Drawn) -> Mapping[str, Any]:
+        """As these rows were if they had been read: what they have no value of weighs nothing."""
+        import numpy as np
+
+        from sfumato.fields.tables import data
+
+        rows = data.rows_of(self.rows(model, queries, drawn), model.facts)
+        return rows.batch(np.arange(len(rows)))
+
     def save(self, thing: Row, path: Path, making: Making) -> Path:
         """One row as a table of its own; its making beside it."""
         from sfumato.fields.tables.writing import write_rows
