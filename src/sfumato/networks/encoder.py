@@ -26,7 +26,7 @@ class TokenBlock(nn.Module):
         zero_(self.feed.out)
 
     def forward(self, h: Tensor, turns: Tensor, mask: Tensor | None = None) -> Tensor:
-        """h (B, L, width), turns (2, L, head), mask (B, L) bool, True = attend to it -> (B, L, width)."""
+        """h (B, L, width), turns (2, L, head), mask (B, L) or (B, L, L) bool, True = attend to it -> (B, L, width)."""
         h = h + self.dropped(self.attention(standard(h), turns, mask))
         return h + self.dropped(self.feed(standard(h)))
 

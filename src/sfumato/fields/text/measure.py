@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sfumato.diffusion import Confidence, Denoiser, Streams, infill, key, sample, uniform
+from sfumato.diffusion import Confidence, Denoiser, Streams, key, sample, uniform
 from sfumato.fields.text.bits import Scores, score
 from sfumato.fields.text.data import Corpus
 from sfumato.fields.text.options import Measured
 from sfumato.fields.text.rulers import compressed, likeliest, ngram
 from sfumato.fields.text.samples import Seen, parses
-from sfumato.fields.text.writing import Sharpened
+from sfumato.fields.text.writing import Sharpened, around
 from sfumato.metrics.distances import MetricError
 from sfumato.metrics.intervals import share_interval
 from sfumato.metrics.table import Better, Row
@@ -169,7 +169,7 @@ def fill(
 ) -> torch.Tensor:
     """Tokens (B, L) with what is not `known` (B, L) written greedily, the surest first."""
     x, known = x.to(device), known.to(device)
-    guess = infill(Sharpened(denoiser, GREEDY), x, known)
+    guess = around(Sharpened(denoiser, GREEDY), x, known)
     rng = Streams(key("fill"), range(len(x)), device)
     times = uniform(guess.process.schedule, steps)
     return sample(guess, guess.process.prior(x, rng), times, Confidence(), rng).cpu()

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from sfumato.data.errors import DataError, shown
 from sfumato.data.vocabulary import Vocabulary
-from sfumato.diffusion import Drawn, Guess, blocks, infill
+from sfumato.diffusion import Drawn, Guess, blocks
 from sfumato.diffusion.tree import Tree
 from sfumato.fields.text.facts import Facts
 from sfumato.fields.text.files import Limits, wrong_with
 from sfumato.fields.text.options import TextAsk
-from sfumato.fields.text.writing import Layout, Sharpened, filled, prompted
+from sfumato.fields.text.writing import Layout, Sharpened, around, filled, prompted
 
 if TYPE_CHECKING:
     from sfumato.jobs.model import Model
@@ -103,7 +103,7 @@ def held(guess: Guess, query: Mapping[str, Tree]) -> Guess:
     """The guess at the temperature asked for, around what is known."""
     aside: Any = query["aside"]
     end = guess.process.mask_id - 1
-    return infill(Sharpened(guess, aside["temperature"], end, aside["closed"]), aside["known"], aside["where"])
+    return around(Sharpened(guess, aside["temperature"], end, aside["closed"]), aside["known"], aside["where"])
 
 
 def begun(process: Any, z: Tensor, times: Tensor, query: Mapping[str, Tree]) -> tuple[Tensor, Tensor]:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from sfumato.data.errors import DataError
 from sfumato.data.vocabulary import Vocabulary
-from sfumato.diffusion import Endpoints, Guess
+from sfumato.diffusion import Endpoints, Guess, infill
 from sfumato.diffusion.guidance import Wrapped
 from sfumato.diffusion.tokens import NEVER
+from sfumato.diffusion.unmasking import Infill
 from sfumato.fields.text.originals import MARK
 
 
@@ -146,3 +147,20 @@ class Sharpened(Wrapped):
             closing = torch.arange(x.shape[-1], device=x.device) == self.bar
             x = torch.where(self.barred[:, None, None] & closing & (x_t != self.bar)[..., None], NEVER, x)
         return Endpoints(x, ends.z)
+
+
+@dataclass(frozen=True)
+class Given(Wrapped):
+    """A guess that is told what is given: the time of the tokens where ``where`` (B, L) is True is 0, as in training."""
+
+    base: Guess
+    where: Tensor
+
+    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+        own = t[:, None] if t.ndim == 1 else t
+        return self.base(x_t, torch.where(self.where.to(own.device), 0.0, own).expand(x_t.shape), s, **condition)
+
+
+def around(guess: Guess, known: Tensor, where: Tensor) -> Infill:
+    """The guess with tokens given: ``known`` (B, L) where ``where`` (B, L) is True."""
+    return infill(Given(guess, where), known, where)
