@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sfumato.errors import DataError, Wrong, check, shown
 from sfumato.jobs.flags import Positional, arg
@@ -43,7 +43,10 @@ class Fill:
     lines: tuple[str, ...] = ()
     """Lines to write anew, such as 12 or 10:14, counted from 1; marks are text like any other then."""
     hole: int | None = None
-    """Tokens of a hole that does not say how long it is (default: 8 of a mark, of lines as many as stand there)."""
+    """Tokens of a hole that does not say how long it is (default: the run finds it; one that has learned no gaps takes 8 for a
+    mark, and for lines as many as stand there)."""
+    tries: int = 8
+    """Of a hole whose length the run finds: the likeliest of so many is kept."""
     draws: int = 1
     """Fillings to draw: NAME-1.py, NAME-2.py, ... of --out NAME.py."""
     out: Path | None = None
@@ -64,6 +67,7 @@ class Fill:
             self,
             (self.hole is None or self.hole >= 1, "hole", "at least 1 token"),
             (self.draws >= 1, "draws", "at least 1"),
+            (self.tries >= 1, "tries", "at least 1"),
             (
                 self.draws == 1 or self.diff or self.out is not None,
                 "draws",
@@ -74,6 +78,7 @@ class Fill:
 
     def __call__(self) -> int:
         from sfumato.fields.text.filling import fill
+        from sfumato.fields.text.opening import fill_open
         from sfumato.fields.text.originals import marked, of_lines, original
         from sfumato.fields.text.showing import Writing
 
@@ -83,10 +88,12 @@ class Fill:
         try:
             holes = of_lines(file.text, self.lines) if self.lines else marked(file.text)
             with Writing() as writing:
-                texts = fill(
-                    model, file, holes, self.draws, usual=self.hole or (None if self.lines else HOLE),
-                    temperature=self.temperature, look=writing.show,
-                )  # fmt: skip
+                how: Any = {"temperature": self.temperature, "look": writing.show}
+                if model.facts.gaps and self.hole is None and any(hole.tokens is None for hole in holes):
+                    texts = fill_open(model, file, holes, self.draws, tries=self.tries, **how)
+                else:
+                    usual = self.hole or (None if self.lines else HOLE)
+                    texts = fill(model, file, holes, self.draws, usual=usual, **how)
         except DataError as error:
             raise DataError(f"{shown(self.file)}: {error}") from None
         spelt = [file.spelt(text) for text in texts]
