@@ -310,10 +310,14 @@ class SelfAttention(nn.Module):
         self.out = matrix(width, width)
         self.scale = nn.Parameter(torch.ones(width // heads))  # of queries and keys alike: only the product counts
 
-    def forward(self, x: Tensor, turns: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, turns: Tensor, mask: Tensor | None = None, before: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """x (B, N, width), turns (2, N, head) or (2, B, N, head), mask (B, N) or (B, N, N) bool, True = attend to it ->
-        (B, N, width)."""
+        (B, N, width). before: keys and values (B, M, heads, head) of other tokens that are attended to, too."""
         q, k, v = self.heard(x, turns)
+        if before is not None:
+            k, v = torch.cat((before[0], k), 1), torch.cat((before[1], v), 1)
         return self.out(attend(q, k, v, mask))
 
     def heard(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:

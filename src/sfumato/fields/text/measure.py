@@ -19,6 +19,7 @@ from sfumato.diffusion import Confidence, Denoiser, Streams, key, sample, unifor
 from sfumato.fields.text.bits import Scores, score
 from sfumato.fields.text.data import Corpus
 from sfumato.fields.text.options import Measured
+from sfumato.fields.text.reading import reader
 from sfumato.fields.text.rulers import compressed, likeliest, ngram
 from sfumato.fields.text.samples import Seen, parses
 from sfumato.fields.text.writing import Sharpened, around
@@ -175,7 +176,7 @@ def fill(
 ) -> torch.Tensor:
     """Tokens (B, L) with what is not `known` (B, L) written greedily, the surest first."""
     x, known = x.to(device), known.to(device)
-    guess = around(Sharpened(denoiser, GREEDY), x, known)
+    guess = around(Sharpened(reader(denoiser), GREEDY), x, known)
     rng = Streams(key("fill"), range(len(x)), device)
     times = uniform(guess.process.schedule, steps)
     return sample(guess, guess.process.prior(x, rng), times, Confidence(), rng).cpu()

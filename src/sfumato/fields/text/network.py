@@ -10,6 +10,7 @@ everything: so what is given is read once, however many steps what is open takes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -88,13 +89,33 @@ class TokenTransformer(nn.Module):
         """
         if x.ndim != 2 or x.dtype != torch.int64:
             raise ValueError(f"tokens are int64 of shape (batch, length), got {x.dtype} of shape {tuple(x.shape)}")
-        h = standard(self.embed(x))
-        if torch.is_autocast_enabled(x.device.type):
-            h = h.to(torch.get_autocast_dtype(x.device.type))
-        turns = rotary_turns(rotary_angles((x.shape[1],), self.head_width, x.device), h.dtype)
+        h, turns = self.entered(x, rotary_angles((x.shape[1],), self.head_width, x.device))
         mask = self.sight(x, level)
         for block in self.blocks:
             h = block(h, turns, mask)
+        return self.barred(nn.functional.linear(standard(h, self.scale), self.embed.weight[: self.answers]), x)
+
+    def entered(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+        """What the blocks are told of tokens x (B, L) at places of these angles (L, head / 2): states (B, L, width), turns."""
+        h = standard(self.embed(x))
+        if torch.is_autocast_enabled(x.device.type):
+            h = h.to(torch.get_autocast_dtype(x.device.type))
+        return h, rotary_turns(angles, h.dtype)
+
+    def read(self, x: Tensor, angles: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of given tokens x (B, G) at places of these angles, a pair a block: all that is seen of them."""
+        h, turns = self.entered(x, angles)
+        kept = []
+        for block in self.blocks:
+            kept.append(block.keys(h, turns))  # type: ignore[operator]
+            h = block(h, turns)
+        return kept
+
+    def told(self, x: Tensor, angles: Tensor, kept: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Logits (B, N, answers) of open tokens x (B, N) at places of these angles, beside given ones that were `read`."""
+        h, turns = self.entered(x, angles)
+        for block, before in zip(self.blocks, kept, strict=True):
+            h = block(h, turns, before=before)
         return self.barred(nn.functional.linear(standard(h, self.scale), self.embed.weight[: self.answers]), x)
 
     def sight(self, x: Tensor, level: Tensor) -> Tensor | None:

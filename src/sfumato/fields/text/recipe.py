@@ -246,8 +246,9 @@ class Text(Recipe):
 
     def guide(self, guess: Guess, query: Mapping[str, Tree]) -> Guess:
         from sfumato.fields.text.queries import held
+        from sfumato.fields.text.reading import reader
 
-        return held(guess, query)
+        return held(reader(guess), query)
 
     def draw(self, model: Model, queries: Any, numbers: Sequence[int]) -> Iterator[Drawn]:
         from sfumato.fields.text.queries import carried_on

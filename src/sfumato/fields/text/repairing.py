@@ -1,39 +1,49 @@
-"""A text repaired by a model: tokens that it doubts, with all others in sight, and whose replacement it is sure of.
+r"""A text repaired by a model: what stands there is weighed against what could have been meant.
 
-Every token is masked, a few at a time and far apart, and two numbers are read: the probability of the token that stands
-there, and that of the likeliest one. Where the first is below `doubt` and the second at least `sure`, the token is masked
-once more, alone, and replaced if both still hold. That goes on with the new text in sight until nothing changes, each place
-once at most, so nothing is drawn, and where the model is sure nothing changes. (LLaDA 2.1 edits by two such thresholds.)
+A token o was meant to be v with probability (noisy channel, Shannon 1948; for spelling Kernighan 1990)
+
+    p(v | o, rest)  ~  p(v | rest) p(o | v),       p(o | o) = 1 - doubt,   p(o | v) = doubt / V for every other v:
+
+any token may have come in its place, a share `doubt` of all. p(v | rest) is what the model believes when the place is masked
+and all others are in sight, with what stands between the same neighbours elsewhere (`echo`). Words are weighed likewise against
+those of the text and of the training text that one slip of typing away (`slips`), whatever number of tokens they have. Where
+one thing was meant with a probability of `sure` at least, it is put there; then the text is looked through again, each place
+once at most. Nothing is drawn, and where nothing is sure nothing changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from sfumato.diffusion import Denoiser
+from sfumato.errors import DataError
+from sfumato.fields.text.echo import Echo, Source, known_around
 from sfumato.fields.text.originals import Hole, Original
+from sfumato.fields.text.slips import Lexicon, counted, words
 from sfumato.fields.text.writing import in_window
 from sfumato.metrics.distances import MetricError
+from sfumato.training.run import RunError
 
 if TYPE_CHECKING:
+    from sfumato.data.vocabulary import Vocabulary
     from sfumato.jobs.model import Model
 
 APART = 8
-"""Tokens between two that are masked together."""
+"""Tokens between two that are masked together, or changed in one round."""
+LONGEST = 10
+"""Tokens of a word, at most, that is weighed."""
 
 Look = Callable[[int, int], None]  # how many of how many rows are done
 
 
 @dataclass(frozen=True)
 class Change:
-    """A token at byte `start` of the repaired text: what stood there, what stands there now, and the probability of each when
-    it was replaced, with everything else in sight."""
+    """What stood at byte `start` of the repaired text, what stands there now, and the probability that each was meant."""
 
     start: int
     was: bytes
@@ -44,51 +54,92 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class Belief:
-    """Of tokens (N,): the probability of each, the likeliest token at its place, and the probability of that one; NaN and -1
-    where nobody asked."""
+    """Of tokens (N,): the probability of each given all others, the likeliest other token at its place, and the probability of
+    that one; NaN and -1 where nobody asked."""
 
     own: np.ndarray
     best: np.ndarray
     top: np.ndarray
 
+    def meant(self, doubt: float, vocab: int) -> tuple[np.ndarray, np.ndarray]:
+        """The probability that each token was meant, and that its `best` was: (N,) each, by the channel above."""
+        same = (1 - doubt) * self.own
+        whole = same + doubt * (1 - self.own) / vocab
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return same / whole, doubt * self.top / vocab / whole
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """What a text is looked at with: a denoiser, windows of so many tokens, so many at once; what echoes, and which words there
+    are."""
+
+    denoiser: Denoiser
+    vocabulary: Vocabulary
+    window: int
+    batch: int
+    device: torch.device | str = "cpu"
+    learned: tuple[Source, ...] | None = ()
+    """Texts that echo beside the text itself; None: nothing does."""
+    lexicon: dict[bytes, int] = field(default_factory=dict)
+
+    @property
+    def end(self) -> int:
+        """The first token that is no text."""
+        return len(self.vocabulary)
+
+    def echo(self, tokens: np.ndarray) -> Echo:
+        """What echoes in a text of tokens (N,)."""
+        return Echo(() if self.learned is None else (*self.learned, Source(tokens)), self.end)
+
 
 @torch.no_grad()
-def beliefs(
-    denoiser: Denoiser,
-    tokens: np.ndarray,
-    groups: Sequence[np.ndarray],
-    *,
-    window: int,
-    batch: int = 32,
-    device: torch.device | str = "cpu",
-    look: Look | None = None,
-) -> Belief:
-    """What a masked model believes at each place of `groups`, arrays of places (k,) that are masked together, with all other
-    tokens (N,) of a window around them in sight. The end of a document is never the likeliest.
-
-    Raises MetricError where the network answers NaN or infinity.
-    """
-    process: Any = denoiser.process
-    count, end = len(tokens), process.mask_id - 1
-    own, top, best = np.full(count, np.nan), np.full(count, np.nan), np.full(count, -1)
-    for start in range(0, len(groups), batch):
-        part = groups[start : start + batch]
-        firsts = [in_window(int(group[0]), int(group[-1]) + 1, count, window)[0] for group in part]
-        x = torch.from_numpy(np.stack([tokens[first : first + window] for first in firsts])).to(device)
-        open_ = torch.zeros(x.shape, dtype=torch.bool, device=device)
-        for row, (group, first) in enumerate(zip(part, firsts)):
-            open_[row, torch.from_numpy(group - first).to(device)] = True
-        t = torch.where(open_, open_.double().mean(1, keepdim=True), 0.0)
-        x_t = torch.where(open_, process.mask_id, x)
-        log_p = process.endpoints(denoiser.answer(x_t, t), x_t, t).x[open_]  # (masks, V), row by row
-        places = np.concatenate(part)
-        own[places] = log_p.gather(-1, x[open_][:, None])[:, 0].double().exp().cpu().numpy()
-        likeliest = log_p[:, :end].max(-1)
-        top[places], best[places] = likeliest.values.double().exp().cpu().numpy(), likeliest.indices.cpu().numpy()
-        if not np.isfinite(own[places]).all():
+def laws(page: Page, rows: Sequence[tuple[np.ndarray, np.ndarray]], look: Look | None = None) -> list[np.ndarray]:
+    """What the model believes where rows, tokens (N,) and masked places (k,), are masked, with a window around them in sight: the
+    law (k, V) of each, of what is text. Raises MetricError where the network answers NaN or infinity."""
+    process: Any = page.denoiser.process
+    found = []
+    for start in range(0, len(rows), page.batch):
+        part = rows[start : start + page.batch]
+        seen = []
+        for tokens, places in part:
+            first, last = in_window(int(places.min()), int(places.max()) + 1, len(tokens), page.window)
+            seen.append((tokens[first:last], places - first))
+        sizes = {len(tokens) for tokens, _ in seen}
+        answers: dict[int, np.ndarray] = {}
+        for size in sizes:
+            which = [i for i, (tokens, _) in enumerate(seen) if len(tokens) == size]
+            x = torch.from_numpy(np.stack([seen[i][0] for i in which])).to(page.device)
+            open_ = torch.zeros(x.shape, dtype=torch.bool, device=page.device)
+            for row, i in enumerate(which):
+                open_[row, torch.from_numpy(seen[i][1]).to(page.device)] = True
+            t = torch.where(open_, open_.double().mean(1, keepdim=True), 0.0)
+            x_t = torch.where(open_, process.mask_id, x)
+            log_p = process.endpoints(page.denoiser.answer(x_t, t), x_t, t).x[..., : page.end]
+            for row, i in enumerate(which):
+                answers[i] = log_p[row, torch.from_numpy(seen[i][1]).to(page.device)].double().exp().cpu().numpy()
+        found += [answers[i] for i in range(len(part))]
+        if not all(np.isfinite(law).all() for law in found[start:]):
             raise MetricError("the network answers NaN or infinity: nothing is repaired")
         if look is not None:
-            look(min(start + batch, len(groups)), len(groups))
+            look(min(start + page.batch, len(rows)), len(rows))
+    return found
+
+
+def beliefs(page: Page, tokens: np.ndarray, groups: Sequence[np.ndarray], look: Look | None = None) -> Belief:
+    """What is believed at each place of `groups`, arrays of places (k,) that are masked together, with all other tokens (N,) of a
+    window around them in sight. The end of a document is never the likeliest."""
+    count = len(tokens)
+    own, top, best = np.full(count, np.nan), np.full(count, np.nan), np.full(count, -1)
+    echo, none = page.echo(tokens), np.zeros(count, dtype=bool)
+    for group, found in zip(groups, laws(page, [(tokens, group) for group in groups], look), strict=True):
+        for place, law in zip(group.tolist(), found, strict=True):
+            law = echo.mixed(law, *known_around(tokens, place, none), skip=(place, place + 1))
+            there = tokens[place]
+            own[place] = law[there] if there < page.end else 0.0
+            law[there if there < page.end else 0] = -1.0
+            best[place] = law.argmax()
+            top[place] = law[best[place]]
     return Belief(own, best, top)
 
 
@@ -101,6 +152,96 @@ def apart(places: np.ndarray, window: int) -> list[np.ndarray]:
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """Tokens [first, last) of a text and what was meant in their place; the probability that they were meant, and that it was."""
+
+    first: int
+    last: int
+    tokens: np.ndarray
+    doubted: float
+    sure: float
+
+
+def log_runs(page: Page, tokens: np.ndarray, first: int, last: int, runs: Sequence[np.ndarray]) -> list[float]:
+    """log p of runs of tokens in the place of [first, last) of tokens (N,), from left to right with both sides in sight."""
+    rows, echoes, wanted = [], [], []
+    echo = page.echo(tokens)
+    for run in runs:
+        whole = np.concatenate([tokens[:first], run, tokens[last:]])
+        for k in range(len(run)):
+            open_ = np.zeros(len(whole), dtype=bool)
+            open_[first + k : first + len(run)] = True
+            rows.append((whole, np.arange(first + k, first + len(run))))
+            echoes.append(known_around(whole, first + k, open_))
+            wanted.append(int(run[k]))
+    found = laws(page, rows)
+    log_p = [
+        float(np.log(max(echo.mixed(law[0], *around, skip=(first, last))[token], 1e-30)))
+        for law, around, token in zip(found, echoes, wanted, strict=True)
+    ]
+    sums, place = [], 0
+    for run in runs:
+        sums.append(sum(log_p[place : place + len(run)]))
+        place += len(run)
+    return sums
+
+
+def slipped(page: Page, text: bytes, tokens: np.ndarray, free: np.ndarray, doubt: float) -> list[Edit]:
+    """Words of a text (its tokens (N,), an end before and after, of which those `free` (N,) may change) weighed against what
+    may have been meant. Words that stand in the text more than once are taken as meant."""
+    lengths = page.vocabulary.lengths()[tokens]
+    starts = np.cumsum(lengths) - lengths
+    own = counted([text])
+    # a word of the text itself is at hand: it counts for more than one of all that was learned from
+    lexicon = Lexicon({word: n for word, n in {**page.lexicon, **{w: 50 * n for w, n in own.items()}}.items() if word})
+    found = []
+    for start, word in words(text):
+        if own[word] > 1:
+            continue
+        near = [(meant, p) for meant, p in lexicon.meant(word) if lexicon.counts[meant] > page.lexicon.get(word, 0)]
+        first = int(np.searchsorted(starts, start, side="right")) - 1
+        last = int(np.searchsorted(starts, start + len(word)))
+        if not near or last - first > LONGEST or not free[first:last].all():
+            continue
+        head = text[starts[first] : start]
+        tail = text[start + len(word) : starts[last - 1] + lengths[last - 1]]
+        runs = [tokens[first:last], *(page.vocabulary.encode(head + meant + tail) for meant, _ in near)]
+        log_p = np.array(log_runs(page, tokens, first, last, runs))
+        log_p[1:] += np.log(doubt * np.array([p for _, p in near]))
+        log_p[0] += np.log(1 - doubt)
+        share = np.exp(log_p - log_p.max())
+        share /= share.sum()
+        best = 1 + int(share[1:].argmax())
+        found.append(Edit(first, last, runs[best].astype(np.int64), float(share[0]), float(share[best])))
+    return found
+
+
+def single(
+    page: Page, tokens: np.ndarray, places: np.ndarray, doubt: float, sure: float, look: Look | None
+) -> list[Edit]:
+    """Tokens that were not meant with a probability of `sure`, each looked at alone."""
+
+    def wrong(belief: Belief, places: np.ndarray) -> np.ndarray:
+        return places[belief.meant(doubt, page.end)[1][places] >= sure]
+
+    chosen = wrong(beliefs(page, tokens, apart(places, page.window), look), places)
+    again = beliefs(page, tokens, [np.array([place]) for place in chosen])
+    same, other = again.meant(doubt, page.end)
+    return [
+        Edit(p, p + 1, again.best[p : p + 1], float(same[p]), float(other[p])) for p in wrong(again, chosen).tolist()
+    ]
+
+
+def spaced(edits: Sequence[Edit]) -> list[Edit]:
+    """The surest first, none closer than APART to a surer one: the others wait until that stands. Of equal ones the longest."""
+    chosen: list[Edit] = []
+    for edit in sorted(edits, key=lambda each: (-each.sure, each.first - each.last, each.first)):
+        if all(edit.first - other.last >= APART - 1 or other.first - edit.last >= APART - 1 for other in chosen):
+            chosen.append(edit)
+    return chosen
+
+
 def repair(
     model: Model,
     original: Original,
@@ -109,67 +250,93 @@ def repair(
     doubt: float,
     sure: float,
     rounds: int,
+    alone: bool = False,
     look: Look | None = None,
 ) -> tuple[bytes, list[Change]]:
     """The text repaired, as UTF-8, and what was changed, in order of its place.
 
     Args:
-        where: stretches of the text in which alone tokens are changed; none: all of it.
-        doubt, sure: a token below the one, and a replacement of at least the other, is changed.
+        where: stretches of the text in which alone something is changed; none: all of it.
+        doubt, sure: the share of tokens that were not meant, before looking; how probable what is put there must be.
         rounds: times, at most, that the text is looked through.
+        alone: ask the model alone: neither echoes nor slips.
 
     A change that would leave half a character, or one that the file's encoding has not, is not made.
     """
-    recipe: Any = model.recipe
-    vocabulary, window = recipe.vocabulary(model.run), model.facts.window
-    ids = vocabulary.encode(original.text)
-    tokens = np.concatenate([[vocabulary.end], ids, [vocabulary.end]]).astype(np.int64)
-    lengths = vocabulary.lengths()
-    starts = np.cumsum(lengths[tokens]) - lengths[tokens]
-    free = np.ones(len(tokens), dtype=bool)
-    if where:
-        free[:] = False
-        for hole in where:
-            free |= (starts >= hole.start) & (starts + lengths[tokens] <= hole.stop)
-    free[[0, -1]] = False
-    batch = model.given.batch or (32 if torch.device(model.device).type == "cpu" else 256)
-    seen = {"window": window, "batch": batch, "device": model.device}
-    changed: dict[int, Callable[..., Change]] = {}
+    return repaired(page_of(model, alone), original, where, doubt=doubt, sure=sure, rounds=rounds, look=look)
+
+
+def repaired(
+    page: Page,
+    original: Original,
+    where: Sequence[Hole] = (),
+    *,
+    doubt: float,
+    sure: float,
+    rounds: int,
+    look: Look | None = None,
+) -> tuple[bytes, list[Change]]:
+    """See `repair`: of many texts, looked at with the same."""
+    vocabulary, lengths = page.vocabulary, page.vocabulary.lengths()
+    ends = np.array([page.end])
+    tokens = np.concatenate([ends, vocabulary.encode(original.text), ends]).astype(np.int64)
+    free = _free(tokens, lengths, where)
+    made: list[tuple[int, Edit, bytes]] = []  # the edit's first token as the text stands now
     for _ in range(rounds):
         places = np.flatnonzero(free)
         if not len(places):
             break
-        first = beliefs(model.denoiser, tokens, apart(places, window), look=look, **seen)
-        chosen = _wrong(first, places, tokens, doubt, sure)
-        again = beliefs(model.denoiser, tokens, [np.array([place]) for place in chosen], **seen)
-        found = 0
-        for place in _spaced(_wrong(again, chosen, tokens, doubt, sure), again.top):
-            was, new = tokens[place], again.best[place]
-            tokens[place] = new
-            if not original.can(vocabulary.decode(tokens)):
-                tokens[place] = was
+        edits = single(page, tokens, places, doubt, sure, look)
+        if page.learned is not None:
+            text = vocabulary.decode(tokens[1:-1])
+            edits += [edit for edit in slipped(page, text, tokens, free, doubt) if edit.sure >= sure]
+        done = 0
+        for edit in sorted(spaced(edits), key=lambda each: -each.first):
+            after = np.concatenate([tokens[: edit.first], edit.tokens, tokens[edit.last :]])
+            if not original.can(vocabulary.decode(after[1:-1])):
                 continue
-            old, now = vocabulary.decode([was]), vocabulary.decode([new])
-            changed[place] = partial(
-                Change, was=old, now=now, doubted=float(again.own[place]), sure=float(again.top[place])
-            )
-            free[place], found = False, found + 1
-        if not found:
+            moved = len(edit.tokens) - (edit.last - edit.first)
+            was = vocabulary.decode(tokens[edit.first : edit.last])
+            made = [(at + moved * (at > edit.first), other, old) for at, other, old in made]
+            made.append((edit.first, edit, was))
+            free = np.concatenate([free[: edit.first], np.zeros(len(edit.tokens), dtype=bool), free[edit.last :]])
+            tokens, done = after, done + 1
+        if not done:
             break
     starts = np.cumsum(lengths[tokens]) - lengths[tokens]
-    return vocabulary.decode(tokens), [changed[place](start=int(starts[place])) for place in sorted(changed)]
+    changes = [
+        Change(int(starts[at]), was, vocabulary.decode(edit.tokens), edit.doubted, edit.sure)
+        for at, edit, was in sorted(made, key=lambda each: each[0])
+    ]
+    return vocabulary.decode(tokens[1:-1]), changes
 
 
-def _wrong(belief: Belief, places: np.ndarray, tokens: np.ndarray, doubt: float, sure: float) -> np.ndarray:
-    """Those of the places at which the token is doubted and another one is sure."""
-    found = (belief.own[places] < doubt) & (belief.top[places] >= sure) & (belief.best[places] != tokens[places])
-    return places[found]
+def page_of(model: Model, alone: bool = False) -> Page:
+    """What texts are looked at with. The text that was learned from echoes where the run still has it."""
+    recipe: Any = model.recipe
+    vocabulary = recipe.vocabulary(model.run)
+    batch = model.given.batch or (32 if torch.device(model.device).type == "cpu" else 256)
+    learned: tuple[Source, ...] | None = None
+    lexicon: dict[bytes, int] = {}
+    if not alone:
+        learned = ()
+        try:
+            train = np.asarray(recipe.corpus(model.run).train)
+        except (DataError, RunError):  # a run that was moved without its data
+            train = np.zeros(0, dtype=np.int64)
+        if len(train) > 8:
+            learned = (Source(train.astype(np.int64)),)
+            lexicon = {
+                word: n for word, n in counted([vocabulary.decode(train[train < len(vocabulary)])]).items() if n > 1
+            }
+    return Page(model.denoiser, vocabulary, model.facts.window, batch, model.device, learned, lexicon)
 
 
-def _spaced(places: np.ndarray, top: np.ndarray) -> list[int]:
-    """The surest places first, none closer than APART to a surer one: the others wait until that stands."""
-    chosen: list[int] = []
-    for place in places[np.argsort(-top[places], kind="stable")].tolist():
-        if all(abs(place - other) >= APART for other in chosen):
-            chosen.append(place)
-    return chosen
+def _free(tokens: np.ndarray, lengths: np.ndarray, where: Sequence[Hole]) -> np.ndarray:
+    """Which tokens lie within stretches of the text; all but the ends where there are none."""
+    starts = np.cumsum(lengths[tokens]) - lengths[tokens]
+    free = np.full(len(tokens), not where)
+    for hole in where:
+        free |= (starts >= hole.start) & (starts + lengths[tokens] <= hole.stop)
+    free[[0, -1]] = False
+    return free

@@ -164,8 +164,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Repair:
-    """Replace tokens of a text that a trained run doubts by such as it is sure of; where it is sure nothing changes, and
-    nothing is drawn. What changes is shown as a diff, with the probability of each token before and after."""
+    """Put right what was not meant in a text: tokens, and slips of typing in words. Where nothing is sure nothing changes, and
+    nothing is drawn. What changes is shown as a diff, with the probability that each was meant."""
 
     run: Positional[Path]
     """Run directory."""
@@ -173,10 +173,13 @@ class Repair:
     """Text to repair."""
     lines: tuple[str, ...] = ()
     """Lines in which alone it may change, such as 12 or 10:14, counted from 1."""
-    doubt: float = 0.001
-    """A token is doubted where its probability, with everything else in sight, is below this."""
+    doubt: float | None = None
+    """Share of the tokens that were not meant, before looking (default: 0.001, of --lines 0.1)."""
     sure: float = 0.9
-    """It is replaced by one whose probability is at least this."""
+    """What is put in their place was meant with this probability at least."""
+    alone: bool = False
+    """Ask the model alone: what stands between the same tokens elsewhere, in the text and in the one that was learned from, does
+    not count, and words are not weighed."""
     rounds: int = 4
     """Times, at most, that the text is looked through; what was replaced is in sight from then on."""
     out: Path | None = None
@@ -190,8 +193,8 @@ class Repair:
     def __post_init__(self) -> None:
         check(
             self,
-            (0 <= self.doubt < 1, "doubt", "from 0 to below 1"),
-            (self.doubt < self.sure <= 1, "sure", "above doubt, at most 1"),
+            (self.doubt is None or 0 <= self.doubt < 1, "doubt", "from 0 to below 1"),
+            (0.5 <= self.sure <= 1, "sure", "from 0.5 to 1"),
             (self.rounds >= 1, "rounds", "at least 1"),
             (self.batch is None or self.batch >= 1, "batch", "at least 1"),
         )
@@ -209,6 +212,7 @@ class Repair:
             where = of_lines(file.text, self.lines)
         except DataError as error:
             raise DataError(f"{shown(self.file)}: {error}") from None
+        doubt = self.doubt if self.doubt is not None else 0.1 if self.lines else 0.001
         watch = Watch("look", 1, unit="windows")
         with watch:
 
@@ -217,7 +221,7 @@ class Repair:
                 watch.show(done)
 
             text, made = repair(
-                model, file, where, doubt=self.doubt, sure=self.sure, rounds=self.rounds, look=look
+                model, file, where, doubt=doubt, sure=self.sure, rounds=self.rounds, alone=self.alone, look=look
             )  # fmt: skip
         show(self.file, file.spelt(file.text), [file.spelt(text)], to, True, model)
         for line in changes(text, made):
