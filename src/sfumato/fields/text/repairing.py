@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 
 APART = 8
 """Tokens between two that are masked together, or changed in one round."""
-LONGEST = 10
-"""Tokens of a word, at most, that is weighed."""
+LONGEST, CANDIDATES = 10, 4
+"""Tokens of a word, at most, that is weighed; words that it is weighed against."""
+AT_HAND = 50
+"""For how many words of the training text one of the text itself counts, when it is chosen which are weighed."""
 
 Look = Callable[[int, int], None]  # how many of how many rows are done
 
@@ -81,7 +83,7 @@ class Page:
     device: torch.device | str = "cpu"
     learned: tuple[Source, ...] | None = ()
     """Texts that echo beside the text itself; None: nothing does."""
-    lexicon: dict[bytes, int] = field(default_factory=dict)
+    lexicon: Lexicon = field(default_factory=lambda: Lexicon({}))
 
     @property
     def end(self) -> int:
@@ -193,16 +195,21 @@ def slipped(page: Page, text: bytes, tokens: np.ndarray, free: np.ndarray, doubt
     lengths = page.vocabulary.lengths()[tokens]
     starts = np.cumsum(lengths) - lengths
     own = counted([text])
-    # a word of the text itself is at hand: it counts for more than one of all that was learned from
-    lexicon = Lexicon({word: n for word, n in {**page.lexicon, **{w: 50 * n for w, n in own.items()}}.items() if word})
+    here = Lexicon(own)
+
+    def often(word: bytes) -> int:
+        return page.lexicon.counts.get(word, 0) + AT_HAND * own[word]
+
     found = []
     for start, word in words(text):
-        if own[word] > 1:
-            continue
-        near = [(meant, p) for meant, p in lexicon.meant(word) if lexicon.counts[meant] > page.lexicon.get(word, 0)]
         first = int(np.searchsorted(starts, start, side="right")) - 1
         last = int(np.searchsorted(starts, start + len(word)))
-        if not near or last - first > LONGEST or not free[first:last].all():
+        if own[word] > 1 or last - first > LONGEST or not free[first:last].all():
+            continue
+        every = {**page.lexicon.meant(word), **here.meant(word)}
+        near = [(meant, p) for meant, p in every.items() if often(meant) > page.lexicon.counts.get(word, 0)]
+        near = sorted(near, key=lambda each: (-each[1] * often(each[0]), each[0]))[:CANDIDATES]
+        if not near:
             continue
         head = text[starts[first] : start]
         tail = text[start + len(word) : starts[last - 1] + lengths[last - 1]]
@@ -317,7 +324,7 @@ def page_of(model: Model, alone: bool = False) -> Page:
     vocabulary = recipe.vocabulary(model.run)
     batch = model.given.batch or (32 if torch.device(model.device).type == "cpu" else 256)
     learned: tuple[Source, ...] | None = None
-    lexicon: dict[bytes, int] = {}
+    lexicon = Lexicon({})
     if not alone:
         learned = ()
         try:
@@ -326,9 +333,8 @@ def page_of(model: Model, alone: bool = False) -> Page:
             train = np.zeros(0, dtype=np.int64)
         if len(train) > 8:
             learned = (Source(train.astype(np.int64)),)
-            lexicon = {
-                word: n for word, n in counted([vocabulary.decode(train[train < len(vocabulary)])]).items() if n > 1
-            }
+            often = counted([vocabulary.decode(train[train < len(vocabulary)])])
+            lexicon = Lexicon({word: n for word, n in often.items() if n > 1})
     return Page(model.denoiser, vocabulary, model.facts.window, batch, model.device, learned, lexicon)
 
 

@@ -59,14 +59,10 @@ class Lexicon:
                 found[less].append(word)
         return dict(found)
 
-    def meant(self, seen: bytes, most: int = 4) -> list[tuple[bytes, float]]:
-        """The words, the likeliest first by count and slip, of which one slip makes ``seen``, and how likely it does."""
+    def meant(self, seen: bytes) -> dict[bytes, float]:
+        """The words of which one slip makes ``seen``, and how likely it does."""
         near = {word for less in without(seen) for word in self._near.get(less, ())}
-        found = [(word, likelihood(seen, word)) for word in near]
-        ranked = sorted(
-            (each for each in found if each[1] > 0), key=lambda each: (-each[1] * self.counts[each[0]], each[0])
-        )
-        return ranked[:most]
+        return {word: p for word in near if (p := likelihood(seen, word)) > 0}
 
 
 def words(text: bytes) -> Iterator[tuple[int, bytes]]:
