@@ -78,7 +78,7 @@ class Text(Recipe):
     Measure: ClassVar[type] = Measured
     verbs: ClassVar[Mapping[str, str]] = {
         "fill": "sfumato.fields.text.verbs:Fill", "score": "sfumato.fields.text.verbs:Score",
-        "repair": "sfumato.fields.text.verbs:Repair",
+        "repair": "sfumato.fields.text.verbs:Repair", "write": "sfumato.fields.text.verbs:Write",
     }  # fmt: skip
 
     data: Positional[Path]
@@ -248,11 +248,14 @@ class Text(Recipe):
         from sfumato.fields.text.queries import held
         from sfumato.fields.text.reading import reader
 
-        return held(reader(guess), query)
+        return held(reader(guess), query, reader(guess))
 
     def draw(self, model: Model, queries: Any, numbers: Sequence[int]) -> Iterator[Drawn]:
-        from sfumato.fields.text.queries import carried_on
+        from sfumato.fields.text.queries import carried_on, in_blocks
 
+        if queries.block and queries.layout.ends:
+            yield from in_blocks(model, queries, numbers)
+            return
         for drawn in model.draw(queries, numbers):
             yield carried_on(model, queries, drawn)
 

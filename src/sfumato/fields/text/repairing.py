@@ -2,9 +2,10 @@ r"""A text repaired by a model: what stands there is weighed against what could 
 
 A token o was meant to be v with probability (noisy channel, Shannon 1948; for spelling Kernighan 1990)
 
-    p(v | o, rest)  ~  p(v | rest) p(o | v),       p(o | o) = 1 - doubt,   p(o | v) = doubt / V for every other v:
+    p(v | o, rest)  ~  p(v | rest) p(o | v),       p(o | o) = 1 - doubt,   p(o | v) = doubt c(o) for every other v:
 
-any token may have come in its place, a share `doubt` of all. p(v | rest) is what the model believes when the place is masked
+any token may have come in its place, a share `doubt` of all, each as often as it comes at all (c, counted in the training text,
+or 1 / V). p(v | rest) is what the model believes when the place is masked
 and all others are in sight, with what stands between the same neighbours elsewhere (`echo`). Words are weighed likewise against
 those of the text and of the training text that one slip of typing away (`slips`), whatever number of tokens they have. Where
 one thing was meant with a probability of `sure` at least, it is put there; then the text is looked through again, each place
@@ -63,12 +64,13 @@ class Belief:
     best: np.ndarray
     top: np.ndarray
 
-    def meant(self, doubt: float, vocab: int) -> tuple[np.ndarray, np.ndarray]:
-        """The probability that each token was meant, and that its `best` was: (N,) each, by the channel above."""
+    def meant(self, doubt: float, comes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The probability that each token was meant, and that its `best` was: (N,) each, by the channel above, in which the
+        token of each place comes with probability ``comes`` (N,)."""
         same = (1 - doubt) * self.own
-        whole = same + doubt * (1 - self.own) / vocab
+        whole = same + doubt * (1 - self.own) * comes
         with np.errstate(invalid="ignore", divide="ignore"):
-            return same / whole, doubt * self.top / vocab / whole
+            return same / whole, doubt * self.top * comes / whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +86,19 @@ class Page:
     learned: tuple[Source, ...] | None = ()
     """Texts that echo beside the text itself; None: nothing does."""
     lexicon: Lexicon = field(default_factory=lambda: Lexicon({}))
+    common: np.ndarray | None = None
+    """How often each token comes, (V,); None: all alike."""
 
     @property
     def end(self) -> int:
         """The first token that is no text."""
         return len(self.vocabulary)
+
+    def comes(self, tokens: np.ndarray) -> np.ndarray:
+        """How often each of tokens (N,) comes."""
+        if self.common is None:
+            return np.full(len(tokens), 1 / self.end)
+        return np.where(tokens < self.end, self.common[tokens.clip(max=self.end - 1)], 0.0)
 
     def echo(self, tokens: np.ndarray) -> Echo:
         """What echoes in a text of tokens (N,)."""
@@ -229,12 +239,14 @@ def single(
 ) -> list[Edit]:
     """Tokens that were not meant with a probability of `sure`, each looked at alone."""
 
+    comes = page.comes(tokens)
+
     def wrong(belief: Belief, places: np.ndarray) -> np.ndarray:
-        return places[belief.meant(doubt, page.end)[1][places] >= sure]
+        return places[belief.meant(doubt, comes)[1][places] >= sure]
 
     chosen = wrong(beliefs(page, tokens, apart(places, page.window), look), places)
     again = beliefs(page, tokens, [np.array([place]) for place in chosen])
-    same, other = again.meant(doubt, page.end)
+    same, other = again.meant(doubt, comes)
     return [
         Edit(p, p + 1, again.best[p : p + 1], float(same[p]), float(other[p])) for p in wrong(again, chosen).tolist()
     ]
@@ -324,7 +336,7 @@ def page_of(model: Model, alone: bool = False) -> Page:
     vocabulary = recipe.vocabulary(model.run)
     batch = model.given.batch or (32 if torch.device(model.device).type == "cpu" else 256)
     learned: tuple[Source, ...] | None = None
-    lexicon = Lexicon({})
+    lexicon, common = Lexicon({}), None
     if not alone:
         learned = ()
         try:
@@ -333,9 +345,11 @@ def page_of(model: Model, alone: bool = False) -> Page:
             train = np.zeros(0, dtype=np.int64)
         if len(train) > 8:
             learned = (Source(train.astype(np.int64)),)
+            common = np.bincount(train[train < len(vocabulary)], minlength=len(vocabulary)) + 1.0
+            common /= common.sum()
             often = counted([vocabulary.decode(train[train < len(vocabulary)])])
             lexicon = Lexicon({word: n for word, n in often.items() if n > 1})
-    return Page(model.denoiser, vocabulary, model.facts.window, batch, model.device, learned, lexicon)
+    return Page(model.denoiser, vocabulary, model.facts.window, batch, model.device, learned, lexicon, common)
 
 
 def _free(tokens: np.ndarray, lengths: np.ndarray, where: Sequence[Hole]) -> np.ndarray:

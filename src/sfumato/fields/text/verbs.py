@@ -1,4 +1,4 @@
-"""The verbs of text alone: `sfumato text fill`, `score` and `repair`. Needs no torch."""
+"""The verbs of text alone: `sfumato text fill`, `write`, `score` and `repair`. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sfumato.errors import DataError, Wrong, check, shown
+from sfumato.fields.text.options import TextAsk
 from sfumato.jobs.flags import Positional, arg
 from sfumato.jobs.recipe import say
 from sfumato.jobs.walk import Drawing, Walk
@@ -99,6 +100,68 @@ class Fill:
         spelt = [file.spelt(text) for text in texts]
         show(self.file, file.spelt(file.text), spelt, to, self.diff, model)
         say(f"filled    {len(holes)} hole{'s' * (len(holes) > 1)}" + f", {self.draws} times" * (self.draws > 1))
+        return 0
+
+
+@dataclass(frozen=True)
+class Write:
+    """Write one text by a trained run, after a prompt, to standard output while it is written: block after block from left to
+    right, each as soon as it stands. The same seed gives the same text as the first of `sfumato sample --block`."""
+
+    run: Positional[Path]
+    """Run directory."""
+    prompt: str | None = None
+    """How the text begins."""
+    prompt_file: Path | None = None
+    """The same from a file, which ends where the text goes on."""
+    length: int | None = None
+    """Tokens of the text, the prompt's among them (default: those of one window)."""
+    block: int = 32
+    """Tokens written at a time."""
+    temperature: float = 0.7
+    """Below 1 the likely is likelier: fewer blunders, less variety. 1 is the model's own law."""
+    stress: float = 1.0
+    """How much the prompt is heeded: 1 as the model does, above it more (guidance; twice the time)."""
+    named: Annotated[str, arg(name="walk")] = "usual"
+    """A walk that the field knows by name."""
+    walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
+    drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
+
+    def __post_init__(self) -> None:
+        self.ask()
+
+    def ask(self) -> TextAsk:
+        """What is asked for. Raises Wrong."""
+        return TextAsk(
+            prompt=self.prompt, prompt_file=self.prompt_file, length=self.length, block=self.block,
+            temperature=self.temperature, stress=self.stress,
+        )  # fmt: skip
+
+    def __call__(self) -> int:
+        import dataclasses
+        import sys
+
+        from sfumato.fields.text.queries import by_blocks
+        from sfumato.fields.text.showing import deliver
+
+        model = loaded(self.run, self.walk, self.drawing, self.named)
+        walk = dataclasses.replace(model.walk, batch=self.walk.batch or 1)
+        recipe: Any = model.recipe
+        queries = recipe.queries(model, self.ask(), 1)
+        vocabulary, known = queries.vocabulary, int(queries.layout.known.sum())
+        deliver(queries.layout.before + vocabulary.decode(queries.layout.tokens[1:known]))
+        shown, tokens = known, 0
+        for x in by_blocks(model, queries, [0], walk):
+            row = x[0].cpu().numpy()
+            fresh = row[shown:]
+            ends = (fresh == vocabulary.end).nonzero()[0]
+            fresh = fresh[: ends[0]] if len(ends) else fresh
+            deliver(vocabulary.decode(fresh))
+            shown, tokens = len(row), tokens + len(fresh)
+            if len(ends):
+                break
+        sys.stdout.flush()
+        say(f"written   {tokens} tokens")
         return 0
 
 
