@@ -145,12 +145,9 @@ class Text(Recipe):
 
     def documents(self, tell: Say) -> list[Document]:
         """The texts. Raises DataError."""
-        from sfumato.fields.text.files import read
+        from sfumato.fields.text.files import Wanted, read
 
-        return read(
-            self.data, tell, suffixes=self.suffixes, skip=self.skip, column=self.column, prompts=self.prompts,
-            limits=self.limits(),
-        )  # fmt: skip
+        return read(self.data, tell, Wanted(self.suffixes, self.skip, self.column, self.prompts, self.limits()))
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Text:
         from sfumato.fields.text.data import Corpus

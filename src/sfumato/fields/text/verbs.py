@@ -201,7 +201,7 @@ class Score:
         )
 
     def __call__(self) -> int:
-        from sfumato.fields.text.files import every
+        from sfumato.fields.text.files import Wanted, every
         from sfumato.fields.text.reporting import json_lines, table
         from sfumato.fields.text.scoring import scored
         from sfumato.training.progress import Watch
@@ -209,7 +209,7 @@ class Score:
 
         to = places(self.out, 1)
         model = loaded(self.run, Walk(batch=self.batch), self.drawing)
-        documents = every(self.path, say, suffixes=self.suffixes, skip=self.skip, column=self.column)
+        documents = every(self.path, say, Wanted(self.suffixes, self.skip, self.column))
         watch = Watch("score", 1, unit="blocks")
         with watch:
 
