@@ -268,11 +268,8 @@ def _asked(wanted: Wanted) -> list[tuple[str, str]]:
 
 def _pair(names: Any, wanted: Wanted) -> str:
     """A hint for rows that are pairs, where nobody said so."""
-    if (
-        (wanted.column, wanted.prompts) == ("text", None)
-        and isinstance(names, (dict, list))
-        and {"prompt", "completion"} <= {*map(str, names)}
-    ):
+    usual = (wanted.column, wanted.prompts) == ("text", None)
+    if usual and isinstance(names, (dict, list)) and {"prompt", "completion"} <= {*map(str, names)}:
         return " (of pairs: --prompts prompt --column completion)"
     return ""
 
