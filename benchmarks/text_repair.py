@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--doubt", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--alone", action="store_true")
+    parser.add_argument("--kinds", nargs="*", choices=("token", "slip", "right"), default=["token", "slip", "right"])
     parser.add_argument("--show", type=int, default=10)
     asked = parser.parse_args()
     model = load(asked.run)
@@ -87,7 +88,7 @@ def main() -> None:
     found: dict[str, Any] = {"asked": {k: str(v) for k, v in vars(asked).items()}, "documents": len(texts)}
     shown: list[str] = []
     began = time.process_time()
-    for kind in ("token", "slip", "right"):
+    for kind in asked.kinds:
         counts: Counter[str] = Counter()
         sures: list[tuple[float, bool]] = []
         while counts["lines"] < asked.lines:

@@ -112,8 +112,8 @@ def every(path: Path, tell: Say, wanted: Wanted = Wanted()) -> list[Document]:
         total += len(document.text)
         if total > wanted.limits.total:
             raise DataError(
-                f"{shown(path)}: holds more than {wanted.limits.total / 1e6:,.0f} MB of text; choose a part of it by --suffixes or "
-                "--skip, or raise --limit-mb"
+                f"{shown(path)}: holds more than {wanted.limits.total / 1e6:,.0f} MB of text; choose a part of it by "
+                "--suffixes or --skip, or raise --limit-mb"
             )
         documents[document.key] = document
     skipped.close()
