@@ -28,6 +28,7 @@ import numpy as np
 
 from sfumato.fields.text import bits, measure, reading, scoring
 from sfumato.fields.text.data import Corpus
+from sfumato.fields.text.echo import Echo, Echoing, Source
 from sfumato.fields.text.opening import Tries, likeliest, opened
 from sfumato.fields.text.options import TextAsk
 from sfumato.fields.text.recipe import gaps_of
@@ -68,8 +69,20 @@ def bits_of(model: Model, corpus: Corpus, asked: argparse.Namespace) -> dict[str
     return found | {"documents": len(chosen)}
 
 
+def document(corpus: Corpus, row: np.ndarray, first: int, size: int) -> np.ndarray:
+    """The held-out document around a hole of a window, an end in the place of each token of the hole."""
+    stream = np.asarray(corpus.held_out).astype(np.int64)
+    starts = np.flatnonzero(np.lib.stride_tricks.sliding_window_view(stream, 32)[:, 0] == row[0])
+    start = next(int(s) for s in starts if np.array_equal(stream[s : s + len(row)], row))
+    stream[start + first : start + first + size] = corpus.facts.end
+    ends = np.flatnonzero(np.asarray(corpus.held_out) == corpus.facts.end)
+    place = np.searchsorted(ends, start + first, side="right")
+    return stream[ends[place - 1] : ends[min(place, len(ends) - 1)] + 1]
+
+
 def holes_of(model: Model, corpus: Corpus, asked: argparse.Namespace) -> dict[str, Any]:
     gaps, window, found = gaps_of(model.facts), corpus.facts.window, {}
+    train = Source(np.asarray(corpus.train).astype(np.int64))
     for size in (1, 3, 8):
         drawn = measure.drawn_holes(corpus, size, asked.holes)
         if drawn is None:
@@ -81,9 +94,14 @@ def holes_of(model: Model, corpus: Corpus, asked: argparse.Namespace) -> dict[st
             part = slice(start, start + 32)
             written = measure.fill(model.denoiser, x[part], ~open_[part], size, model.device)
             known += int((written == x[part]).all(1).sum())
+        echoes = 0
         for number, (row, where) in enumerate(zip(x.numpy(), open_.numpy(), strict=True)):
             first = int(where.argmax())
             truth = row[first : first + size]
+            file = document(corpus, row, first, size)
+            guess = Echoing(model.denoiser, Echo((train, Source(file)), corpus.facts.end))
+            written = measure.fill(guess, x[number : number + 1], ~open_[number : number + 1], size, model.device)  # type: ignore[arg-type]
+            echoes += bool((written == x[number]).all())
             tries = Tries.of(row[:first], row[first + size :], gaps, window, 8)
             greedy = opened(model, tries, [0], temperature=0.0, stream=("hole", number))
             more = opened(model, tries, range(8), temperature=0.7, stream=("hole", number))
@@ -93,7 +111,8 @@ def holes_of(model: Model, corpus: Corpus, asked: argparse.Namespace) -> dict[st
             alone += greedy[0].tokens.tolist() == truth.tolist()
             length += len(best.tokens) == size
         found[str(size)] = {
-            "holes": n, "length known": known / n, "length unknown": right / n, "... 90 %": share_interval(right / n, n),
+            "holes": n, "length known": known / n, "... with echoes": echoes / n, "length unknown": right / n,
+            "... 90 %": share_interval(right / n, n),
             "length unknown, one try": alone / n, "length right": length / n,
         }  # fmt: skip
     return found

@@ -12,10 +12,22 @@ T the number of different tokens seen there. What is asked about is never among 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato.diffusion import Endpoints, Guess
+from sfumato.diffusion.guidance import Wrapped
+from sfumato.errors import DataError
+from sfumato.fields.text.reading import reader
+from sfumato.training.run import RunError
+
+if TYPE_CHECKING:
+    from sfumato.jobs.model import Model
 
 REACH = 3
 """Neighbours on each side that are looked at."""
@@ -120,3 +132,44 @@ def known_around(tokens: np.ndarray, place: int, open_: np.ndarray) -> tuple[lis
             break
         right.append(int(tokens[at]))
     return left[::-1], right
+
+
+# ---- in fillings -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Echoing(Wrapped):
+    """A guess of masked tokens in which echoes count. Of a gap it is the law of its token, if it is one, that they change, and
+    not whether it is one."""
+
+    base: Guess
+    echo: Echo
+
+    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+        ends = self.base(x_t, t, s, **condition)
+        tokens, x, text = x_t.cpu().numpy(), ends.x.clone(), self.echo.end
+        open_ = tokens > text  # the end of a document is known, too
+        for row, place in zip(*(tokens == self.process.mask_id).nonzero(), strict=True):
+            around = known_around(tokens[row], int(place), open_[row])
+            law = x[row, place, :text].double().exp().cpu().numpy()
+            mass = law.sum()
+            if mass > 0 and any(around):
+                mixed = mass * self.echo.mixed(law / mass, *around)
+                x[row, place, :text] = torch.from_numpy(np.log(mixed.clip(1e-30))).to(x)
+        return Endpoints(x, ends.z)
+
+
+def echoing(model: Model, tokens: np.ndarray) -> Model:
+    """The model, told what echoes in a text of tokens (N,), in which an end stands for what is not known."""
+    sources = (*learned(model), Source(tokens))
+    return replace(model, denoiser=Echoing(reader(model.denoiser), Echo(sources, model.facts.end)))
+
+
+def learned(model: Model) -> tuple[Source, ...]:
+    """The text that a run learned from, where it still has it."""
+    recipe: Any = model.recipe
+    try:
+        train = np.asarray(recipe.corpus(model.run).train)
+    except (DataError, RunError):  # a run that was moved without its data
+        return ()
+    return (Source(train.astype(np.int64)),) if len(train) > 8 else ()

@@ -121,7 +121,7 @@ def opened(
         told = Sides(guess, len(tries.before), len(tries.after), gaps.nothing)
         return Sharpened(told, 1.0, model.facts.end, torch.ones(len(query["x"]), dtype=torch.bool, device=model.device))
 
-    denoiser = replace(model.denoiser, process=Masked(gaps.gap))
+    denoiser = with_process(model.denoiser, Masked(gaps.gap))
     found = []
     for drawn in generate(
         denoiser, tries, numbers, seed=model.drawing.seed, stream=stream, begin=begin, guide=guide,
@@ -132,6 +132,12 @@ def opened(
         scores: Any = drawn.scores["log_text"]
         found += [Opened(tries.between(row), float(s)) for row, s in zip(x.cpu().numpy(), scores, strict=True)]
     return found
+
+
+def with_process(guess: Any, process: Masked) -> Any:
+    """A denoiser, or what is around one, of another process."""
+    base = getattr(guess, "base", None)
+    return replace(guess, process=process) if base is None else replace(guess, base=with_process(base, process))
 
 
 def likeliest(found: Sequence[Opened], fits: Callable[[np.ndarray], bool]) -> Opened | None:

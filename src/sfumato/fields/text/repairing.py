@@ -22,13 +22,11 @@ import numpy as np
 import torch
 
 from sfumato.diffusion import Denoiser
-from sfumato.errors import DataError
-from sfumato.fields.text.echo import Echo, Source, known_around
+from sfumato.fields.text.echo import Echo, Source, known_around, learned
 from sfumato.fields.text.originals import Hole, Original
 from sfumato.fields.text.slips import Lexicon, counted, words
 from sfumato.fields.text.writing import in_window
 from sfumato.metrics.distances import MetricError
-from sfumato.training.run import RunError
 
 if TYPE_CHECKING:
     from sfumato.data.vocabulary import Vocabulary
@@ -335,21 +333,16 @@ def page_of(model: Model, alone: bool = False) -> Page:
     recipe: Any = model.recipe
     vocabulary = recipe.vocabulary(model.run)
     batch = model.given.batch or (32 if torch.device(model.device).type == "cpu" else 256)
-    learned: tuple[Source, ...] | None = None
-    lexicon, common = Lexicon({}), None
-    if not alone:
-        learned = ()
-        try:
-            train = np.asarray(recipe.corpus(model.run).train)
-        except (DataError, RunError):  # a run that was moved without its data
-            train = np.zeros(0, dtype=np.int64)
-        if len(train) > 8:
-            learned = (Source(train.astype(np.int64)),)
-            common = np.bincount(train[train < len(vocabulary)], minlength=len(vocabulary)) + 1.0
-            common /= common.sum()
-            often = counted([vocabulary.decode(train[train < len(vocabulary)])])
-            lexicon = Lexicon({word: n for word, n in often.items() if n > 1})
-    return Page(model.denoiser, vocabulary, model.facts.window, batch, model.device, learned, lexicon, common)
+    if alone:
+        return Page(model.denoiser, vocabulary, model.facts.window, batch, model.device, None)
+    sources, lexicon, common = learned(model), Lexicon({}), None
+    if sources:
+        train = sources[0].tokens
+        train = train[train < len(vocabulary)]
+        common = np.bincount(train, minlength=len(vocabulary)) + 1.0
+        common /= common.sum()
+        lexicon = Lexicon({word: n for word, n in counted([vocabulary.decode(train)]).items() if n > 1})
+    return Page(model.denoiser, vocabulary, model.facts.window, batch, model.device, sources, lexicon, common)
 
 
 def _free(tokens: np.ndarray, lengths: np.ndarray, where: Sequence[Hole]) -> np.ndarray:

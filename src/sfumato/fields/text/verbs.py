@@ -48,6 +48,9 @@ class Fill:
     mark, and for lines as many as stand there)."""
     tries: int = 8
     """Of a hole whose length the run finds: the likeliest of so many is kept."""
+    alone: bool = False
+    """Ask the model alone: what stands between the same tokens elsewhere, in the text and in the one that was learned from, does
+    not count."""
     draws: int = 1
     """Fillings to draw: NAME-1.py, NAME-2.py, ... of --out NAME.py."""
     out: Path | None = None
@@ -78,7 +81,8 @@ class Fill:
         )
 
     def __call__(self) -> int:
-        from sfumato.fields.text.filling import fill
+        from sfumato.fields.text.echo import echoing
+        from sfumato.fields.text.filling import Draft, fill
         from sfumato.fields.text.opening import fill_open
         from sfumato.fields.text.originals import marked, of_lines, original
         from sfumato.fields.text.showing import Writing
@@ -88,6 +92,10 @@ class Fill:
         file = original(self.file, self.encoding)
         try:
             holes = of_lines(file.text, self.lines) if self.lines else marked(file.text)
+            if not self.alone:
+                recipe: Any = model.recipe
+                draft = Draft.of(file.text, holes, recipe.vocabulary(model.run), 1)
+                model = echoing(model, draft.tokens)
             with Writing() as writing:
                 how: Any = {"temperature": self.temperature, "look": writing.show}
                 if model.facts.gaps and self.hole is None and any(hole.tokens is None for hole in holes):
