@@ -15,7 +15,8 @@ once at most. Nothing is drawn, and where nothing is sure nothing changes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,8 @@ APART = 8
 """Tokens between two that are masked together, or changed in one round."""
 LONGEST, CANDIDATES = 10, 4
 """Tokens of a word, at most, that is weighed; words that it is weighed against."""
+BESIDE = 3
+"""Tokens on each side of a change that are asked whether it makes them likelier."""
 AT_HAND = 50
 """For how many words of the training text one of the text itself counts, when it is chosen which are weighed."""
 
@@ -164,13 +167,15 @@ def apart(places: np.ndarray, window: int) -> list[np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """Tokens [first, last) of a text and what was meant in their place; the probability that they were meant, and that it was."""
+    """Tokens [first, last) of a text and what was meant in their place; the probability that they were meant, and that it was;
+    how much likelier it makes what is around it, in nats."""
 
     first: int
     last: int
     tokens: np.ndarray
     doubted: float
     sure: float
+    gain: float = 0.0
 
 
 def log_runs(page: Page, tokens: np.ndarray, first: int, last: int, runs: Sequence[np.ndarray]) -> list[float]:
@@ -250,10 +255,40 @@ def single(
     ]
 
 
+def weighed(page: Page, tokens: np.ndarray, edits: Sequence[Edit]) -> list[Edit]:
+    """The edits with their gains, where there is a choice between neighbours."""
+    ordered = sorted(edits, key=lambda each: each.first)
+    if all(b.first - a.last >= APART - 1 for a, b in pairwise(ordered)):
+        return ordered
+    return [replace(edit, gain=gain) for edit, gain in zip(ordered, around(page, tokens, ordered), strict=True)]
+
+
+def around(page: Page, tokens: np.ndarray, edits: Sequence[Edit]) -> list[float]:
+    """How much likelier each edit makes the tokens up to BESIDE places from it, each given all others, in nats. A wrong token is
+    doubted, and so are its neighbours: the edit that makes the others likelier is the one that was meant."""
+    rows, wanted, echoes, sizes = [], [], [], []
+    for edit in edits:
+        after = np.concatenate([tokens[: edit.first], edit.tokens, tokens[edit.last :]])
+        for text, last in ((tokens, edit.last), (after, edit.first + len(edit.tokens))):
+            echo, none = page.echo(text), np.zeros(len(text), dtype=bool)
+            places = range(max(1, edit.first - BESIDE), min(len(text) - 1, last + BESIDE))
+            rows += [(text, np.array([place])) for place in places]
+            wanted += [int(text[place]) for place in places]
+            echoes += [(echo, known_around(text, place, none), (place, place + 1)) for place in places]
+            sizes.append(len(places))
+    log_p = [
+        np.log(max(float(echo.mixed(law[0], *sides, skip=skip)[token]), 1e-30)) if token < page.end else 0.0
+        for law, token, (echo, sides, skip) in zip(laws(page, rows), wanted, echoes, strict=True)
+    ]
+    sums = [float(sum(part)) for part in np.split(np.array(log_p), np.cumsum(sizes)[:-1])]
+    return [after - before for before, after in zip(sums[::2], sums[1::2], strict=True)]
+
+
 def spaced(edits: Sequence[Edit]) -> list[Edit]:
-    """The surest first, none closer than APART to a surer one: the others wait until that stands. Of equal ones the longest."""
+    """Those that make most likelier first, of equal ones the surest, none closer than APART to one before: the others wait until
+    that stands."""
     chosen: list[Edit] = []
-    for edit in sorted(edits, key=lambda each: (-each.sure, each.first - each.last, each.first)):
+    for edit in sorted(edits, key=lambda each: (-each.gain, -each.sure, each.first)):
         if all(edit.first - other.last >= APART - 1 or other.first - edit.last >= APART - 1 for other in chosen):
             chosen.append(edit)
     return chosen
@@ -308,7 +343,7 @@ def repaired(
             text = vocabulary.decode(tokens[1:-1])
             edits += [edit for edit in slipped(page, text, tokens, free, doubt) if edit.sure >= sure]
         done = 0
-        for edit in sorted(spaced(edits), key=lambda each: -each.first):
+        for edit in sorted(spaced(weighed(page, tokens, edits)), key=lambda each: -each.first):
             after = np.concatenate([tokens[: edit.first], edit.tokens, tokens[edit.last :]])
             if not original.can(vocabulary.decode(after[1:-1])):
                 continue
