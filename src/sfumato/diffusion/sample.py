@@ -44,6 +44,10 @@ class Solver(Protocol):
     def step(self, guess: Guess, x_t: Tree, t: Tree, s: Tree, memory: Any, rng: Rng) -> tuple[Tree, Any]:
         """x_t at time t -> x_s at the smaller time s, and the memory for the next step."""
 
+    def scores(self, memory: Any) -> dict[str, Tree]:
+        """What the memory says in the end of each row, name -> (B, ...)."""
+        return {"calls": memory} if self.counts else {}
+
 
 @dataclass(frozen=True)
 class Euler(Solver):

@@ -25,10 +25,18 @@ class TokenBlock(nn.Module):
         zero_(self.attention.out)
         zero_(self.feed.out)
 
-    def forward(self, h: Tensor, turns: Tensor, mask: Tensor | None = None) -> Tensor:
-        """h (B, L, width), turns (2, L, head), mask (B, L) bool, True = attend to it -> (B, L, width)."""
-        h = h + self.dropped(self.attention(standard(h), turns, mask))
+    def forward(
+        self, h: Tensor, turns: Tensor, mask: Tensor | None = None, before: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """h (B, L, width), turns (2, L, head), mask (B, L) or (B, L, L) bool, True = attend to it -> (B, L, width). before: keys
+        and values (B, M, heads, head) of other tokens, from `keys`, that are attended to, too."""
+        h = h + self.dropped(self.attention(standard(h), turns, mask, before))
         return h + self.dropped(self.feed(standard(h)))
+
+    def keys(self, h: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, L, heads, head) of h (B, L, width)."""
+        _, k, v = self.attention.heard(standard(h), turns)
+        return k, v
 
     def dropped(self, answer: Tensor) -> Tensor:
         """An answer (B, L, width) of which in training a share is dropped."""

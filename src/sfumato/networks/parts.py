@@ -281,20 +281,22 @@ def rotate(x: Tensor, turns: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention; q (B, N, heads, head), k and v (B, S, heads, head) -> (B, N, heads * head).
 
-    mask (B, S) bool, True = keep.
+    mask (B, S), or (B, N, S) where it is not the same for all q, bool, True = keep.
     """
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    if mask is not None:
+        mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
     short = q.shape[2] * k.shape[2] <= 512**2
     if short and q.device.type == "cpu" and q.dtype == torch.bfloat16:
         # The CPU's fused kernel saves memory, but in bfloat16 its way back takes up to twice as long as this, masked four times.
         scores = q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)
         if mask is not None:
-            scores = scores.masked_fill(~mask[:, None, None, :], -math.inf)
+            scores = scores.masked_fill(~mask, -math.inf)
         with no_autocast(scores):  # softmax sums in float32 anyway; autocast would also store its result so
             shares = scores.softmax(-1)
         mixed = shares @ v
     else:
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask[:, None, None, :])
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return mixed.transpose(1, 2).flatten(2)
 
 
@@ -308,12 +310,22 @@ class SelfAttention(nn.Module):
         self.out = matrix(width, width)
         self.scale = nn.Parameter(torch.ones(width // heads))  # of queries and keys alike: only the product counts
 
-    def forward(self, x: Tensor, turns: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (B, N, width), turns (2, N, head) or (2, B, N, head), mask (B, N) bool, True = attend to it -> (B, N, width)."""
+    def forward(
+        self, x: Tensor, turns: Tensor, mask: Tensor | None = None, before: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """x (B, N, width), turns (2, N, head) or (2, B, N, head), mask (B, N) or (B, N, N) bool, True = attend to it ->
+        (B, N, width). before: keys and values (B, M, heads, head) of other tokens that are attended to, too."""
+        q, k, v = self.heard(x, turns)
+        if before is not None:
+            k, v = torch.cat((before[0], k), 1), torch.cat((before[1], v), 1)
+        return self.out(attend(q, k, v, mask))
+
+    def heard(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, N, heads, head) of x (B, N, width) at places `turns`."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, head)
         qk, v = qkv[:, :, :2], qkv[:, :, 2]
         q, k = rotate(standard(qk, self.scale), turns[..., None, None, :]).unbind(2)
-        return self.out(attend(q, k, v, mask))
+        return q, k, v
 
 
 class CrossAttention(nn.Module):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sfumato.data.errors import DataError
-from sfumato.fields.text.files import Limits, pieces, read
+from sfumato.fields.text.files import Limits, Wanted, pieces, read
 
 
 def lay(folder: Path, files: dict[str, bytes]) -> Path:
@@ -20,7 +20,7 @@ def lay(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def names(folder: Path, said: list[str], **options: object) -> list[str]:
-    return [document.name for document in read(folder, said.append, **options)]  # type: ignore[arg-type]
+    return [document.name for document in read(folder, said.append, Wanted(**options))]  # type: ignore[arg-type]
 
 
 def test_a_folder_is_read_in_order_without_what_is_not_its_own(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_no_file_is_read_beyond_its_limit(tmp_path: Path) -> None:
 def test_more_text_than_the_limit_is_refused(tmp_path: Path) -> None:
     lay(tmp_path, {f"{i}.txt": str(i).encode() * 60 for i in range(9)})
     with pytest.raises(DataError, match="more than 0 MB of text; choose a part"):
-        read(tmp_path, lambda _: None, limits=Limits(document=100, total=300))
+        read(tmp_path, lambda _: None, Wanted(limits=Limits(document=100, total=300)))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
@@ -157,7 +157,7 @@ def test_rows_of_parquet(tmp_path: Path) -> None:
     assert [d.text for d in read(path, said.append)] == [b"one", b"two"]
     assert said == ["rows.parquet[2]: empty; left out"]
     with pytest.raises(DataError, match=r"no column of text named 'n' \(it holds text \(string\), n \(int64\)\)"):
-        read(path, said.append, column="n")
+        read(path, said.append, Wanted(column="n"))
     path.write_bytes(path.read_bytes()[:-7])
     with pytest.raises(DataError, match="no parquet file that can be read"):
         read(path, said.append)
@@ -172,4 +172,4 @@ def test_rows_of_parquet_that_unpack_to_more_than_memory_are_refused(tmp_path: P
     with pytest.raises(
         DataError, match=r"rows.parquet: a group of its rows unpacks to 10 MB, more than 8 times --limit-mb 1;"
     ):
-        read(path, lambda _: None, limits=Limits(document=1 << 20, total=1_000_000))
+        read(path, lambda _: None, Wanted(limits=Limits(document=1 << 20, total=1_000_000)))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 pytest.importorskip("tokenizers", reason="needs the extra sfumato[text]")
 
 from sfumato.errors import DataError, Wrong
+from sfumato.fields.text.echo import Echo, Echoing, Source, echoing
 from sfumato.fields.text.filling import Draft, fill
 from sfumato.fields.text.originals import Hole, Original, marked, of_lines, original, ranges
 from sfumato.fields.text.showing import diff, safe
@@ -246,3 +247,40 @@ def test_a_hole_covers_what_it_says() -> None:
     assert marked(text) == [Hole(4, 10, None), Hole(13, 22, 12)]
     draft = Draft.of(text, marked(text), bytes_alone(), 8)
     assert np.bincount(draft.hole + 1).tolist() == [2 + len(b"x =  + "), 8, 12]
+
+
+# ---- what the text itself says ---------------------------------------------------------------------------------------
+
+
+def alike(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    """A network to which all tokens are alike."""
+    return torch.zeros(*x.shape, bytes_alone().end + 1)
+
+
+def echoed(text: bytes, **how: Any) -> bytes:
+    holes = marked(text)
+    model = told(alike, walk=Walk(solver="confidence", steps=32))
+    draft = Draft.of(text, holes, bytes_alone(), 1)
+    (found,) = fill(echoing(model, draft.tokens), of(text), holes, 1, temperature=0.001, **how)
+    return found
+
+
+def test_a_hole_is_filled_with_what_stands_between_its_neighbours_elsewhere() -> None:
+    text = b"(12) and [34]; " * 20
+    assert echoed(text[:150] + b"<fill:1>" + text[151:]) == text
+    assert echoed(text[:150] + b"<fill:6>" + text[156:]) == text  # from its edges inwards
+    broken = text[:150] + b"<fill:1>" + text[151:]
+    (alone,) = fill(told(alike), of(broken), marked(broken), 1, temperature=0.001)
+    assert alone != text
+
+
+def test_echoes_leave_a_law_a_law_and_what_is_known_alone() -> None:
+    text = np.array(ids(b"abcabcabdabc" * 3))
+    guess = Echoing(told(chain()).denoiser, Echo((Source(text),), bytes_alone().end))
+    x_t = torch.tensor([ids(b"ab")[:1] + ids(b"b") + [bytes_alone().mask] + ids(b"a")])
+    law = guess(x_t, torch.tensor(1.0)).x.double().exp()
+    assert torch.allclose(law.sum(-1), torch.ones(1, 4, dtype=torch.float64), atol=1e-6)
+    plain = told(chain()).denoiser(x_t, torch.tensor(1.0)).x.double().exp()
+    known = [0, 1, 3]
+    assert torch.equal(law[:, known], plain[:, known])
+    assert law[0, 2, ids(b"c")[0]] > plain[0, 2, ids(b"c")[0]] or law[0, 2, ids(b"d")[0]] > plain[0, 2, ids(b"d")[0]]

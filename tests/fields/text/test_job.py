@@ -110,11 +110,15 @@ def test_what_is_around_a_hole_stays_to_the_byte(run: Path, tmp_path: Path) -> N
     model = load(run)  # and the network itself is shown it, from the first call on
     queries, shown = model.recipe.queries(model, TextAsk(around=file), 3), []
     network = next(module for module in model.denoiser.network.modules() if hasattr(module, "embed"))
-    network.register_forward_pre_hook(lambda module, given: shown.append(given[0]))
+    network.embed.register_forward_pre_hook(lambda module, given: shown.append(given[0]))
     list(model.recipe.draw(model, queries, range(3)))
     where, known = torch.from_numpy(queries.layout.known), torch.from_numpy(queries.layout.tokens)
-    assert all(torch.equal(x[:, where], known[where].expand(len(x), -1)) for x in shown)
-    assert bool((shown[0][:, ~where] == model.facts.mask).all())
+    given, first, *rest = shown
+    assert torch.equal(given, known[where].expand(len(given), -1))  # which is read once
+    assert first.shape == (len(given), int((~where).sum()))
+    assert bool((first == model.facts.mask).all())
+    assert rest
+    assert all(x.shape == first.shape for x in rest)
     assert main(["sample", str(run), "-n", "2", "--around", str(file), "--out", str(tmp_path / "filled")]) == 0
     assert (tmp_path / "filled" / "0001.py").read_bytes().startswith(b"apple = 0\r\nbasil = ")
 
@@ -288,7 +292,7 @@ def test_repair_by_the_command(run: Path, tmp_path: Path, capsysbinary: pytest.C
     assert (told.out == b"") == (new == raw)
     assert told.err.count(b"line 10: ") == told.err.count(b") is now ")
     assert main([*words, "--sure", "0.0005"]) == 1
-    assert b"sure = 0.0005: must be above doubt, at most 1" in capsysbinary.readouterr().err
+    assert b"sure = 0.0005: must be from 0.5 to 1" in capsysbinary.readouterr().err
     file.write_bytes(b"ab\0")
     assert main(words) == 1
     assert b"odd.py: binary (a zero byte at 2); expected a text" in capsysbinary.readouterr().err

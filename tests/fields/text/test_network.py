@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ from sfumato.fields.text.network import TokenTransformer
 LEVEL = torch.zeros(3)
 
 
-def network(seed: int = 0, **options: int) -> TokenTransformer:
+def network(seed: int = 0, **options: Any) -> TokenTransformer:
     torch.manual_seed(seed)
-    made = TokenTransformer(**{"answers": 20, "width": 32, "depth": 2, "heads": 2, **options})  # type: ignore[arg-type]
+    made = TokenTransformer(**{"answers": 20, "width": 32, "depth": 2, "heads": 2, **options})
     for parameter in made.parameters():  # so that blocks, which begin as the identity, do something
         torch.nn.init.normal_(parameter, std=0.3)
     return made.eval()
@@ -102,3 +103,35 @@ def test_options_that_do_not_fit(options: dict[str, int], said: str) -> None:
 def test_what_is_no_tokens() -> None:
     with pytest.raises(ValueError, match=r"tokens are int64 of shape \(batch, length\)"):
         network()(torch.zeros(3, 10), LEVEL)
+
+
+def test_what_is_given_does_not_see_what_is_open_and_sees_the_same_without_it() -> None:
+    net, x = network(once=True), tokens()
+    given = torch.arange(10) < 6
+    level = torch.where(given, -12.0, 1.0).expand(3, 10)
+    changed = x.clone()
+    changed[:, 8] = (changed[:, 8] + 1) % 21
+    before, after = net(x, level), net(changed, level)
+    assert torch.allclose(before[:, :6], after[:, :6], atol=1e-5)
+    assert torch.allclose(before[:, :6], net(x[:, :6], level[:, :6]), atol=1e-5)
+    assert not torch.allclose(before[:, 6], after[:, 6], atol=1e-3)  # what is open sees everything
+    changed = x.clone()
+    changed[:, 2] = (changed[:, 2] + 1) % 21
+    assert not torch.allclose(before[:, 6], net(changed, level)[:, 6], atol=1e-3)
+
+
+def test_nobody_sees_what_is_not_there_and_only_gaps_follow_rules() -> None:
+    net, x = network(gaps=True, once=True), tokens(10, 20)
+    expand, delete, nothing, gap = 21, 22, 23, 24
+    x[:, 4] = gap
+    level = torch.where(torch.arange(10) == 4, 1.0, -12.0).expand(3, 10)
+    short = net(x[:, :7], level[:, :7])
+    x[:, 7:] = nothing
+    answer = net(x, level)
+    assert answer.shape == (3, 10, 24)
+    assert torch.allclose(answer[:, :7], short, atol=1e-5)
+    rules = answer[..., [expand, delete]].isfinite()
+    assert bool(rules[:, 4].all())
+    assert int(rules.sum()) == 3 * 2
+    assert not bool(answer[..., [20, nothing]].isfinite().any())  # the mask and nothing are never answered
+    assert bool(answer[:, :, :20].isfinite().all())

@@ -18,7 +18,7 @@ from sfumato.diffusion import Denoiser, Masked, Streams, key, loss
 from sfumato.fields.text.bits import score
 from sfumato.fields.text.contexts import Contexts
 from sfumato.fields.text.data import Corpus
-from sfumato.fields.text.files import Document, read
+from sfumato.fields.text.files import Document, Wanted, read
 from sfumato.fields.text.rulers import compressed, ngram
 from tests.fields.text.markov import bytes_alone, chain, ids, told
 from tests.fields.text.test_score import truth, written
@@ -32,7 +32,7 @@ def laid(folder: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
 
 
 def pairs(folder: Path, rows: list[dict[str, Any]] = ROWS) -> list[Document]:
-    return read(laid(folder, rows), lambda _: None, prompts="prompt", column="completion")
+    return read(laid(folder, rows), lambda _: None, Wanted(prompts="prompt", column="completion"))
 
 
 def test_a_row_is_its_prompt_and_its_completion(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_row_is_its_prompt_and_its_completion(tmp_path: Path) -> None:
     assert (found[-1].text, found[-1].given) == (b"x", 0)
     said: list[str] = []
     laid(tmp_path, [*ROWS, ROWS[3], {"prompt": "\u00e9", "completion": " \n"}])
-    read(tmp_path / "rows.jsonl", said.append, prompts="prompt", column="completion")
+    read(tmp_path / "rows.jsonl", said.append, Wanted(prompts="prompt", column="completion"))
     assert said == [
         "rows.jsonl:82: the same as rows.jsonl:4; left out",
         "rows.jsonl:83: empty after its prompt; left out",
@@ -60,14 +60,14 @@ def test_rows_of_parquet_are_the_same(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     columns = {name: [row[name] for row in ROWS] for name in ("completion", "prompt")}
     parquet.write_table(pyarrow.table(columns), path)
-    found = read(path, lambda _: None, prompts="prompt", column="completion")
+    found = read(path, lambda _: None, Wanted(prompts="prompt", column="completion"))
     assert [(d.text, d.given) for d in found] == [(d.text, d.given) for d in pairs(tmp_path)]
     with pytest.raises(
         DataError, match=r"no column of text named 'text' .*\(of pairs: --prompts prompt --column completion\)"
     ):
         read(path, lambda _: None)
     with pytest.raises(DataError, match=r"no column of text named 'asked' .*; choose with --prompts$"):
-        read(path, lambda _: None, prompts="asked", column="completion")
+        read(path, lambda _: None, Wanted(prompts="asked", column="completion"))
 
 
 def test_rows_that_are_no_pairs(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion import Denoiser, Streams, key
+from sfumato.fields.text.reading import reader
 from sfumato.metrics.distances import MetricError
 
 
@@ -103,10 +104,11 @@ def score(
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
+    denoiser = reader(denoiser)
     everything = list(spans(documents, end, context, block, given))
-    groups: dict[int, list[int]] = defaultdict(list)
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)  # those that `reader` can read together
     for number, span in enumerate(everything):
-        groups[len(span.tokens)].append(number)
+        groups[len(span.tokens), span.first].append(number)
     nats = np.zeros(len(documents))
     done = 0
     for _, members in sorted(groups.items()):

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sfumato.diffusion import Denoiser
+from sfumato.diffusion.gaps import Gaps, log_opened
 from sfumato.diffusion.rng import Rng, uniform_like
 from sfumato.diffusion.times import Times
 from sfumato.diffusion.tree import Tree
@@ -59,3 +61,44 @@ class Contexts(Times):
         first = torch.where(kind < self.prefix + self.hole, first, 0)[:, None]
         last = torch.where((kind >= self.prefix) & (kind < self.prefix + self.hole), last, length)[:, None]
         return (place >= first) & (place < last)
+
+
+@dataclass(frozen=True)
+class Stretched:
+    """A criterion: the plain loss, and in the share `share` of the rows that of opening gaps of unknown length.
+
+    A row of gaps is three quarters as long as the others, so that there are tokens enough to hide in its gaps. Gaps lie in
+    one stretch of it, of one place in every fourth row and of up to REGION places in the others; what is around is given.
+    """
+
+    gaps: Gaps
+    share: float
+
+    def __call__(
+        self, denoiser: Denoiser, x: Any, t: Any, *, rng: Rng, z: Any, weight: Any, given: Any, condition: Mapping[str, Any],
+    ) -> Tensor:  # fmt: skip
+        """Loss per row, (B,), nats a token."""
+        process: Any = denoiser.process
+        length = x.shape[1]
+        visible = length - length // 4
+        own = uniform_like(t, rng, (len(x), 5))
+        u = uniform_like(t, rng, (len(x), length, 3))
+        chosen = own[:, 0] < self.share
+        if weight is not None:  # nothing of a prompt is hidden
+            chosen = chosen & (weight > 0).all(1)
+        single = own[:, 1] < 0.25
+        size = torch.where(single, 1, 1 + (own[:, 2] * min(REGION, visible - 1)).floor())
+        first = 1 + (own[:, 3] * (visible - size)).floor()
+        place = torch.arange(length, device=x.device)
+        where = (place >= first[:, None]) & (place < (first + size)[:, None])
+        rate = torch.where(single, 1.0, 0.05 + 0.95 * own[:, 4])
+        hidden = self.gaps.hide(x, where, rate, u, visible)
+        x_t = torch.where(chosen[:, None], hidden.shown, process.interpolate(x, z, t))
+        level = torch.where(chosen[:, None], where.to(t.dtype), t)
+        answer = denoiser.answer(x_t, level, given=given, **condition)
+        opened = -log_opened(answer, hidden.becomes).sum(1) / (rate * size).float()
+        return torch.where(chosen, opened.to(torch.float64), process.loss(answer, x, z, t, weight))
+
+
+REGION = 24
+"""Places, at most, of the stretch in which gaps lie."""

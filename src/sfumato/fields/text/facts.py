@@ -30,7 +30,8 @@ class Part:
 @dataclass(frozen=True)
 class Facts(facts.Facts):
     """What a run knows of its texts. `vocab` is the number of pieces V; `window` of tokens in one item; `suffix` that of
-    most of the text; `source` a hash of all documents."""
+    most of the text; `source` a hash of all documents. `gaps`: whether gaps of unknown length are learned; `once`: whether what
+    is given is read without what is open."""
 
     vocab: int
     window: int
@@ -38,6 +39,8 @@ class Facts(facts.Facts):
     train: Part
     held_out: Part
     source: str
+    gaps: bool = False
+    once: bool = False
 
     @classmethod
     def read(cls, run: Run) -> Facts:
@@ -57,7 +60,10 @@ class Facts(facts.Facts):
         if not whole(stored, "window"):
             raise RunError(f"{file}: window = 0: must be a token or more; train again")
         suffix, source = (str(stored.get(name, "")) for name in ("suffix", "source"))
-        return cls(whole(stored, "vocab"), whole(stored, "window"), suffix, part("train"), part("held_out"), source)
+        gaps, once = (stored.get(name) is True for name in ("gaps", "once"))  # of earlier revisions: neither
+        return cls(
+            whole(stored, "vocab"), whole(stored, "window"), suffix, part("train"), part("held_out"), source, gaps, once
+        )  # fmt: skip
 
     @property
     def end(self) -> int:
@@ -68,6 +74,12 @@ class Facts(facts.Facts):
     def mask(self) -> int:
         """Token that stands for the unknown."""
         return self.vocab + 1
+
+    @property
+    def rules(self) -> dict[str, int]:
+        """The tokens of gaps, which come after the mask."""
+        names = ("expand", "delete", "nothing", "gap")
+        return {name: self.mask + 1 + i for i, name in enumerate(names)}
 
     @property
     def bytes_per_token(self) -> float:

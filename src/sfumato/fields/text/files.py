@@ -54,11 +54,16 @@ class Limits:
     total: int = 1 << 30
 
 
-class Columns(NamedTuple):
-    """Of rows: where the text is, and what comes before it and is given, if anything."""
+@dataclass(frozen=True)
+class Wanted:
+    """What of a path is read: files of these `suffixes` (none: those of SUFFIXES and TABLES), not below folders named in SKIPPED
+    or `skip`; of rows the text in `column`, after what is given in `prompts`, if anything; nothing beyond `limits`."""
 
-    text: str = "text"
+    suffixes: Sequence[str] = ()
+    skip: Sequence[str] = ()
+    column: str = "text"
     prompts: str | None = None
+    limits: Limits = Limits()
 
 
 @dataclass
@@ -82,53 +87,33 @@ class Skipped:
                 self.tell(f"and {times - self.first} more were {reason}")
 
 
-def read(
-    path: Path,
-    tell: Say,
-    *,
-    suffixes: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    column: str = "text",
-    prompts: str | None = None,
-    limits: Limits = Limits(),
-) -> list[Document]:
+def read(path: Path, tell: Say, wanted: Wanted = Wanted()) -> list[Document]:
     """What is learned from: the documents at `path` as in `every`; a single one is cut into PIECES at ends of lines."""
-    found = every(path, tell, suffixes=suffixes, skip=skip, column=column, prompts=prompts, limits=limits)
+    found = every(path, tell, wanted)
     if len(found) == 1 and not found[0].given:
         found = pieces(found[0])
         tell(f"one document: cut into {len(found)} pieces at ends of lines, so that some can be held out")
     return found
 
 
-def every(
-    path: Path,
-    tell: Say,
-    *,
-    suffixes: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    column: str = "text",
-    prompts: str | None = None,
-    limits: Limits = Limits(),
-) -> list[Document]:
+def every(path: Path, tell: Say, wanted: Wanted = Wanted()) -> list[Document]:
     """The documents at `path`, in the order of their names, copies dropped; `tell` hears one line about each file left out.
 
-    A folder is searched for files of the `suffixes` (none given: those of SUFFIXES and TABLES), not below hidden folders or
-    such as are named in SKIPPED or `skip`; a file is read whatever its suffix. Rows of .jsonl and .parquet are documents,
-    their text in `column`, after the prompt in `prompts`, where that is named.
-    Raises DataError where nothing is left, or more than `limits.total` bytes.
+    A folder is searched, but not below hidden folders; a file is read whatever its suffix. Rows of .jsonl and .parquet are
+    documents. Raises DataError where nothing is left, or more than `wanted.limits.total` bytes.
     """
     skipped = Skipped(tell)
     documents: dict[bytes, Document] = {}
     total = 0
-    for document in _documents(path, skipped, suffixes, skip, Columns(column, prompts), limits):
+    for document in _documents(path, skipped, wanted):
         if document.key in documents:
             skipped.add(document.name, "copies", f"the same as {shown(documents[document.key].name)}; left out")
             continue
         total += len(document.text)
-        if total > limits.total:
+        if total > wanted.limits.total:
             raise DataError(
-                f"{shown(path)}: holds more than {limits.total / 1e6:,.0f} MB of text; choose a part of it by --suffixes or "
-                "--skip, or raise --limit-mb"
+                f"{shown(path)}: holds more than {wanted.limits.total / 1e6:,.0f} MB of text; choose a part of it by "
+                "--suffixes or --skip, or raise --limit-mb"
             )
         documents[document.key] = document
     skipped.close()
@@ -137,28 +122,26 @@ def every(
     return list(documents.values())
 
 
-def _documents(
-    path: Path, skipped: Skipped, suffixes: Sequence[str], skip: Sequence[str], columns: Columns, limits: Limits
-) -> Iterator[Document]:
+def _documents(path: Path, skipped: Skipped, wanted: Wanted) -> Iterator[Document]:
     if path.is_file():
-        yield from _of_file(path, path.name, skipped, columns, limits)
+        yield from _of_file(path, path.name, skipped, wanted)
         return
     if not path.is_dir():
         raise DataError(
             f"{shown(path)}: there is no such file or folder; expected a folder of text or code, or one file"
         )
-    wanted = {suffix if suffix.startswith(".") else f".{suffix}" for suffix in suffixes} or {*SUFFIXES, *TABLES}
+    suffixes = {each if each.startswith(".") else f".{each}" for each in wanted.suffixes} or {*SUFFIXES, *TABLES}
     seen: Counter[str] = Counter()
     taken = 0
-    for file in _walk(path, frozenset({*SKIPPED, *skip})):
+    for file in _walk(path, frozenset({*SKIPPED, *wanted.skip})):
         seen[file.suffix.lower() or "(none)"] += 1
-        if file.suffix.lower() in wanted:
+        if file.suffix.lower() in suffixes:
             taken += 1
-            yield from _of_file(file, file.relative_to(path).as_posix(), skipped, columns, limits)
+            yield from _of_file(file, file.relative_to(path).as_posix(), skipped, wanted)
     if not taken:
         there = ", ".join(f"{shown(suffix)} ({number})" for suffix, number in seen.most_common(6)) or "no files"
         raise DataError(
-            f"{shown(path)}: no file has one of the suffixes {' '.join(sorted(wanted)[:12])}{' ...' * (len(wanted) > 12)}; "
+            f"{shown(path)}: no file has one of the suffixes {' '.join(sorted(suffixes)[:12])}{' ...' * (len(suffixes) > 12)}; "
             f"found {there}. Choose with --suffixes"
         )
 
@@ -172,17 +155,17 @@ def _walk(folder: Path, skip: frozenset[str]) -> Iterator[Path]:
                 yield Path(root, name)
 
 
-def _of_file(file: Path, name: str, skipped: Skipped, columns: Columns, limits: Limits) -> Iterator[Document]:
+def _of_file(file: Path, name: str, skipped: Skipped, wanted: Wanted) -> Iterator[Document]:
     suffix = file.suffix.lower()
     try:
         if suffix == ".jsonl":
-            rows = _json_lines(file, name, columns, limits)
+            rows = _json_lines(file, name, wanted)
         elif suffix == ".parquet":
-            rows = _parquet(file, name, columns, limits)
+            rows = _parquet(file, name, wanted)
         else:
-            rows = iter([(name, _whole(file, limits), 0)])
+            rows = iter([(name, _whole(file, wanted.limits), 0)])
         for row, text, given in rows:
-            problem = wrong_with(text, limits)
+            problem = wrong_with(text, wanted.limits)
             if problem is None and not text[given:].strip():
                 problem = "empty", "empty after its prompt; left out"
             if problem is None:
@@ -216,10 +199,10 @@ def wrong_with(text: bytes, limits: Limits) -> tuple[str, str] | None:
     return None
 
 
-def _json_lines(file: Path, name: str, columns: Columns, limits: Limits) -> Iterator[tuple[str, bytes, int]]:
+def _json_lines(file: Path, name: str, wanted: Wanted) -> Iterator[tuple[str, bytes, int]]:
     with file.open("rb") as stream:
         for number in count(1):
-            line = stream.readline(6 * limits.document + 1024)  # a character may be escaped as six
+            line = stream.readline(6 * wanted.limits.document + 1024)  # a character may be escaped as six
             if not line:
                 return
             where = f"{name}:{number}"
@@ -229,17 +212,17 @@ def _json_lines(file: Path, name: str, columns: Columns, limits: Limits) -> Iter
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{shown(where)}: is no line of JSON ({one_line(error)})") from None
-            for column, option in _asked(columns):
+            for column, option in _asked(wanted):
                 if not isinstance(row, dict) or not isinstance(row.get(column), str):
                     there = _listed(row) if isinstance(row, dict) else type(row).__name__
                     raise DataError(
                         f"{shown(where)}: has no text in {column!r} (it holds {there}); choose with {option}"
-                        f"{_pair(row, columns)}"
+                        f"{_pair(row, wanted)}"
                     )
-            yield where, *_joined(*(row[column] for column, _ in _asked(columns)))
+            yield where, *_joined(*(row[column] for column, _ in _asked(wanted)))
 
 
-def _parquet(file: Path, name: str, columns: Columns, limits: Limits) -> Iterator[tuple[str, bytes, int]]:
+def _parquet(file: Path, name: str, wanted: Wanted) -> Iterator[tuple[str, bytes, int]]:
     try:
         import pyarrow  # type: ignore[import-untyped]
         import pyarrow.parquet  # type: ignore[import-untyped]
@@ -251,41 +234,42 @@ def _parquet(file: Path, name: str, columns: Columns, limits: Limits) -> Iterato
         raise DataError(f"{shown(name)}: is no parquet file that can be read ({one_line(error)})") from None
     schema = table.schema_arrow
     kinds = (pyarrow.types.is_string, pyarrow.types.is_large_string)
-    for column, option in _asked(columns):
+    for column, option in _asked(wanted):
         index = schema.get_field_index(column)
         if index < 0 or not any(kind(schema.field(index).type) for kind in kinds):
             there = _listed(f"{field.name} ({field.type})" for field in schema)
             raise DataError(
                 f"{shown(name)}: has no column of text named {column!r} (it holds {there}); choose with {option}"
-                f"{_pair(schema.names, columns)}"
+                f"{_pair(schema.names, wanted)}"
             )
     # By whole groups, which are in memory one at a time: what a damaged file says of a column aborts the process in pyarrow
     size = max((table.metadata.row_group(i).total_byte_size for i in range(table.metadata.num_row_groups)), default=0)
-    if size > 8 * limits.total:
+    if size > 8 * wanted.limits.total:
         raise DataError(
             f"{shown(name)}: a group of its rows unpacks to {size / 1e6:,.0f} MB, more than 8 times --limit-mb "
-            f"{limits.total / 1e6:,.0f}; write it with smaller row groups"
+            f"{wanted.limits.total / 1e6:,.0f}; write it with smaller row groups"
         )
     number = 0
     try:
-        wanted = [column for column, _ in _asked(columns)]
-        for batch in table.iter_batches(batch_size=64, columns=wanted):
-            for row in zip(*(batch.column(column).to_pylist() for column in wanted)):
+        columns = [column for column, _ in _asked(wanted)]
+        for batch in table.iter_batches(batch_size=64, columns=columns):
+            for row in zip(*(batch.column(column).to_pylist() for column in columns)):
                 yield f"{name}[{number}]", *_joined(*(text or "" for text in row))
                 number += 1
     except Exception as error:
         raise DataError(f"{shown(name)}: damaged after row {number} ({one_line(error)})") from None
 
 
-def _asked(columns: Columns) -> list[tuple[str, str]]:
+def _asked(wanted: Wanted) -> list[tuple[str, str]]:
     """Column and option of what is asked of a row, in the order in which it stands in the text."""
-    before = [] if columns.prompts is None else [(columns.prompts, "--prompts")]
-    return [*before, (columns.text, "--column")]
+    before = [] if wanted.prompts is None else [(wanted.prompts, "--prompts")]
+    return [*before, (wanted.column, "--column")]
 
 
-def _pair(names: Any, columns: Columns) -> str:
+def _pair(names: Any, wanted: Wanted) -> str:
     """A hint for rows that are pairs, where nobody said so."""
-    if columns == Columns() and isinstance(names, (dict, list)) and {"prompt", "completion"} <= {*map(str, names)}:
+    usual = (wanted.column, wanted.prompts) == ("text", None)
+    if usual and isinstance(names, (dict, list)) and {"prompt", "completion"} <= {*map(str, names)}:
         return " (of pairs: --prompts prompt --column completion)"
     return ""
 

@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sfumato.diffusion import Confidence, Denoiser, Streams, infill, key, sample, uniform
+from sfumato.diffusion import Confidence, Denoiser, Streams, key, sample, uniform
 from sfumato.fields.text.bits import Scores, score
 from sfumato.fields.text.data import Corpus
 from sfumato.fields.text.options import Measured
+from sfumato.fields.text.reading import reader
 from sfumato.fields.text.rulers import compressed, likeliest, ngram
 from sfumato.fields.text.samples import Seen, parses
-from sfumato.fields.text.writing import Sharpened
+from sfumato.fields.text.writing import Sharpened, around
 from sfumato.metrics.distances import MetricError
 from sfumato.metrics.intervals import share_interval
 from sfumato.metrics.table import Better, Row
@@ -131,27 +132,14 @@ def _bits_row(name: str, scores: Scores, reference: int) -> Row:
 def holes(corpus: Corpus, denoiser: Denoiser, asked: Measured, device: torch.device | str, look: Look) -> list[Row]:
     """Share of holes of 1, 3 and 8 tokens in held-out windows (none in prompts, which are not learned) that are filled with
     what stood there, to the token, the surest first; beside what a trigram fills in, which sees the left side alone."""
-    windows = corpus.windows("held_out")
-    length = windows.batch([0])["x"].shape[1]
     rows: list[Row] = []
     for size in (1, 3, 8):
-        if length < size + 4 or not asked.holes:
+        found = drawn_holes(corpus, size, asked.holes)
+        if found is None:
             continue
-        count = min(asked.holes, len(windows) * (length // (2 * size)))
-        rng = Streams(key("holes", size), range(count))
-        where = rng.uniform((count, 2), torch.float64)
-        numbers = (where[:, 0] * len(windows)).long().numpy()
-        first = 2 + (where[:, 1] * (length - size - 2)).long()
-        batch = windows.batch(numbers)
-        x = torch.from_numpy(batch["x"])
-        open_ = (torch.arange(length) >= first[:, None]) & (torch.arange(length) < first[:, None] + size)
-        if "weight" in batch:
-            learned = ~(open_ & (torch.from_numpy(batch["weight"]) == 0)).any(1)
-            x, open_, first, count = x[learned], open_[learned], first[learned], int(learned.sum())
-            if not count:
-                continue
-        truth = x[open_].reshape(-1, size)
-        before = torch.stack([row[f - 2 : f] for row, f in zip(x, first)]).numpy()
+        x, open_ = found
+        truth, count = x[open_].reshape(-1, size), len(x)
+        before = torch.stack([row[f - 2 : f] for row, f in zip(x, open_.int().argmax(1).tolist())]).numpy()
         trigram = int((likeliest(corpus.train, before, size, corpus.facts.vocab) == truth.numpy()).all(1).sum())
         right = 0
         for start in range(0, count, 32):
@@ -164,12 +152,31 @@ def holes(corpus: Corpus, denoiser: Denoiser, asked: Measured, device: torch.dev
     return rows
 
 
+def drawn_holes(corpus: Corpus, size: int, most: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Held-out windows (B, L), and where each has a hole of ``size`` tokens (B, L) bool, none of them of a prompt; at most so
+    many, the same every time. None where there are none."""
+    windows = corpus.windows("held_out")
+    length = windows.batch([0])["x"].shape[1]
+    if length < size + 4 or not most:
+        return None
+    count = min(most, len(windows) * (length // (2 * size)))
+    where = Streams(key("holes", size), range(count)).uniform((count, 2), torch.float64)
+    batch = windows.batch((where[:, 0] * len(windows)).long().numpy())
+    x, place = torch.from_numpy(batch["x"]), torch.arange(length)
+    first = 2 + (where[:, 1] * (length - size - 2)).long()[:, None]
+    open_ = (place >= first) & (place < first + size)
+    if "weight" in batch:
+        learned = ~(open_ & (torch.from_numpy(batch["weight"]) == 0)).any(1)
+        x, open_ = x[learned], open_[learned]
+    return (x, open_) if len(x) else None
+
+
 def fill(
     denoiser: Denoiser, x: torch.Tensor, known: torch.Tensor, steps: int, device: torch.device | str
 ) -> torch.Tensor:
     """Tokens (B, L) with what is not `known` (B, L) written greedily, the surest first."""
     x, known = x.to(device), known.to(device)
-    guess = infill(Sharpened(denoiser, GREEDY), x, known)
+    guess = around(Sharpened(reader(denoiser), GREEDY), x, known)
     rng = Streams(key("fill"), range(len(x)), device)
     times = uniform(guess.process.schedule, steps)
     return sample(guess, guess.process.prior(x, rng), times, Confidence(), rng).cpu()

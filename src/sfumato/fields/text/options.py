@@ -46,9 +46,12 @@ class TextAsk:
     """Tokens of a text, the prompt's among them (default: those of one window); more than a window are written on from the
     last half of it."""
     block: int | None = None
-    """Write so many tokens after the other, from left to right (default: all places of a window in any order)."""
+    """Write so many tokens after the other, from left to right, with what is before them in sight, which is read once a block
+    (default: all places of a window in any order)."""
     temperature: float = 0.7
     """Below 1 the likely is likelier: fewer blunders, less variety. 1 is the model's own law."""
+    stress: float = 1.0
+    """How much a prompt is heeded: 1 as the model does, above it more (guidance; twice the time), 0 not at all."""
 
     def __post_init__(self) -> None:
         starts = [name for name in ("prompt", "prompt_file", "around") if getattr(self, name) is not None]
@@ -60,6 +63,8 @@ class TextAsk:
             (self.length is None or self.around is None, "length", "given without around: holes say how long they are"),
             (self.block is None or self.block >= 1, "block", "at least 1 token"),
             (0.001 <= self.temperature <= 10, "temperature", "from 0.001 to 10"),
+            (0 <= self.stress <= 100, "stress", "from 0 to 100"),
+            (self.stress == 1 or self.around is None, "stress", "1 for holes: it is of prompts"),
         )
 
 

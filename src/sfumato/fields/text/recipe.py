@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from sfumato.data.vocabulary import Vocabulary
     from sfumato.diffusion import Drawn, Guess, Masked, UniformTokens
+    from sfumato.diffusion.gaps import Gaps
     from sfumato.diffusion.generate import Queries
     from sfumato.diffusion.tree import Tree
     from sfumato.fields.text.data import Corpus
@@ -77,7 +78,7 @@ class Text(Recipe):
     Measure: ClassVar[type] = Measured
     verbs: ClassVar[Mapping[str, str]] = {
         "fill": "sfumato.fields.text.verbs:Fill", "score": "sfumato.fields.text.verbs:Score",
-        "repair": "sfumato.fields.text.verbs:Repair",
+        "repair": "sfumato.fields.text.verbs:Repair", "write": "sfumato.fields.text.verbs:Write",
     }  # fmt: skip
 
     data: Positional[Path]
@@ -102,6 +103,8 @@ class Text(Recipe):
     """Share of training in which the beginning is given."""
     hole: float = 0.25
     """Share of training in which both sides of a hole are given."""
+    stretch: float = 0.2
+    """Share of training, of all of it, in which holes are gaps whose length is unknown; 0: such holes cannot be filled."""
     document_mb: float = 4.0
     """Largest document that is read."""
     limit_mb: float = 1000.0
@@ -119,6 +122,7 @@ class Text(Recipe):
             (self.window is None or self.window >= 8, "window", "at least 8 tokens"),
             (0 < self.held_out < 1, "held_out", "a share between 0 and 1"),
             (min(self.prefix, self.hole) >= 0 and self.prefix + self.hole <= 1, "hole", "0 or more, with prefix at most 1"),
+            (0 <= self.stretch < 1, "stretch", "a share from 0 to below 1"),
             (self.suffix is None or (self.suffix[1:].isalnum() and self.suffix[0] == "."), "suffix", "such as .py"),
             (0 < self.document_mb <= self.limit_mb, "document_mb", "above 0, at most limit_mb"),
             (self.method.process == "masked", "method.process", "'masked': the network is told no time, which random tokens "
@@ -141,12 +145,9 @@ class Text(Recipe):
 
     def documents(self, tell: Say) -> list[Document]:
         """The texts. Raises DataError."""
-        from sfumato.fields.text.files import read
+        from sfumato.fields.text.files import Wanted, read
 
-        return read(
-            self.data, tell, suffixes=self.suffixes, skip=self.skip, column=self.column, prompts=self.prompts,
-            limits=self.limits(),
-        )  # fmt: skip
+        return read(self.data, tell, Wanted(self.suffixes, self.skip, self.column, self.prompts, self.limits()))
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Text:
         from sfumato.fields.text.data import Corpus
@@ -158,8 +159,10 @@ class Text(Recipe):
         corpus = Corpus.of(
             self.documents(tell), vocab=self.vocab, window=window, held_out=self.held_out, tell=tell
         )  # fmt: skip
+        masks = self.method.process == "masked"
+        facts = dataclasses.replace(corpus.facts, gaps=masks and self.stretch > 0, once=masks)
         corpus.save(run.cache, run.path)
-        corpus.facts.write(run)
+        facts.write(run)
         return dataclasses.replace(
             self, window=corpus.facts.window, vocab=corpus.facts.vocab, suffix=self.suffix or corpus.facts.suffix
         )  # fmt: skip
@@ -197,7 +200,7 @@ class Text(Recipe):
         return TokenTransformer(
             answers=facts.vocab + 1, width=width, depth=self.network.depth or deep,
             heads=next(n for n in range(max(1, width // 64), width + 1) if width % n == 0),
-            dropout=self.network.dropout,
+            dropout=self.network.dropout, gaps=facts.gaps, once=facts.once,
         )  # fmt: skip
 
     def training(self, data: Data, device: str) -> TrainOptions:
@@ -206,9 +209,13 @@ class Text(Recipe):
         return TrainOptions(batch=usual_batch(len(data.train), 32 if device == "cpu" else 256))
 
     def task(self, data: Data, network: nn.Module) -> Task:
-        from sfumato.fields.text.contexts import Contexts
+        from sfumato.fields.text.contexts import Contexts, Stretched
+        from sfumato.training.objective import plain
 
-        return dataclasses.replace(super().task(data, network), times=Contexts(self.prefix, self.hole))
+        task = dataclasses.replace(super().task(data, network), times=Contexts(self.prefix, self.hole))
+        if not data.facts.gaps:
+            return task
+        return dataclasses.replace(task, criterion=Stretched(gaps_of(data.facts), self.stretch), judged=plain)
 
     # ---- texts -------------------------------------------------------------------------------------------------------
 
@@ -236,12 +243,16 @@ class Text(Recipe):
 
     def guide(self, guess: Guess, query: Mapping[str, Tree]) -> Guess:
         from sfumato.fields.text.queries import held
+        from sfumato.fields.text.reading import reader
 
-        return held(guess, query)
+        return held(reader(guess), query, reader(guess))
 
     def draw(self, model: Model, queries: Any, numbers: Sequence[int]) -> Iterator[Drawn]:
-        from sfumato.fields.text.queries import carried_on
+        from sfumato.fields.text.queries import carried_on, in_blocks
 
+        if queries.block and queries.layout.ends:
+            yield from in_blocks(model, queries, numbers)
+            return
         for drawn in model.draw(queries, numbers):
             yield carried_on(model, queries, drawn)
 
@@ -292,6 +303,17 @@ class Text(Recipe):
             "Holes, marked with <fill> in a file: `sfumato text fill RUN FILE`. What it doubts: `sfumato text repair RUN FILE`, "
             "and how usual texts are to it: `sfumato text score RUN PATH`.",
         )
+
+
+def gaps_of(facts: TextFacts) -> Gaps:
+    """The gaps of a run. Raises Wrong where it has learned none."""
+    from sfumato.diffusion.gaps import Gaps
+
+    if not facts.gaps:
+        raise Wrong(
+            "this run has learned no gaps of unknown length: say how long holes are, or train one with --stretch above 0"
+        )
+    return Gaps(**facts.rules)
 
 
 def lines_of(documents: Sequence[Document], data: Path) -> list[str]:

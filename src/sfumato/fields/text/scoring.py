@@ -23,6 +23,7 @@ from sfumato.diffusion import Denoiser, Streams, key
 from sfumato.fields.text.bits import Span, spans, surprise_at
 from sfumato.fields.text.files import Document
 from sfumato.fields.text.originals import starts_of
+from sfumato.fields.text.reading import reader
 from sfumato.metrics.distances import MetricError
 
 if TYPE_CHECKING:
@@ -78,12 +79,13 @@ def surprises(
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
-    groups: dict[int, list[tuple[int, int, Span]]] = defaultdict(list)
+    denoiser = reader(denoiser)
+    groups: dict[tuple[int, int], list[tuple[int, int, Span]]] = defaultdict(list)
     found = [Surprise(np.zeros(len(ids) + 1), np.zeros(len(ids) + 1)) for ids in documents]
     for number, ids in enumerate(documents):
         place = 0
         for own, span in enumerate(spans([ids], end, context, block)):
-            groups[len(span.tokens)].append((own, place, span._replace(document=number)))
+            groups[len(span.tokens), span.first].append((own, place, span._replace(document=number)))
             place += len(span.tokens) - span.first
     done, of = 0, sum(map(len, groups.values()))
     for _, members in sorted(groups.items()):

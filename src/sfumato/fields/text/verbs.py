@@ -1,12 +1,13 @@
-"""The verbs of text alone: `sfumato text fill`, `score` and `repair`. Needs no torch."""
+"""The verbs of text alone: `sfumato text fill`, `write`, `score` and `repair`. Needs no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sfumato.errors import DataError, Wrong, check, shown
+from sfumato.fields.text.options import TextAsk
 from sfumato.jobs.flags import Positional, arg
 from sfumato.jobs.recipe import say
 from sfumato.jobs.walk import Drawing, Walk
@@ -43,7 +44,13 @@ class Fill:
     lines: tuple[str, ...] = ()
     """Lines to write anew, such as 12 or 10:14, counted from 1; marks are text like any other then."""
     hole: int | None = None
-    """Tokens of a hole that does not say how long it is (default: 8 of a mark, of lines as many as stand there)."""
+    """Tokens of a hole that does not say how long it is (default: the run finds it; one that has learned no gaps takes 8 for a
+    mark, and for lines as many as stand there)."""
+    tries: int = 8
+    """Of a hole whose length the run finds: the likeliest of so many is kept."""
+    alone: bool = False
+    """Ask the model alone: what stands between the same tokens elsewhere, in the text and in the one that was learned from, does
+    not count."""
     draws: int = 1
     """Fillings to draw: NAME-1.py, NAME-2.py, ... of --out NAME.py."""
     out: Path | None = None
@@ -64,6 +71,7 @@ class Fill:
             self,
             (self.hole is None or self.hole >= 1, "hole", "at least 1 token"),
             (self.draws >= 1, "draws", "at least 1"),
+            (self.tries >= 1, "tries", "at least 1"),
             (
                 self.draws == 1 or self.diff or self.out is not None,
                 "draws",
@@ -73,7 +81,9 @@ class Fill:
         )
 
     def __call__(self) -> int:
-        from sfumato.fields.text.filling import fill
+        from sfumato.fields.text.echo import echoing
+        from sfumato.fields.text.filling import Draft, fill
+        from sfumato.fields.text.opening import fill_open
         from sfumato.fields.text.originals import marked, of_lines, original
         from sfumato.fields.text.showing import Writing
 
@@ -82,16 +92,84 @@ class Fill:
         file = original(self.file, self.encoding)
         try:
             holes = of_lines(file.text, self.lines) if self.lines else marked(file.text)
+            if not self.alone:
+                recipe: Any = model.recipe
+                draft = Draft.of(file.text, holes, recipe.vocabulary(model.run), 1)
+                model = echoing(model, draft.tokens)
             with Writing() as writing:
-                texts = fill(
-                    model, file, holes, self.draws, usual=self.hole or (None if self.lines else HOLE),
-                    temperature=self.temperature, look=writing.show,
-                )  # fmt: skip
+                how: Any = {"temperature": self.temperature, "look": writing.show}
+                if model.facts.gaps and self.hole is None and any(hole.tokens is None for hole in holes):
+                    texts = fill_open(model, file, holes, self.draws, tries=self.tries, **how)
+                else:
+                    usual = self.hole or (None if self.lines else HOLE)
+                    texts = fill(model, file, holes, self.draws, usual=usual, **how)
         except DataError as error:
             raise DataError(f"{shown(self.file)}: {error}") from None
         spelt = [file.spelt(text) for text in texts]
         show(self.file, file.spelt(file.text), spelt, to, self.diff, model)
         say(f"filled    {len(holes)} hole{'s' * (len(holes) > 1)}" + f", {self.draws} times" * (self.draws > 1))
+        return 0
+
+
+@dataclass(frozen=True)
+class Write:
+    """Write one text by a trained run, after a prompt, to standard output while it is written: block after block from left to
+    right, each as soon as it stands. The same seed gives the same text as the first of `sfumato sample --block`."""
+
+    run: Positional[Path]
+    """Run directory."""
+    prompt: str | None = None
+    """How the text begins."""
+    prompt_file: Path | None = None
+    """The same from a file, which ends where the text goes on."""
+    length: int | None = None
+    """Tokens of the text, the prompt's among them (default: those of one window)."""
+    block: int = 32
+    """Tokens written at a time."""
+    temperature: float = 0.7
+    """Below 1 the likely is likelier: fewer blunders, less variety. 1 is the model's own law."""
+    stress: float = 1.0
+    """How much the prompt is heeded: 1 as the model does, above it more (guidance; twice the time)."""
+    named: Annotated[str, arg(name="walk")] = "usual"
+    """A walk that the field knows by name."""
+    walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
+    drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
+
+    def __post_init__(self) -> None:
+        self.ask()
+
+    def ask(self) -> TextAsk:
+        """What is asked for. Raises Wrong."""
+        return TextAsk(
+            prompt=self.prompt, prompt_file=self.prompt_file, length=self.length, block=self.block,
+            temperature=self.temperature, stress=self.stress,
+        )  # fmt: skip
+
+    def __call__(self) -> int:
+        import dataclasses
+        import sys
+
+        from sfumato.fields.text.queries import by_blocks
+        from sfumato.fields.text.showing import deliver
+
+        model = loaded(self.run, self.walk, self.drawing, self.named)
+        walk = dataclasses.replace(model.walk, batch=self.walk.batch or 1)
+        recipe: Any = model.recipe
+        queries = recipe.queries(model, self.ask(), 1)
+        vocabulary, known = queries.vocabulary, int(queries.layout.known.sum())
+        deliver(queries.layout.before + vocabulary.decode(queries.layout.tokens[1:known]))
+        shown, tokens = known, 0
+        for x in by_blocks(model, queries, [0], walk):
+            row = x[0].cpu().numpy()
+            fresh = row[shown:]
+            ends = (fresh == vocabulary.end).nonzero()[0]
+            fresh = fresh[: ends[0]] if len(ends) else fresh
+            deliver(vocabulary.decode(fresh))
+            shown, tokens = len(row), tokens + len(fresh)
+            if len(ends):
+                break
+        sys.stdout.flush()
+        say(f"written   {tokens} tokens")
         return 0
 
 
@@ -131,7 +209,7 @@ class Score:
         )
 
     def __call__(self) -> int:
-        from sfumato.fields.text.files import every
+        from sfumato.fields.text.files import Wanted, every
         from sfumato.fields.text.reporting import json_lines, table
         from sfumato.fields.text.scoring import scored
         from sfumato.training.progress import Watch
@@ -139,7 +217,7 @@ class Score:
 
         to = places(self.out, 1)
         model = loaded(self.run, Walk(batch=self.batch), self.drawing)
-        documents = every(self.path, say, suffixes=self.suffixes, skip=self.skip, column=self.column)
+        documents = every(self.path, say, Wanted(self.suffixes, self.skip, self.column))
         watch = Watch("score", 1, unit="blocks")
         with watch:
 
@@ -157,8 +235,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Repair:
-    """Replace tokens of a text that a trained run doubts by such as it is sure of; where it is sure nothing changes, and
-    nothing is drawn. What changes is shown as a diff, with the probability of each token before and after."""
+    """Put right what was not meant in a text: tokens, and slips of typing in words. Where nothing is sure nothing changes, and
+    nothing is drawn. What changes is shown as a diff, with the probability that each was meant."""
 
     run: Positional[Path]
     """Run directory."""
@@ -166,10 +244,13 @@ class Repair:
     """Text to repair."""
     lines: tuple[str, ...] = ()
     """Lines in which alone it may change, such as 12 or 10:14, counted from 1."""
-    doubt: float = 0.001
-    """A token is doubted where its probability, with everything else in sight, is below this."""
+    doubt: float | None = None
+    """Share of the tokens that were not meant, before looking (default: 0.001, of --lines 0.1)."""
     sure: float = 0.9
-    """It is replaced by one whose probability is at least this."""
+    """What is put in their place was meant with this probability at least."""
+    alone: bool = False
+    """Ask the model alone: what stands between the same tokens elsewhere, in the text and in the one that was learned from, does
+    not count, and words are not weighed."""
     rounds: int = 4
     """Times, at most, that the text is looked through; what was replaced is in sight from then on."""
     out: Path | None = None
@@ -183,8 +264,8 @@ class Repair:
     def __post_init__(self) -> None:
         check(
             self,
-            (0 <= self.doubt < 1, "doubt", "from 0 to below 1"),
-            (self.doubt < self.sure <= 1, "sure", "above doubt, at most 1"),
+            (self.doubt is None or 0 <= self.doubt < 1, "doubt", "from 0 to below 1"),
+            (0.5 <= self.sure <= 1, "sure", "from 0.5 to 1"),
             (self.rounds >= 1, "rounds", "at least 1"),
             (self.batch is None or self.batch >= 1, "batch", "at least 1"),
         )
@@ -202,6 +283,7 @@ class Repair:
             where = of_lines(file.text, self.lines)
         except DataError as error:
             raise DataError(f"{shown(self.file)}: {error}") from None
+        doubt = self.doubt if self.doubt is not None else 0.1 if self.lines else 0.001
         watch = Watch("look", 1, unit="windows")
         with watch:
 
@@ -210,7 +292,7 @@ class Repair:
                 watch.show(done)
 
             text, made = repair(
-                model, file, where, doubt=self.doubt, sure=self.sure, rounds=self.rounds, look=look
+                model, file, where, doubt=doubt, sure=self.sure, rounds=self.rounds, alone=self.alone, look=look
             )  # fmt: skip
         show(self.file, file.spelt(file.text), [file.spelt(text)], to, True, model)
         for line in changes(text, made):

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from sfumato.data.errors import DataError
 from sfumato.data.vocabulary import Vocabulary
-from sfumato.diffusion import Endpoints, Guess
+from sfumato.diffusion import Endpoints, Guess, infill
 from sfumato.diffusion.guidance import Wrapped
+from sfumato.diffusion.process import lerp
 from sfumato.diffusion.tokens import NEVER
+from sfumato.diffusion.unmasking import Infill
 from sfumato.fields.text.originals import MARK
 
 
@@ -146,3 +148,43 @@ class Sharpened(Wrapped):
             closing = torch.arange(x.shape[-1], device=x.device) == self.bar
             x = torch.where(self.barred[:, None, None] & closing & (x_t != self.bar)[..., None], NEVER, x)
         return Endpoints(x, ends.z)
+
+
+@dataclass(frozen=True)
+class Given(Wrapped):
+    """A guess that is told what is given: the time of the tokens where ``where`` (B, L) is True is 0, as in training."""
+
+    base: Guess
+    where: Tensor
+
+    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+        own = t[:, None] if t.ndim == 1 else t
+        return self.base(x_t, torch.where(self.where.to(own.device), 0.0, own).expand(x_t.shape), s, **condition)
+
+
+@dataclass(frozen=True)
+class Stressed(Wrapped):
+    """Guidance by a prompt (Ho and Salimans 2022, for a prefix): what the text would be without it is left behind.
+
+    log p = w log p(. | prompt, rest) + (1 - w) log p(. | rest): the weak side is shown masks where the first, ``prompt`` (B,)
+    tokens after the opening end stand, which training shows it, too. ``w`` (B,).
+    """
+
+    base: Guess
+    weak: Guess
+    prompt: Tensor
+    w: Tensor
+
+    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+        place = torch.arange(x_t.shape[1], device=x_t.device)
+        gone = (place >= 1) & (place <= self.prompt[:, None])
+        own = (t[:, None] if t.ndim == 1 else t).to(x_t.device).expand(x_t.shape)
+        hidden = torch.where(gone, self.process.mask_id, x_t)
+        weak = self.weak(hidden, torch.where(gone, 1.0, own), s, **condition)
+        strong = self.base(x_t, t, s, **condition)
+        return Endpoints(lerp(weak.x, strong.x, self.w.to(strong.x)[:, None, None]), strong.z)
+
+
+def around(guess: Guess, known: Tensor, where: Tensor) -> Infill:
+    """The guess with tokens given: ``known`` (B, L) where ``where`` (B, L) is True."""
+    return infill(Given(guess, where), known, where)

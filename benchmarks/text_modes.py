@@ -1,0 +1,187 @@
+"""A run of text with gaps in all its modes: bits, holes of known and unknown length, blocks with and without a cache, steps.
+
+    python -m benchmarks.text_modes RUN --out OUT.json [--holes 100] [--texts 32] [--tokens 30000]
+
+Parts are measured one after the other and written down at once; a second call with the same OUT goes on with those that are
+missing. Everything is a function of the run and the options.
+
+  bits      bits per byte of held-out documents, 32 tokens at a time, with the seconds of the processor with and without reading
+            what is given once
+  holes     of 1, 3 and 8 tokens of held-out windows filled to the token: their length known, the surest first; unknown, the
+            likeliest of 9 tries (one of them the likeliest rule each time); and how often the length alone is right
+  blocks    texts of two windows by blocks of 32: what is true of them and tokens a second, with and without the cache
+  steps     texts of one window in 4 to 128 steps: how many parse, stand alone and are not copied
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfumato.fields.text import bits, measure, reading, scoring
+from sfumato.fields.text.data import Corpus
+from sfumato.fields.text.echo import Echo, Echoing, Source
+from sfumato.fields.text.opening import Tries, likeliest, opened
+from sfumato.fields.text.options import TextAsk
+from sfumato.fields.text.recipe import gaps_of
+from sfumato.fields.text.samples import Seen
+from sfumato.jobs.model import Model, load
+from sfumato.jobs.walk import Walk
+from sfumato.metrics.intervals import share_interval
+
+
+@contextmanager
+def uncached() -> Iterator[None]:
+    """Every call reads everything."""
+    kept = reading.reader
+    for module in (reading, bits, scoring, measure):
+        module.reader = lambda denoiser: denoiser  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for module in (reading, bits, scoring, measure):
+            module.reader = kept  # type: ignore[attr-defined]
+
+
+def bits_of(model: Model, corpus: Corpus, asked: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    chosen = measure.choose(corpus, asked.tokens)
+    for name in ("once", "every time"):
+        began = time.process_time()
+
+        def own() -> bits.Scores:
+            return measure.own_bits(corpus, model.denoiser, chosen, 32, 2, model.device, lambda *_: None)
+
+        if name == "once":
+            scores = own()
+        else:
+            with uncached():
+                scores = own()
+        found[name] = {"bits per byte": scores.interval(), "cpu seconds": time.process_time() - began}
+    return found | {"documents": len(chosen)}
+
+
+def document(corpus: Corpus, row: np.ndarray, first: int, size: int) -> np.ndarray:
+    """The held-out document around a hole of a window, an end in the place of each token of the hole."""
+    stream = np.asarray(corpus.held_out).astype(np.int64)
+    starts = np.flatnonzero(np.lib.stride_tricks.sliding_window_view(stream, 32)[:, 0] == row[0])
+    start = next(int(s) for s in starts if np.array_equal(stream[s : s + len(row)], row))
+    stream[start + first : start + first + size] = corpus.facts.end
+    ends = np.flatnonzero(np.asarray(corpus.held_out) == corpus.facts.end)
+    place = np.searchsorted(ends, start + first, side="right")
+    return stream[ends[place - 1] : ends[min(place, len(ends) - 1)] + 1]
+
+
+def holes_of(model: Model, corpus: Corpus, asked: argparse.Namespace) -> dict[str, Any]:
+    gaps, window, found = gaps_of(model.facts), corpus.facts.window, {}
+    train = Source(np.asarray(corpus.train).astype(np.int64))
+    for size in (1, 3, 8):
+        drawn = measure.drawn_holes(corpus, size, asked.holes)
+        if drawn is None:
+            continue
+        x, open_ = drawn
+        n, right, length, alone = len(x), 0, 0, 0
+        known = 0
+        for start in range(0, n, 32):
+            part = slice(start, start + 32)
+            written = measure.fill(model.denoiser, x[part], ~open_[part], size, model.device)
+            known += int((written == x[part]).all(1).sum())
+        echoes = 0
+        for number, (row, where) in enumerate(zip(x.numpy(), open_.numpy(), strict=True)):
+            first = int(where.argmax())
+            truth = row[first : first + size]
+            file = document(corpus, row, first, size)
+            guess = Echoing(model.denoiser, Echo((train, Source(file)), corpus.facts.end))
+            written = measure.fill(guess, x[number : number + 1], ~open_[number : number + 1], size, model.device)  # type: ignore[arg-type]
+            echoes += bool((written == x[number]).all())
+            tries = Tries.of(row[:first], row[first + size :], gaps, window, 8)
+            greedy = opened(model, tries, [0], temperature=0.0, stream=("hole", number))
+            more = opened(model, tries, range(8), temperature=0.7, stream=("hole", number))
+            best = likeliest([*greedy, *more], lambda tokens: True)
+            assert best is not None
+            right += best.tokens.tolist() == truth.tolist()
+            alone += greedy[0].tokens.tolist() == truth.tolist()
+            length += len(best.tokens) == size
+        found[str(size)] = {
+            "holes": n, "length known": known / n, "... with echoes": echoes / n, "length unknown": right / n,
+            "... 90 %": share_interval(right / n, n),
+            "length unknown, one try": alone / n, "length right": length / n,
+        }  # fmt: skip
+    return found
+
+
+def texts_of(model: Model, corpus: Corpus, ask: TextAsk, walk: Walk, count: int, seen: Seen) -> dict[str, Any]:
+    who = dataclasses.replace(model, walk=model.walked(walk))
+    recipe: Any = model.recipe
+    queries = recipe.queries(who, ask, count)
+    began, things = time.process_time(), []
+    for drawn in recipe.draw(who, queries, range(count)):
+        things += recipe.things(who, queries, drawn)
+    seconds = time.process_time() - began
+    tokens = sum(len(ids) for ids in corpus.vocabulary.encode_all([thing.text for thing in things]))
+    rows = measure.facts(corpus, [thing.text for thing in things], seen)
+    return {
+        **{row.metric: [row.value, row.low, row.high, row.floor] for row in rows},
+        "cpu seconds": seconds, "tokens a cpu second": tokens / seconds,
+    }  # fmt: skip
+
+
+def blocks_of(model: Model, corpus: Corpus, asked: argparse.Namespace) -> dict[str, Any]:
+    seen, found = Seen(corpus.train), {}
+    ask = TextAsk(length=2 * corpus.facts.window, block=32)
+    walk = Walk(solver="confidence:temperature=1", steps=64, batch=min(16, asked.texts))
+    found["with the cache"] = texts_of(model, corpus, ask, walk, asked.texts, seen)
+    with uncached():
+        found["without"] = texts_of(model, corpus, ask, walk, asked.texts, seen)
+    return found
+
+
+def steps_of(model: Model, corpus: Corpus, asked: argparse.Namespace) -> dict[str, Any]:
+    seen, found = Seen(corpus.train), {}
+    for steps in (4, 8, 16, 32, 64, 128):
+        walk = Walk(solver="confidence:temperature=1", steps=steps, batch=min(16, asked.texts))
+        found[str(steps)] = texts_of(model, corpus, TextAsk(), walk, asked.texts, seen)
+    walk = Walk(solver="entropy_bound:budget=0.5", steps=128, batch=min(16, asked.texts))
+    found["entropy bound .5"] = texts_of(model, corpus, TextAsk(), walk, asked.texts, seen)
+    return found
+
+
+PARTS: dict[str, Callable[[Model, Corpus, argparse.Namespace], dict[str, Any]]] = {
+    "holes": holes_of, "bits": bits_of, "blocks": blocks_of, "steps": steps_of,
+}  # fmt: skip
+
+
+def main() -> None:
+    """The parts that are missing."""
+    parser = argparse.ArgumentParser(description="A run of text in all its modes.")
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--holes", type=int, default=100)
+    parser.add_argument("--texts", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=30_000)
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
+    asked = parser.parse_args()
+    found: dict[str, Any] = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else {}
+    model = load(asked.run)
+    recipe: Any = model.recipe
+    corpus = recipe.corpus(model.run)
+    for name in asked.parts:
+        if name in found:
+            continue
+        began = time.process_time()
+        found[name] = PARTS[name](model, corpus, asked)
+        found[name]["cpu seconds of all"] = time.process_time() - began
+        asked.out.write_text(json.dumps(found, indent=1, default=np.ndarray.tolist) + "\n", encoding="utf-8")
+        print(name, json.dumps(found[name], indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""What stands between the same neighbours elsewhere: in the text itself, and in the text that was learned from.
+
+A small network knows its language and not this file; a file repeats itself. So to the network's law of a token are added the
+tokens that stand elsewhere between the same one, two and three tokens on both sides, longer contexts counting for more, as in
+n-grams with Witten-Bell back-off (Witten and Bell 1991; a cache: Kuhn and De Mori 1990):
+
+    p_k(w | context_k) = (c(context_k w) + T p_(k-1)(w)) / (c(context_k) + T),        p_0 the network's,
+
+T the number of different tokens seen there. What is asked about is never among what is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato.diffusion import Endpoints, Guess
+from sfumato.diffusion.guidance import Wrapped
+from sfumato.errors import DataError
+from sfumato.fields.text.reading import reader
+from sfumato.training.run import RunError
+
+if TYPE_CHECKING:
+    from sfumato.jobs.model import Model
+
+REACH = 3
+"""Neighbours on each side that are looked at."""
+MOST = 4096
+"""Places that are counted for one context."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A text (n,) of tokens in which to look up what stands between others."""
+
+    tokens: np.ndarray
+
+    @cached_property
+    def base(self) -> int:
+        """More than any token."""
+        return int(self.tokens.max(initial=0)) + 1
+
+    def _sorted(self, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
+        """Places in the order of the pair of tokens that stands at these distances from them, and the pairs in that order."""
+        place = np.arange(2, len(self.tokens) - 2)
+        pairs = self.tokens[place + first].astype(np.int64) * self.base + self.tokens[place + second]
+        order = np.argsort(pairs, kind="stable")
+        return place[order].astype(np.int32), pairs[order]
+
+    @cached_property
+    def _around(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._sorted(-1, 1)
+
+    @cached_property
+    def _after(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._sorted(-2, -1)
+
+    @cached_property
+    def _before(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._sorted(1, 2)
+
+    def places(self, left: Sequence[int], right: Sequence[int]) -> np.ndarray:
+        """Where these tokens stand on the left and on the right, at most MOST places: of one side alone two at least."""
+        if left and right:
+            pair, index = (left[-1], right[0]), self._around
+        elif len(left) > 1:
+            pair, index = (left[-2], left[-1]), self._after
+        elif len(right) > 1:
+            pair, index = (right[0], right[1]), self._before
+        else:
+            return np.zeros(0, dtype=np.int64)
+        if max(pair) >= self.base:
+            return np.zeros(0, dtype=np.int64)
+        order, pairs = index
+        first, last = np.searchsorted(pairs, pair[0] * self.base + pair[1] + np.array([0, 1]))
+        found = order[first : last : 1 + (last - first) // MOST].astype(np.int64)
+        for distance, token in [(-i, t) for i, t in enumerate(reversed(left), 1)] + list(enumerate(right, 1)):
+            at = found + distance
+            inside = (at >= 0) & (at < len(self.tokens))
+            found = found[inside & (self.tokens[at.clip(0, len(self.tokens) - 1)] == token)]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Echo:
+    """The sources, the nearer later, and the first token that is no text."""
+
+    sources: tuple[Source, ...]
+    end: int
+
+    def mixed(
+        self, law: np.ndarray, left: Sequence[int], right: Sequence[int], skip: tuple[int, int] = (-1, -1)
+    ) -> np.ndarray:
+        """A law (V,) of the token between known neighbours, the nearest ones next to it, and what stands there elsewhere.
+
+        skip: places [first, last) of the last source that are not counted: what is asked about stands there.
+        """
+        law = law.copy()
+        for number, source in enumerate(self.sources):
+            asked: tuple[Sequence[int], Sequence[int]] | None = None
+            for reach in range(1, REACH + 1):
+                sides = left[-reach:], right[:reach]
+                if sides == asked:
+                    break
+                asked = sides
+                places = source.places(*sides)
+                if number == len(self.sources) - 1:
+                    places = places[(places < skip[0]) | (places >= skip[1])]
+                there = source.tokens[places]
+                kinds, counts = np.unique(there[there < self.end], return_counts=True)
+                if len(kinds):
+                    law *= len(kinds) / (counts.sum() + len(kinds))
+                    law[kinds] += counts / (counts.sum() + len(kinds))
+        return law
+
+
+def known_around(tokens: np.ndarray, place: int, open_: np.ndarray) -> tuple[list[int], list[int]]:
+    """The known tokens next to a place of tokens (n,), up to REACH on each side and none beyond an open one (n,)."""
+    left, right = [], []
+    for at in range(place - 1, max(-1, place - 1 - REACH), -1):
+        if open_[at]:
+            break
+        left.append(int(tokens[at]))
+    for at in range(place + 1, min(len(tokens), place + 1 + REACH)):
+        if open_[at]:
+            break
+        right.append(int(tokens[at]))
+    return left[::-1], right
+
+
+# ---- in fillings -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Echoing(Wrapped):
+    """A guess of masked tokens in which echoes count. Of a gap it is the law of its token, if it is one, that they change, and
+    not whether it is one."""
+
+    base: Guess
+    echo: Echo
+
+    def __call__(self, x_t: Tensor, t: Tensor, s: Tensor | None = None, **condition: Any) -> Endpoints:
+        ends = self.base(x_t, t, s, **condition)
+        tokens, x, text = x_t.cpu().numpy(), ends.x.clone(), self.echo.end
+        open_ = tokens > text  # the end of a document is known, too
+        for row, place in zip(*(tokens == self.process.mask_id).nonzero(), strict=True):
+            around = known_around(tokens[row], int(place), open_[row])
+            law = x[row, place, :text].double().exp().cpu().numpy()
+            mass = law.sum()
+            if mass > 0 and any(around):
+                mixed = mass * self.echo.mixed(law / mass, *around)
+                x[row, place, :text] = torch.from_numpy(np.log(mixed.clip(1e-30))).to(x)
+        return Endpoints(x, ends.z)
+
+
+def echoing(model: Model, tokens: np.ndarray) -> Model:
+    """The model, told what echoes in a text of tokens (N,), in which an end stands for what is not known."""
+    sources = (*learned(model), Source(tokens))
+    return replace(model, denoiser=Echoing(reader(model.denoiser), Echo(sources, model.facts.end)))
+
+
+def learned(model: Model) -> tuple[Source, ...]:
+    """The text that a run learned from, where it still has it."""
+    recipe: Any = model.recipe
+    try:
+        train = np.asarray(recipe.corpus(model.run).train)
+    except (DataError, RunError):  # a run that was moved without its data
+        return ()
+    return (Source(train.astype(np.int64)),) if len(train) > 8 else ()
