@@ -43,6 +43,8 @@ class WeatherFacts(facts.Facts):
     held: int
     gaps: int
     """Steps between times that are longer than ``step``."""
+    residual: tuple[float, ...] = ()
+    """What a regression leaves of a step's change, in spreads of that change, where that is what is learned (``mean``)."""
 
     @property
     def channels(self) -> tuple[Channel, ...]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sfumato.errors import check
 from sfumato.fields.weather.facts import WeatherFacts
@@ -45,7 +45,11 @@ class Weather(Recipe):
     Facts: ClassVar[type] = WeatherFacts
     Ask: ClassVar[type] = ForecastAsk
     Measure: ClassVar[type] = ForecastMeasure
-    formats: ClassVar[tuple[str, ...]] = (".nc",)
+    formats: ClassVar[tuple[str, ...]] = (".nc", ".zarr")
+    verbs: ClassVar[Mapping[str, str]] = {
+        "forecast": "sfumato.fields.weather.verbs:Forecast",
+        "demo": "sfumato.fields.weather.verbs:Demo",
+    }
     single: ClassVar[bool] = True
 
     data: Positional[Path]
@@ -62,6 +66,11 @@ class Weather(Recipe):
     """Hold out the times from there to before this date (none: all the rest)."""
     held_out: float = 0.1
     """Share of the times, the last ones, held out where --until is not given."""
+    mean: Literal["none", "ridge"] = "none"
+    """What is learned of a step: its whole change, or what a ridge regression on the two frames leaves of it (the
+    pattern of CorrDiff: calibrated sooner; the whole change scores better with time)."""
+    weights: Path | None = None
+    """A finished run of such fields with whose weights to begin: a denoiser's for --method.learn crps."""
     network: FieldNetworkOptions = field(default_factory=FieldNetworkOptions)
     """Network."""
     method: WeatherMethod = field(default_factory=WeatherMethod)
@@ -82,7 +91,7 @@ class Weather(Recipe):
         """What is asked of the data."""
         from sfumato.fields.weather.data import Wanted
 
-        return Wanted(self.variables, self.levels, self.step, self.until, self.held_until, self.held_out)
+        return Wanted(self.variables, self.levels, self.step, self.until, self.held_until, self.held_out, self.mean)
 
     def examine(self) -> Look:
         from sfumato.fields.weather.files import sources
@@ -101,7 +110,10 @@ class Weather(Recipe):
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Weather:
         from sfumato.fields.weather.data import prepare
+        from sfumato.fields.weather.network import take
 
+        if self.weights is not None:
+            take(self.weights, run)
         prepare(run, self.data, self.wanted(), tell)
         return self
 
@@ -119,7 +131,7 @@ class Weather(Recipe):
     # ---- network -----------------------------------------------------------------------------------------------------
 
     def process(self, facts: WeatherFacts) -> Gaussian:
-        return self.method.build()
+        return self.method.build(facts.grid)
 
     def kinds(self) -> Mapping[str, type[nn.Module]]:
         from sfumato.fields.weather.network import FieldNetwork
@@ -130,20 +142,25 @@ class Weather(Recipe):
         from sfumato.fields.weather.network import FieldNetwork
 
         options, (rows, columns) = self.network, facts.grid.shape
+        width, depth, multipliers, recompute = options.of(device)
         return FieldNetwork(
             channels=len(facts.names), maps=4 + len(facts.maps) + len(facts.gappy), rows=rows, columns=columns,
-            closes=facts.grid.closes, width=options.width or (32 if device == "cpu" else 128), depth=options.depth,
-            multipliers=options.multipliers, attention_levels=options.attention_levels,
+            closes=facts.grid.closes, width=width, depth=depth, multipliers=multipliers,
+            attention_levels=options.attention_levels, dropout=options.dropout, recompute=recompute,
         )  # fmt: skip
 
     def task(self, data: Data, network: nn.Module) -> Task:
         """The network is given the maps of the place, which stay in its weights."""
-        from sfumato.fields.weather.network import maps_of
+        from sfumato.fields.weather.crps import AlmostFair
+        from sfumato.fields.weather.network import BEGIN, begun, maps_of
 
         made: Any = network
         there, maps = maps_of(data.train.store)  # type: ignore[attr-defined]
         made.there.copy_(there), made.maps.copy_(maps)
-        return super().task(data, network)
+        task = super().task(data, network)
+        if self.weights is not None:
+            begun(data.train.store.folder / BEGIN, network)  # type: ignore[attr-defined]
+        return replace(task, criterion=AlmostFair()) if self.method.learn == "crps" else task
 
     def training(self, data: Data, device: str) -> TrainOptions:
         return TrainOptions(
@@ -158,6 +175,8 @@ class Weather(Recipe):
         super().walk(name)  # which refuses other names
         if name == "few":
             return Walk(batch=64)
+        if self.method.learn == "crps":
+            return Walk(steps=1, solver="euler", eta=0.0, grid="uniform", batch=64)
         churn = "churn:churn=2.5,low=0.75,high=100,inflation=1.05"
         return Walk(steps=20, solver=churn, eta=0.0, grid="karras:sigma_min=0.03,sigma_max=80", batch=64)
 
@@ -173,9 +192,12 @@ class Weather(Recipe):
         return drawn(model, queries, numbers)
 
     def things(self, model: Model, queries: Any, drawn: Drawn) -> list[Forecast]:
+        from sfumato.fields.weather.rollout import arrived
         from sfumato.fields.weather.writing import Forecast
 
         x: Any = drawn.x
+        if x.ndim == 4:  # a step alone, as pictures of a distillation show it
+            x = arrived(queries, drawn.numbers, 1, queries.first(drawn.numbers), x.float().cpu())[:, None]
         told = [queries.at(number) for number in drawn.numbers]
         every = (queries.store.restored(each.numpy()) for each in x)
         return [
@@ -201,7 +223,8 @@ class Weather(Recipe):
             return
         for number, thing in things:
             own = making.of(queries, number)
-            yield write(facts, [thing], [thing.start], [thing.member], out / f"{number:04d}.nc", own)
+            suffix = making.suffix or ".nc"
+            yield write(facts, [thing], [thing.start], [thing.member], out / f"{number:04d}{suffix}", own)
 
     def picture(self, model: Model, things: Sequence[Forecast], columns: int | None = None) -> Maps | None:
         """Maps of the forecasts from the first start among them."""
