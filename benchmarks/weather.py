@@ -60,7 +60,7 @@ def learn(data: Path, given: argparse.Namespace) -> None:
     """Train one run for so many CPU seconds of one thread."""
     out, recipe = given.folder / given.name, recipe_of(data, given)
     rate = OptimOptions(given.optimizer, lr=given.lr, weight_decay=given.weight_decay)
-    usual = TrainOptions(seed=given.seed, batch=given.batch, previews=4, snapshots=6, threads=1, optim=rate)
+    usual = TrainOptions(seed=given.seed, batch=given.batch, previews=2, snapshots=6, threads=1, optim=rate)
     options = dataclasses.replace(usual, precision=given.precision)
     options = within_seconds(recipe, options, given.seconds, given.folder / f"{given.name}-probe")
     begin = time.process_time()

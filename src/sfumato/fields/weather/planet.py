@@ -39,7 +39,7 @@ class Planet:
     beta: float = 1.2
     radius: float = 0.5
     drag: float = 0.08
-    viscosity: float = 2e-7
+    viscosity: float = 2e-8
     stirring: float = 1.1
     waves: tuple[float, float] = (2.5, 4.5)
 
