@@ -25,11 +25,11 @@ from sfumato.training.options import TrainOptions
 if TYPE_CHECKING:
     from torch import nn
 
-    from sfumato.diffusion import Drawn, Gaussian
+    from sfumato.diffusion import Drawn
     from sfumato.diffusion.generate import Queries
-    from sfumato.fields.weather.data import Store, Wanted
+    from sfumato.diffusion.tree import Tree
+    from sfumato.fields.weather.data import Wanted
     from sfumato.fields.weather.maps import Maps
-    from sfumato.fields.weather.writing import Forecast
     from sfumato.jobs.model import Model
     from sfumato.jobs.report import Report
     from sfumato.training.objective import Task
@@ -69,6 +69,9 @@ class Weather(Recipe):
     mean: Literal["none", "ridge"] = "none"
     """What is learned of a step: its whole change, or what a ridge regression on the two frames leaves of it (the
     pattern of CorrDiff: calibrated sooner; the whole change scores better with time)."""
+    fine: Path | None = None
+    """Downscaling: a file of fine fields with zeros (rain, in mm or m, on any cells) to be drawn for the coarse ones of
+    their day."""
     weights: Path | None = None
     """A finished run of such fields with whose weights to begin: a denoiser's for --method.learn crps."""
     network: FieldNetworkOptions = field(default_factory=FieldNetworkOptions)
@@ -83,6 +86,12 @@ class Weather(Recipe):
             (0 < self.held_out < 1, "held_out", "a share between 0 and 1"),
             (self.variables is None or len(self.variables) > 0, "variables", "one name or more"),
             (self.levels is None or len(self.levels) > 0, "levels", "one or more"),
+            (self.fine is None or self.mean == "none", "mean", "none with --fine, which downscales"),
+            (
+                self.fine is None or self.method.learn == "denoiser",
+                "method.learn",
+                "denoiser with --fine, which downscales",
+            ),
         )
 
     # ---- data --------------------------------------------------------------------------------------------------------
@@ -115,30 +124,51 @@ class Weather(Recipe):
         if self.weights is not None:
             take(self.weights, run)
         prepare(run, self.data, self.wanted(), tell)
+        if self.fine is not None:
+            from sfumato.fields.weather.data import Store
+            from sfumato.fields.weather.fine import prepare as prepare_fine
+
+            prepare_fine(run, self.fine, Store.of(run, self.facts(run)), tell)
         return self
 
     def open(self, run: Run) -> Data:
-        store = self.companions(run, None)
-        facts = store.facts
-        return Data(facts, store.windows(facts.first, facts.until), store.windows(facts.until, facts.held_until))
-
-    def companions(self, run: Run, device: Any) -> Store:
-        """The prepared fields: what is forecast from, and what came."""
         from sfumato.fields.weather.data import Store
 
-        return Store.of(run, self.facts(run))
+        store = Store.of(run, self.facts(run))
+        facts = store.facts
+        if self.fine is not None:
+            return self._downscaling().opened(run, store)
+        return Data(facts, store.windows(facts.first, facts.until), store.windows(facts.until, facts.held_until))
+
+    def companions(self, run: Run, device: Any) -> Any:
+        """The prepared fields: what is forecast from, and what came; of downscaling the fine ones, with the coarse."""
+        from sfumato.fields.weather.data import Store
+
+        store = Store.of(run, self.facts(run))
+        return store if self.fine is None else self._downscaling().FineStore.of(run, store)
+
+    def _downscaling(self) -> Any:
+        """What is done where fine fields are drawn."""
+        from sfumato.fields.weather import downscaling
+
+        return downscaling
 
     # ---- network -----------------------------------------------------------------------------------------------------
 
-    def process(self, facts: WeatherFacts) -> Gaussian:
+    def process(self, facts: WeatherFacts) -> Any:
+        if self.fine is not None:
+            return self._downscaling().rain()
         return self.method.build(facts.grid)
 
     def kinds(self) -> Mapping[str, type[nn.Module]]:
         from sfumato.fields.weather.network import FieldNetwork
+        from sfumato.fields.weather.rain import RainNetwork
 
-        return {"fields": FieldNetwork}
+        return {"fields": FieldNetwork, "rain": RainNetwork}
 
     def build(self, facts: WeatherFacts, device: str) -> nn.Module:
+        if self.fine is not None:
+            return self._downscaling().build(self, facts, device)
         from sfumato.fields.weather.network import FieldNetwork
 
         options, (rows, columns) = self.network, facts.grid.shape
@@ -151,6 +181,8 @@ class Weather(Recipe):
 
     def task(self, data: Data, network: nn.Module) -> Task:
         """The network is given the maps of the place, which stay in its weights."""
+        if self.fine is not None:
+            return self._downscaling().task(data, network)
         from sfumato.fields.weather.crps import AlmostFair
         from sfumato.fields.weather.network import BEGIN, begun, maps_of
 
@@ -173,6 +205,8 @@ class Weather(Recipe):
         """GenCast's: 20 noise levels from 80 to 0.03, fresh noise above 0.75, and a little too much of it. More steps do
         nothing for the spread of an ensemble, fresh noise does."""
         super().walk(name)  # which refuses other names
+        if self.fine is not None:
+            return Walk(steps=36, solver="euler", eta=0.0, grid="uniform", batch=512)
         if name == "few":
             return Walk(batch=64)
         if self.method.learn == "crps":
@@ -180,7 +214,15 @@ class Weather(Recipe):
         churn = "churn:churn=2.5,low=0.75,high=100,inflation=1.05"
         return Walk(steps=20, solver=churn, eta=0.0, grid="karras:sigma_min=0.03,sigma_max=80", batch=64)
 
+    def begin(self, process: Any, z: Tree, times: Tree, query: Mapping[str, Tree]) -> tuple[Tree, Tree]:
+        """Of downscaling where it rains first, then how much."""
+        if self.fine is not None:
+            return self._downscaling().begin(process, z, times)
+        return super().begin(process, z, times, query)
+
     def queries(self, model: Model, ask: ForecastAsk, n: int | None) -> Queries:
+        if self.fine is not None:
+            return self._downscaling().queries(model, ask, MEMBERS if n is None else n)
         from sfumato.fields.weather.rollout import asked
 
         return asked(model, ask.start, ask.leads, MEMBERS if n is None else n)
@@ -189,9 +231,13 @@ class Weather(Recipe):
         """Lead by lead, through ``model.draw``."""
         from sfumato.fields.weather.rollout import drawn
 
+        if self.fine is not None:
+            return super().draw(model, queries, numbers)
         return drawn(model, queries, numbers)
 
-    def things(self, model: Model, queries: Any, drawn: Drawn) -> list[Forecast]:
+    def things(self, model: Model, queries: Any, drawn: Drawn) -> list[Any]:
+        if self.fine is not None:
+            return self._downscaling().things(model, queries, drawn)
         from sfumato.fields.weather.rollout import arrived
         from sfumato.fields.weather.writing import Forecast
 
@@ -205,7 +251,9 @@ class Weather(Recipe):
             for values, (at, member) in zip(every, told)
         ]
 
-    def save(self, thing: Forecast, path: Path, making: Making) -> Path:
+    def save(self, thing: Any, path: Path, making: Making) -> Path:
+        if self.fine is not None:
+            return self._downscaling().write([thing], [thing.day], [thing.member], path, making)
         from sfumato.fields.weather.writing import write
 
         return write(thing.facts, [thing], [thing.start], [thing.member], path, making)
@@ -216,6 +264,13 @@ class Weather(Recipe):
         """All of them as one file; one drawn again alone into the folder ``out``."""
         from sfumato.fields.weather.writing import write
 
+        if self.fine is not None:
+            times, every = queries.fine.store.times, [thing for _, thing in things]
+            days, members = [int(times[at]) for at in queries.at], list(range(queries.members))
+            if not out.suffix:  # one drawn again alone
+                days, members, out = [every[0].day], [every[0].member], out / f"0000{making.suffix or '.nc'}"
+            yield self._downscaling().write(every, days, members, out, making)
+            return
         facts, store = model.facts, queries.store
         if out.suffix:
             starts = [int(store.times[at]) for at in queries.starts]
@@ -226,22 +281,29 @@ class Weather(Recipe):
             suffix = making.suffix or ".nc"
             yield write(facts, [thing], [thing.start], [thing.member], out / f"{number:04d}{suffix}", own)
 
-    def picture(self, model: Model, things: Sequence[Forecast], columns: int | None = None) -> Maps | None:
+    def picture(self, model: Model, things: Sequence[Any], columns: int | None = None) -> Maps | None:
         """Maps of the forecasts from the first start among them."""
         from sfumato.fields.weather.maps import Maps
         from sfumato.jobs.plots import available
 
+        if self.fine is not None:
+            return None
         first = [thing for thing in things if thing.start == things[0].start]
         return Maps(model.companions, first) if first and available() else None
 
     def measurable(self, model: Model, measure: ForecastMeasure, ask: ForecastAsk) -> None:
         from sfumato.fields.weather.measure import cases
 
+        if self.fine is not None:
+            self._downscaling().rows_of(model, measure)
+            return
         cases(model, measure, ask)
 
     def evaluate(self, model: Model, measure: ForecastMeasure, ask: ForecastAsk) -> Report:
         from sfumato.fields.weather.measure import evaluate
 
+        if self.fine is not None:
+            return self._downscaling().evaluate(model, measure)
         return evaluate(model, measure, ask)
 
     def usage(self) -> Iterable[str]:

@@ -60,6 +60,10 @@ class Forecast:
         from sfumato.jobs.sample import sample
 
         model, ask = loaded(self.run, self.walk, self.drawing, self.named), ForecastAsk(self.init, self.leads)
+        if getattr(model.recipe, "fine", None) is not None:
+            raise Wrong(
+                f"run = {str(self.run)!r}: must be a run that forecasts, this one downscales: `sfumato sample` draws from it"
+            )
         done = sample(model, self.n, ask, self.out)
         print(done[-1])
         if self.plume and (picture := beside(model, ask, self.n, done[-1])) is not None:

@@ -4,7 +4,7 @@ orientation those of the input. Each member is written as it comes, so a large f
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -36,7 +36,7 @@ def write(
     made = iter(things)
     first = next(made)  # says how many steps there are
     try:
-        with zarr_store(path) if path.suffix == ".zarr" else netcdf(path) as file:
+        with sink(path) as file:
             variables = _laid_out(file, facts, starts, members, len(first.values), making)
             for thing in chain((first,), made):
                 values = facts.grid.theirs(thing.values)
@@ -147,6 +147,11 @@ class Zarr:
 
     def described(self, attributes: dict[str, str]) -> None:
         self.group.attrs.update(_said(attributes))
+
+
+def sink(path: Path) -> AbstractContextManager[Sink]:
+    """A file to write to, of the kind that its suffix says."""
+    return zarr_store(path) if path.suffix == ".zarr" else netcdf(path)
 
 
 @contextmanager
