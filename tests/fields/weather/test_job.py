@@ -292,3 +292,26 @@ def test_activations_worked_out_again_give_the_same_gradient() -> None:
             torch.cat([parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None])
         )
     assert torch.allclose(*gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_forecast_is_made_fast_by_a_flow_map(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "map"
+    assert main(["distill", str(run), "--steps", "2", "--previews", "0", "--snapshots", "0", "--out", str(out)]) == 0
+    assert (out / "steps.png").is_file()
+    model = load(out)
+    calls: list[int] = []
+    model.denoiser.network.register_forward_pre_hook(lambda *_: calls.append(1))
+    (thing,) = model.sample(1, leads=2, steps=1)
+    assert len(calls) == 2  # a call a lead
+    assert np.isfinite(thing.values).all()
+
+
+@pytest.mark.slow
+def test_the_demo_goes_from_nothing_to_a_scored_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "planet"
+    assert main(["weather", "demo", "--out", str(out), "--days", "120", "--minutes", "0.02"]) == 0
+    assert "against ridge" in capsys.readouterr().out
+    for name in ("plume.png", "forecast.png", "ranks.png", "forecast.nc"):
+        assert (out / name).stat().st_size > 5000, name
+    assert main(["weather", "demo", "--out", str(out)]) != 0  # nothing is overwritten

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -45,33 +46,54 @@ class Planet:
 
     def days(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Streamfunction and vorticity at noon of each day, (rows, columns) float64."""
-        rng = np.random.default_rng(seed)
-        k = 2 * np.pi * np.fft.rfftfreq(self.columns, 2 * np.pi * self.columns / self.rows / self.columns)
-        l_ = 2 * np.pi * np.fft.fftfreq(self.rows, 2 * np.pi / self.rows)
-        kx, ky = np.meshgrid(k, l_)
-        square = kx**2 + ky**2
-        invert = -1 / (square + self.radius**-2)
-        keep = (np.abs(kx) <= 2 / 3 * k.max()) & (np.abs(ky) <= 2 / 3 * np.abs(l_).max())
-        ring = (square >= self.waves[0] ** 2) & (square <= self.waves[1] ** 2) & keep
-        step, shape = 1 / STEPS, (self.rows, self.columns)
-
-        def tendency(q: np.ndarray) -> np.ndarray:
-            psi = invert * q
-            waves = (-1j * ky * psi, 1j * kx * psi, 1j * kx * q, 1j * ky * q)
-            u, v, qx, qy = (np.fft.irfft2(each, shape) for each in waves)
-            carried = keep * (np.fft.rfft2(u * qx + v * qy) + self.beta * 1j * kx * psi)
-            return -carried - (self.drag + self.viscosity * square**4) * q
-
-        q = np.zeros_like(kx, dtype=complex)
+        rng, shape, step = np.random.default_rng(seed), (self.rows, self.columns), 1 / STEPS
+        square = self._waves[0] ** 2 + self._waves[1] ** 2
+        ring = self._keep & (square >= self.waves[0] ** 2) & (square <= self.waves[1] ** 2)
+        q = np.zeros(square.shape, dtype=complex)
         for day in range(count + WARM):
             for _ in range(STEPS):
-                one = tendency(q)
-                two = tendency(q + step / 2 * one)
-                three = tendency(q + step / 2 * two)
-                q = q + step / 6 * (one + 2 * two + 2 * three + tendency(q + step * three))
+                q = self._stepped(q, step)
                 q = q + ring * np.fft.rfft2(rng.normal(size=shape)) * self.stirring * np.sqrt(step)
             if day >= WARM:
-                yield np.fft.irfft2(invert * q, shape), np.fft.irfft2(q, shape)
+                yield np.fft.irfft2(-q / (square + self.radius**-2), shape), np.fft.irfft2(q, shape)
+
+    def moved(self, q: np.ndarray, days: int) -> np.ndarray:
+        """Vorticity (rows, columns) so many days on, without stirring."""
+        waves = self._keep * np.fft.rfft2(q)
+        for _ in range(days * STEPS):
+            waves = self._stepped(waves, 1 / STEPS)
+        return np.fft.irfft2(waves, q.shape)
+
+    @cached_property
+    def _waves(self) -> tuple[np.ndarray, np.ndarray]:
+        """Wavenumbers along columns and rows of each number of a series."""
+        apart = 2 * np.pi / self.rows
+        kx, ky = np.meshgrid(
+            2 * np.pi * np.fft.rfftfreq(self.columns, apart), 2 * np.pi * np.fft.fftfreq(self.rows, apart)
+        )
+        return kx, ky
+
+    @cached_property
+    def _keep(self) -> np.ndarray:
+        kx, ky = (np.abs(each) for each in self._waves)
+        return (kx <= 2 / 3 * kx.max()) & (ky <= 2 / 3 * ky.max())
+
+    def _stepped(self, q: np.ndarray, step: float) -> np.ndarray:
+        one = self._tendency(q)
+        two = self._tendency(q + step / 2 * one)
+        three = self._tendency(q + step / 2 * two)
+        return q + step / 6 * (one + 2 * two + 2 * three + self._tendency(q + step * three))
+
+    def _tendency(self, q: np.ndarray) -> np.ndarray:
+        """dq/dt, as a series."""
+        (kx, ky), shape = self._waves, (self.rows, self.columns)
+        square = kx**2 + ky**2
+        psi = -q / (square + self.radius**-2)
+        u, v, qx, qy = (
+            np.fft.irfft2(each, shape) for each in (-1j * ky * psi, 1j * kx * psi, 1j * kx * q, 1j * ky * q)
+        )
+        carried = self._keep * (np.fft.rfft2(u * qx + v * qy) + self.beta * 1j * kx * psi)
+        return np.asarray(-carried - (self.drag + self.viscosity * square**4) * q)
 
     def write(self, path: Path, count: int, seed: int) -> Path:
         """Days as CF NetCDF: ``psi`` and ``vorticity`` of a band around the planet in the middle latitudes."""
