@@ -87,7 +87,7 @@ def downscale(data: Path, given: argparse.Namespace) -> None:
     """Learn to draw rain for coarse fields, unless that is done, and measure it on a year."""
     out, begin = given.folder / given.name, time.process_time()
     if not (out / "model.safetensors").is_file():
-        network = FieldNetworkOptions(width=given.width, depth=given.depth, dropout=given.dropout)
+        network = FieldNetworkOptions(width=given.width, depth=given.depth, dropout=given.dropout, jitter=given.jitter)
         when = {"until": "2008-01-01", "held_until": "2009-01-01"}
         rate = OptimOptions(lr=given.lr, weight_decay=given.weight_decay)
         options = TrainOptions(
@@ -271,7 +271,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=usual)
     for name in ("steps", "width", "depth", "walk-steps"):
         parser.add_argument(f"--{name}", type=int)
-    for name, value in (("seconds", 600.0), ("dropout", 0.1), ("lr", 1e-3), ("weight-decay", 0.0)):
+    for name, value in (("seconds", 600.0), ("dropout", 0.1), ("jitter", 0.5), ("lr", 1e-3), ("weight-decay", 0.0)):
         parser.add_argument(f"--{name}", type=float, default=value)
     parser.add_argument("--ema", type=float)
     parser.add_argument("--pairs", nargs="*", default=[])

@@ -87,7 +87,7 @@ def build(recipe: Weather, facts: WeatherFacts, device: str) -> nn.Module:
     """The network; of how many cells and components, the run's own file says when it is opened."""
     options = recipe.network
     return RainNetwork(cells=facts.fine_cells, coarse=facts.fine_coarse, width=options.width or 256, depth=options.depth or 3,
-                       dropout=options.dropout)  # fmt: skip
+                       dropout=options.dropout, jitter=options.jitter)  # fmt: skip
 
 
 def task(data: Data, network: nn.Module) -> Task:

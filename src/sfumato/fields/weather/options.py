@@ -39,6 +39,8 @@ class FieldNetworkOptions:
     """Lowest levels with attention."""
     dropout: float = 0.1
     """Share of each block's numbers that is dropped in training: years of weather are few."""
+    jitter: float = 0.5
+    """Of downscaling: noise on the numbers that tell of the coarse fields, in training; without it a day is known by heart."""
 
     def __post_init__(self) -> None:
         check(
@@ -52,6 +54,7 @@ class FieldNetworkOptions:
             ),
             (0 <= self.attention_levels <= len(self.of("cpu")[2]), "attention_levels", "at most the number of levels"),
             (0 <= self.dropout < 1, "dropout", "a share from 0 to below 1"),
+            (0 <= self.jitter < math.inf, "jitter", "0 or more"),
         )
 
     def of(self, device: str) -> tuple[int, int, tuple[int, ...], bool]:

@@ -6,8 +6,7 @@ is carried by the flow that it makes, stirred at some scales, and damped,
     dq/dt + J(psi, q) + beta dpsi/dx = stirring - drag q - viscosity laplace^4 q,
 
 solved by Fourier series (2/3 of the waves are kept, Orszag 1971) and the classical Runge-Kutta method. The stirring is a
-function of the seed, so the same days come again; it is what makes a perfect forecast uncertain, beside the growth of
-small errors.
+function of the seed, so the same days come again; it is what makes a perfect forecast uncertain.
 """
 
 from __future__ import annotations

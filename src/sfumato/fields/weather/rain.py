@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from sfumato.diffusion import Gaussian, Masked, Product
 from sfumato.diffusion.rng import Rng, uniform_like
 from sfumato.diffusion.schedule import Linear, Schedule
-from sfumato.diffusion.times import LogitNormal, Times
+from sfumato.diffusion.times import Covered, LogitNormal, Times
 from sfumato.diffusion.tree import Tree
 from sfumato.networks.parts import LevelEmbedding, no_autocast, standard, waves, zero_
 
@@ -30,25 +30,30 @@ def rain() -> Product:
 
 @dataclass(frozen=True)
 class RainTimes(Times):
-    """Of training, {"wet": (B,), "amount": (B,)}: half of the rows learn where it rains, all amounts being noise, half
-    how much, where it rains being known; as they are drawn."""
+    """Of training, {"wet": (B,), "amount": (B,)}: half of the rows learn where it rains, all amounts being noise, half how much,
+    where it rains being known; as they are drawn. Of the former half see next to no cell: a draw's first cells decide on all the
+    others, and of times spread evenly next to none is as near to the beginning."""
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
-        return LogitNormal()(u, schedule)
+        return Covered(LogitNormal(), 0.05)(u, schedule)
 
     def draw(self, u: Tensor, rng: Rng, process: Any, batch: Mapping[str, Tree]) -> Tree:
-        amounts = uniform_like(u, rng, (len(u),)) < 0.5
+        kind, other = uniform_like(u, rng, (len(u), 2)).unbind(1)
+        amounts = kind < 0.5
+        hidden = torch.where(other < 0.5, u, 1 - 0.2 * u**2).clamp_min(EARLIEST)
         return {
-            "wet": torch.where(amounts, 0.0, u.clamp_min(EARLIEST)),
+            "wet": torch.where(amounts, 0.0, hidden),
             "amount": torch.where(amounts, self(u, process.processes["amount"].schedule), 1.0),
         }
 
 
 def cascade(times: Tensor) -> list[dict[str, Tensor]]:
-    """The times to walk along: two thirds of the steps for where it rains, the rest for how much."""
+    """The times to walk along: two thirds of the steps for where it rains, the first of them short (cells of one step
+    do not know of each other), the rest for how much."""
     steps = len(times) - 1
     own = max(1, steps // 3)
-    first, second = (torch.linspace(1, 0, n + 1, dtype=times.dtype) for n in (max(1, steps - own), own))
+    first, second = (torch.linspace(0, 1, n + 1, dtype=times.dtype) for n in (max(1, steps - own), own))
+    first, second = 1 - first**2, 1 - second
     return [{"wet": t, "amount": second[0]} for t in first] + [{"wet": first[-1], "amount": t} for t in second[1:]]
 
 
@@ -59,16 +64,21 @@ class RainNetwork(nn.Module):
     cells   of the fine field
     coarse  numbers that describe the coarse frames
     width, depth, dropout   of the residual blocks
+    jitter  spread of normal numbers that are added to the coarse ones in training: by 40 exact numbers a network knows
+    a day again
     """
 
     options: dict[str, Any]
 
-    def __init__(self, *, cells: int, coarse: int, width: int = 256, depth: int = 3, dropout: float = 0.0) -> None:
+    def __init__(
+        self, *, cells: int, coarse: int, width: int = 256, depth: int = 3, dropout: float = 0.0, jitter: float = 0.0
+    ) -> None:
         super().__init__()
         self.options = {
             "kind": "rain", "cells": cells, "coarse": coarse, "width": width, "depth": depth, "dropout": dropout,
+            "jitter": jitter,
         }  # fmt: skip
-        self.cells, self.dropout = cells, dropout
+        self.cells, self.dropout, self.jitter = cells, dropout, jitter
         self.enter = nn.Linear(3 * cells + coarse + 4 + 2 * FREQUENCIES + 1, width)
         self.inner = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.outer = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
@@ -88,6 +98,8 @@ class RainNetwork(nn.Module):
             )
         share = torch.rsqrt(1 + torch.exp(2 * noise))[:, None]  # alpha / hypot: one that is all noise is silent
         told = waves(noise, LevelEmbedding.LONGEST, LevelEmbedding.SHORTEST, FREQUENCIES)
+        if self.training and self.jitter:
+            coarse = coarse + self.jitter * torch.randn_like(coarse)
         parts = (wet == 0, wet == 1, amount * share * (wet == 1), coarse, clock, told, share)
         h = self.enter(torch.cat([part.to(amount.dtype) for part in parts], 1))
         for inner, outer in zip(self.inner, self.outer):
