@@ -38,11 +38,13 @@ from sfumato.fields.weather.recipe import Weather
 from sfumato.fields.weather.report import gain, intervals, spread_skill
 from sfumato.fields.weather.scoring import Scores
 from sfumato.jobs.adapt import DistillOptions
+from sfumato.jobs.config import read_config
 from sfumato.jobs.distill import distill
 from sfumato.jobs.model import Model, load
 from sfumato.jobs.train import train
 from sfumato.jobs.walk import Drawing, Walk
 from sfumato.metrics.intervals import mean_interval
+from sfumato.training.ema import read_snapshots
 from sfumato.training.optim import OptimOptions
 from sfumato.training.options import TrainOptions
 
@@ -130,6 +132,8 @@ def measure(given: argparse.Namespace) -> None:
     """Score a run, or of no run the baselines alone, and keep it; go on where an earlier call left off."""
     asked = Walk(steps=given.steps, solver=given.solver, grid=given.grid, batch=given.walk_batch)
     model = load(given.folder / (given.run or given.name), asked, Drawing(given.seed, ema=given.ema))
+    if given.after is not None:
+        as_it_was(model, given.after)
     starts = starts_of(model, given.year, given.leads, given.every)
     path = given.folder / "scores" / f"{given.as_ or given.name}.npz"
     path.parent.mkdir(exist_ok=True)
@@ -149,6 +153,16 @@ def measure(given: argparse.Namespace) -> None:
         np.savez(path, cpu=cpu + time.process_time() - beginning, bars=beginning - begin, members=given.members, **done)
         new = []
     summary(given.as_ or given.name, scores_of(path), kept(path)[1])
+
+
+def as_it_was(model: Model, step: int) -> None:
+    """The average that was kept nearest to a step of the training, instead of that of its end: stopped early."""
+    width = read_config(model.run).training.ema[0]
+    every = [each for each in read_snapshots(model.run.snapshots) if each.width == width]
+    then = min(every, key=lambda each: abs(each.step - step))
+    print(f"the average of step {then.step}", flush=True)
+    network: Any = model.denoiser.network
+    network.network.load_state_dict({**network.network.state_dict(), **then.weights})
 
 
 def kept(path: Path) -> tuple[dict[str, np.ndarray], float]:
@@ -269,7 +283,7 @@ def main() -> None:
     parser.add_argument("--grid")
     for name, usual in (("seed", 0), ("members", 16), ("leads", 1), ("every", 6), ("batch", 64), ("walk-batch", 64)):
         parser.add_argument(f"--{name}", type=int, default=usual)
-    for name in ("steps", "width", "depth", "walk-steps"):
+    for name in ("steps", "width", "depth", "walk-steps", "after"):
         parser.add_argument(f"--{name}", type=int)
     for name, value in (("seconds", 600.0), ("dropout", 0.1), ("jitter", 0.5), ("lr", 1e-3), ("weight-decay", 0.0)):
         parser.add_argument(f"--{name}", type=float, default=value)

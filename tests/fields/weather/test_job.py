@@ -14,6 +14,7 @@ import torch
 from sfumato.cli import main
 from sfumato.diffusion import Denoiser
 from sfumato.diffusion.loss import loss
+from sfumato.fields.weather import measure
 from sfumato.fields.weather.network import FieldNetwork, maps_of
 from sfumato.fields.weather.options import FieldNetworkOptions
 from sfumato.fields.weather.rollout import Forecasts, drawn
@@ -46,11 +47,16 @@ def test_a_forecast_is_a_file_in_the_names_units_and_grid_of_the_data(run: Path,
     assert making["ask"]["leads"] == 2
 
 
-def test_a_store_with_gaps_is_learned_and_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_store_with_gaps_is_learned_and_forecast(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        measure, "pictures_of", lambda *_: {}
+    )  # they are looked at in the demo's test, and take the longest
     values = worlds.fields(60)
     values["msl"][:, 1:3, 2] = np.nan
     data, out = worlds.store(tmp_path / "w.zarr", values, worlds.times(60), 3), tmp_path / "run"
-    assert main(["inspect", "weather", str(data)]) == 0
+    assert main(["inspect", "weather", str(data), *worlds.TRAIN]) == 0
     assert "geopotential500" in capsys.readouterr().out
     assert (
         main(
@@ -85,7 +91,6 @@ def test_a_store_with_gaps_is_learned_and_forecast(tmp_path: Path, capsys: pytes
     assert main(["evaluate", str(out), "--leads", "2", "-n", "2", "--cases", "3", "--steps", "3"]) == 0
     found = json.loads((out / "metrics.json").read_text())
     assert "crps_geopotential850_48h" in json.dumps(found)
-    assert (out / "forecast.png").is_file()
     assert not again.exists()
 
 
@@ -184,7 +189,7 @@ def test_what_makes_no_sense_is_said_in_a_line(run: Path, tmp_path: Path, capsys
 
 @pytest.mark.parametrize("name", ["f.nc", "f.zarr"])
 def test_the_verb_forecasts_what_sample_does_and_draws_the_plume(run: Path, tmp_path: Path, name: str) -> None:
-    words = ["--leads", "2", "-n", "3", "--steps", "3"]
+    words = ["--leads", "2", "-n", "3", "--steps", "3"] + ["--no-plume"] * (name == "f.zarr")
     out = tmp_path / name
     assert (
         main(["weather", "forecast", str(run), "--init", "2003-06-01T12:00", "latest", *words, "--out", str(out)]) == 0
@@ -194,8 +199,8 @@ def test_the_verb_forecasts_what_sample_does_and_draws_the_plume(run: Path, tmp_
     for thing, other in zip(read(model.facts, out), things[:3]):
         assert (thing.start, thing.member) == (other.start, other.member)
         assert np.array_equal(thing.values, other.values)
-    assert (tmp_path / f"{name}.plume.png").stat().st_size > 10_000
-    again = ["weather", "forecast", str(run), "--no-plume", *words]
+    assert name == "f.zarr" or (tmp_path / f"{name}.plume.png").stat().st_size > 10_000
+    again = ["weather", "forecast", str(run), *{*words, "--no-plume"} - {*words}, *words]
     assert main([*again, "--out", str(out)]) == 0  # one of ours is replaced
     made = out / "msl" / "0.0.0.0.0" if out.is_dir() else out
     made.write_bytes(made.read_bytes() + b"mine")
