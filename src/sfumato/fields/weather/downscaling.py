@@ -30,8 +30,7 @@ from sfumato.training.run import Run, RunError
 if TYPE_CHECKING:
     from sfumato.diffusion.tree import Tree
     from sfumato.fields.weather.facts import WeatherFacts
-    from sfumato.fields.weather.options import ForecastAsk, ForecastMeasure
-    from sfumato.fields.weather.recipe import Weather
+    from sfumato.fields.weather.options import FieldNetworkOptions, ForecastAsk, ForecastMeasure
     from sfumato.jobs.model import Model
 
 __all__ = ["prepare"]
@@ -83,11 +82,12 @@ def opened(run: Run, store: Store) -> Data:
     return Data(facts, fine.split(facts.first, facts.until), fine.split(facts.until, facts.held_until))
 
 
-def build(recipe: Weather, facts: WeatherFacts, device: str) -> nn.Module:
-    """The network; of how many cells and components, the run's own file says when it is opened."""
-    options = recipe.network
-    return RainNetwork(cells=facts.fine_cells, coarse=facts.fine_coarse, width=options.width or 256, depth=options.depth or 3,
-                       dropout=options.dropout, jitter=options.jitter)  # fmt: skip
+def build(options: FieldNetworkOptions, facts: WeatherFacts) -> nn.Module:
+    """The network."""
+    return RainNetwork(
+        cells=facts.fine_cells, coarse=facts.fine_coarse, width=options.width or 256, depth=options.depth or 3,
+        dropout=options.dropout, jitter=options.jitter,
+    )  # fmt: skip
 
 
 def task(data: Data, network: nn.Module) -> Task:

@@ -168,7 +168,7 @@ class Weather(Recipe):
 
     def build(self, facts: WeatherFacts, device: str) -> nn.Module:
         if self.fine is not None:
-            return self._downscaling().build(self, facts, device)
+            return self._downscaling().build(self.network, facts)
         from sfumato.fields.weather.network import FieldNetwork
 
         options, (rows, columns) = self.network, facts.grid.shape
