@@ -320,3 +320,14 @@ def test_the_demo_goes_from_nothing_to_a_scored_forecast(tmp_path: Path, capsys:
     for name in ("plume.png", "forecast.png", "ranks.png", "forecast.nc"):
         assert (out / name).stat().st_size > 5000, name
     assert main(["weather", "demo", "--out", str(out)]) != 0  # nothing is overwritten
+
+
+def test_few_days_are_not_learned_by_heart(run: Path) -> None:
+    recipe = load(run).recipe
+    data = recipe.open(load(run).run)
+    usual = recipe.training(data, "cpu")
+    assert usual.steps is not None
+    assert usual.batch is not None
+    assert 30 * len(data.train) < usual.steps * usual.batch <= 40 * len(data.train)
+    many = dataclasses.replace(data, train=range(100_000))
+    assert recipe.training(many, "cpu").steps is None

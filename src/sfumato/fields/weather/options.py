@@ -37,7 +37,7 @@ class FieldNetworkOptions:
     """Widths of the levels, each of half the resolution."""
     attention_levels: int = 1
     """Lowest levels with attention."""
-    dropout: float = 0.1
+    dropout: float = 0.3
     """Share of each block's numbers that is dropped in training: years of weather are few."""
     jitter: float = 0.5
     """Of downscaling: noise on the numbers that tell of the coarse fields, in training; without it a day is known by heart."""
