@@ -45,7 +45,8 @@ bench: install
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.report
 
-# what the README and the other pages in docs/ claim; the policies need the recordings of Push-T: PUSHT=PATH
+# what the README and the other pages in docs/ claim; the policies need the recordings of Push-T: PUSHT=PATH, the weather ERA-Interim
+# of Europe: ERA=PATH
 claims: install
 	$(BIN)/python -m benchmarks.recipe
 	$(BIN)/python -m benchmarks.defaults train
@@ -57,6 +58,7 @@ claims: install
 	$(BIN)/python -m benchmarks.any_steps pictures
 	$(BIN)/python -m benchmarks.policy meta_world
 	$(if $(PUSHT),$(BIN)/python -m benchmarks.policy push_t --data $(PUSHT))
+	$(if $(ERA),$(BIN)/python -m benchmarks.weather $(ERA) all)
 
 # 20,000 damaged files through every reader; SEED=N for others
 fuzz: install

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 import sfumato.metrics.forecast as module
 from sfumato.metrics.distances import MetricError
 from sfumato.metrics.forecast import (
+    brier,
     crps,
     energy_score,
     latitude_weights,
     rank_histogram,
     spread_skill,
+    variogram_score,
     weighted_mean,
 )
 
@@ -228,3 +230,51 @@ def test_refusals():
     for wrong in (torch.tensor([91.0]), torch.tensor([])):
         with pytest.raises(MetricError, match="90 degrees"):
             latitude_weights(wrong)
+
+
+def field(members: int, cases: int, correlation: float, seed: int = 0) -> torch.Tensor:
+    """Gaussian vectors of four coordinates that are all correlated so, (members, cases, 4)."""
+    own, shared = normal(members, cases, 4, seed=seed), normal(members, cases, 1, seed=seed + 100)
+    return math.sqrt(1 - correlation) * own + math.sqrt(correlation) * shared
+
+
+def test_the_ideal_gaussian_has_the_energy_score_of_the_closed_form():
+    """Isotropic in d dimensions: s Gamma((d + 1) / 2) / Gamma(d / 2), for E |x - y| is twice that by symmetry."""
+    for d in (1, 3, 10):
+        x, y = 2 * normal(16, 4000, d), 2 * normal(4000, d, seed=1)
+        expected = 2 * math.gamma((d + 1) / 2) / math.gamma(d / 2)
+        assert float(energy_score(x, y).mean()) == pytest.approx(expected, rel=0.03)
+
+
+def test_the_variogram_score_knows_whether_neighbours_vary_together():
+    truth = field(1, 3000, 0.8, seed=7)[0]
+    near = torch.ones(4, 4, dtype=torch.float64)
+    right, loose = (float(variogram_score(field(12, 3000, c), truth, near).mean()) for c in (0.8, 0.0))
+    assert right < 0.8 * loose
+    # and which pairs count is said by the weights: a pair without weight is not looked at
+    one = torch.zeros(4, 4, dtype=torch.float64)
+    one[0, 1] = 1
+    x, moved = field(12, 50, 0.8), field(12, 50, 0.8)
+    moved[..., 2:] += 5 * normal(12, 50, 2, seed=3)
+    assert torch.allclose(variogram_score(x, truth[:50], one), variogram_score(moved, truth[:50], one))
+
+
+def test_fair_variogram_and_brier_scores_have_the_same_mean_at_any_ensemble_size():
+    truth, near = field(1, 6000, 0.5, seed=5)[0], torch.ones(4, 4, dtype=torch.float64)
+    some = [float(variogram_score(field(m, 6000, 0.5, seed=m), truth, near).mean()) for m in (2, 12)]
+    assert some[0] == pytest.approx(some[1], rel=0.05)
+    limit = torch.tensor(0.8, dtype=torch.float64)
+    some = [float(brier(normal(m, 200_000, seed=m), normal(200_000, seed=99), limit).mean()) for m in (2, 12)]
+    p = 1 - scipy.stats.norm.cdf(0.8)
+    assert some == pytest.approx([p * (1 - p)] * 2, rel=0.02)  # that of who knows the frequency
+    plain = float(brier(normal(2, 200_000), normal(200_000, seed=99), limit, fair=False).mean())
+    assert plain == pytest.approx(p * (1 - p) * 1.5, rel=0.02)
+
+
+def test_what_the_new_scores_refuse():
+    with pytest.raises(MetricError, match="at least 2"):
+        brier(normal(1, 3), normal(3), torch.tensor(0.0))
+    with pytest.raises(MetricError, match="weights"):
+        variogram_score(normal(3, 2, 4), normal(2, 4), torch.ones(3, 3))
+    with pytest.raises(MetricError, match="D > 1"):
+        variogram_score(normal(3, 2, 1), normal(2, 1), torch.ones(1, 1))

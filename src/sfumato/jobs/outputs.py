@@ -70,7 +70,7 @@ class Place:
         """Remove the earlier set of ours. Raises RunError as :meth:`check`."""
         self.check()
         for path in self._there():
-            path.unlink()
+            shutil.rmtree(path) if path.is_dir() else path.unlink()  # a store is a folder
         for desk in self._desks():
             shutil.rmtree(desk, ignore_errors=True)
 
@@ -132,15 +132,19 @@ class Place:
 
     def note(self, files: Iterable[Path], making: Making) -> None:
         """Write down what was written, and how it was made."""
-        states = {path.name: _state(path) for path in files if path.is_file()}
+        states = {path.name: _state(path) for path in files if path.exists()}
         write_text(self.manifest, json.dumps({"making": json.loads(making.text()), "files": states}, indent=1))
         for desk in self._desks():
             shutil.rmtree(desk, ignore_errors=True)
 
 
 def _state(path: Path) -> Any:
-    """What tells a file that was changed from one that was not: its size and time."""
-    if not path.is_file() or path.is_symlink():
+    """What tells a file that was changed from one that was not: its size and time; of a folder (a store) those of all
+    its files."""
+    if path.is_symlink() or not path.exists():
         return None
+    if path.is_dir():
+        every = [each.lstat() for each in path.rglob("*") if not each.is_dir()]
+        return [len(every), sum(each.st_size for each in every), max((each.st_mtime_ns for each in every), default=0)]
     found = path.stat()
     return [found.st_size, found.st_mtime_ns]

@@ -1,4 +1,4 @@
-"""Scores of ensemble forecasts: CRPS, energy score, spread against skill, rank histogram.
+"""Scores of ensemble forecasts: CRPS, energy and variogram score, Brier score, spread against skill, rank histogram.
 
 A forecast is an ensemble of M members in dimension 0, `forecast` (M, ...), and `truth` (...) is what came. CRPS and the
 energy score are *proper*: nobody scores better, on average, than by forecasting the distribution the truth is drawn
@@ -188,3 +188,41 @@ def rank_histogram(
     return torch.zeros(len(forecast) + 1, dtype=share.dtype, device=share.device).index_add_(
         0, rank.flatten(), share.flatten()
     )
+
+
+def variogram_score(forecast: Tensor, truth: Tensor, weights: Tensor, power: float = 0.5, fair: bool = True) -> Tensor:
+    """Variogram score of vectors: (M, B, D), (B, D) and weights (D, D) -> (B,) float64; lower is better.
+
+    `sum_ij w_ij (|y_i - y_j|^p - mean_m |x_mi - x_mj|^p)^2` over pairs of coordinates i < j (Scheuerer & Hamill 2015, eq. 6), the
+    weights summing to 1 over them: what the energy score hardly feels, whether neighbours vary together as they should. With
+    `fair=True` what the mean over few members adds, its own variance, is taken off, so that ensembles of different sizes compare.
+
+    Raises MetricError for NaN or infinity, shapes that do not match, too few members, or weights that are negative or all 0.
+    """
+    forecast, truth, _ = _checked_fair(forecast, truth, fair)
+    size = truth.shape[-1]
+    weights = _finite(weights, "weights").to(truth.device)
+    if truth.dim() != 2 or size < 2 or weights.shape != (size, size):
+        raise MetricError(
+            f"truth must have shape (B, D > 1) and weights (D, D), not {tuple(truth.shape)}, {tuple(weights.shape)}"
+        )
+    first, second = torch.triu_indices(size, size, 1, device=truth.device)
+    share = _weights(weights[first, second], truth.new_zeros(len(first)))
+    found = []
+    for x, y in zip(forecast.transpose(0, 1), truth):
+        rough = (x[:, first] - x[:, second]).abs().pow(power)
+        error = ((y[first] - y[second]).abs().pow(power) - rough.mean(0)).square()
+        found.append(((error - rough.var(0) / len(x) if fair else error) * share).sum())
+    return torch.stack(found)
+
+
+def brier(forecast: Tensor, truth: Tensor, threshold: Tensor, fair: bool = True) -> Tensor:
+    """Brier score of "more than ``threshold``" at every point: (M, ...), (...), broadcasting -> (...) float64; lower is better.
+
+    `(share of members above - 1 if the truth is)^2`; with `fair=True` less what few members add to it, `p (1 - p) / (M -
+    1)` (Ferro 2014). Raises MetricError for NaN or infinity, shapes that do not match, or fewer than 2 members (`fair=False`: 1).
+    """
+    forecast, truth, _ = _checked_fair(forecast, truth, fair)
+    threshold = _finite(threshold, "threshold").to(truth.device)
+    share, came = (forecast > threshold).double().mean(0), (truth > threshold).double()
+    return (share - came).square() - (share * (1 - share) / (len(forecast) - 1) if fair else 0.0)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from sfumato.networks.parts import (
     Condition,
@@ -40,6 +41,9 @@ class UNet(nn.Module):
     context_dim       width of a condition sequence to attend to, 0 for none
     context_levels    number of lowest levels that attend to it, after every residual block
     beside            channels that are shown beside x and not answered: a frame before, a map
+    dropout           share of the numbers before each block's last convolution that is dropped in training
+    recompute         remember no activation inside blocks, and work them out again on the way back: less memory, a third
+    more time
 
     H and W must be multiples of `unshuffle * 2 ** (len(multipliers) - 1)`.
 
@@ -63,6 +67,8 @@ class UNet(nn.Module):
         context_dim: int = 0,
         context_levels: int = 2,
         beside: int = 0,
+        dropout: float = 0.0,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.options = {
@@ -78,6 +84,8 @@ class UNet(nn.Module):
         } | ({"vectors": vectors} if vectors else {})
         self.options |= {"context_dim": context_dim, "context_levels": context_levels} if context_dim else {}
         self.options |= {"beside": beside} if beside else {}
+        self.options |= {"dropout": dropout} if dropout else {}
+        self.options |= {"recompute": recompute} if recompute else {}
         if not multipliers:
             raise ValueError("multipliers is empty: a U-Net needs one level or more")
         if context_dim and context_levels < 1:
@@ -110,6 +118,9 @@ class UNet(nn.Module):
         self.norm = GroupNorm(here)
         self.head = nn.Conv2d(here, folded, 3, padding=1)
         zero_(self.head)
+        for part in self.modules():
+            if isinstance(part, Residual):
+                part.dropout, part.recompute = dropout, recompute
 
     def forward(
         self,
@@ -226,15 +237,24 @@ class Residual(nn.Module):
         self.norm2 = GroupNorm(outside)
         self.conv2 = nn.Conv2d(outside, outside, 3, padding=1)
         self.short = nn.Conv2d(inside, outside, 1) if inside != outside else nn.Identity()
+        self.dropout, self.recompute = 0.0, False
         self.attention = PixelAttention(outside) if attend else None
         self.words = WordAttention(outside, condition) if hear else None
         zero_(self.modulation)
         zero_(self.conv2)
 
     def forward(self, x: Tensor, condition: Tensor, told: Context | None = None) -> Tensor:
+        if self.recompute and self.training and torch.is_grad_enabled():
+            again: Tensor = checkpoint(self.answer, x, condition, told, use_reentrant=False)
+            return again
+        return self.answer(x, condition, told)
+
+    def answer(self, x: Tensor, condition: Tensor, told: Context | None = None) -> Tensor:
+        """What `forward` gives, its activations remembered."""
         h = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.modulation(condition).to(h.dtype)[..., None, None].chunk(2, dim=1)
-        h = self.conv2(F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale)))
+        h = F.silu(torch.addcmul(shift, self.norm2(h), 1 + scale))
+        h = self.conv2(F.dropout(h, self.dropout, self.training) if self.dropout else h)
         h = self.short(x) + h
         if self.attention is not None:
             h = self.attention(h)

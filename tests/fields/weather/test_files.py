@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 
 from sfumato.errors import Mendable
-from sfumato.fields.weather.data import Wanted, prepare
+from sfumato.fields.weather.data import Store, Wanted, prepare
+from sfumato.fields.weather.files import arrays
 from sfumato.fields.weather.source import opened
+from sfumato.fields.weather.writing import Forecast, read, write
+from sfumato.jobs.making import Making
 from sfumato.training.run import Run
 from tests.fields.weather import worlds
 
 COUNT = 40
 FIELDS = worlds.fields(COUNT)
 WHEN = worlds.times(COUNT)
+RAIN = np.random.default_rng(0).exponential(4.0, FIELDS["msl"].shape)
 PLAIN = Wanted(None, None, None, None, None, 0.25)
 
 
@@ -131,6 +135,7 @@ def test_steps_across_a_gap_are_not_learned(tmp_path: Path) -> None:
     told: list[str] = []
     facts = prepare(run, path, PLAIN, told.append)
     assert "2000-01-10 12:00" in told[0]
+    assert f"{facts.count:,} are left, and {facts.held:,} held out" in told[0]
     assert facts.count + facts.held == 39 - 2 - 2 - 2  # three times in a row, in each of three stretches
 
 
@@ -155,6 +160,13 @@ def test_what_cannot_be_meant_is_said_in_a_line(tmp_path: Path) -> None:
         ({}, Wanted(None, None, None, "1990-01-01", None, 0.25), "must lie within the data"),
         ({}, Wanted(None, None, None, "soon", None, 0.25), "must be a date"),
         ({"values": {"msl": np.full_like(FIELDS["msl"], 1e5)}}, PLAIN, "does not change with time"),
+        ({"values": {"tp": RAIN}, "units": {"tp": "m"}}, PLAIN, "as in mm; set its units to mm"),
+        ({"values": {"tp": RAIN / 1000}, "units": {"tp": "mm"}}, PLAIN, "as in metres; set its units to m,"),
+        (
+            {},
+            Wanted(None, None, None, "2000-01-03", None, 0.25),
+            "no three times in a row, 24 h apart, are left to learn from",
+        ),
     ]
     for i, (how, wanted, words) in enumerate(bad):
         run = Run(tmp_path / f"run{i}")
@@ -186,6 +198,88 @@ def test_a_geopotential_in_metres_is_found_out(tmp_path: Path) -> None:
     run.create()
     with pytest.raises(Mendable, match="height in metres"):
         prepare(run, path, Wanted(("geopotential",), (500.0,), None, None, None, 0.25), lambda text: None)
+
+
+def test_levels_grids_and_axes_that_are_not_there_are_named(tmp_path: Path) -> None:
+    import h5netcdf
+
+    store = worlds.store(tmp_path / "w.zarr", FIELDS, WHEN, 3)
+    with pytest.raises(Mendable, match="no level 300; there are 500, 850"):
+        opened(store, ["geopotential"], [300])
+    reduced = tmp_path / "reduced.nc"
+    with h5netcdf.File(reduced, "w") as file:
+        file.dimensions = {"time": COUNT, "values": 48}
+        file.create_variable("time", ("time",), data=WHEN / 3600).attrs["units"] = "hours since 1970-01-01"
+        for name, range_ in (("latitude", (-75, 75)), ("longitude", (0, 315))):
+            file.create_variable(name, ("values",), data=np.linspace(*range_, 48))
+        file.create_variable("z", ("time", "values"), data=FIELDS["z"].reshape(COUNT, -1))
+    with pytest.raises(Mendable, match=r"z \(time, values\), on a reduced grid.*cdo remapbil"):
+        opened(reduced)
+    with pytest.raises(Mendable, match="not found; expected a folder or file"):
+        opened(tmp_path / "nowhere")
+
+
+def test_every_way_of_writing_gives_the_same_statistics_scores_and_forecasts(tmp_path: Path) -> None:
+    """Turned over, rolled around, packed, cut, in another order or in zarr: what is learned from is the same to
+    rounding, and what is forecast goes out in the order that came in."""
+    found = {}
+    every = {**ways(tmp_path), "zarr": worlds.store(tmp_path / "w.zarr", FIELDS, WHEN, 3)}
+    for way, path in every.items():
+        run = Run(tmp_path / f"run {way}")
+        run.create()
+        names = {"zarr": ("mean_sea_level_pressure", "geopotential")}.get(way, ("msl", "z"))
+        wanted = Wanted(names, (500.0,) if way == "zarr" else None, None, None, None, 0.25)
+        facts = prepare(run, path, wanted, lambda text: None)
+        found[way] = facts, Store.of(run, facts)
+    plain, store = found["plain"]
+    for way, (facts, own) in found.items():
+        near = 2e-4 if way == "packed" else 1e-5
+        for name in ("mean", "spread", "change", "low", "high"):
+            assert np.allclose(getattr(facts, name), getattr(plain, name), rtol=near), (way, name)
+        assert np.abs(own.standard(np.arange(COUNT)) - store.standard(np.arange(COUNT))).max() < 5e-4, way
+        assert np.allclose(own.area, store.area), way
+        out = tmp_path / f"{way}.out.nc"
+        thing = Forecast(facts, own.restored(own.standard(np.arange(3))), int(WHEN[0]), 0)
+        write(facts, [thing], [thing.start], [0], out, Making("run", "0", 0))
+        with h5netcdf_file(out) as file:
+            given = opened(every[way], names_of(way)).grid
+            assert np.array_equal(file["latitude"][:], given.north), way
+            assert np.array_equal(file["longitude"][:], given.east), way
+            first = file["mean_sea_level_pressure" if way == "zarr" else "msl"][0, 0]
+        assert np.abs(given.ours(first) - FIELDS["msl"][:3]).max() < 0.2, way
+
+
+def names_of(way: str) -> tuple[str, ...]:
+    return ("mean_sea_level_pressure",) if way == "zarr" else ("msl",)
+
+
+def h5netcdf_file(path: Path) -> Any:
+    import h5netcdf
+
+    return h5netcdf.File(path, "r")
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_a_forecast_read_again_has_the_same_bits(tmp_path: Path, suffix: str) -> None:
+    run = Run(tmp_path / "run")
+    run.create()
+    facts = prepare(run, worlds.store(tmp_path / "w.zarr", FIELDS, WHEN, 2), PLAIN, lambda text: None)
+    values = np.random.default_rng(0).normal(1e5, 800, (2, 3, len(facts.names), 6, 8)).astype("f4")
+    values[..., 1, 2] = np.nan
+    things = [Forecast(facts, values[m], int(WHEN[5]), m + 4) for m in range(2)]
+    out = write(facts, things, [int(WHEN[5])], [4, 5], tmp_path / f"f{suffix}", Making("run", "0", 0))
+    again = read(facts, out)
+    assert [(thing.start, thing.member) for thing in again] == [(int(WHEN[5]), 4), (int(WHEN[5]), 5)]
+    for thing, other in zip(again, things):
+        assert thing.values.dtype == np.float32
+        assert np.array_equal(thing.values, other.values, equal_nan=True)
+    every = arrays(out)
+    assert every["geopotential"].word("units") == "m**2 s**-2"
+    init, lead, valid = (every[name].values((slice(None),) * len(every[name].shape)) for name in (
+        "init_time", "lead_time", "valid_time",
+    ))  # fmt: skip
+    assert np.array_equal(valid, init[:, None] + 3600 * lead)
+    assert every["geopotential"].axes == ("init_time", "member", "lead_time", "level", "latitude", "longitude")
 
 
 def test_files_that_lie_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,7 +14,11 @@ import torch
 from sfumato.cli import main
 from sfumato.diffusion import Denoiser
 from sfumato.diffusion.loss import loss
+from sfumato.fields.weather import measure
 from sfumato.fields.weather.network import FieldNetwork, maps_of
+from sfumato.fields.weather.options import FieldNetworkOptions
+from sfumato.fields.weather.rollout import Forecasts, drawn
+from sfumato.fields.weather.writing import read
 from sfumato.jobs.model import load
 from sfumato.training.loader import fetch
 from tests.fields.weather import worlds
@@ -42,14 +47,34 @@ def test_a_forecast_is_a_file_in_the_names_units_and_grid_of_the_data(run: Path,
     assert making["ask"]["leads"] == 2
 
 
-def test_a_store_with_gaps_is_learned_and_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_store_with_gaps_is_learned_and_forecast(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        measure, "pictures_of", lambda *_: {}
+    )  # they are looked at in the demo's test, and take the longest
     values = worlds.fields(60)
     values["msl"][:, 1:3, 2] = np.nan
     data, out = worlds.store(tmp_path / "w.zarr", values, worlds.times(60), 3), tmp_path / "run"
-    assert main(["inspect", "weather", str(data)]) == 0
+    assert main(["inspect", "weather", str(data), *worlds.TRAIN]) == 0
     assert "geopotential500" in capsys.readouterr().out
     assert (
-        main(["train", "weather", str(data), *worlds.TRAIN, "--steps", "2", "--held-out", "0.3", "--out", str(out)])
+        main(
+            [
+                "train",
+                "weather",
+                str(data),
+                *worlds.TRAIN,
+                "--previews",
+                "0",
+                "--steps",
+                "2",
+                "--held-out",
+                "0.3",
+                "--out",
+                str(out),
+            ]
+        )
         == 0
     )
     assert main(["resume", str(out), "--steps", "3"]) == 0
@@ -66,7 +91,6 @@ def test_a_store_with_gaps_is_learned_and_forecast(tmp_path: Path, capsys: pytes
     assert main(["evaluate", str(out), "--leads", "2", "-n", "2", "--cases", "3", "--steps", "3"]) == 0
     found = json.loads((out / "metrics.json").read_text())
     assert "crps_geopotential850_48h" in json.dumps(found)
-    assert (out / "forecast.png").is_file()
     assert not again.exists()
 
 
@@ -161,3 +185,149 @@ def test_what_makes_no_sense_is_said_in_a_line(run: Path, tmp_path: Path, capsys
         said = capsys.readouterr().err.strip().splitlines()
         assert wrong in said[-1], said
         assert not any("Traceback" in line for line in said)
+
+
+@pytest.mark.parametrize("name", ["f.nc", "f.zarr"])
+def test_the_verb_forecasts_what_sample_does_and_draws_the_plume(run: Path, tmp_path: Path, name: str) -> None:
+    words = ["--leads", "2", "-n", "3", "--steps", "3"] + ["--no-plume"] * (name == "f.zarr")
+    out = tmp_path / name
+    assert (
+        main(["weather", "forecast", str(run), "--init", "2003-06-01T12:00", "latest", *words, "--out", str(out)]) == 0
+    )
+    model = load(run)
+    things = model.sample(3, start=("2003-06-01T12:00", "latest"), leads=2, steps=3)
+    for thing, other in zip(read(model.facts, out), things[:3]):
+        assert (thing.start, thing.member) == (other.start, other.member)
+        assert np.array_equal(thing.values, other.values)
+    assert name == "f.zarr" or (tmp_path / f"{name}.plume.png").stat().st_size > 10_000
+    again = ["weather", "forecast", str(run), *{*words, "--no-plume"} - {*words}, *words]
+    assert main([*again, "--out", str(out)]) == 0  # one of ours is replaced
+    made = out / "msl" / "0.0.0.0.0" if out.is_dir() else out
+    made.write_bytes(made.read_bytes() + b"mine")
+    assert main([*again, "--out", str(out)]) != 0  # what somebody changed is not
+    assert made.read_bytes().endswith(b"mine")
+
+
+def test_a_rival_begins_with_the_weights_of_a_denoiser_and_answers_in_one_call(run: Path, tmp_path: Path) -> None:
+    data, out = run.parent / "fields.nc", tmp_path / "rival"
+    words = ["--previews", "0", "--steps", "2", "--held-out", "0.2", "--method.learn", "crps", "--out", str(out)]
+    assert main(["train", "weather", str(data), *worlds.TRAIN, "--weights", str(run), *words]) == 0
+    model = load(out)
+    assert model.walk.steps == 1
+    calls: list[int] = []
+    model.denoiser.network.register_forward_pre_hook(lambda *_: calls.append(1))
+    first, second = model.sample(2, leads=1)
+    assert len(calls) == 1
+    assert not np.array_equal(first.values, second.values)
+    for name, begun in load(run).denoiser.network.state_dict().items():  # two steps of a small rate away
+        moved = (model.denoiser.network.state_dict()[name].float() - begun.float()).abs().max()
+        assert float(moved) < 0.02, name
+    assert (
+        main(
+            ["train", "weather", str(data), *worlds.TRAIN, "--weights", str(tmp_path), *words[:-1], str(tmp_path / "b")]
+        )
+        != 0
+    )
+
+
+def test_what_a_regression_leaves_is_learned_and_forecast(run: Path, tmp_path: Path) -> None:
+    """In a linear world nothing is left to learn but noise of spread 1, and a network that knows that much, v = 0,
+    forecasts as the law does."""
+    data, out = run.parent / "fields.nc", tmp_path / "ridge"
+    words = ["--previews", "0", "--steps", "1", "--held-out", "0.2", "--mean", "ridge", "--out", str(out)]
+    assert main(["train", "weather", str(data), *worlds.TRAIN, *words]) == 0
+    model = load(out)
+    store, facts = model.companions, model.facts
+    windows = model.recipe.open(model.run)
+    x = windows.train.batch(np.arange(len(windows.train)))["x"]
+    assert np.abs(np.sqrt(np.square(x).mean((0, 2, 3))) - 1).max() < 0.05  # of spread 1
+    deviation = worlds.SPREAD["msl"] * np.sqrt(1 - worlds.A**2) / facts.change[0]
+    assert 1 < facts.residual[0] / deviation < 1.15  # the noise of the law, and what a regression errs
+    known = dataclasses.replace(worlds.knowing(model, steps=20, batch=256), denoiser=Denoiser(Nothing(), model.process))
+    start = store.starts(facts.until, facts.held_until, 1)[5:6]
+    (part,) = drawn(known, Forecasts(store, start, 256, 1), range(256))
+    found = store.restored(part.x)[:, 0]
+    first = np.asarray(store.frames[start[0], 0]) - worlds.MEAN["msl"]
+    wrong = (found[:, 0].mean(0) - worlds.MEAN["msl"] - worlds.A * first) / worlds.SPREAD["msl"]
+    assert np.sqrt(np.square(wrong).mean()) < 0.3  # 196 numbers from 1200 days
+    assert found[:, 0].std(0).mean() == pytest.approx(worlds.SPREAD["msl"] * np.sqrt(1 - worlds.A**2), rel=0.2)
+
+
+class Nothing(torch.nn.Module):
+    """The denoiser of normal numbers of spread 1, which v = 0 says at every level."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.options = {"kind": "fields"}
+        self.blind = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: torch.Tensor, level: torch.Tensor, **told: torch.Tensor) -> torch.Tensor:
+        return 0 * x
+
+
+def test_the_large_network_is_built_for_the_globe_with_its_parameters_and_shapes() -> None:
+    """84 channels of WeatherBench2's 240 x 121 cells, on a device without memory."""
+    options = FieldNetworkOptions(size="large")
+    width, depth, multipliers, recompute = options.of("cpu")
+    with torch.device("meta"):
+        network = FieldNetwork(
+            channels=84, maps=6, rows=121, columns=240, closes=True, width=width, depth=depth, multipliers=multipliers,
+            recompute=recompute,
+        )  # fmt: skip
+        x, state = torch.empty(2, 84, 121, 240), torch.empty(2, 168, 121, 240)
+        answer = network(x, torch.empty(2), state=state, clock=torch.empty(2, 4))
+    assert answer.shape == x.shape
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert 150e6 < count < 300e6  # GenCast's and FGN's size
+    assert recompute
+    assert network.body.enter.in_channels == 84 + 168 + 6
+
+
+def test_activations_worked_out_again_give_the_same_gradient() -> None:
+    gradients = []
+    for recompute in (False, True):
+        network = FieldNetwork(channels=2, maps=0, rows=6, columns=8, width=8, depth=1, recompute=recompute)
+        rng = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=rng))
+        x, state = torch.randn(3, 2, 6, 8, generator=rng), torch.randn(3, 4, 6, 8, generator=rng)
+        network(x, torch.zeros(3), state=state, clock=torch.zeros(3, 4)).square().sum().backward()
+        gradients.append(
+            torch.cat([parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None])
+        )
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_forecast_is_made_fast_by_a_flow_map(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "map"
+    assert main(["distill", str(run), "--steps", "2", "--previews", "0", "--snapshots", "0", "--out", str(out)]) == 0
+    assert (out / "steps.png").is_file()
+    model = load(out)
+    calls: list[int] = []
+    model.denoiser.network.register_forward_pre_hook(lambda *_: calls.append(1))
+    (thing,) = model.sample(1, leads=2, steps=1)
+    assert len(calls) == 2  # a call a lead
+    assert np.isfinite(thing.values).all()
+
+
+@pytest.mark.slow
+def test_the_demo_goes_from_nothing_to_a_scored_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "planet"
+    assert main(["weather", "demo", "--out", str(out), "--days", "120", "--minutes", "0.02"]) == 0
+    assert "against ridge" in capsys.readouterr().out
+    for name in ("plume.png", "forecast.png", "ranks.png", "forecast.nc"):
+        assert (out / name).stat().st_size > 5000, name
+    assert main(["weather", "demo", "--out", str(out)]) != 0  # nothing is overwritten
+
+
+def test_few_days_are_not_learned_by_heart(run: Path) -> None:
+    recipe = load(run).recipe
+    data = recipe.open(load(run).run)
+    usual = recipe.training(data, "cpu")
+    assert usual.steps is not None
+    assert usual.batch is not None
+    assert 30 * len(data.train) < usual.steps * usual.batch <= 40 * len(data.train)
+    many = dataclasses.replace(data, train=range(100_000))
+    assert recipe.training(many, "cpu").steps is None

@@ -23,7 +23,7 @@ LATITUDE, LONGITUDE = np.arange(75.0, -76.0, -30.0), np.arange(0.0, 360.0, 45.0)
 BEGIN, STEP = 946_728_000, 86_400  # 2000-01-01 12:00 UTC, a day
 CALIBRATED = "churn:churn=2.5,low=0.75,high=100,inflation=1"
 TRAIN = ["--network.width", "8", "--network.attention-levels", "0", "--batch", "4", "--threads", "1", "--previews", "1",
-         "--precision", "fp32", "--snapshots", "0"]  # fmt: skip
+         "--precision", "fp32", "--snapshots", "0", "--method.noise", "cells"]  # fmt: skip
 
 
 def fields(count: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -146,3 +146,40 @@ def knowing(model: Model, **walk: Any) -> Model:
     """A model of such weather whose denoiser is exact, walked otherwise where asked."""
     exact = Denoiser(Exact(model.facts), model.process)
     return dataclasses.replace(model, denoiser=exact, walk=dataclasses.replace(model.walk, **walk))
+
+
+class Linear(nn.Module):
+    """The network that knows x' = a x + e, e ~ N(0, q), in standard units, all channels and cells together: a, q (n, n)
+    float64."""
+
+    def __init__(self, facts: Any, a: Tensor, q: Tensor) -> None:
+        super().__init__()
+        self.facts, self.options = facts, {"kind": "fields"}
+        self.blind = nn.Parameter(torch.zeros(()))
+        self.shape = (len(facts.names), *facts.grid.shape)
+        share = torch.tensor([s / d for s, d in zip(facts.spread, facts.change)], dtype=torch.float64)
+        scale = share[:, None, None].expand(self.shape).flatten()  # standard units to those of a step's change
+        self.move = scale[:, None] * (a - torch.eye(len(a), dtype=torch.float64))
+        self.power, self.turn = torch.linalg.eigh(scale[:, None] * q * scale)
+
+    def forward(
+        self, x: Tensor, level: Tensor, level_s: Tensor | None = None, *, state: Tensor, clock: Tensor
+    ) -> Tensor:
+        sigma = level.double().exp()[:, None]
+        radius = (1 + sigma**2).sqrt()
+        mean = state[:, : self.shape[0]].double().flatten(1) @ self.move.T
+        x_t = x.double().flatten(1) * radius
+        guess = mean + ((x_t - mean) @ self.turn * (self.power / (self.power + sigma**2))) @ self.turn.T
+        return ((-sigma * guess + (x_t - guess) / sigma) / radius).reshape(x.shape).to(x.dtype)
+
+
+def lawful(facts: Any) -> tuple[Tensor, Tensor]:
+    """A law whose channels and cells move each other: a (n, n) carries east and mixes the channels, q is correlated."""
+    channels, rows, columns = len(facts.names), *facts.grid.shape
+    carry = torch.roll(torch.eye(columns, dtype=torch.float64), 1, 0)
+    mixed = torch.tensor([[0.9, 0.1], [-0.2, 0.8]], dtype=torch.float64)[:channels, :channels]
+    along = 0.6 * carry + 0.3 * torch.eye(columns, dtype=torch.float64)
+    a = torch.kron(mixed, torch.kron(torch.eye(rows, dtype=torch.float64), along))
+    near = [0.6 ** (torch.arange(n)[:, None] - torch.arange(n)).abs().double() for n in (rows, columns)]
+    both = torch.tensor([[0.3, 0.1], [0.1, 0.2]], dtype=torch.float64)[:channels, :channels]
+    return a, torch.kron(both, torch.kron(*near))

@@ -21,6 +21,7 @@ from sfumato.data.writing import appearing
 from sfumato.errors import DataError, Wrong, shown
 from sfumato.fields.weather.facts import WeatherFacts
 from sfumato.fields.weather.grid import clock, moment, said
+from sfumato.fields.weather.mean import Mean, fitted
 from sfumato.fields.weather.source import Source, opened
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Wanted:
     until: str | None
     held_until: str | None
     held_out: float
+    mean: str = "none"
 
 
 def places(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
@@ -72,15 +74,12 @@ def prepare(run: Run, source: Path, wanted: Wanted, tell: Callable[[str], None])
     found = opened(source, wanted.variables, wanted.levels)
     where, times = shown(source), found.times
     step, gaps = step_of(times, wanted.step, where)
-    if gaps:
-        at = int(np.flatnonzero(np.diff(times) > np.median(np.diff(times)))[0])
-        tell(f"gap       after {said(times[at])}, {gaps} in all: what would lie across one is not learned from")
     until, held_until = _parts(times, wanted)
     hidden = _gather(run, found, tell)
     frames = kept_array(run.cache / "fields.npy", REMEDY)
     facts = _facts(found, frames, times, hidden, step=step, until=until, held_until=held_until, gaps=gaps)
-    for channel, mean in zip(found.channels, facts.mean):
-        _doubt(found, channel.name, channel.level, channel.units, mean)
+    for channel, mean, high in zip(found.channels, facts.mean, facts.high):
+        _doubt(found, channel.name, channel.level, channel.units, mean, high)
     maps = (
         np.stack([_standard_map(each) for each in found.maps.values()])
         if found.maps
@@ -95,7 +94,16 @@ def prepare(run: Run, source: Path, wanted: Wanted, tell: Callable[[str], None])
                 f"{where}: no three times in a row, {step / 3600:g} h apart, are left to {name} "
                 f"({said(times[0])} to {said(times[-1])}, cut at {said(until)}); give another --until, --step or more data"
             )
+    if gaps:
+        at = int(np.flatnonzero(np.diff(times) > np.median(np.diff(times)))[0])
+        tell(
+            f"gap       after {said(times[at])}, {gaps} in all: no step across one is learned from, {len(learned):,} are "
+            f"left, and "
+            f"{len(held):,} held out"
+        )
     facts = replace(facts, count=len(learned), held=len(held))
+    if wanted.mean == "ridge":
+        facts = replace(facts, residual=fitted(run, learned))
     facts.write(run)
     return facts
 
@@ -191,7 +199,7 @@ def _facts(
     )  # fmt: skip
 
 
-def _doubt(found: Source, name: str, level: float | None, units: str, mean: float) -> None:
+def _doubt(found: Source, name: str, level: float | None, units: str, mean: float, high: float) -> None:
     """Complain of values that cannot be in the unit that they claim."""
     raw = found.pieces[name][0].raw
     plain = units.replace("**", "").replace("^", "").replace(" ", "").lower()
@@ -200,6 +208,13 @@ def _doubt(found: Source, name: str, level: float | None, units: str, mean: floa
         if height > 500 and mean < 0.3 * GRAVITY * height:
             raise DataError(f"{raw.place}: says {units}, and its mean of {mean:g} at {level:g} hPa is a height in metres; set "
                             "its units to m, or multiply by 9.80665")  # fmt: skip
+    if name == "tp" or name.startswith("total_precipitation"):
+        if plain in ("mm", "kgm-2", "kg/m2") and high < 0.6:
+            raise DataError(f"{raw.place}: says {units}, and the most of it is {high:g}, as in metres; set its units to m, or "
+                            "multiply by 1000")  # fmt: skip
+        if plain == "m" and high > 3:
+            raise DataError(f"{raw.place}: says {units}, and the most of it is {high:g}, as in mm; set its units to mm, or "
+                            "divide by 1000")  # fmt: skip
     if plain == "k" and mean < 120:
         raise DataError(
             f"{raw.place}: says {units}, and its mean is {mean:g}, as in degrees Celsius; set its units, or add 273.15"
@@ -220,6 +235,10 @@ class Store:
     times: np.ndarray
     hidden: np.ndarray
     maps: np.ndarray
+    mean: Mean | None = None
+    """What a regression says of a step, where a run learns what it leaves."""
+    folder: Path | None = None
+    """The cache of the run that it is of."""
 
     @classmethod
     def of(cls, run: Run, facts: WeatherFacts) -> Store:
@@ -232,7 +251,8 @@ class Store:
             *shape,
         ):
             raise DataError(f"{shown(run.cache)}: is not what data.json tells of; {REMEDY}")
-        return cls(facts, frames, kept["times"], kept["hidden"].astype(bool), kept["maps"])
+        mean = Mean.of(run, facts) if facts.residual else None
+        return cls(facts, frames, kept["times"], kept["hidden"].astype(bool), kept["maps"], mean, run.cache)
 
     def standard(self, at: np.ndarray) -> np.ndarray:
         """The fields at these places in time in standard units, (N, C, rows, columns) float32."""
@@ -286,8 +306,11 @@ class Windows:
         moved = np.asarray(store.frames[after]) - np.asarray(store.frames[now])
         x = np.where(store.hidden, 0, moved / _tall(facts.change)).astype(np.float32)
         state = np.concatenate((store.standard(now), store.standard(before)), 1)
+        told = clock(store.times[after])
+        if store.mean is not None:
+            x = store.mean.left(x, store.times[now], state, told)
         weight = np.broadcast_to(store.area, x.shape).copy()
-        return {"x": x, "state": state, "clock": clock(store.times[after]), "weight": weight}
+        return {"x": x, "state": state, "clock": told, "weight": weight}
 
     def name(self, index: int) -> str:
         return said(self.store.times[self.at[index]])

@@ -43,6 +43,18 @@ class WeatherFacts(facts.Facts):
     held: int
     gaps: int
     """Steps between times that are longer than ``step``."""
+    residual: tuple[float, ...] = ()
+    """What a regression leaves of a step's change, in spreads of that change, where that is what is learned (``mean``)."""
+    fine: str = ""
+    """The variable that is drawn for the coarse ones, where downscaling is what is learned; its axes beside time, their
+    sizes, its cells that have values, how many numbers tell of the coarse frames; mean and spread of ln(1 + mm) where it
+    is wet."""
+    fine_axes: tuple[str, ...] = ()
+    fine_shape: tuple[int, ...] = ()
+    fine_cells: int = 0
+    fine_coarse: int = 0
+    fine_mean: float = 0.0
+    fine_spread: float = 1.0
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -71,7 +83,11 @@ class WeatherFacts(facts.Facts):
         beside = f", beside {', '.join(self.maps)}" if self.maps else ""
         gone = f"; {100 * self.hidden:.1f} % of the cells have no value" if self.hidden else ""
         gaps = f", {self.gaps} gap(s) in time" if self.gaps else ""
+        fine = [
+            f"{self.fine}: {self.fine_cells:,} cells, drawn for the fields of a step before, the same, and a step after"
+        ]
         return [
+            *(fine if self.fine else ()),
             f"{labels}{beside}; {self.grid.words()}{gone}",
             f"steps of {self.hours:g} h{gaps}: {self.count:,} to learn from ({said(self.first)} to before {said(self.until)}), "
             f"{self.held:,} held out (to before {said(self.held_until)})",

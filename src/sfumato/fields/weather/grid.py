@@ -138,6 +138,12 @@ class Grid:
         return bool(abs(len(self.east) * abs(turn.mean()) - 360) < 0.5 * abs(turn.mean()))
 
     @cached_property
+    def globe(self) -> bool:
+        """Whether it goes around, and from pole to pole."""
+        apart = abs(self.north[0] - self.north[-1]) / (len(self.north) - 1)
+        return self.closes and 90 - max(self.north) < 0.75 * apart and 90 + min(self.north) < 0.75 * apart
+
+    @cached_property
     def rows(self) -> np.ndarray:
         """The places of our rows, north first, among those given."""
         return np.argsort(-np.asarray(self.north), kind="stable")

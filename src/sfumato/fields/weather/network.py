@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.errors import typed
 from sfumato.networks.unet import UNet
+
+if TYPE_CHECKING:
+    from sfumato.training.run import Run
+
+BEGIN = "begin.safetensors"
+"""In a run's cache: the weights that it begins with."""
 
 
 class FieldNetwork(nn.Module):
@@ -17,7 +26,7 @@ class FieldNetwork(nn.Module):
     channels    of the change that is answered; shown beside it are the 2 x channels of two frames, and ``maps`` fixed maps
     rows, columns   of the grid
     closes      whether the last column is the neighbour of the first
-    width, depth, multipliers, attention_levels   as of :class:`UNet`
+    width, depth, multipliers, attention_levels, dropout, recompute   as of :class:`UNet`
 
     What has no value (``there`` 0) is not seen: shown as 0, whatever noise is there.
     """
@@ -28,17 +37,19 @@ class FieldNetwork(nn.Module):
 
     def __init__(
         self, *, channels: int, maps: int, rows: int, columns: int, closes: bool = False, width: int = 32, depth: int = 1,
-        multipliers: tuple[int, ...] | list[int] = (1, 2, 2), attention_levels: int = 1,
+        multipliers: tuple[int, ...] | list[int] = (1, 2, 2), attention_levels: int = 1, dropout: float = 0.0,
+        recompute: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.options = {
             "kind": "fields", "channels": channels, "maps": maps, "rows": rows, "columns": columns, "closes": closes,
             "width": width, "depth": depth, "multipliers": list(multipliers), "attention_levels": attention_levels,
+            "dropout": dropout, "recompute": recompute,
         }  # fmt: skip
         self.closes = closes
         self.body = UNet(
             channels=channels, width=width, depth=depth, multipliers=multipliers, attention_levels=attention_levels, vectors=4,
-            beside=2 * channels + maps,
+            beside=2 * channels + maps, dropout=dropout, recompute=recompute,
         )  # fmt: skip
         self.register_buffer("there", torch.ones(channels, rows, columns))
         self.register_buffer("maps", torch.zeros(maps, rows, columns))
@@ -81,3 +92,26 @@ def maps_of(store: Any) -> tuple[Tensor, Tensor]:
     gone = [hidden[c] for c in range(len(hidden)) if hidden[c].any()]
     found = np.stack([*place, *store.maps, *gone]).astype(np.float32)
     return torch.from_numpy(~hidden).float(), torch.from_numpy(found)
+
+
+def take(source: Path, run: Run) -> None:
+    """The averaged weights of a finished run into the cache of another, which begins with them. Raises RunError."""
+    from sfumato.training.run import Run, RunError
+
+    weights = Run(source).model
+    if not weights.is_file():
+        raise RunError(
+            f"{source}: is no finished run; `sfumato resume {typed(source)}` first, or give another --weights"
+        )
+    shutil.copyfile(weights, run.cache / BEGIN)
+
+
+def begun(weights: Path, network: nn.Module) -> None:
+    """Those weights into a network, but for the maps of its own place. Raises CheckpointError."""
+    from sfumato.training import checkpoint
+
+    found, _ = checkpoint.read_weights(weights)
+    own = network.state_dict()
+    found = {**found, **{name: own[name] for name in ("there", "maps") if name in own}}
+    checkpoint.fits(found, own, f"--weights ({weights.name})")
+    network.load_state_dict(found)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sfumato.errors import check
 from sfumato.fields.weather.facts import WeatherFacts
@@ -25,17 +25,19 @@ from sfumato.training.options import TrainOptions
 if TYPE_CHECKING:
     from torch import nn
 
-    from sfumato.diffusion import Drawn, Gaussian
+    from sfumato.diffusion import Drawn
     from sfumato.diffusion.generate import Queries
-    from sfumato.fields.weather.data import Store, Wanted
+    from sfumato.diffusion.tree import Tree
+    from sfumato.fields.weather.data import Wanted
     from sfumato.fields.weather.maps import Maps
-    from sfumato.fields.weather.writing import Forecast
     from sfumato.jobs.model import Model
     from sfumato.jobs.report import Report
     from sfumato.training.objective import Task
     from sfumato.training.run import Run
 
 MEMBERS = 16
+FEW = 20_000
+"""Steps to learn from that are few."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,11 @@ class Weather(Recipe):
     Facts: ClassVar[type] = WeatherFacts
     Ask: ClassVar[type] = ForecastAsk
     Measure: ClassVar[type] = ForecastMeasure
-    formats: ClassVar[tuple[str, ...]] = (".nc",)
+    formats: ClassVar[tuple[str, ...]] = (".nc", ".zarr")
+    verbs: ClassVar[Mapping[str, str]] = {
+        "forecast": "sfumato.fields.weather.verbs:Forecast",
+        "demo": "sfumato.fields.weather.verbs:Demo",
+    }
     single: ClassVar[bool] = True
 
     data: Positional[Path]
@@ -62,6 +68,14 @@ class Weather(Recipe):
     """Hold out the times from there to before this date (none: all the rest)."""
     held_out: float = 0.1
     """Share of the times, the last ones, held out where --until is not given."""
+    mean: Literal["none", "ridge"] = "none"
+    """What is learned of a step: its whole change, or what a ridge regression on the two frames leaves of it (the
+    pattern of CorrDiff: calibrated sooner; the whole change scores better with time)."""
+    fine: Path | None = None
+    """Downscaling: a file of fine fields with zeros (rain, in mm or m, on any cells) to be drawn for the coarse ones of
+    their day."""
+    weights: Path | None = None
+    """A finished run of such fields with whose weights to begin: a denoiser's for --method.learn crps."""
     network: FieldNetworkOptions = field(default_factory=FieldNetworkOptions)
     """Network."""
     method: WeatherMethod = field(default_factory=WeatherMethod)
@@ -74,6 +88,12 @@ class Weather(Recipe):
             (0 < self.held_out < 1, "held_out", "a share between 0 and 1"),
             (self.variables is None or len(self.variables) > 0, "variables", "one name or more"),
             (self.levels is None or len(self.levels) > 0, "levels", "one or more"),
+            (self.fine is None or self.mean == "none", "mean", "none with --fine, which downscales"),
+            (
+                self.fine is None or self.method.learn == "denoiser",
+                "method.learn",
+                "denoiser with --fine, which downscales",
+            ),
         )
 
     # ---- data --------------------------------------------------------------------------------------------------------
@@ -82,7 +102,7 @@ class Weather(Recipe):
         """What is asked of the data."""
         from sfumato.fields.weather.data import Wanted
 
-        return Wanted(self.variables, self.levels, self.step, self.until, self.held_until, self.held_out)
+        return Wanted(self.variables, self.levels, self.step, self.until, self.held_until, self.held_out, self.mean)
 
     def examine(self) -> Look:
         from sfumato.fields.weather.files import sources
@@ -101,54 +121,88 @@ class Weather(Recipe):
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Weather:
         from sfumato.fields.weather.data import prepare
+        from sfumato.fields.weather.network import take
 
+        if self.weights is not None:
+            take(self.weights, run)
         prepare(run, self.data, self.wanted(), tell)
+        if self.fine is not None:
+            from sfumato.fields.weather.data import Store
+            from sfumato.fields.weather.fine import prepare as prepare_fine
+
+            prepare_fine(run, self.fine, Store.of(run, self.facts(run)), tell)
         return self
 
     def open(self, run: Run) -> Data:
-        store = self.companions(run, None)
-        facts = store.facts
-        return Data(facts, store.windows(facts.first, facts.until), store.windows(facts.until, facts.held_until))
-
-    def companions(self, run: Run, device: Any) -> Store:
-        """The prepared fields: what is forecast from, and what came."""
         from sfumato.fields.weather.data import Store
 
-        return Store.of(run, self.facts(run))
+        store = Store.of(run, self.facts(run))
+        facts = store.facts
+        if self.fine is not None:
+            return self._downscaling().opened(run, store)
+        return Data(facts, store.windows(facts.first, facts.until), store.windows(facts.until, facts.held_until))
+
+    def companions(self, run: Run, device: Any) -> Any:
+        """The prepared fields: what is forecast from, and what came; of downscaling the fine ones, with the coarse."""
+        from sfumato.fields.weather.data import Store
+
+        store = Store.of(run, self.facts(run))
+        return store if self.fine is None else self._downscaling().FineStore.of(run, store)
+
+    def _downscaling(self) -> Any:
+        """What is done where fine fields are drawn."""
+        from sfumato.fields.weather import downscaling
+
+        return downscaling
 
     # ---- network -----------------------------------------------------------------------------------------------------
 
-    def process(self, facts: WeatherFacts) -> Gaussian:
-        return self.method.build()
+    def process(self, facts: WeatherFacts) -> Any:
+        if self.fine is not None:
+            return self._downscaling().rain()
+        return self.method.build(facts.grid)
 
     def kinds(self) -> Mapping[str, type[nn.Module]]:
         from sfumato.fields.weather.network import FieldNetwork
+        from sfumato.fields.weather.rain import RainNetwork
 
-        return {"fields": FieldNetwork}
+        return {"fields": FieldNetwork, "rain": RainNetwork}
 
     def build(self, facts: WeatherFacts, device: str) -> nn.Module:
+        if self.fine is not None:
+            return self._downscaling().build(self.network, facts)
         from sfumato.fields.weather.network import FieldNetwork
 
         options, (rows, columns) = self.network, facts.grid.shape
+        width, depth, multipliers, recompute = options.of(device)
         return FieldNetwork(
             channels=len(facts.names), maps=4 + len(facts.maps) + len(facts.gappy), rows=rows, columns=columns,
-            closes=facts.grid.closes, width=options.width or (32 if device == "cpu" else 128), depth=options.depth,
-            multipliers=options.multipliers, attention_levels=options.attention_levels,
+            closes=facts.grid.closes, width=width, depth=depth, multipliers=multipliers,
+            attention_levels=options.attention_levels, dropout=options.dropout, recompute=recompute,
         )  # fmt: skip
 
     def task(self, data: Data, network: nn.Module) -> Task:
         """The network is given the maps of the place, which stay in its weights."""
-        from sfumato.fields.weather.network import maps_of
+        if self.fine is not None:
+            return self._downscaling().task(data, network)
+        from sfumato.fields.weather.crps import AlmostFair
+        from sfumato.fields.weather.network import BEGIN, begun, maps_of
 
         made: Any = network
         there, maps = maps_of(data.train.store)  # type: ignore[attr-defined]
         made.there.copy_(there), made.maps.copy_(maps)
-        return super().task(data, network)
+        task = super().task(data, network)
+        if self.weights is not None:
+            begun(data.train.store.folder / BEGIN, network)  # type: ignore[attr-defined]
+        return replace(task, criterion=AlmostFair()) if self.method.learn == "crps" else task
 
     def training(self, data: Data, device: str) -> TrainOptions:
-        return TrainOptions(
-            batch=usual_batch(len(data.train), 32 if device == "cpu" else 64), optim=OptimOptions(lr=1e-3)
-        )
+        """Of some years of days each is seen 40 times (65 in downscaling): beyond that a network learns them by heart,
+        its ensembles grow too sure, and the held-out loss rises. Of more data as long as all fields do."""
+        count, batch = len(data.train), usual_batch(len(data.train), 32 if device == "cpu" else 64)
+        passes = 40 if self.fine is None else 65
+        steps = max(200, passes * count // batch) if count < FEW else None
+        return TrainOptions(steps=steps, batch=batch, optim=OptimOptions(lr=1e-3))
 
     # ---- samples -----------------------------------------------------------------------------------------------------
 
@@ -156,12 +210,24 @@ class Weather(Recipe):
         """GenCast's: 20 noise levels from 80 to 0.03, fresh noise above 0.75, and a little too much of it. More steps do
         nothing for the spread of an ensemble, fresh noise does."""
         super().walk(name)  # which refuses other names
+        if self.fine is not None:
+            return Walk(steps=36, solver="euler", eta=0.0, grid="uniform", batch=512)
         if name == "few":
             return Walk(batch=64)
+        if self.method.learn == "crps":
+            return Walk(steps=1, solver="euler", eta=0.0, grid="uniform", batch=64)
         churn = "churn:churn=2.5,low=0.75,high=100,inflation=1.05"
         return Walk(steps=20, solver=churn, eta=0.0, grid="karras:sigma_min=0.03,sigma_max=80", batch=64)
 
+    def begin(self, process: Any, z: Tree, times: Tree, query: Mapping[str, Tree]) -> tuple[Tree, Tree]:
+        """Of downscaling where it rains first, then how much."""
+        if self.fine is not None:
+            return self._downscaling().begin(process, z, times)
+        return super().begin(process, z, times, query)
+
     def queries(self, model: Model, ask: ForecastAsk, n: int | None) -> Queries:
+        if self.fine is not None:
+            return self._downscaling().queries(model, ask, MEMBERS if n is None else n)
         from sfumato.fields.weather.rollout import asked
 
         return asked(model, ask.start, ask.leads, MEMBERS if n is None else n)
@@ -170,12 +236,19 @@ class Weather(Recipe):
         """Lead by lead, through ``model.draw``."""
         from sfumato.fields.weather.rollout import drawn
 
+        if self.fine is not None:
+            return super().draw(model, queries, numbers)
         return drawn(model, queries, numbers)
 
-    def things(self, model: Model, queries: Any, drawn: Drawn) -> list[Forecast]:
+    def things(self, model: Model, queries: Any, drawn: Drawn) -> list[Any]:
+        if self.fine is not None:
+            return self._downscaling().things(model, queries, drawn)
+        from sfumato.fields.weather.rollout import arrived
         from sfumato.fields.weather.writing import Forecast
 
         x: Any = drawn.x
+        if x.ndim == 4:  # a step alone, as pictures of a distillation show it
+            x = arrived(queries, drawn.numbers, 1, queries.first(drawn.numbers), x.float().cpu())[:, None]
         told = [queries.at(number) for number in drawn.numbers]
         every = (queries.store.restored(each.numpy()) for each in x)
         return [
@@ -183,7 +256,9 @@ class Weather(Recipe):
             for values, (at, member) in zip(every, told)
         ]
 
-    def save(self, thing: Forecast, path: Path, making: Making) -> Path:
+    def save(self, thing: Any, path: Path, making: Making) -> Path:
+        if self.fine is not None:
+            return self._downscaling().write([thing], [thing.day], [thing.member], path, making)
         from sfumato.fields.weather.writing import write
 
         return write(thing.facts, [thing], [thing.start], [thing.member], path, making)
@@ -194,6 +269,13 @@ class Weather(Recipe):
         """All of them as one file; one drawn again alone into the folder ``out``."""
         from sfumato.fields.weather.writing import write
 
+        if self.fine is not None:
+            times, every = queries.fine.store.times, [thing for _, thing in things]
+            days, members = [int(times[at]) for at in queries.at], list(range(queries.members))
+            if not out.suffix:  # one drawn again alone
+                days, members, out = [every[0].day], [every[0].member], out / f"0000{making.suffix or '.nc'}"
+            yield self._downscaling().write(every, days, members, out, making)
+            return
         facts, store = model.facts, queries.store
         if out.suffix:
             starts = [int(store.times[at]) for at in queries.starts]
@@ -201,24 +283,32 @@ class Weather(Recipe):
             return
         for number, thing in things:
             own = making.of(queries, number)
-            yield write(facts, [thing], [thing.start], [thing.member], out / f"{number:04d}.nc", own)
+            suffix = making.suffix or ".nc"
+            yield write(facts, [thing], [thing.start], [thing.member], out / f"{number:04d}{suffix}", own)
 
-    def picture(self, model: Model, things: Sequence[Forecast], columns: int | None = None) -> Maps | None:
+    def picture(self, model: Model, things: Sequence[Any], columns: int | None = None) -> Maps | None:
         """Maps of the forecasts from the first start among them."""
         from sfumato.fields.weather.maps import Maps
         from sfumato.jobs.plots import available
 
+        if self.fine is not None:
+            return None
         first = [thing for thing in things if thing.start == things[0].start]
         return Maps(model.companions, first) if first and available() else None
 
     def measurable(self, model: Model, measure: ForecastMeasure, ask: ForecastAsk) -> None:
         from sfumato.fields.weather.measure import cases
 
+        if self.fine is not None:
+            self._downscaling().rows_of(model, measure)
+            return
         cases(model, measure, ask)
 
     def evaluate(self, model: Model, measure: ForecastMeasure, ask: ForecastAsk) -> Report:
         from sfumato.fields.weather.measure import evaluate
 
+        if self.fine is not None:
+            return self._downscaling().evaluate(model, measure)
         return evaluate(model, measure, ask)
 
     def usage(self) -> Iterable[str]:

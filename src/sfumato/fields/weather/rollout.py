@@ -122,9 +122,7 @@ def drawn(model: Model, forecasts: Forecasts, numbers: Sequence[int]) -> Iterato
     from sfumato.diffusion import Drawn
     from sfumato.diffusion.generate import bunches
 
-    facts, store = model.facts, forecasts.store
-    share = torch.tensor([d / s for d, s in zip(facts.change, facts.spread)])[:, None, None]
-    there = torch.from_numpy(~store.hidden)
+    facts = model.facts
     bounds = zip(facts.low, facts.high, facts.mean, facts.spread)
     far = torch.tensor([max(FAR, 2 * max(high - mean, mean - low) / spread) for low, high, mean, spread in bounds])
     for own in bunches(forecasts, numbers, model.walk.batch or 16):
@@ -135,12 +133,21 @@ def drawn(model: Model, forecasts: Forecasts, numbers: Sequence[int]) -> Iterato
             for part in model.draw(step, range(len(own)), stream=("lead", lead)):
                 assert isinstance(part.x, Tensor)
                 change[list(part.numbers)] = part.x.float().cpu()
-            now = (state[:, 0] + change * share) * there
+            now = arrived(forecasts, own, lead, state, change)
             _held(model, forecasts, own, lead, now.abs().amax((2, 3)) / far)
             state = torch.stack((now, state[:, 0]), 1)
             made.append(now)
         query: Mapping[str, Any] = {}
         yield Drawn(torch.stack(made, 1), query, own, {})
+
+
+def arrived(forecasts: Forecasts, own: Sequence[int], lead: int, state: Tensor, drawn: Tensor) -> Tensor:
+    """Where a drawn step (b, C, rows, columns) leads from the states (b, 2, C, rows, columns), in standard units; 0
+    where there is no value."""
+    store, facts = forecasts.store, forecasts.store.facts
+    change = drawn if store.mean is None else store.mean.restored(drawn, state, forecasts.due(own, lead))
+    share = torch.tensor([d / s for d, s in zip(facts.change, facts.spread)])[:, None, None]
+    return (state[:, 0] + change * share) * torch.from_numpy(~store.hidden)
 
 
 def _held(model: Model, forecasts: Forecasts, own: Sequence[int], lead: int, reach: Tensor) -> None:

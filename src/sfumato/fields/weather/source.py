@@ -119,7 +119,7 @@ def opened(path: Path, variables: Sequence[str] | None = None, levels: Sequence[
                 continue
             axes = tuple(axis_of(axis) for axis in raw.axes)
             if not {"latitude", "longitude"} <= set(axes):
-                left.append(f"{raw.name} ({', '.join(raw.axes)})")
+                left.append(f"{raw.name} ({', '.join(raw.axes)})" + _unlike(raw, names))
                 continue
             piece = _piece(raw, axes, names)
             if first is None:
@@ -147,6 +147,15 @@ def opened(path: Path, variables: Sequence[str] | None = None, levels: Sequence[
     if bad := [name for name, values in maps.items() if not np.isfinite(values).all()]:
         raise DataError(f"{still[bad[0]].raw.place}: has gaps, and a map without time must have none; fill them")
     return Source(path, first[1], channels, _common(pieces, path), maps, tuple(left), pieces)
+
+
+def _unlike(raw: Raw, names: dict[str, Raw]) -> str:
+    """What a variable that is not on our kind of grid is on instead, where its coordinates say so."""
+    places = [names[axis] for axis in ("latitude", "longitude") if axis in names]
+    if len(places) < 2 or not all(set(place.axes) <= set(raw.axes) for place in places):
+        return ""
+    kind = "a curved or projected grid" if len(places[0].shape) == 2 else "a reduced grid, or scattered points"
+    return f", on {kind}: bring it to a regular one, as by `cdo remapbil`"
 
 
 def _nothing(path: Path, variables: Sequence[str] | None, left: Sequence[str]) -> DataError:

@@ -1,0 +1,94 @@
+"""Mean + residual: what a ridge regression on the two frames says of a step, so that a model learns what that leaves.
+
+The pattern of CorrDiff (Mardani et al. 2023, arXiv 2309.15214) with a linear mean. What is learned from are residuals of
+days that the regression was not fitted to (:mod:`~sfumato.fields.weather.ridge`); what is forecast with is the regression on all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato.data.arrays import kept_arrays
+from sfumato.errors import DataError, shown
+from sfumato.fields.weather.facts import WeatherFacts
+from sfumato.fields.weather.grid import clock
+from sfumato.fields.weather.ridge import Design, Ridge, crossed, fits
+
+if TYPE_CHECKING:
+    from sfumato.training.run import Run
+
+FILE = "mean.npz"
+
+
+def features(state: np.ndarray, told: np.ndarray) -> np.ndarray:
+    """Two frames (n, 2 C, rows, columns) in standard units and the clock (n, 4) -> (n, features)."""
+    return np.concatenate((state.reshape(len(state), -1), told), 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Mean:
+    """The regression of a step's change (C, rows, columns), in spreads of it; what those of other years say of the steps learned
+    from, ``crossed`` (n, C, rows, columns), by the time that a step begins at, ``times`` (n,), rising; and the spread of what is
+    left, ``residual`` (C,)."""
+
+    ridge: Ridge
+    crossed: np.ndarray
+    times: np.ndarray
+    residual: tuple[float, ...]
+
+    @classmethod
+    def of(cls, run: Run, facts: WeatherFacts) -> Mean:
+        """From a run. Raises DataError."""
+        kept = kept_arrays(run.cache / FILE, "train again from the fields")
+        shape = (len(facts.names), *facts.grid.shape)
+        if not {"weights", "offset", "penalty", "crossed", "times"} <= set(kept) or kept["crossed"].shape[1:] != shape:
+            raise DataError(f"{shown(run.cache / FILE)}: is not what data.json tells of; train again from the fields")
+        ridge = Ridge(kept["weights"], kept["offset"], float(kept["penalty"]))
+        return cls(ridge, kept["crossed"], kept["times"], facts.residual)
+
+    def _tall(self) -> np.ndarray:
+        return np.asarray(self.residual, dtype=np.float32)[:, None, None]
+
+    def __call__(self, state: np.ndarray, told: np.ndarray) -> np.ndarray:
+        """The change that it expects, (n, C, rows, columns)."""
+        return self.ridge(features(state, told)).reshape(-1, *self.crossed.shape[1:])
+
+    def left(self, x: np.ndarray, begun: np.ndarray, state: np.ndarray, told: np.ndarray) -> np.ndarray:
+        """What is left of changes x (n, C, rows, columns) that begin at these times, of spread 1: of steps learned from by a
+        regression that has not seen them."""
+        at = np.searchsorted(self.times, begun).clip(max=len(self.times) - 1)
+        known = self.times[at] == begun
+        expected = np.where(known[:, None, None, None], self.crossed[at], 0)
+        if not known.all():
+            expected[~known] = self(state[~known], told[~known])
+        return ((x - expected) / self._tall()).astype(np.float32)
+
+    def restored(self, x: Tensor, state: Tensor, due: np.ndarray) -> Tensor:
+        """The change to these times of which x (n, C, rows, columns) is left; state (n, 2, C, rows, columns)."""
+        expected = self(state.flatten(1, 2).numpy(), clock(due))
+        return x * torch.from_numpy(self._tall()) + torch.from_numpy(expected)
+
+
+def fitted(run: Run, windows: Any) -> tuple[float, ...]:
+    """Fit it to the steps learned from and keep it in the run; the spread of what is left of each channel. Raises DataError."""
+    item = windows.batch(np.arange(1))
+    if not fits(len(windows), count := item["state"].size + item["clock"].size, item["x"].size):
+        raise DataError(
+            f"{shown(run.path)}: a regression of {item['x'].size:,} numbers on {count:,} over {len(windows):,} times is "
+            f"too large for "
+            "--mean ridge; leave that out, or take fewer --variables"
+        )
+    every = windows.batch(np.arange(len(windows)))
+    known, wanted = features(every["state"], every["clock"]), every["x"].reshape(len(windows), -1)
+    ridge = Design.of(known).fit(wanted)
+    other = crossed(known, [wanted], [ridge.penalty])[0].reshape(every["x"].shape)
+    np.savez(run.cache / FILE, weights=ridge.weights, offset=ridge.offset, penalty=np.float64(ridge.penalty), crossed=other,
+             times=windows.store.times[windows.at])  # fmt: skip
+    left, weight = np.square(every["x"] - other), every["weight"]
+    share = (left * weight).sum((0, 2, 3)) / weight.sum((0, 2, 3))
+    return tuple(np.sqrt(np.maximum(share, 1e-12)).tolist())
