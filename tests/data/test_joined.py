@@ -6,11 +6,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sfumato.data import DataError, Items
 from sfumato.data.joined import Joined
+from sfumato.diffusion import hide
 
 
 def numbered(count: int, first: int = 0, shape: tuple[int, ...] = (2,), of: str = "mine") -> Items:
@@ -74,6 +76,26 @@ def test_items_of_one_shape_share_a_bucket_and_others_have_their_own() -> None:
     other = Joined(Sizes(), numbered(4, 100, (5,)), 1.0)
     assert other.buckets is not None
     assert len(set(other.buckets[4:].tolist()) & {0, 1}) == 0
+
+
+def test_shorter_conditions_end_as_hidden_ones_do() -> None:
+    def captioned(count: int, length: int) -> Items:
+        return Items({
+            "x": np.zeros((count, 2), np.float32), "caption": np.ones((count, length), np.int64),
+            "mask": np.ones((count, length), bool), "state": np.ones((count, length, 2), np.float32),
+        })  # fmt: skip
+
+    joined = Joined(captioned(2, 3), captioned(2, 5), 1.0)
+    for order in ([0, 1], [2, 3], [3, 0]):  # of one, of the other, of both: always of one shape
+        found = joined.batch(np.array(order))
+        hidden = hide({name: torch.as_tensor(found[name]) for name in ("caption", "mask", "state")})
+        for row, i in enumerate(order):
+            length = 3 if i < 2 else 5
+            for name in hidden:
+                value = torch.as_tensor(found[name][row])
+                assert value.shape[0] == 5
+                assert (value[:length] == 1).all()
+                assert torch.equal(value[length:], hidden[name][row, length:])
 
 
 def test_what_does_not_go_together_is_refused() -> None:

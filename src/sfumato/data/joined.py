@@ -15,7 +15,8 @@ from sfumato.data.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Joined:
-    """All items of ``first``, and of ``second`` about ``share`` times as many: the smaller side comes repeatedly.
+    """All items of ``first``, and of ``second`` about ``share`` times as many: the smaller side comes repeatedly. Conditions of
+    different lengths are brought to the longer one, by what a hidden one is (`sfumato.diffusion.hide`).
 
     Raises DataError where they hold different things: names, shapes or types.
     """
@@ -30,10 +31,24 @@ class Joined:
         mine, others = (_shapes(each.batch(np.arange(1))) for each in (self.first, self.second))
         for name in sorted(mine.keys() | others.keys()):
             here, there = mine.get(name, "nothing"), others.get(name, "nothing")
-            if here != there and (self.first.buckets is None or not name.startswith("x")):
+            free = name in self.lengths or (self.first.buckets is not None and name.partition(".")[0] == "x")
+            if here != there and not free:
                 raise DataError(
                     f"{name}: is {here} of the one and {there} of the other, so they cannot be seen together"
                 )
+
+    @cached_property
+    def lengths(self) -> dict[str, tuple[int, ...]]:
+        """Conditions that differ in nothing but their lengths -> what they are brought to."""
+        mine, others = (each.batch(np.arange(1)) for each in (self.first, self.second))
+        found = {}
+        for name in (mine.keys() & others.keys()) - {"x", "z", "weight"}:
+            if isinstance(mine[name], Mapping) or isinstance(others[name], Mapping):
+                continue
+            here, there = np.asarray(mine[name]), np.asarray(others[name])
+            if here.dtype == there.dtype and here.ndim == there.ndim and here.shape != there.shape:
+                found[name] = tuple(map(max, zip(here.shape[1:], there.shape[1:], strict=True)))
+        return found
 
     @cached_property
     def order(self) -> np.ndarray:
@@ -67,12 +82,21 @@ class Joined:
         which, n = self.order[indices], len(self.first)
         own = which < n
         if own.all():
-            return self.first.batch(which)
+            return self._long(self.first.batch(which))
         if not own.any():
-            return self.second.batch(which - n)
-        parts = self.first.batch(which[own]), self.second.batch(which[~own] - n)
+            return self._long(self.second.batch(which - n))
+        parts = self._long(self.first.batch(which[own])), self._long(self.second.batch(which[~own] - n))
         back = np.argsort(np.concatenate([np.flatnonzero(own), np.flatnonzero(~own)]))
         return {name: _rows(parts[0][name], parts[1][name], back) for name in parts[0]}
+
+    def _long(self, batch: dict[str, Any]) -> dict[str, Any]:
+        found = dict(batch)
+        for name, shape in self.lengths.items():
+            value = np.asarray(batch[name])
+            blank = {"b": False, "f": 0}.get(value.dtype.kind, -1)
+            margins = [(0, 0), *((0, most - size) for most, size in zip(shape, value.shape[1:], strict=True))]
+            found[name] = np.pad(value, margins, constant_values=blank)
+        return found
 
     def name(self, index: int) -> str:
         """As the one that it is of calls it."""

@@ -31,7 +31,7 @@ from sfumato.fields.captions.facts import CaptionFacts
 from sfumato.fields.captions.reading import Asked, Listing, listed
 from sfumato.fields.captions.sizes import Size, buckets
 from sfumato.fields.captions.weighing import ROUNDS
-from sfumato.fields.captions.words import chosen, read, reader
+from sfumato.fields.captions.words import chosen, longer, read, reader
 from sfumato.jobs.recipe import Say
 from sfumato.training.run import Run, write_text
 
@@ -120,7 +120,7 @@ def prepare(run: Run, data: Path, wanted: Wanted, tell: Say, base: CaptionFacts 
     words, said = (
         chosen(wanted.encoder, own, wanted.vocab, wanted.tokens, different)
         if base is None
-        else (reader(run.path, base.encoder, base.tokens, base.checksum), [])
+        else (longer(reader(run.path, base.encoder, wanted.tokens, base.checksum), flat, base.tokens), [])
     )
     words.save(run.path)
     longest, cut = words.write(flat, run.cache)

@@ -51,6 +51,12 @@ class Reader(Protocol):
     def write(self, texts: Sequence[str], cache: Path) -> tuple[int, float]:
         """Keep all captions of a run; returns the length of the longest and the share that is cut."""
 
+    def needed(self, texts: Sequence[str]) -> np.ndarray:
+        """How many tokens each text has in full, (n,)."""
+
+    def cut_to(self, length: int) -> Reader:
+        """The same for captions of at most so many tokens."""
+
 
 class Told(Protocol):
     """Captions of a run, numbered, as the network is told them."""
@@ -110,6 +116,14 @@ class Words:
             kept = ids[: self.cut(ids)]
             row[: len(kept)] = kept
         return rows, np.array([len(ids) for ids in every], dtype=np.int64)
+
+    def needed(self, texts: Sequence[str]) -> np.ndarray:
+        """How many tokens each text has in full, (n,)."""
+        return self.tokens(texts)[1]
+
+    def cut_to(self, length: int) -> Words:
+        """The same for captions of at most so many tokens."""
+        return replace(self, length=length)
 
     def cut(self, ids: np.ndarray) -> int:
         """How many of the tokens are kept: all, or those up to the last word that is whole."""
@@ -183,6 +197,14 @@ class Frozen:
     def checksum(self) -> str:
         return self.encoder.checksum
 
+    def needed(self, texts: Sequence[str]) -> np.ndarray:
+        """How many tokens each text has in full, (n,)."""
+        return np.array(self.encoder.lengths(list(texts)), dtype=np.int64)
+
+    def cut_to(self, length: int) -> Frozen:
+        """The same for captions of at most so many tokens, and no more than the encoder has places for."""
+        return replace(self, length=min(length, self.encoder.network.places))
+
     def save(self, run: Path) -> None:
         """Nothing: the encoder stays where it is, and is known again by its checksum."""
 
@@ -231,6 +253,13 @@ def read(cache: Path, count: int) -> Told:
 def reader(run: Path, encoder: str, length: int, checksum: str) -> Reader:
     """What a run reads words with. Raises DataError."""
     return Words.load(run, length) if encoder == OWN else Frozen.load(encoder, length, checksum)
+
+
+def longer(known: Reader, texts: Sequence[str], least: int) -> Reader:
+    """What reads other captions too: as long as theirs are, at least as before, at most as it was asked to read. New words are
+    spelt in more pieces than those that the vocabulary was made of."""
+    most = int(known.needed(texts).max(initial=1))
+    return known.cut_to(max(least, min(known.length, most)))
 
 
 def spelt(text: str) -> bytes:
