@@ -202,7 +202,8 @@ class Recipe:
         return None
 
     def choices(self, model: Model) -> Mapping[str, Sequence[str]]:
-        """Words that an option of ``Ask`` can take in this run, where they can be listed: label -> its classes. For forms."""
+        """Words that an option of ``Ask`` can take in this run, where they can be listed, label -> its classes; none where the
+        run has no such thing. For forms."""
         return {}
 
     def begin(self, process: Process, z: Tree, times: Tree, query: Mapping[str, Tree]) -> tuple[Tree, Tree]:

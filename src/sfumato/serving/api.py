@@ -161,7 +161,8 @@ class Api:
         return {
             "name": name, "field": kind.field, "formats": list(kind.formats), "weights": known.get("weights", ""),
             "walk": known.get("walk", {}), "guided": known.get("guided", False), "cap": known.get("cap", 0),
-            "table": table, "ready": bool(known), "query": schema(kind.ask, known.get("choices")),
+            "table": table, "ready": bool(known), "choices": known.get("choices", {}),
+            "solvers": known.get("solvers", []), "query": schema(kind.ask, known.get("choices")),
             "body": body_schema(dataclasses.replace(kind), "", self.limits, known.get("choices")),
         }  # fmt: skip
 

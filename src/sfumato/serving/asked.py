@@ -240,7 +240,7 @@ def schema(ask: type, choices: Mapping[str, list[str]] | None = None, without: t
         if name in without:
             continue
         found = _typed(plain(option.hint))
-        if (words := (choices or {}).get(name)) and found.get("type") == "string":
+        if (words := (choices or {}).get(name)) and found.get("type") == "string" and len(words) < 1000:
             found = {**found, "enum": list(words)}
         if optional(option.hint):
             if "enum" in found:

@@ -94,10 +94,10 @@ class Team:
         query = tree.join(*(dict(row.query) for row in rows))
         strong = [row.sides["strong"] for row in rows]
         weak = [row.sides["weak"] for row in rows if "weak" in row.sides]
+        told = [(row.w, row.low, row.high) for row in rows]  # compared with times, hence as wide as those
         self.guess = ByRow(
             self.walker.model, tree.join(*strong) if strong[0] is not None else None, tree.join(*weak) if weak else None,
-            torch.tensor(["weak" in row.sides for row in rows]), torch.tensor([row.w for row in rows]),
-            torch.tensor([row.low for row in rows]), torch.tensor([row.high for row in rows]),
+            torch.tensor(["weak" in row.sides for row in rows]), *(wide(each) for each in zip(*told, strict=True)),
             self.walker.around, count,
         )  # fmt: skip
         self.guided = self.walker.guide(self.guess, query)
@@ -363,6 +363,11 @@ class Engine:
         for owner in {id(row.owner): row.owner for row in team.rows}.values():
             owner.failed(error)
         self.rows = [row for row in self.rows if not row.owner.gone]
+
+
+def wide(numbers: Sequence[float]) -> torch.Tensor:
+    """Numbers as they are, on the CPU."""
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def _paid(rows: Sequence[Row], each: int) -> dict[str, int]:

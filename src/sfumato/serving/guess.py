@@ -96,7 +96,7 @@ class ByRow:
         """Of each row whether it is guided at any of its times, and at all of them, (B,); and where."""
 
         def within(u: Tensor) -> Tensor:
-            low, high = (a.to(u.device).reshape(-1, *[1] * (u.ndim - 1)) for a in (self.low, self.high))
+            low, high = (a.to(u).reshape(-1, *[1] * (u.ndim - 1)) for a in (self.low, self.high))
             return (u >= low) & (u <= high)
 
         inside = tree.each(within, t)

@@ -23,6 +23,7 @@ from sfumato.errors import Mendable, one_line
 from sfumato.jobs.model import load
 from sfumato.jobs.strict import options, to_plain
 from sfumato.jobs.taken import fingerprint
+from sfumato.jobs.walk import solvers_of
 from sfumato.serving import cap
 from sfumato.serving.engine import Cancelled, Engine
 from sfumato.serving.wire import Closed, Wire
@@ -59,6 +60,7 @@ class Worker:
                 op="run", name=name, weights=laden.weights, walk=to_plain(model.walk), cap=found.rows,
                 table=[list(pair) for pair in found.table], states=model.process.states, guided=guided(model),
                 choices=choices(model), device=model.device.type,
+                solvers=sorted(solvers_of(model.process)),
             )  # fmt: skip
         self.wire.send(op="ready")
 

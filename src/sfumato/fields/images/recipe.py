@@ -237,7 +237,7 @@ class Images(Recipe):
         return Blanks(torch.zeros(model.facts.learned), 16 if n is None else n, condition)
 
     def choices(self, model: Model) -> Mapping[str, Sequence[str]]:
-        return {"label": model.facts.classes}
+        return {"label": model.facts.classes, **({} if model.facts.vector_names else {"vector": ()})}
 
     def things(self, model: Model, queries: Queries, drawn: Drawn) -> list[np.ndarray]:
         """Items in the units, type and layout of the data: of a folder picture bytes (H, W, 3)."""

@@ -93,7 +93,7 @@ function input(name, schema, prefix) {
   const id = `${prefix}-${name}`;
   const types = [].concat(schema.type);
   const label = make("label", { for: id }, name.replaceAll("_", " "));
-  const about = schema.description ? make("p", { class: "hint", id: `${id}-hint` }, schema.description.split(". ")[0]) : null;
+  const about = schema.description ? make("p", { class: "hint", id: `${id}-hint` }, schema.description.startsWith("...") ? schema.description : schema.description.replace(/([^.])\.\s.*$/, "$1.")) : null;
   const more = about ? { "aria-describedby": `${id}-hint` } : {};
   const usual = schema.default;
   const hint = usual === null || usual === undefined ? "" : String(usual);
@@ -155,14 +155,15 @@ function choose(name) {
   if (!run) return;
   state.run = run;
   $("run").value = name;
-  const query = Object.entries(run.query.properties);
+  const query = Object.entries(run.query.properties).filter(([key]) => !(run.choices[key] && run.choices[key].length === 0));
   $("query").replaceChildren(make("legend", {}, "What for"), ...query.map(([key, schema]) => input(key, schema, "q")));
   $("query").hidden = query.length === 0;
   const walk = Object.entries(run.body.properties.walk.properties).filter(([key]) => !SHOWN_APART.includes(key));
   $("walk").replaceChildren(...walk.map(([key, schema]) => {
     const usual = run.walk[key];
     return input(key, { ...schema, default: usual === undefined ? schema.default : usual }, "k");
-  }));
+  }), make("datalist", { id: "solvers" }, ...run.solvers.map((each) => make("option", { value: each }))));
+  $("k-solver").setAttribute("list", "solvers");
   const steps = run.walk.steps || 20;
   for (const id of ["steps", "steps-range"]) $(id).value = steps;
   for (const id of ["w", "w-range"]) $(id).value = run.walk.w ?? 1.5;
