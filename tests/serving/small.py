@@ -45,7 +45,9 @@ class Exact:
     def given(self, **condition: Any) -> Any:
         return condition
 
-    def __call__(self, x_t: torch.Tensor, t: torch.Tensor, s: Any = None, *, given: Any = None, **condition: Any) -> Any:
+    def __call__(
+        self, x_t: torch.Tensor, t: torch.Tensor, s: Any = None, *, given: Any = None, **condition: Any
+    ) -> Any:
         from sfumato.diffusion.paths import Endpoints
 
         self.rows, self.calls = self.rows + len(x_t), self.calls + 1
@@ -85,7 +87,9 @@ def walker(model: Any, solver: str = "euler", **options: Any) -> Walker:
     import dataclasses
 
     chosen = dataclasses.replace(SOLVERS[solver], **options)
-    return Walker(model, chosen, repr(chosen), lambda said, w: Plain().around(said, w, (), None), lambda guess, query: guess)
+    return Walker(
+        model, chosen, repr(chosen), lambda said, w: Plain().around(said, w, (), None), lambda guess, query: guess
+    )
 
 
 def times_of(steps: int, shape: str = "cosine") -> torch.Tensor:
@@ -104,7 +108,11 @@ def row(
 
     def begin() -> Any:
         rng = Streams(key("sample", 0), [number])
-        return model.process.start(model.process.prior(blank, rng)), one_row(times_of(steps, shape), torch.device("cpu")), rng
+        return (
+            model.process.start(model.process.prior(blank, rng)),
+            one_row(times_of(steps, shape), torch.device("cpu")),
+            rng,
+        )
 
     sides = {"strong": {"mean": means}}
     if w != 1:
@@ -166,7 +174,10 @@ class Server:
         timeout: float = 60,
     ) -> tuple[int, Any, dict[str, str]]:  # fmt: skip
         """Status, body (read, where it is JSON) and headers of an answer."""
-        told = {**({"Content-Type": "application/json"} if body is not None or raw is not None else {}), **(headers or {})}
+        told = {
+            **({"Content-Type": "application/json"} if body is not None or raw is not None else {}),
+            **(headers or {}),
+        }
         sent = raw if raw is not None else None if body is None else json.dumps(body).encode()
         line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
@@ -197,11 +208,15 @@ class Server:
     def metric(self, name: str) -> float:
         """The sum of a number of the metrics."""
         _, text, _ = self.ask("GET", "/metrics")
-        return sum(float(value) for value in re.findall(rf"^sfumato_{name}(?:{{.*}})? (\S+)$", text.decode(), re.MULTILINE))
+        return sum(
+            float(value) for value in re.findall(rf"^sfumato_{name}(?:{{.*}})? (\S+)$", text.decode(), re.MULTILINE)
+        )
 
     def workers(self) -> list[int]:
         """The processes that draw."""
-        return [int(pid) for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()]
+        return [
+            int(pid) for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        ]
 
     def end(self, number: int = signal.SIGTERM, seconds: float = 40) -> int:
         """Told to end; its status."""

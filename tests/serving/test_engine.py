@@ -75,7 +75,9 @@ def test_no_order_of_arrival_and_no_cap_changes_a_sample(seed: int, cap: int, co
     draw = random.Random(seed)
     model, owner = Exact(), Told()
     engine = Engine(lambda key: cap)
-    kinds = [(draw.choice(DETERMINISTIC[:4]), draw.randint(1, 7), draw.choice(GUIDED), draw.random()) for _ in range(count)]
+    kinds = [
+        (draw.choice(DETERMINISTIC[:4]), draw.randint(1, 7), draw.choice(GUIDED), draw.random()) for _ in range(count)
+    ]
     rows = [(row(model, owner, i, steps, solver, w, mean, low, high), (w, mean, low, high))
             for i, (solver, steps, (w, low, high), mean) in enumerate(kinds)]  # fmt: skip
     waiting = [each for each, _ in rows]

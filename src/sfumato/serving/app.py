@@ -68,7 +68,14 @@ async def _gone(request: Request) -> None:
 
 def application(api: Api, secured: bool = False) -> FastAPI:
     """All paths."""
-    app = FastAPI(title="sfumato", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json")
+    app = FastAPI(
+        title="sfumato",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        redirect_slashes=False,
+    )
     _errors(app)
     _samples(app, api)
     _runs(app, api)
