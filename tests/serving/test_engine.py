@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from itertools import pairwise
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_the_law_of_the_flow_holds_for_whoever_walks_along():
     run_out(engine)
     for i, (x, times, _) in starts.items():
         wanted = x[0]
-        for t, s in zip(times, times[1:]):
+        for t, s in pairwise(times):
             a, b = (model.process.schedule.alpha(u)[0] for u in (t, s))
             c, d = (model.process.schedule.sigma(u)[0] for u in (t, s))
             gain = (0.25 * a * b + c * d) / (0.25 * a**2 + c**2)

@@ -61,7 +61,7 @@ def numbers(server: Server, job: dict[str, Any]) -> list[np.ndarray]:
     return found
 
 
-# ---- what it answers ------------------------------------------------------------------------------------------------------
+# ---- what it answers -----------------------------------------------------------------------------------------------------
 
 
 def test_a_request_is_drawn_as_offline_in_the_fields_own_files(server: Server):
@@ -185,7 +185,7 @@ def test_pictures_as_other_servers_have_them(server: Server):
     assert server.ask("POST", "/v1/completions", {"prompt": "x"})[0] == 422  # no run of text is served
 
 
-# ---- S2: what makes no sense ------------------------------------------------------------------------------------------------
+# ---- S2: what makes no sense ---------------------------------------------------------------------------------------------
 
 WRONG: list[tuple[str, Any, int, str]] = [
     ("no such run", {"run": "clases"}, 422, "run"),
@@ -253,7 +253,7 @@ def test_a_body_of_another_kind_is_refused(server: Server):
     assert server.ask("PUT", "/v1/samples", {})[0] == 405
 
 
-# ---- S3, S4: too much, and given up -----------------------------------------------------------------------------------------
+# ---- S3, S4: too much, and given up --------------------------------------------------------------------------------------
 
 
 def test_what_is_too_much_is_told_when_to_come_again(server: Server):
@@ -285,7 +285,8 @@ def test_who_gives_up_frees_the_place_within_a_step(server: Server):
 
 def test_who_waits_and_goes_takes_the_request_along(server: Server):
     raw = json.dumps({"run": "classes", "walk": {"steps": 1000}, "n": 8}).encode()
-    head = f"POST /v1/samples HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nPrefer: wait=60\r\nContent-Length: {len(raw)}\r\n\r\n"
+    head = "POST /v1/samples HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nPrefer: wait=60\r\n"
+    head += f"Content-Length: {len(raw)}\r\n\r\n"
     line = socket.create_connection(("127.0.0.1", server.port), 20)
     line.sendall(head.encode() + raw)
     end = time.monotonic() + 20
@@ -304,7 +305,7 @@ def test_a_deadline_ends_a_request(server: Server):
     assert "0.4 s" in found["why"]
 
 
-# ---- S7: everybody at once ----------------------------------------------------------------------------------------------------
+# ---- S7: everybody at once -----------------------------------------------------------------------------------------------
 
 
 def test_whoever_is_served_beside_whom_gets_the_own_sample(server: Server):
@@ -329,7 +330,7 @@ def test_whoever_is_served_beside_whom_gets_the_own_sample(server: Server):
         assert np.abs(mine.astype(float) - theirs.astype(float)).max() <= (1 if run == "classes" else 1e-4), i
 
 
-# ---- S8: where one does not belong ---------------------------------------------------------------------------------------------
+# ---- S8: where one does not belong ---------------------------------------------------------------------------------------
 
 ODD = [
     "../../etc/passwd",
@@ -382,7 +383,7 @@ def test_answers_tell_browsers_to_run_nothing(server: Server):
     assert headers["x-content-type-options"] == "nosniff"
 
 
-# ---- S1: slow ones ----------------------------------------------------------------------------------------------------------------
+# ---- S1: slow ones -------------------------------------------------------------------------------------------------------
 
 
 def test_idle_and_half_sent_connections_do_not_keep_others_out(server: Server):
@@ -397,7 +398,7 @@ def test_idle_and_half_sent_connections_do_not_keep_others_out(server: Server):
             line.close()
 
 
-# ---- the whole life -----------------------------------------------------------------------------------------------------------------
+# ---- the whole life ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

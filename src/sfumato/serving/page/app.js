@@ -321,16 +321,17 @@ async function follow(card) {
       card.progress.max = data.of; card.progress.value = data.done;
       card.state.textContent = `step ${data.i} of ${data.n}`;
     } else if (event === "preview") {
-      preview(figure(card, data.number).box, data, `sample ${data.number} at step ${data.i} of ${data.n}`);
+      if (!card.job.things.some((each) => each.number === data.number)) preview(figure(card, data.number).box, data, `sample ${data.number} at step ${data.i} of ${data.n}`);
       if (card.first === undefined) { card.first = performance.now() - started; card.node.dataset.first = Math.round(card.first); }
       keep(card, "preview", data);
     } else if (event === "noising") keep(card, "noising", data);
-    else if (event === "thing") { await finished(card, data); card.job.things.push(data); }
+    else if (event === "thing") { card.job.things.push(data); await finished(card, data); }
     else {
       card.job.state = event;
       card.state.textContent = event === "done" ? "done" : `${event}${data.why ? `: ${data.why}` : ""}`;
       card.state.classList.add(event);
       card.progress.hidden = true; card.stop.hidden = true;
+      if (event === "done") for (const [number, { node }] of card.figures) if (!card.job.things.some((each) => each.number === number)) node.remove();  // one file holds them all
       reel(card);
     }
   }
@@ -394,7 +395,7 @@ function store() { try { localStorage.setItem("history", JSON.stringify(state.hi
 async function remember(job, ended) {
   if (ended.state !== "done") return;
   const thing = ended.things[0];
-  const entry = { id: job.id, run: job.run, asked: { ...job.asked, run: job.run }, walk: job.walk, command: job.command, when: Date.now(), things: ended.things, mini: "" };
+  const entry = { id: job.id, run: job.run, asked: { ...job.asked, run: job.run }, walk: job.walk, command: job.command, when: Date.now(), things: ended.things, mini: "", guided: Boolean((state.runs.find((each) => each.name === job.run) || {}).guided) };
   try { entry.mini = thing ? await mini(thing) : ""; } catch { /* without */ }
   state.history = [entry, ...state.history.filter((each) => each.id !== job.id)].slice(0, KEPT);
   store();
@@ -414,7 +415,7 @@ async function mini(thing) {  // a small picture, or a few words, that stay when
 
 function about(entry) {
   const query = Object.entries(entry.asked.query || {}).filter(([, each]) => each !== null && each !== undefined && each !== "").map(([name, each]) => `${name} ${each}`);
-  return [entry.run, ...query, `seed ${entry.asked.seed}`, entry.walk && entry.walk.steps ? `${entry.walk.steps} steps` : "", entry.walk && entry.walk.w !== undefined && entry.walk.w !== null ? `w ${entry.walk.w}` : ""].filter(Boolean).join(", ");
+  return [entry.run, ...query, `seed ${entry.asked.seed}`, entry.walk && entry.walk.steps ? `${entry.walk.steps} steps` : "", entry.guided && entry.walk && entry.walk.w !== undefined && entry.walk.w !== null ? `w ${entry.walk.w}` : ""].filter(Boolean).join(", ");
 }
 
 function listed() {
@@ -586,9 +587,7 @@ function wired() {
   });
   document.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); draw(); } });
   const drop = $("drop");
-  drop.addEventListener("click", (event) => { if (event.target !== $("file")) $("file").click(); });
-  drop.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); $("file").click(); } });
-  $("file").addEventListener("change", () => { if ($("file").files[0]) recall($("file").files[0]); $("file").value = ""; });
+  $("file").addEventListener("change", () => { const file = $("file").files[0]; if (file) recall(file); });
   for (const name of ["dragover", "dragenter"]) document.addEventListener(name, (event) => { event.preventDefault(); drop.classList.add("over"); });
   document.addEventListener("dragleave", () => drop.classList.remove("over"));
   document.addEventListener("drop", (event) => { event.preventDefault(); drop.classList.remove("over"); if (event.dataTransfer.files[0]) recall(event.dataTransfer.files[0]); });
