@@ -468,7 +468,12 @@ def test_who_may_come_in_from_elsewhere_is_said_by_tokens(tmp_path: Path):
         own = {"Authorization": "Bearer 0123456789abcdef0123", "Host": "drawing.example"}
         assert server.ask("GET", "/v1/runs", headers=own)[0] == 200
         assert server.ask("GET", "/healthz")[0] == 200
-        assert server.ask("POST", "/v1/samples", {"run": "vectors", "walk": {"steps": 1}}, own)[0] in (200, 202)
+        status, job, _ = server.ask("POST", "/v1/samples", {"run": "vectors", "walk": {"steps": 1}}, own)
+        assert status in (200, 202)
+        guest = {"Authorization": "Bearer fedcba9876543210fedc"}
+        assert server.ask("GET", f"/v1/samples/{job['id']}", headers=own)[0] == 200
+        assert server.ask("GET", f"/v1/samples/{job['id']}", headers=guest)[0] == 404
+        assert server.ask("GET", "/v1/samples", headers=guest)[1] == {"data": []}
 
 
 def test_another_address_wants_a_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

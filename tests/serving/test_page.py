@@ -17,7 +17,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 if BROWSER is None:
     pytest.skip("no chromium here", allow_module_level=True)
 
-from tests.serving.small import Server, served, taken
+from tests.serving.small import Server, served, taken  # noqa: E402
 
 pytestmark = pytest.mark.slow
 WAIT = 60_000

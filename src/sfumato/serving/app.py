@@ -66,6 +66,11 @@ async def _gone(request: Request) -> None:
         pass
 
 
+def own(request: Request, secured: bool) -> str | None:
+    """The class whose requests somebody may see, where there are tokens; else all."""
+    return request.state.share if secured else None
+
+
 def application(api: Api, secured: bool = False) -> FastAPI:
     """All paths."""
     app = FastAPI(
@@ -77,7 +82,7 @@ def application(api: Api, secured: bool = False) -> FastAPI:
         redirect_slashes=False,
     )
     _errors(app)
-    _samples(app, api)
+    _samples(app, api, secured)
     _runs(app, api)
     _faces(app, api)
     _health(app, api)
@@ -108,7 +113,7 @@ def _errors(app: FastAPI) -> None:
         return said(Problem(500, "an error of the server; its log says more"))
 
 
-def _samples(app: FastAPI, api: Api) -> None:
+def _samples(app: FastAPI, api: Api, secured: bool) -> None:
     @app.post("/v1/samples")
     async def ask(request: Request) -> Response:
         raw, body = await body_of(request)
@@ -126,23 +131,24 @@ def _samples(app: FastAPI, api: Api) -> None:
         if state is not None and state not in ("queued", "running", *ENDED):
             right = f"one of queued, running, {', '.join(ENDED)}"
             raise Problem(422, f"state = {state[:30]!r}: must be {right}", "state", right, "done")
-        jobs = of_state(reversed(api.board.jobs.values()), state)
+        share = own(request, secured)
+        jobs = [job for job in of_state(reversed(api.board.jobs.values()), state) if share in (None, job.share)]
         return JSONResponse({"data": [api.shown(job) for job in jobs]})
 
     @app.get("/v1/samples/{number}")
-    async def look(number: str) -> Response:
-        return JSONResponse(api.shown(api.board.find(number)))
+    async def look(request: Request, number: str) -> Response:
+        return JSONResponse(api.shown(api.board.find(number, own(request, secured))))
 
     @app.delete("/v1/samples/{number}")
-    async def cancel(number: str) -> Response:
-        job = api.board.find(number)
+    async def cancel(request: Request, number: str) -> Response:
+        job = api.board.find(number, own(request, secured))
         if job.live:
             api.pool.cancel(job)
         return JSONResponse(api.shown(job))
 
     @app.get("/v1/samples/{number}/events")
     async def events(request: Request, number: str) -> Response:
-        job = api.board.find(number)
+        job = api.board.find(number, own(request, secured))
         last = request.headers.get("last-event-id", "0")
         if not re.fullmatch(r"\d{1,9}", last, re.ASCII):
             raise Problem(422, "Last-Event-ID: must be a number", "Last-Event-ID", "a whole number", 0)
@@ -152,11 +158,12 @@ def _samples(app: FastAPI, api: Api) -> None:
 
     @app.get("/v1/samples/{number}/things/{which}")
     async def thing(request: Request, number: str, which: str) -> Response:
-        return _file(request, api, number, which, request.query_params.get("file"))
+        job = api.board.find(number, own(request, secured))
+        return _file(request, job, which, request.query_params.get("file"))
 
     @app.get("/v1/samples/{number}/things/{which}/view")
     async def view(request: Request, number: str, which: str) -> Response:
-        return _file(request, api, number, which, None, "view")
+        return _file(request, api.board.find(number, own(request, secured)), which, None, "view")
 
 
 async def _stream(job: Job, after: int) -> AsyncIterator[str]:
@@ -164,9 +171,8 @@ async def _stream(job: Job, after: int) -> AsyncIterator[str]:
         yield f"id: {number}\nevent: {event}\ndata: {data}\n\n" if event else ": still there\n\n"
 
 
-def _file(request: Request, api: Api, number: str, which: str, name: str | None, part: str = "main") -> Response:
+def _file(request: Request, job: Job, which: str, name: str | None, part: str = "main") -> Response:
     """A file of a thing: one of those that it is known to have, whatever the name that is asked for."""
-    job = api.board.find(number)
     if not re.fullmatch(r"\d{1,9}", which, re.ASCII) or int(which) not in job.things:
         raise Problem(404, "this request has no such thing", "number", "the number of a thing that is done")
     found = job.things[int(which)]

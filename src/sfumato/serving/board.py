@@ -134,10 +134,10 @@ class Board:
         self.jobs[number] = job
         return job
 
-    def find(self, number: str) -> Job:
-        """The request of this number. Raises Problem, 404 or 410."""
+    def find(self, number: str, share: str | None = None) -> Job:
+        """The request of this number, of a class if one is given. Raises Problem, 404 or 410."""
         job = self.jobs.get(number)
-        if job is None:
+        if job is None or share not in (None, job.share):
             if number in self.gone:
                 raise Problem(410, "this request is no longer kept; ask again", expected="a newer one")
             raise Problem(404, "there is no request of this number", "id", "a number that POST /v1/samples gave")

@@ -94,10 +94,11 @@ class Team:
         query = tree.join(*(dict(row.query) for row in rows))
         strong = [row.sides["strong"] for row in rows]
         weak = [row.sides["weak"] for row in rows if "weak" in row.sides]
-        told = [(row.w, row.low, row.high) for row in rows]  # compared with times, hence as wide as those
+        # compared with times, hence as wide as those
+        w, low, high = (wide(each) for each in zip(*((row.w, row.low, row.high) for row in rows), strict=True))
         self.guess = ByRow(
             self.walker.model, tree.join(*strong) if strong[0] is not None else None, tree.join(*weak) if weak else None,
-            torch.tensor(["weak" in row.sides for row in rows]), *(wide(each) for each in zip(*told, strict=True)),
+            torch.tensor(["weak" in row.sides for row in rows]), w, low, high,
             self.walker.around, count,
         )  # fmt: skip
         self.guided = self.walker.guide(self.guess, query)
