@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from sfumato import __version__
 from sfumato.serving import faces
@@ -104,6 +105,10 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> Response:
         words = {404: "there is nothing of that name", 405: "that cannot be done here"}
+        if error.status_code == 405:  # each way to a path is a route of its own, and any of them may have answered
+            ways = {way for route in app.routes if route.matches(request.scope)[0] != Match.NONE
+                    for way in getattr(route, "methods", None) or ()}  # fmt: skip
+            error.headers = {"allow": ", ".join(sorted(ways))}
         return said(
             Problem(error.status_code, words.get(error.status_code, "wrong"), headers=dict(error.headers or {}))
         )

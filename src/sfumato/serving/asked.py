@@ -70,7 +70,9 @@ def _constant(word: str) -> float:
 def _finite(word: str) -> float:
     if not math.isfinite(number := float(word)):
         raise Problem(422, f"{word[:30]} is too large for a number", expected="a finite number")
-    return number
+    return (
+        int(number) if number.is_integer() and abs(number) < SEED else number
+    )  # 3.0 is a whole number, as JSON has it
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
