@@ -109,6 +109,17 @@ def test_no_call_is_wasted():
     assert model.rows == wanted == engine.counts.rows
 
 
+def test_a_last_step_that_asks_once_is_walked_apart_from_those_that_ask_twice():
+    """Heun's method asks twice a step, and once in the last one: no call more, whoever else is under way."""
+    model, owner = Exact(), Told()
+    engine = Engine(lambda key: 6)
+    of = walker(model, "heun")
+    engine.enter([row(model, owner, i, steps=2 + i, of=of) for i in range(5)])
+    run_out(engine)
+    assert sorted(owner.found) == list(range(5))
+    assert model.rows == sum(2 * (2 + i) - 1 for i in range(5))
+
+
 def test_a_row_that_has_gone_is_in_no_further_call_and_the_others_do_not_notice():
     model, owner, gone = Exact(), Told(), Told()
     engine = Engine(lambda key: 8)
@@ -180,15 +191,17 @@ def test_what_breaks_a_step_breaks_it_for_those_in_it_alone():
 
 
 def test_where_memory_runs_out_smaller_batches_begin_again_with_the_same_noise():
+    """Also where it runs out on the way, when the streams have been drawn from already."""
+
     class Small(Exact):
         def __call__(self, x_t, t, s=None, **known):
-            if len(x_t) > 2:
+            if len(x_t) > 2 and self.calls >= 3:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return super().__call__(x_t, t, s, **known)
 
     model, owner = Small(), Told()
     engine = Engine(lambda key: 8)
-    of = walker(model, "ancestral")
+    of = walker(model, "churn")
     rows = [row(model, owner, i, steps=5, of=of) for i in range(7)]
     for each in rows:
         engine.enter([each])
