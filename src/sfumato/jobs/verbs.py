@@ -256,7 +256,7 @@ class Serve:
     queue: int = 256
     """Samples that wait or are under way at most; beyond that requests are turned away."""
     most_n: int = 64
-    """Samples of a request at most."""
+    """Samples of a request at most (no more than --queue)."""
     most_steps: int = 1000
     """Steps of a walk at most."""
     deadline: float = 300.0
@@ -276,7 +276,7 @@ class Serve:
             (0 <= self.threads <= 1024, "threads", "0 or more"),
             (1 <= self.cap <= 4096, "cap", "from 1 to 4096"),
             (1 <= self.queue <= 100_000, "queue", "from 1 to 100000"),
-            (1 <= self.most_n <= self.queue, "most_n", "at least 1, at most queue"),
+            (1 <= self.most_n <= 100_000, "most_n", "from 1 to 100000"),
             (1 <= self.most_steps <= 10_000, "most_steps", "from 1 to 10000"),
             (0 < self.deadline <= 86_400, "deadline", "above 0 seconds, at most a day"),
             (0 < self.keep_minutes <= 10_000, "keep_minutes", "above 0"),

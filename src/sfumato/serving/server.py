@@ -51,7 +51,7 @@ class Settings:
 
 def verb(options: Any) -> int:
     """`sfumato serve`, told its options. Raises Wrong, RunError."""
-    limits = Limits(options.most_n, options.most_steps, deadline=options.deadline)
+    limits = Limits(min(options.most_n, options.queue), options.most_steps, deadline=options.deadline)
     settings = Settings(
         tuple(options.runs), options.port, options.bind, options.token, tuple(name.lower() for name in options.host),
         options.workers, options.threads, options.cap, options.queue, limits, 60 * options.keep_minutes,
