@@ -42,7 +42,12 @@ def test_every_need_is_pinned_and_every_import_is_a_need():
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for module in (each.split(".")[0] for each in modules):
-                optional = "simulators" in path.parts or "demonstrations" in path.parts or "openmoji" in path.name
+                optional = (
+                    "serving" in path.parts
+                    or "simulators" in path.parts
+                    or "demonstrations" in path.parts
+                    or "openmoji" in path.name
+                )
                 assert module in brought or key(named.get(module, module)) in needs or optional, f"{path}: {module}"
 
 

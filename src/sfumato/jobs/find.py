@@ -75,6 +75,11 @@ def demo() -> Callable[[Path, float, int], str]:
     return _named(kind(str(import_module(ROOM).DEMO)).demo)
 
 
+def serving() -> Callable[[Any], int]:
+    """`sfumato serve`, of the room above: the verb's options -> the exit status."""
+    return _named("sfumato.serving.server:verb")
+
+
 def line(name: str) -> str:
     """What a field is, in a line: the first one of its docstring, read as text; of an installed one, of its package."""
     if name in _folders():

@@ -201,6 +201,11 @@ class Recipe:
         for, as ``model.companions``, and once. Raises DataError, RunError."""
         return None
 
+    def choices(self, model: Model) -> Mapping[str, Sequence[str]]:
+        """Words that an option of ``Ask`` can take in this run, where they can be listed, label -> its classes; none where the
+        run has no such thing. For forms."""
+        return {}
+
     def begin(self, process: Process, z: Tree, times: Tree, query: Mapping[str, Tree]) -> tuple[Tree, Tree]:
         """The first state and the times to walk through, from the noise z and the walk's own times (n + 1,)."""
         return process.start(z), times

@@ -254,9 +254,64 @@ class Doctor:
         return 0 if sound else 1
 
 
+@dataclass(frozen=True)
+class Serve:
+    """Serve trained runs, of any field: a page to draw with, and an HTTP API, for many at once."""
+
+    runs: Positional[tuple[Path, ...]]
+    """Run directories."""
+    port: int = 8000
+    """Where to listen (0: any port that is free)."""
+    bind: str = "127.0.0.1"
+    """Address to listen at. Any but this machine's own needs --token."""
+    token: Path | None = None
+    """File of those who may come in, a line each: CLASS:TOKEN, or CLASS:TOKEN:WEIGHT for its share of the device."""
+    host: tuple[str, ...] = ()
+    """Names by which the server may be called besides localhost."""
+    workers: int = 1
+    """Processes that draw."""
+    threads: int = 0
+    """CPU threads of each (0: as torch chooses)."""
+    cap: int = 64
+    """Samples in one call of the network at most; how many pay is measured at the start."""
+    queue: int = 256
+    """Samples that wait or are under way at most; beyond that requests are turned away."""
+    most_n: int = 64
+    """Samples of a request at most (no more than --queue)."""
+    most_steps: int = 1000
+    """Steps of a walk at most."""
+    deadline: float = 300.0
+    """Seconds after which a request is given up, unless it asks for less."""
+    keep_minutes: float = 15.0
+    """How long what was made is kept."""
+    keep_mb: int = 512
+    """How much of it is kept."""
+    drain: float = 30.0
+    """Seconds that requests under way have when the server is told to end."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            (0 <= self.port < 65536, "port", "from 0 to 65535"),
+            (1 <= self.workers <= 64, "workers", "from 1 to 64"),
+            (0 <= self.threads <= 1024, "threads", "0 or more"),
+            (1 <= self.cap <= 4096, "cap", "from 1 to 4096"),
+            (1 <= self.queue <= 100_000, "queue", "from 1 to 100000"),
+            (1 <= self.most_n <= 100_000, "most_n", "from 1 to 100000"),
+            (1 <= self.most_steps <= 10_000, "most_steps", "from 1 to 10000"),
+            (0 < self.deadline <= 86_400, "deadline", "above 0 seconds, at most a day"),
+            (0 < self.keep_minutes <= 10_000, "keep_minutes", "above 0"),
+            (1 <= self.keep_mb <= 1_000_000, "keep_mb", "at least 1"),
+            (0 <= self.drain <= 3600, "drain", "0 or more seconds, at most an hour"),
+        )
+
+    def __call__(self) -> int:
+        return int(find.serving()(self))
+
+
 VERBS: dict[str, Any] = {
     "demo": Demo, "inspect": Inspect, "train": Train, "resume": Resume, "sample": Sample, "evaluate": Evaluate,
-    "distill": Distill, "finetune": Finetune, "compare": Compare, "doctor": Doctor,
+    "distill": Distill, "finetune": Finetune, "compare": Compare, "serve": Serve, "doctor": Doctor,
 }  # fmt: skip
 DESCRIPTION = "diffusion and flow matching on any kind of data"
 LEARN = ("batch", "optim.lr", "seed", "precision", "threads", "network.kind", "network.width", "network.depth")
@@ -278,12 +333,16 @@ GROUPS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
 }
 """The common options of a verb, in groups; those of the field come after the first. Of other verbs all are common."""
 CALLS = {"train": "[FIELD] PATH", "inspect": "[FIELD] PATH", "resume": "RUN", "distill": "RUN", "finetune": "RUN",
-         "sample": "RUN", "evaluate": "RUN", "compare": "A B"}  # fmt: skip
+         "sample": "RUN", "evaluate": "RUN", "compare": "A B", "serve": "RUN [RUN ...]"}  # fmt: skip
 EXAMPLES = {
     "train": ("sfumato train ./photos --minutes 30", "sfumato train tables sales.csv"),
     "finetune": ("sfumato finetune runs/photos --data ./mine --lora 8",),
     "sample": ("sfumato sample runs/photos -n 64 --seed 1 --out samples",),
     "evaluate": ("sfumato evaluate runs/photos --data ./held_out",),
+    "serve": (
+        "sfumato serve runs/photos runs/photos-map",
+        "sfumato serve runs/photos --bind 0.0.0.0 --token tokens.txt",
+    ),
     "compare": ("sfumato compare samples/ ./held_out", "sfumato compare runs/photos ./held_out -n 500"),
 }
 

@@ -228,6 +228,9 @@ class Captions(Recipe):
             raise Wrong("negative: with w = 1 nothing is guided; give --w above 1")
         return asked(ask, model.companions.words, model.facts, n)
 
+    def choices(self, model: Model) -> Mapping[str, Sequence[str]]:
+        return {"size": [f"{height}x{width}" for height, width in model.facts.sizes]}
+
     def things(self, model: Model, queries: Queries, drawn: Drawn) -> list[Shown]:
         from sfumato.data.sheet import to_bytes
         from sfumato.fields.captions.shown import Shown, as_pictures

@@ -20,7 +20,7 @@ from sfumato.jobs.recipe import Data, Look, Recipe, Say
 from sfumato.networks.options import NetworkOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
     from PIL.Image import Image
@@ -239,6 +239,9 @@ class Images(Recipe):
             rows = torch.from_numpy(vectors)
             condition |= {"vector": rows, "vector_known": torch.ones(len(rows), dtype=torch.bool)}
         return Blanks(torch.zeros(model.facts.learned), 16 if n is None else n, condition)
+
+    def choices(self, model: Model) -> Mapping[str, Sequence[str]]:
+        return {"label": model.facts.classes, **({} if model.facts.vector_names else {"vector": ()})}
 
     def things(self, model: Model, queries: Queries, drawn: Drawn) -> list[np.ndarray]:
         """Items in the units, type and layout of the data: of a folder picture bytes (H, W, 3)."""

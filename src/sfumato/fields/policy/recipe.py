@@ -196,6 +196,9 @@ class PolicyRecipe(Recipe):
 
         return Seen(model.companions, 16 if n is None else n, task_number(model.facts, ask.label, model.run))
 
+    def choices(self, model: Model) -> Mapping[str, Sequence[str]]:
+        return {"label": model.facts.tasks}
+
     def things(self, model: Model, queries: Any, drawn: Drawn) -> list[Chunk]:
         from sfumato.fields.policy.samples import chunks
 

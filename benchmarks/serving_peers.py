@@ -1,0 +1,202 @@
+"""The faults of TRUST's table of servers, sent to ours, to FastAPI with a plain function, and to Gradio, in one run.
+
+    python -m benchmarks.serving_peers [--run RUN] [--peers ENVIRONMENT/bin/python]
+
+Each server draws with a network that takes 20 ms a step in its own process: ours through its engine, the peers by a function of
+theirs. What is told of each fault is what a client sees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+FASTAPI = """
+import threading, time
+from fastapi import FastAPI
+from pydantic import BaseModel
+import uvicorn
+app, done, lock = FastAPI(), [0], threading.Lock()
+class Ask(BaseModel):
+    seed: int = 0
+    w: float = 1.0
+@app.post("/draw")
+def draw(ask: Ask):
+    for _ in range(50):
+        time.sleep(0.02)
+    with lock:
+        done[0] += 1
+    return {"x": ask.seed}
+@app.get("/done")
+def how_many():
+    return done[0]
+uvicorn.run(app, port=PORT, log_level="error")
+"""
+GRADIO = """
+import time, threading
+import gradio as gr
+done, lock = [0], threading.Lock()
+def draw(seed, w):
+    for _ in range(50):
+        time.sleep(0.02)
+    with lock:
+        done[0] += 1
+    return seed
+page = gr.Interface(draw, [gr.Number(), gr.Number()], gr.Number(), api_name="draw", analytics_enabled=False,
+                    flagging_mode="never")
+page.queue(max_size=5)
+app, _, _ = page.launch(server_port=PORT, prevent_thread_lock=True, share=False, quiet=True)
+@app.get("/done")
+def how_many():
+    return done[0]
+threading.Event().wait()
+"""
+PATHS = {"fastapi": "/draw", "gradio": "/gradio_api/call/draw", "ours": "/v1/samples"}
+
+
+def free() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as line:
+        line.bind(("127.0.0.1", 0))
+        return int(line.getsockname()[1])
+
+
+@contextmanager
+def peer(python: str, source: str) -> Iterator[int]:
+    """A server of another make; its port."""
+    port = free()
+    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}
+    process = subprocess.Popen([python, "-c", source.replace("PORT", str(port))], env=environment,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    try:
+        end = time.monotonic() + 120
+        while time.monotonic() < end and process.poll() is None:
+            try:
+                if ask(port, "GET", "/done")[0] == 200:
+                    break
+            except OSError:
+                time.sleep(0.1)
+        yield port
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def ask(
+    port: int, method: str, path: str, raw: bytes | None = None, headers: Any = None, timeout: float = 60
+) -> tuple[int, bytes]:
+    """Status and body."""
+    line = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        line.request(method, path, raw, {"Content-Type": "application/json", **(headers or {})})
+        answer = line.getresponse()
+        return answer.status, answer.read()
+    finally:
+        line.close()
+
+
+def body(kind: str, seed: int, run: str) -> bytes:
+    """A request of one second's work."""
+    if kind == "ours":
+        return json.dumps({"run": run, "seed": seed, "walk": {"steps": 1000, "w": 1.0}}).encode()
+    return json.dumps({"seed": seed, "w": 1.0} if kind == "fastapi" else {"data": [seed, 1.0]}).encode()
+
+
+def faults(kind: str, port: int, run: str, done: Callable[[], int]) -> dict[str, str]:
+    """What a client sees of each fault."""
+    path, wait = PATHS[kind], {"Prefer": "wait=60"} if kind == "ours" else {}
+
+    def codes(sent: list[bytes], headers: Any = None) -> str:
+        def one(raw: bytes) -> str:
+            try:
+                return str(ask(port, "POST", path, raw, headers, 90)[0])
+            except OSError as error:
+                return type(error).__name__
+
+        with ThreadPoolExecutor(64) as pool:
+            found = Counter(pool.map(one, sent))
+        return ", ".join(f"{count} x {code}" for code, count in sorted(found.items()))
+
+    out = {"40 at once": codes([body(kind, i, run) for i in range(40)], wait)}
+    time.sleep(2)
+    before = done()
+    lines = []
+    for i in range(10):
+        raw = body(kind, 100 + i, run)
+        line = socket.create_connection(("127.0.0.1", port))
+        more = "".join(f"{name}: {value}\r\n" for name, value in wait.items())
+        line.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{more}"
+                     f"Content-Length: {len(raw)}\r\n\r\n".encode() + raw)  # fmt: skip
+        lines.append(line)
+    time.sleep(0.3)
+    for line in lines:
+        line.close()
+    time.sleep(8)
+    out["10 give up after .3 s"] = f"{done() - before} of 10 are worked at to the end"
+    if kind == "gradio":
+        out["10 give up after .3 s"] += " (of those accepted)"
+    out["50 MB body"] = codes([b'{"data": [0, 1], "x": "' + b"a" * 50_000_000 + b'"}'])
+    out["malformed, empty, list"] = "; ".join(codes([raw]) for raw in (b"{", b"", b"[1]"))
+    nan = (
+        body(kind, 0, run)
+        .replace(b'"w": 1.0', b'"w": NaN')
+        .replace(b"0, 1.0", b"0, NaN")
+        .replace(b'"steps": 1000', b'"steps": 2')
+    )
+    out["a number that is NaN"] = codes([nan])
+    out["200,000 nested ["] = codes([b"[" * 200_000])
+    line = socket.create_connection(("127.0.0.1", port), 40)
+    line.sendall(
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{{".encode()
+    )
+    begun = time.monotonic()
+    try:
+        said = line.recv(100)
+        out["a body that never ends"] = (
+            f"{said.split()[1].decode() if said else 'closed'} after {time.monotonic() - begun:.0f} s"
+        )
+    except TimeoutError:
+        out["a body that never ends"] = "held for more than 40 s"
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--run", type=Path, default=Path("tests/runs/a3fdda3/classes"))
+    parser.add_argument("--peers", default=sys.executable, help="a python that has fastapi and gradio")
+    parser.add_argument("--kinds", nargs="*", default=["ours", "fastapi", "gradio"])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/serving_peers.json"))
+    asked = parser.parse_args()
+    table: dict[str, dict[str, str]] = json.loads(asked.out.read_text()) if asked.out.is_file() else {}
+    for kind in asked.kinds:
+        if kind == "ours":
+            from tests.serving.small import served
+
+            with (
+                tempfile.TemporaryDirectory() as room,
+                served([asked.run.resolve()], Path(room), "--queue", "16") as server,
+            ):
+                table[kind] = faults(kind, server.port, asked.run.name, lambda s=server: int(s.metric("samples_total")))
+        else:
+            with peer(asked.peers, FASTAPI if kind == "fastapi" else GRADIO) as port:
+                table[kind] = faults(kind, port, "", lambda port=port: int(ask(port, "GET", "/done")[1]))
+        print(kind, json.dumps(table[kind], indent=1))
+    asked.out.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

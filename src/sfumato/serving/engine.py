@@ -1,0 +1,378 @@
+"""The engine: one thread that walks the rows of everybody, a step of a batch at a time.
+
+A turn takes up to as many rows of one form as pay (the cap), makes one step of their solver, and takes out those that have
+arrived. Rows come and go between any two steps. What is no walk of rows (solvers that choose their own steps, an exact
+repetition) asks for single calls of the network, which wait in the same line.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from sfumato.diffusion import tree
+from sfumato.diffusion.sample import Solver, still
+from sfumato.diffusion.tree import Tree
+from sfumato.serving import fair
+from sfumato.serving.guess import ByRow
+from sfumato.serving.rows import Row, Together, joined, settled, taken
+from sfumato.training.memory import is_short, release
+
+QUANTUM = 8
+"""Turns before it is asked again who walks, where nobody came or went and others wait."""
+
+
+class Cancelled(Exception):
+    """Whom it was drawn for has gone."""
+
+
+class Owner(Protocol):
+    """Whom rows are drawn for. All is called by the engine's thread."""
+
+    gone: bool
+
+    def stepped(self, row: Row, data: Callable[[], Tree]) -> None:
+        """A row has made a step; ``data`` gives what is guessed of it by now, (1, ...)."""
+
+    def arrived(self, row: Row) -> None:
+        """A row is data."""
+
+    def failed(self, error: BaseException) -> None:
+        """Nothing will come any more."""
+
+
+@dataclass(frozen=True)
+class Walker:
+    """How rows are walked: the denoiser, the solver and how it is spelt, guidance around what was said (of strengths (B,)),
+    and the field's own around that, for a query's batch."""
+
+    model: Any
+    solver: Solver
+    spelt: str
+    around: Callable[[Any, Any], Any]
+    guide: Callable[[Any, Mapping[str, Tree]], Any]
+
+
+@dataclass(eq=False)
+class Call:
+    """A single call of the network that waits in line as rows do."""
+
+    work: Callable[[], Any]
+    share: str
+    rows: int
+    cost: int
+    gone: Callable[[], bool]
+    order: int = 0
+    waited: int = 0
+    done: threading.Event = field(default_factory=threading.Event)
+    answer: Any = None
+    error: BaseException | None = None
+
+    @property
+    def left(self) -> float:
+        return self.cost
+
+    @property
+    def key(self) -> Any:
+        return id(self)
+
+
+class Team:
+    """Rows that walk together, as one batch."""
+
+    def __init__(self, rows: Sequence[Row], count: Callable[[int], None]):
+        self.rows = list(rows)
+        self.walker: Walker = rows[0].walker
+        self.x_t = tree.join(*(row.x_t for row in rows))
+        self.memory = joined([row.memory for row in rows])
+        query = tree.join(*(dict(row.query) for row in rows))
+        strong = [row.sides["strong"] for row in rows]
+        weak = [row.sides["weak"] for row in rows if "weak" in row.sides]
+        # compared with times, hence as wide as those
+        w, low, high = (wide(each) for each in zip(*((row.w, row.low, row.high) for row in rows), strict=True))
+        self.guess = ByRow(
+            self.walker.model, tree.join(*strong) if strong[0] is not None else None, tree.join(*weak) if weak else None,
+            torch.tensor(["weak" in row.sides for row in rows]), w, low, high,
+            self.walker.around, count,
+        )  # fmt: skip
+        self.guided = self.walker.guide(self.guess, query)
+        self.rng = Together([row.rng for row in rows])
+        self.seen: Tree = None
+
+    def step(self) -> None:
+        """One step of all of them. Nothing is changed where it fails."""
+        t = tree.join(*(row.times[row.place] for row in self.rows))
+        s = tree.join(*(row.times[row.place + 1] for row in self.rows))
+        first = self.rows[0]
+        self.memory = settled(self.walker.solver, self.memory, self.x_t, t, first.steps_left)
+        x_s, memory = self.walker.solver.step(self.guided, self.x_t, t, s, self.memory, self.rng)
+        self.x_t, self.memory, self.seen = still(self.x_t, x_s, t, s), memory, None
+        for row in self.rows:
+            row.place += 1
+
+    def leave(self) -> None:
+        """Give each row its own state back."""
+        for i, row in enumerate(self.rows):
+            row.x_t, row.memory = tree.take(self.x_t, slice(i, i + 1)), taken(self.memory, slice(i, i + 1))
+            row.settle()
+
+    def data(self, i: int) -> Tree:
+        """What is guessed of a row as data, (1, ...)."""
+        if self.seen is None:
+            assert self.guess.last is not None
+            self.seen = self.guided.process.interpolate(*self.guess.last, torch.zeros((), dtype=torch.float64))
+        return tree.take(self.seen, slice(i, i + 1))
+
+
+@dataclass
+class Counts:
+    """What was done so far."""
+
+    turns: int = 0
+    seconds: float = 0.0
+    network: float = 0.0
+    rows: int = 0
+    """Rows of all calls of the network."""
+    arrived: int = 0
+    left: int = 0
+    sizes: Counter[int] = field(default_factory=Counter)
+    """Rows of a batch -> turns."""
+
+
+class Engine:
+    """See above. ``cap``: rows of a batch at most, of a denoiser; ``shares``: the weights of the classes."""
+
+    def __init__(self, cap: Callable[[Any], int], shares: fair.Shares | None = None):
+        self.cap, self.shares = cap, shares or fair.Shares()
+        self.inbox: deque[list[Row] | Call] = deque()
+        self.news = threading.Condition()
+        self.rows: list[Row] = []
+        self.calls: list[Call] = []
+        self.team: Team | None = None
+        self.counts, self.stopping = Counts(), False
+        self._until, self._order, self._few = 0, 0, dict[int, int]()
+
+    # ---- from other threads ------------------------------------------------------------------------------------------
+
+    def enter(self, rows: Sequence[Row]) -> None:
+        """Rows that are to be walked; their owners are told."""
+        with self.news:
+            self.inbox.append(list(rows))
+            self.news.notify()
+
+    def call(self, work: Callable[[], Any], share: str, rows: int, cost: int, gone: Callable[[], bool]) -> Any:
+        """The outcome of ``work``, one call of the network of so many rows, once it was this one's turn. Raises Cancelled."""
+        call = Call(work, share, rows, cost, gone)
+        with self.news:
+            if self.stopping:
+                raise Cancelled
+            self.inbox.append(call)
+            self.news.notify()
+        call.done.wait()
+        if call.error is not None:
+            raise call.error
+        return call.answer
+
+    def wake(self) -> None:
+        """Somebody has gone."""
+        with self.news:
+            self.news.notify()
+
+    def stop(self) -> None:
+        """End :meth:`run` after this turn; what is left fails."""
+        with self.news:
+            self.stopping = True
+            self.news.notify()
+
+    # ---- the engine's own thread -------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def run(self) -> None:
+        """Turn after turn, until stopped."""
+        while True:
+            with self.news:
+                while not (self.inbox or self.rows or self.calls or self.stopping):
+                    self.news.wait()
+                if self.stopping:
+                    break
+            self.turn()
+        for row in self.rows:
+            row.owner.failed(Cancelled())
+        for call in [*self.calls, *(each for each in self.inbox if isinstance(each, Call))]:
+            call.error = Cancelled()
+            call.done.set()
+
+    @torch.no_grad()
+    def turn(self) -> bool:
+        """One turn; whether there was anything to do."""
+        begun = time.perf_counter()
+        changed = self._came() | self._went()
+        if not (self.rows or self.calls):
+            self.team = None
+            return False
+        if changed or self.team is None or (self.counts.turns >= self._until and self._others()):
+            self._choose()
+        if self.team is not None:
+            self._step(self.team)
+        self.counts.turns += 1
+        self.counts.seconds += time.perf_counter() - begun
+        return True
+
+    def _came(self) -> bool:
+        came = False
+        while self.inbox:
+            new, came = self.inbox.popleft(), True
+            for each in [new] if isinstance(new, Call) else new:
+                self._order += 1
+                each.order = self._order
+            if isinstance(new, Call):
+                self.calls.append(new)
+                continue
+            try:
+                for row in new:
+                    row.start()
+                self.rows += new
+            except Exception as error:
+                new[0].owner.failed(error)
+        return came
+
+    def _went(self) -> bool:
+        for call in [call for call in self.calls if call.gone()]:
+            call.error = Cancelled()
+            call.done.set()
+            self.calls.remove(call)
+        if not any(row.owner.gone for row in self.rows):
+            return False
+        self._disband()
+        gone = [row for row in self.rows if row.owner.gone]
+        self.rows = [row for row in self.rows if not row.owner.gone]
+        self.counts.left += len(gone)
+        for owner in {id(row.owner): row.owner for row in gone}.values():
+            owner.failed(Cancelled())
+        return True
+
+    def _others(self) -> bool:
+        return bool(self.calls) or self.team is None or len(self.team.rows) < len(self.rows)
+
+    def _disband(self) -> None:
+        if self.team is not None:
+            self.team.leave()
+            self.team = None
+
+    def _most(self, key: Any) -> int:
+        if isinstance(key, int):
+            return 1
+        model = key[0][0]
+        return min(self._few.get(model, 1 << 30), self.cap(model))
+
+    def _choose(self) -> None:
+        """Who walks from now on. A call that is chosen is made at once."""
+        before = self.team
+        self._until = self.counts.turns + QUANTUM
+        if before is not None and not self.calls and before.rows == self.rows:
+            return
+        if before is not None:
+            before.leave()
+        found = fair.chosen([*self.rows, *self.calls], self.shares, self._most)
+        if found and isinstance(found[0], Call):
+            self.team = None
+            self._made(found[0])
+            return
+        if before is not None and len(found) == len(before.rows) and set(map(id, found)) == set(map(id, before.rows)):
+            return
+        self.team = Team(found, self._counted)
+
+    def _counted(self, rows: int) -> None:
+        self.counts.rows += rows
+
+    def _made(self, call: Call) -> None:
+        begun = time.perf_counter()
+        try:
+            call.answer = call.work()
+        except BaseException as error:
+            call.error = error
+        self.calls.remove(call)
+        call.done.set()
+        self._counted(call.rows)
+        self._passed(call.rows, {call.share: call.rows}, ())
+        self.counts.network += time.perf_counter() - begun
+
+    def _passed(self, cost: int, paid: Mapping[str, int], walked: Sequence[Row]) -> None:
+        """So many calls were made: their classes pay, and the others have waited."""
+        for name, part in paid.items():
+            self.shares.charge(name, part)
+        if len(walked) == len(self.rows) and not self.calls:
+            return
+        mine = set(map(id, walked))
+        everybody: list[Any] = [*self.rows, *self.calls]
+        for each in everybody:
+            if id(each) not in mine:
+                each.waited += max(1, cost // max(1, len(walked)))
+
+    def _step(self, team: Team) -> None:
+        before, begun = self.counts.rows, time.perf_counter()
+        try:
+            team.step()
+        except Exception as error:
+            self._broken(team, error)
+            return
+        self.counts.network += time.perf_counter() - begun
+        self.counts.sizes[len(team.rows)] += 1
+        each = max(1, (self.counts.rows - before) // len(team.rows))
+        self._passed(self.counts.rows - before, _paid(team.rows, each), team.rows)
+        for i, row in enumerate(team.rows):
+            row.owner.stepped(row, lambda i=i: team.data(i))
+        if any(row.steps_left == 0 for row in team.rows):
+            team.leave()
+            self.team = None
+            done = [row for row in team.rows if row.steps_left == 0]
+            self.rows = [row for row in self.rows if row.steps_left]
+            self.counts.arrived += len(done)
+            for row in done:
+                row.owner.arrived(row)
+            left = [row for row in team.rows if row.steps_left]
+            if left and not self._others_than(left):
+                self.team = self._again(left)
+        elif (
+            len({row.key[2] for row in team.rows}) > 1
+        ):  # some of them ask once in their last step, and the others twice
+            self._disband()
+
+    def _others_than(self, rows: Sequence[Row]) -> bool:
+        return bool(self.calls) or bool(self.inbox) or len(rows) < len(self.rows)
+
+    def _again(self, rows: Sequence[Row]) -> Team | None:
+        return Team(rows, self._counted) if len({row.key for row in rows}) == 1 else None
+
+    def _broken(self, team: Team, error: Exception) -> None:
+        """A step failed: where memory ran out smaller batches begin again, else those that walked fail."""
+        self.team = None
+        if is_short(error) and len(team.rows) > 1:
+            release()
+            self._few[id(team.walker.model)] = len(team.rows) // 2
+            for row in team.rows:
+                row.start()
+            return
+        mine = {id(row) for row in team.rows}
+        self.rows = [row for row in self.rows if id(row) not in mine]
+        for owner in {id(row.owner): row.owner for row in team.rows}.values():
+            owner.failed(error)
+        self.rows = [row for row in self.rows if not row.owner.gone]
+
+
+def wide(numbers: Sequence[float]) -> torch.Tensor:
+    """Numbers as they are, on the CPU."""
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def _paid(rows: Sequence[Row], each: int) -> dict[str, int]:
+    paid: Counter[str] = Counter()
+    for row in rows:
+        paid[row.share] += each
+    return dict(paid)
