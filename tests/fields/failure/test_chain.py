@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from sfumato.fields.failure.chain import Chain, even, normals, unknown
-from sfumato.fields.failure.moves import Population, independent, pcn
+from sfumato.fields.failure.moves import Population, guided, pcn
 from tests.fields.failure.worlds import HALF_P, any_answer, calls, half, half_answer, no_answer
 
 STEPS = 32
@@ -21,7 +21,7 @@ def flat(steps: int, m: float = 1.0) -> np.ndarray:
 
 def test_an_untrained_network_draws_the_prior_and_weighs_nothing() -> None:
     chain = Chain(no_answer, even(STEPS), flat(STEPS))
-    x, log_w = chain.propose(("test", 0), 20_000, 3)
+    x, log_w = chain.propose(("test", 0), 5_000, 3)
     assert np.abs(log_w).max() < 1e-12
     for i in range(3):
         assert stats.kstest(x[:, i], "norm").pvalue > 1e-3
@@ -31,7 +31,7 @@ def test_an_untrained_network_draws_the_prior_and_weighs_nothing() -> None:
 @pytest.mark.parametrize("m", [1.0, 0.8, 1.3])
 def test_weights_bring_any_network_back_to_the_prior(m: float) -> None:
     # E_Q[w f] = E_prior[f] for f = 1, x, x^2, whatever the network answers and whatever spread its steps have
-    n, count = 3, 60_000
+    n, count = 3, 30_000
     chain = Chain(any_answer(n), even(STEPS), flat(STEPS, m))
     x, log_w = chain.propose(("test", m), count, n)
     assert abs(x.mean()) > 0.02 or abs((x**2).mean() - 1) > 0.05  # the network does draw something else
@@ -42,15 +42,15 @@ def test_weights_bring_any_network_back_to_the_prior(m: float) -> None:
 
 def test_weights_of_given_disturbances_are_those_of_draws() -> None:
     # E_prior[1 / w] = 1: what is weighed along a fresh path of the noising chain is the same w
-    n, count = 3, 60_000
+    n, count = 3, 30_000
     chain = Chain(any_answer(n), even(STEPS), flat(STEPS, 0.9))
     values = np.exp(-chain.weigh(("test", 5), normals(("test", 6), count, n)))
     assert abs(values.mean() - 1) < 4.5 * values.std() / math.sqrt(count)
 
 
 def test_the_exact_network_of_a_half_space_draws_its_failures() -> None:
-    b, n, count = 3.0, 4, 20_000
-    angles = even(96)
+    b, n, count = 3.0, 4, 6_000
+    angles = even(64)
     answer = half_answer(b)
     law = stats.truncnorm(b, np.inf)
     true = normals(("test", "x"), 4000, n)
@@ -58,24 +58,24 @@ def test_the_exact_network_of_a_half_space_draws_its_failures() -> None:
     chain = Chain(answer, angles, unknown(answer, angles, true, ("test", "m")))
     x, log_w = chain.propose(("test", 1), count, n)
     assert (x[:, 0] >= b).mean() > 0.9
-    assert abs(x[:, 0].mean() - law.mean()) < 0.02
+    assert abs(x[:, 0].mean() - law.mean()) < 0.03
     assert abs(x[:, 0].std() - law.std()) < 0.03
     weight = np.exp(log_w) * (x[:, 0] >= b)
     p, p_error = weight.mean(), weight.std() / math.sqrt(count)
     assert abs(p - HALF_P[b]) < 4.5 * p_error
-    assert p_error < 0.01 * p  # weights that are nearly equal: 20,000 draws are worth a third of that and more
+    assert p_error < 0.02 * p  # weights that are nearly equal: 20,000 draws are worth a third of that and more
     # what it knows of the failures, in nats, is at most -log p, and nearly that
     nats = -chain.weigh(("test", 2), true).mean()
     assert -math.log(HALF_P[b]) - 0.5 < nats < -math.log(HALF_P[b]) + 0.05
 
 
 def test_pcn_leaves_the_prior_cut_off_at_a_level_unchanged(tmp_path) -> None:
-    b, count = 1.5, 3000
+    b, count = 1.5, 2000
     law = stats.truncnorm(b, np.inf)
     x = normals(("test", "start"), count, 3)
     x[:, 0] = law.ppf(stats.norm.cdf(x[:, 0]))
     now, log = Population(x, half(x, b)), calls(tmp_path, lambda x: half(x, b))
-    for move in range(60):
+    for move in range(24):
         now, _ = pcn(now, 0.0, 0.6, log, ("test", move), "pcn")
     assert np.abs(now.x - x).min(1).max() > 0  # every row moved
     assert stats.kstest(now.x[:, 0], law.cdf).pvalue > 1e-3
@@ -83,15 +83,15 @@ def test_pcn_leaves_the_prior_cut_off_at_a_level_unchanged(tmp_path) -> None:
 
 
 def test_proposals_of_any_network_leave_it_unchanged_too(tmp_path) -> None:
-    b, count = 1.5, 3000
+    b, count = 1.5, 2000
     law = stats.truncnorm(b, np.inf)
     x = normals(("test", "start"), count, 3)
     x[:, 0] = law.ppf(stats.norm.cdf(x[:, 0]))
     now, log = Population(x, half(x, b)), calls(tmp_path, lambda x: half(x, b))
     chain = Chain(any_answer(3, 1), even(STEPS), flat(STEPS))
     moved = np.zeros(count, bool)
-    for move in range(60):
-        now, taken, asked = independent(now, 0.0, chain, log, ("test", move), "network")
+    for move in range(24):
+        now, taken, asked = guided(now, 0.0, chain, move % 3 * 10, log, ("test", move), "network")
         moved |= taken
         assert asked < count  # what its weight refuses is not simulated
     assert moved.mean() > 0.5

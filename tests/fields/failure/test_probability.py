@@ -28,7 +28,12 @@ def levels(run, n: int, count: int, b: float = 0.5, chain: Chain | None = None) 
     ("run", "n", "p", "count"),
     [
         (lambda x: half(x, 2.5), 4, HALF_P[2.5], 2),
-        (lambda x: linear(x, 0.8, 1.0, 4.2)["robustness"], 6, stats.norm.sf(4.2 / math.sqrt(sum(0.64**j for j in range(6)))), 2),
+        (
+            lambda x: linear(x, 0.8, 1.0, 4.2)["robustness"],
+            6,
+            stats.norm.sf(4.2 / math.sqrt(sum(0.64**j for j in range(6)))),
+            2,
+        ),
         (lambda x: orthogonal(x, 2, 2.5), 3, 1 - stats.norm.cdf(2.5) ** 2, 2),
     ],
 )

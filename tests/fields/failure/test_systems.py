@@ -39,7 +39,11 @@ def test_the_pendulum_falls_to_both_sides_alike() -> None:
         (lambda x: halfspace(x, 2.0), 9, stats.norm.sf(2.0)),
         (lambda x: shell(x, 4.5), 9, stats.chi2.sf(4.5**2, 9)),
         (lambda x: orthogonal(x, 3, 2.0), 5, 1 - stats.norm.cdf(2.0) ** 3),
-        (lambda x: linear(x, 0.9, 1.0, 4.0)["robustness"], 12, stats.norm.sf(4 / math.sqrt(sum(0.81**j for j in range(12))))),
+        (
+            lambda x: linear(x, 0.9, 1.0, 4.0)["robustness"],
+            12,
+            stats.norm.sf(4 / math.sqrt(sum(0.81**j for j in range(12)))),
+        ),
     ],
 )
 def test_failures_are_as_frequent_as_is_known(run, n: int, p: float) -> None:
@@ -65,7 +69,9 @@ def test_failures_are_as_frequent_as_is_known(run, n: int, p: float) -> None:
 )
 def test_laws_are_the_quantile_functions_of_their_names(text: str, known) -> None:
     x = np.linspace(-6, 6, 101)[:, None]
-    assert np.allclose(Law.of((1,), (text,)).physical(x)[:, 0], known.ppf(stats.norm.cdf(x[:, 0])), rtol=1e-6, atol=1e-6)
+    assert np.allclose(
+        Law.of((1,), (text,)).physical(x)[:, 0], known.ppf(stats.norm.cdf(x[:, 0])), rtol=1e-6, atol=1e-6
+    )
 
 
 def test_laws_go_to_all_numbers_to_channels_or_to_each() -> None:
@@ -79,7 +85,9 @@ def test_laws_go_to_all_numbers_to_channels_or_to_each() -> None:
     assert np.allclose(each[0].ravel(), np.arange(1, 7))
 
 
-@pytest.mark.parametrize("text", ["normal(0,0)", "uniform(1,1)", "gamma(1,2)", "normal(0)", "triangular(0,5,3)", "normal(nan,1)", "x"])
+@pytest.mark.parametrize(
+    "text", ["normal(0,0)", "uniform(1,1)", "gamma(1,2)", "normal(0)", "triangular(0,5,3)", "normal(nan,1)", "x"]
+)
 def test_a_law_that_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(Wrong, match="law = "):
         Law.of((3,), (text,))

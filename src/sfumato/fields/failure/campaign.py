@@ -21,7 +21,7 @@ import numpy as np
 from sfumato.errors import DataError, decoding
 from sfumato.fields.failure.chain import Chain, answering, even, normals, unknown
 from sfumato.fields.failure.data import Calls, Spent
-from sfumato.fields.failure.moves import Population, drawn_again, independent, pcn, tuned
+from sfumato.fields.failure.moves import Population, begun, drawn_again, guided, pcn, tuned
 from sfumato.fields.failure.options import CampaignOptions
 from sfumato.training.run import Run, write_text
 
@@ -44,14 +44,16 @@ OLDER = 0.25
 class Round:
     """A whole round, as a line of rounds.jsonl.
 
-    level: of robustness. share: of the population before that passed to it. b: size of pCN's moves, for the round after.
-    next: the number of the next call. pcn, network: shares of moves taken. nll: mean of |x|^2 / 2. rows: trained on.
+    level: of robustness. share: of the population before that passed to it. b: size of pCN's moves, for the round after; begin:
+    step at which the network's begin, likewise. next: the number of the next call. pcn, network: shares of moves taken. nll: mean
+    of |x|^2 / 2. rows: trained on.
     """
 
     number: int
     level: float
     share: float
     b: float
+    begin: int
     next: int
     pcn: float
     network: float
@@ -61,7 +63,7 @@ class Round:
 
     def line(self) -> str:
         """In words."""
-        taken = f", {self.network:.0%} of the network's" if not math.isnan(self.network) else ""
+        taken = f", {self.network:.0%} of the network's from step {self.begin}" if not math.isnan(self.network) else ""
         return (
             f"round {self.number}: level {self.level:.4g} (passed by {self.share:.3g}), {self.next:,} "
             "calls; moves taken: "
@@ -84,7 +86,7 @@ class Setting:
     @property
     def chains(self) -> int:
         """Rows of a population."""
-        return max(20, round(self.options.chains * self.facts.calls))
+        return max(10, round(self.options.states * self.facts.calls / (2 * self.options.pairs)))
 
     @property
     def reserved(self) -> int:
@@ -241,14 +243,17 @@ def _round(
     number, words, o = len(done) + 1, ("round", setting.seed, len(done) + 1), setting.options
     passed = pool.r <= level
     now = drawn_again(pool.of(passed), setting.chains, words)
-    b, shares, asked = (done[-1].b if done else 0.5), [], []
+    b, begin = (done[-1].b, done[-1].begin) if done else (0.5, o.walk // 2)
+    shares: list[float] = []
+    asked: list[float] = []
     chain = setting.chain(number - 1, level) if done else None
     states = []
-    for move in range(o.moves * (2 if level <= 0 else 1)):
+    for move in range(o.pairs * (2 if level <= 0 else 1)):
         _afford(setting, calls)
         if chain is not None:
-            now, taken, _ = independent(now, level, chain, calls, (*words, move), "network")
+            now, taken, _ = guided(now, level, chain, begin, calls, (*words, move), "network")
             asked.append(float(taken.mean()))
+            begin = begun(begin, asked[-1], o.walk)
             states.append(now)
             _afford(setting, calls)
         now, taken = pcn(now, level, b, calls, (*words, move), "pcn")
@@ -266,6 +271,7 @@ def _round(
         level,
         float(passed.mean()),
         b,
+        begin,
         calls.next,
         float(np.mean(shares)),
         network,
@@ -303,7 +309,11 @@ def learn(setting: Setting, number: int, whole: Population, level: float, done: 
     network = setting.build()
     if number > 1:
         network.load_state_dict(checkpoint.read_weights(setting.folder(number - 1).model)[0])
-    loop.train(setting.task(items, network), folder, setting.training)
+    precise = (
+        "fp32" if setting.training.precision == "auto" else setting.training.precision
+    )  # small layers gain nothing by bf16
+    quiet = dataclasses.replace(setting.training, previews=0, snapshots=0, keep=1, precision=precise)
+    loop.train(setting.task(items, network), folder, quiet)
     network = trained(folder, setting.build)
     rows = whole.x[np.linspace(0, len(whole) - 1, min(len(whole), 4000)).astype(int)]
     found = unknown(

@@ -17,7 +17,8 @@ which is R where v = 0 and m = 1: an untrained network draws the prior. Along a 
 with pi the prior of x, F the noising chain and Q the walk: E_Q[w f(x)] = E_pi[f(x)] for any f. So every draw comes with an
 exact importance weight, for any network in any number of dimensions, and no divergence is taken: the discrete form of
 Girsanov's theorem. (The path stands beside x as one more random number. Metropolis' rule holds on both together: the path of the
-present state is drawn from F anew, which leaves its law alone, and that of the proposal comes with it.)
+present state is drawn from F anew, which leaves its law alone, and that of the proposal comes with it. A path may also go up
+to some angle alone, and down again from there: of an untrained network that is pCN, of a trained one pCN that knows where to.)
 
 The mean of -log w over failures whose law is right is a lower bound of their log-likelihood ratio, and at most -log p: what
 of the failures' information the network has learned, in nats.
@@ -91,39 +92,50 @@ class Chain:
     @torch.no_grad()
     def propose(self, words: Sequence[str | int], count: int, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Draws x (count, n) float64, and log w of each, (count,)."""
+        return self.down((*words, "down"), normals((*words, "noise"), count, n), 0)
+
+    @torch.no_grad()
+    def down(self, words: Sequence[str | int], y: np.ndarray, begin: int) -> tuple[np.ndarray, np.ndarray]:
+        """The walk from states y (B, n) at the angle of step ``begin`` to x, and log w of that part, (B,)."""
         xs, ws = [], []
-        for first in range(0, count, ROWS):
-            rows = min(ROWS, count - first)
-            rng = streams(words, rows, first)
-            y = rng.normal((rows, n), torch.float64)
-            log_w = torch.zeros(rows, dtype=torch.float64)
-            for i, (level, rho, g, left) in enumerate(self._steps()):
-                middle, spread = self._move(y, i, level, rho, g, left)
-                e = rng.normal((rows, n), torch.float64)
+        steps = self._steps()
+        for first in range(0, len(y), ROWS):
+            now = torch.from_numpy(np.ascontiguousarray(y[first : first + ROWS]))
+            rng = streams(words, len(now), first)
+            log_w = torch.zeros(len(now), dtype=torch.float64)
+            for i in range(begin, len(steps)):
+                level, rho, g, left = steps[i]
+                middle, spread = self._move(now, i, level, rho, g, left)
+                e = rng.normal(now.shape, torch.float64)
                 new = middle + spread * e
-                log_w += _ratio(new, rho * y, left, e, spread)
-                y = new
-            xs.append(y.numpy())
+                log_w += _ratio(new, rho * now, left, e, spread)
+                now = new
+            xs.append(now.numpy())
             ws.append(log_w.numpy())
         return np.concatenate(xs), np.concatenate(ws)
 
-    @torch.no_grad()
     def weigh(self, words: Sequence[str | int], x: np.ndarray) -> np.ndarray:
         """log w (B,) of given x (B, n), along a path that is drawn from the noising chain."""
-        ws = []
+        return self.up(words, x, 0)[1]
+
+    @torch.no_grad()
+    def up(self, words: Sequence[str | int], x: np.ndarray, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """States (B, n) at the angle of step ``end`` to which the noising chain leads from x (B, n), and log w of that part."""
+        ys, ws = [], []
         for first in range(0, len(x), ROWS):
             part = torch.from_numpy(np.ascontiguousarray(x[first : first + ROWS]))
             rng = streams(words, len(part), first)
             log_w, y = torch.zeros(len(part), dtype=torch.float64), part
             steps = self._steps()
-            for i in reversed(range(len(steps))):
+            for i in reversed(range(end, len(steps))):
                 level, rho, g, left = steps[i]
                 above = rho * y + math.sqrt(left) * rng.normal(y.shape, torch.float64)
                 middle, spread = self._move(above, i, level, rho, g, left)
                 log_w += _ratio(y, rho * above, left, (y - middle) / spread, spread)
                 y = above
+            ys.append(y.numpy())
             ws.append(log_w.numpy())
-        return np.concatenate(ws)
+        return np.concatenate(ys), np.concatenate(ws)
 
     def _move(self, y: Tensor, i: int, level: float, rho: float, g: float, left: float) -> tuple[Tensor, Tensor]:
         """Mean (B, n) and spread (n,) or (1,) of step i from y."""
@@ -161,11 +173,16 @@ def unknown(
 
 
 def answering(network: Any, level: float) -> Answer:
-    """A network's answer at a level of robustness, as it conditions on it."""
+    """A network's answer at a level of robustness, as it conditions on it; the noise must be the same in all rows."""
+    told = torch.full((1, 1), level, dtype=torch.float32)
+    body, condition = getattr(network, "body", None), getattr(network, "condition", None)
 
     def answer(y: Tensor, noise: Tensor) -> Tensor:
-        told = torch.full((len(y), 1), level, dtype=torch.float32)
-        found: Tensor = network(y.float(), noise, vector=told)
+        found: Tensor
+        if callable(body) and condition is not None:  # what modulates is worked out once for all rows
+            found = body(y.float(), condition(noise[:1], None, None, None, told, None))
+        else:
+            found = network(y.float(), noise, vector=told.expand(len(y), 1))
         return found
 
     return answer

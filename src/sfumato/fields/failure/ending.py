@@ -18,7 +18,7 @@ from sfumato.fields.failure.campaign import Round, Say, Setting, _keep
 from sfumato.fields.failure.data import Calls, Spent
 from sfumato.fields.failure.law import Law
 from sfumato.fields.failure.modes import Modes, modes
-from sfumato.fields.failure.moves import Population, drawn_again, independent, pcn, tuned
+from sfumato.fields.failure.moves import Population, begun, drawn_again, guided, pcn, tuned
 from sfumato.fields.failure.probability import ISLANDS, Verdict, Weighed, islands, ladder, verdict, weighing
 from sfumato.training.leaving import Stopped, go_on
 from sfumato.training.run import Run, write_text
@@ -71,7 +71,7 @@ def estimated(
     if o.islands and done:
         steps = ladder(setting, done)
         size = max(10, round(o.islands * total / (ISLANDS * len(steps))))
-        a, plain = islands(steps, size, 2 * max(1, o.moves), n, calls, (*words, "islands"))
+        a, plain = islands(steps, size, 2 * o.pairs, n, calls, (*words, "islands"))
     if o.weighing and done:
         chain = setting.chain(done[-1].number, 0.0)
         b, weighed = weighing(chain, plain, round(o.weighing * total), n, calls, (*words, "weighing"))
@@ -105,17 +105,18 @@ def samples(
     now = _begun(setting, weighed, done, count)
     if now is None:
         return None, []
-    chain, b, told = setting.chain(done[-1].number, 0.0), done[-1].b, []
+    chain, b, begin = setting.chain(done[-1].number, 0.0), done[-1].b, done[-1].begin
+    told: list[dict[str, float]] = []
     before = math.nan
     for move in range(MOVES):
         try:
             if calls.left < 2 * len(now):
                 raise Spent("")
-            now, network, _ = independent(now, 0.0, chain, calls, (*words, move), "samples")
+            now, network, _ = guided(now, 0.0, chain, begin, calls, (*words, move), "samples")
             now, taken = pcn(now, 0.0, b, calls, (*words, move), "samples")
         except Spent:
             break
-        b = tuned(b, float(taken.mean()))
+        b, begin = tuned(b, float(taken.mean())), begun(begin, float(network.mean()), o.walk)
         each = (now.x**2).sum(1) / 2
         nll, error = float(each.mean()), float(each.std() / math.sqrt(len(now)))
         told.append({"nll": nll, "error": error, "network": float(network.mean()), "pcn": float(taken.mean())})

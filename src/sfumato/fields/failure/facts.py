@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 
 from sfumato.jobs import facts
 
@@ -13,7 +12,8 @@ from sfumato.jobs import facts
 class FailureFacts(facts.Facts):
     """The simulator, what it is given, and what the first calls said.
 
-    spread, middle, least: of the robustness of plain runs; middle is the unit of levels. single: one disturbance at a time.
+    spread, middle, tenth (a tenth is below it), least: of the robustness of plain runs; middle is the unit of levels. single: one
+    disturbance at a time.
     """
 
     simulator: str
@@ -25,6 +25,7 @@ class FailureFacts(facts.Facts):
     first: int = 0
     failing: int = 0
     middle: float = 1.0
+    tenth: float = 0.5
     spread: float = 1.0
     least: float = 0.0
     seconds: float = 0.0
@@ -50,11 +51,17 @@ class FailureFacts(facts.Facts):
 
     def advice(self) -> list[str]:
         """Whether the budget can work, from the first calls alone: as if robustness were normal, which it is not."""
-        tail = self.failing / max(1, self.first) or NormalDist().cdf(-self.middle / max(self.spread, 1e-12))
-        if tail < 1e-12:
-            return [f"advice    failure lies {self.middle / self.spread:.0f} spreads off the middle: nobody can say from "
-                    f"{self.first} calls how rare it is; look at the rounds, and stop where the level does not fall"]  # fmt: skip
-        levels = math.ceil(math.log(tail) / math.log(0.1))
+        if self.failing:
+            tail = self.failing / max(1, self.first)
+        else:  # from the tenth below to the least the share fell by so many decades: as if that went on
+            decades = math.log10(0.1 * self.first) * self.tenth / max(self.tenth - self.least, 1e-12 * self.tenth)
+            tail = 10.0 ** -min(1 + decades, 300.0)
+        levels = math.ceil(-math.log10(tail))
+        if levels > 12:
+            return [
+                f"advice    failure is far off: if robustness fell on as in the first calls, p would be 1e-{levels}; look at the "
+                "rounds, and stop where the level does not fall"
+            ]
         need = max(500, 4000 * levels)
         plain = 100 / tail
         enough = "is enough" if self.calls >= need else f"is short: {need:,} would do"

@@ -1,9 +1,9 @@
 """Markov moves that leave the prior, cut off at a level of robustness, unchanged: pCN, and proposals of a network.
 
 pCN (Neal 1999; Cotter et al. 2013, arXiv 1202.0709; subset simulation of Au and Beck 2001 in the form of Papaioannou et al.
-2015): x' = sqrt(1 - b^2) x + b e, which leaves the standard normal unchanged, taken where r(x') <= level. A proposal of a network
-with density Q is taken with chance min(1, w(x') / w(x)), w = prior / Q, where r(x') <= level; the chance is drawn first, so that
-the simulator is not asked about what would be refused anyway.
+2015): x' = sqrt(1 - b^2) x + b e, which leaves the standard normal unchanged, taken where r(x') <= level. A proposal of a
+network is taken with chance min(1, w' / w) of the weights of its path and of the present one (`chain`), where r(x') <= level; the
+chance is drawn first, so that the simulator is not asked about what would be refused anyway.
 """
 
 from __future__ import annotations
@@ -51,20 +51,25 @@ def pcn(
     return Population(np.where(taken[:, None], x, now.x), np.where(taken, r, now.r)), taken
 
 
-def independent(
-    now: Population, level: float, chain: Chain, calls: Calls, words: Words, purpose: str
+def guided(
+    now: Population, level: float, chain: Chain, begin: int, calls: Calls, words: Words, purpose: str
 ) -> tuple[Population, np.ndarray, int]:
-    """One proposal of the network for every row; the rows after it, which were taken, and how many the simulator was asked."""
-    count, n = now.x.shape
-    x, log_w = chain.propose((*words, "proposed"), count, n)
-    here = chain.weigh((*words, "weighed"), now.x)
-    likely = np.log(np.maximum(uniforms((*words, "chance"), count), 1e-300)) < log_w - here
+    """One proposal of the network for every row: noised up to the angle of step ``begin`` (0: pure noise), and walked down.
+    The rows after it, which were taken, and how many the simulator was asked."""
+    y, here = chain.up((*words, "up"), now.x, begin)
+    x, log_w = chain.down((*words, "down"), y, begin)
+    likely = np.log(np.maximum(uniforms((*words, "chance"), len(now)), 1e-300)) < log_w - here
     asked = np.flatnonzero(likely)
-    r = np.full(count, np.inf)
+    r = np.full(len(now), np.inf)
     if len(asked):
         r[asked] = calls.ask(x[asked], purpose).robustness
     taken = r <= level
     return Population(np.where(taken[:, None], x, now.x), np.where(taken, r, now.r)), taken, len(asked)
+
+
+def begun(begin: int, taken: float, steps: int) -> int:
+    """Where the network's proposals begin after a share ``taken`` of them was accepted: nearer to noise where many were."""
+    return min(steps - 2, max(0, begin + (3 if taken < 0.1 else 1 if taken < 0.25 else -2 if taken > 0.4 else 0)))
 
 
 def drawn_again(now: Population, count: int, words: Words) -> Population:

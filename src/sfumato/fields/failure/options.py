@@ -21,12 +21,12 @@ LEAST_CALLS = 500
 class FailureNetwork:
     """The network: a residual one on the numbers of a disturbance, or a transformer along its steps."""
 
-    kind: Literal["auto", "mlp", "dit"] = "auto"
-    """auto: mlp up to 256 numbers or of one step, dit beyond."""
+    kind: Literal["auto", "flat", "along"] = "auto"
+    """flat: a residual network on all numbers; along: a transformer along the steps; auto: along beyond 256 numbers."""
     width: int | None = None
-    """Width (default: 256)."""
+    """Width (default: 128, of few numbers 64)."""
     depth: int | None = None
-    """Blocks (default: 3)."""
+    """Blocks (default: 2, of a transformer 4)."""
 
     def __post_init__(self) -> None:
         check(
@@ -88,30 +88,33 @@ class CampaignOptions:
     """Share of plain runs at the start."""
     passing: float = 0.1
     """Share of a level's population that passes to the next level."""
-    chains: float = 0.025
-    """Share that one move of a population takes."""
-    moves: int = 3
-    """Moves of a population at each level; twice as many where the level is failure itself."""
-    last: int = 3
+    states: float = 0.06
+    """Share that the moves of a population take at each level; twice as many where the level is failure itself."""
+    last: int = 2
     """Rounds at the level of failure."""
-    islands: float = 0.2
+    islands: float = 0.25
     """Share for estimate A, islands that go through the levels anew."""
-    weighing: float = 0.2
+    weighing: float = 0.1
     """Share for estimate B, weighed draws of the model."""
     samples: int = 1000
     """Failures to end with."""
-    walk: int = 48
+    walk: int = 32
     """Steps of the weighed walk."""
     start: str | None = None
     """Run of an earlier version of the system, whose failures the campaign begins from."""
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of moves of a population, one by the network and one of pCN: so many that each row of those that passed stands
+        for as many states as it is drawn from, and none is drawn twice."""
+        return max(1, round(0.5 / self.passing))
 
     def __post_init__(self) -> None:
         check(
             self,
             (0 < self.prior <= 0.5, "prior", "a share above 0, at most 0.5"),
             (0.01 <= self.passing <= 0.5, "passing", "from 0.01 to 0.5"),
-            (0 < self.chains <= 0.25, "chains", "a share above 0, at most 0.25"),
-            (1 <= self.moves <= 100, "moves", "from 1 to 100"),
+            (0 < self.states <= 0.5, "states", "a share above 0, at most 0.5"),
             (1 <= self.last <= 50, "last", "from 1 to 50"),
             (0 <= self.islands < 0.8, "islands", "a share from 0 to below 0.8"),
             (0 <= self.weighing < 0.8, "weighing", "a share from 0 to below 0.8"),

@@ -22,7 +22,7 @@ import numpy as np
 from sfumato.fields.failure.campaign import Round, Setting
 from sfumato.fields.failure.chain import Chain
 from sfumato.fields.failure.data import Calls
-from sfumato.fields.failure.moves import Population, drawn_again, independent, pcn
+from sfumato.fields.failure.moves import Population, drawn_again, guided, pcn
 
 ISLANDS = 8
 HEAVY = 0.1
@@ -40,6 +40,7 @@ class Step:
     level: float
     b: float
     chain: Chain | None
+    begin: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def ladder(setting: Setting, done: Sequence[Round]) -> list[Step]:
     for each in done:
         if each.level <= 0 or (steps and each.level >= steps[-1].level):
             continue
-        steps.append(Step(each.level, each.b, setting.chain(each.number, each.level)))
+        steps.append(Step(each.level, each.b, setting.chain(each.number, each.level), each.begin))
     return [*steps, Step(0.0, 0.5, None)]
 
 
@@ -142,7 +143,7 @@ def _walked(
     kept = []
     for move in range(moves):
         if step.chain is not None and move % 2 == 0:
-            now, _, _ = independent(now, step.level, step.chain, calls, (*words, move), "islands")
+            now, _, _ = guided(now, step.level, step.chain, step.begin, calls, (*words, move), "islands")
         else:
             now, _ = pcn(now, step.level, step.b, calls, (*words, move), "islands")
         kept.append(now)

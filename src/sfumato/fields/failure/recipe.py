@@ -153,7 +153,7 @@ class Failure(Recipe):
         found = looked(x, answers, again, seconds, system.name)
         FailureFacts(
             self.simulator, tuple(system.shape), tuple(system.law), system.symmetry, system.single, self.calls, found.calls,
-            found.failing, found.middle, found.spread, found.least, found.seconds,
+            found.failing, found.middle, found.tenth, found.spread, found.least, found.seconds,
         ).write(run)  # fmt: skip
         return dataclasses.replace(
             self, shape=tuple(system.shape), law=tuple(system.law), symmetry=system.symmetry, alone=system.single
@@ -217,9 +217,9 @@ class Failure(Recipe):
         return self.method.build()
 
     def kinds(self) -> Mapping[str, type[nn.Module]]:
-        from sfumato.fields.failure.network import Along
+        from sfumato.fields.failure.network import Along, Disturbances
 
-        return {"along": Along}
+        return {"along": Along, "flat": Disturbances}
 
     def build(self, facts: FailureFacts, device: str) -> nn.Module:
         from sfumato.fields.failure.network import built

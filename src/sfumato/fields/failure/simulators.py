@@ -182,6 +182,7 @@ class First:
     calls: int
     spread: float
     middle: float
+    tenth: float
     least: float
     failing: int
     seconds: float
@@ -234,7 +235,8 @@ def looked(x: np.ndarray, answers: Answers, again: np.ndarray, seconds: float, n
             "that falls towards failure"
         )
     middle, spread = float(np.median(finite)), float(finite.std())
-    return First(len(r), spread, middle, float(finite.min()), failing, seconds)
+    tenth = float(np.quantile(finite, 0.1, method="inverted_cdf"))
+    return First(len(r), spread, middle, tenth, float(finite.min()), failing, seconds)
 
 
 def nominal_first(count: int, n: int) -> np.ndarray:
