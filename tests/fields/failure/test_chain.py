@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from sfumato.fields.failure.chain import Chain, even, normals, unknown
+from sfumato.fields.failure.metric import alike
 from sfumato.fields.failure.moves import Population, guided, pcn
 from tests.fields.failure.worlds import HALF_P, any_answer, calls, half, half_answer, no_answer
 
@@ -76,7 +77,7 @@ def test_pcn_leaves_the_prior_cut_off_at_a_level_unchanged(tmp_path) -> None:
     x[:, 0] = law.ppf(stats.norm.cdf(x[:, 0]))
     now, log = Population(x, half(x, b)), calls(tmp_path, lambda x: half(x, b))
     for move in range(24):
-        now, _ = pcn(now, 0.0, 0.6, log, ("test", move), "pcn")
+        now, _ = pcn(now, 0.0, 0.6, alike(3), log, ("test", move), "pcn")
     assert np.abs(now.x - x).min(1).max() > 0  # every row moved
     assert stats.kstest(now.x[:, 0], law.cdf).pvalue > 1e-3
     assert stats.kstest(now.x[:, 1], "norm").pvalue > 1e-3
@@ -98,3 +99,21 @@ def test_proposals_of_any_network_leave_it_unchanged_too(tmp_path) -> None:
     assert stats.kstest(now.x[:, 0], law.cdf).pvalue > 1e-3
     assert stats.kstest(now.x[:, 1], "norm").pvalue > 1e-3
     assert stats.kstest(now.x[:, 2], "norm").pvalue > 1e-3
+
+
+def test_any_metric_leaves_the_prior_unchanged_and_a_fitted_one_knows_what_matters(tmp_path) -> None:
+    n, count = 6, 4000
+    x = normals(("test", "metric"), count, n)
+    r = 3 - (x[:, 0] + x[:, 1]) / math.sqrt(2)  # one direction matters
+    found = fitted(x, r, x[:500], 1.0, ("test",))
+    assert abs(found.axes[:2, 0]).min() > 0.6
+    assert found.care[1] < 0.2
+    assert found.sizes(0.2)[0] == pytest.approx(0.2)
+    assert found.sizes(0.2)[-1] > 0.4
+    skewed = Metric(np.linalg.qr(normals(("test", "axes"), n, n))[0], np.array([1, 0.5, 0.1, 0.1, 0.01, 0.0]))
+    now = x
+    for move in range(10):
+        now = skewed.moved(now, normals(("test", "moved", move), count, n), 0.5)
+    for i in range(n):
+        assert stats.kstest(now[:, i], "norm").pvalue > 1e-3
+    assert abs(np.corrcoef(now.T) - np.eye(n)).max() < 0.08

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from sfumato.fields.failure.chain import Chain, even, normals
+from sfumato.fields.failure.metric import alike
 from sfumato.fields.failure.moves import Population
 from sfumato.fields.failure.probability import Estimate, Step, islands, verdict, weighing
 from sfumato.fields.failure.systems import linear, orthogonal
@@ -21,7 +22,7 @@ FLAT = np.ones((STEPS, 1))
 def levels(run, n: int, count: int, b: float = 0.5, chain: Chain | None = None) -> list[Step]:
     """Levels of a system, fixed beforehand by a look at plain runs: so many, evenly down to 0."""
     top = float(np.quantile(run(normals(("levels",), 2000, n)), 0.25))
-    return [*(Step(top * (1 - i / count), b, chain) for i in range(count)), Step(0.0, b, None)]
+    return [*(Step(top * (1 - i / count), b, alike(n), chain, 8) for i in range(count)), Step(0.0, b, alike(n), None)]
 
 
 @pytest.mark.parametrize(

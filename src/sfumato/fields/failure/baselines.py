@@ -17,6 +17,7 @@ import numpy as np
 
 from sfumato.fields.failure.chain import normals, uniforms
 from sfumato.fields.failure.data import Calls, Spent
+from sfumato.fields.failure.metric import alike
 from sfumato.fields.failure.moves import Population, drawn_again, pcn, tuned
 
 ELITE = 0.1
@@ -76,7 +77,7 @@ def subset(calls: Calls, n: int, seed: int, count: int) -> tuple[Population, flo
     size = calls.left // 7
     rows = size // 10
     pool = Population(x := normals(("subset", seed), size, n), calls.ask(x, "subset").robustness)
-    p, b, level, k = 1.0, 0.8, math.inf, 0
+    p, b, level, k, plain = 1.0, 0.8, math.inf, 0, alike(n)
     try:
         while level > 0 and k < 30:
             level = max(0.0, float(np.quantile(pool.r, ELITE, method="inverted_cdf")))
@@ -84,12 +85,12 @@ def subset(calls: Calls, n: int, seed: int, count: int) -> tuple[Population, flo
             p *= len(passed) / len(pool)
             now, kept, k = drawn_again(passed, rows, ("subset", seed, k, "again")), [], k + 1
             for move in range(10):
-                now, taken = pcn(now, level, b, calls, ("subset", seed, k, move), "subset")
+                now, taken = pcn(now, level, b, plain, calls, ("subset", seed, k, move), "subset")
                 b = tuned(b, float(taken.mean()))
                 kept.append(now)
             pool = Population.joined(kept)
         while level <= 0:
-            now, taken = pcn(now, 0.0, b, calls, ("subset", seed, "on", calls.next), "subset")
+            now, taken = pcn(now, 0.0, b, plain, calls, ("subset", seed, "on", calls.next), "subset")
             pool = Population.joined([pool, now])
     except Spent:
         pass

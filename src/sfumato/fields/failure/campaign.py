@@ -21,6 +21,7 @@ import numpy as np
 from sfumato.errors import DataError, decoding
 from sfumato.fields.failure.chain import Chain, answering, even, normals, unknown
 from sfumato.fields.failure.data import Calls, Spent
+from sfumato.fields.failure.metric import Metric, fitted
 from sfumato.fields.failure.moves import Population, begun, drawn_again, guided, pcn, tuned
 from sfumato.fields.failure.options import CampaignOptions
 from sfumato.training.run import Run, write_text
@@ -142,6 +143,25 @@ def _keep(folder: Path, name: str, **arrays: np.ndarray) -> None:
     temporary.replace(folder / name)
 
 
+def measured(setting: Setting, number: int, calls: Calls, at: np.ndarray, level: float) -> Metric:
+    """The metric of a round, fitted before its moves to all calls until then, and kept."""
+    folder = setting.folder(number)
+    if not (folder.path / "metric.npz").is_file():
+        folder.create()
+        x, r, numbers = calls.every()
+        known = numbers < calls.next
+        found = fitted(x[known], r[known], at, level, (setting.seed, number))
+        _keep(folder.path, "metric.npz", axes=found.axes, care=found.care)
+    return metric_of(folder)
+
+
+def metric_of(folder: Run) -> Metric:
+    """The metric that a round moved by. Raises DataError."""
+    path = folder.path / "metric.npz"
+    with decoding(path, "delete the round, and it is made again"), np.load(path, allow_pickle=False) as file:
+        return Metric(np.asarray(file["axes"]), np.asarray(file["care"]))
+
+
 def _unknown(folder: Path) -> np.ndarray:
     path = folder / "unknown.npz"
     with decoding(path, "delete the round, and it is made again"), np.load(path, allow_pickle=False) as file:
@@ -247,6 +267,7 @@ def _round(
     shares: list[float] = []
     asked: list[float] = []
     chain = setting.chain(number - 1, level) if done else None
+    metric = measured(setting, number, calls, now.x, level)
     states = []
     for move in range(o.pairs * (2 if level <= 0 else 1)):
         _afford(setting, calls)
@@ -256,7 +277,7 @@ def _round(
             begin = begun(begin, asked[-1], o.walk)
             states.append(now)
             _afford(setting, calls)
-        now, taken = pcn(now, level, b, calls, (*words, move), "pcn")
+        now, taken = pcn(now, level, b, metric, calls, (*words, move), "pcn")
         states.append(now)
         shares.append(float(taken.mean()))
         b = tuned(b, shares[-1])
@@ -293,7 +314,6 @@ def learn(setting: Setting, number: int, whole: Population, level: float, done: 
     from sfumato.training import checkpoint, loop
 
     facts, folder = setting.facts, setting.folder(number)
-    folder.create()
     _keep(folder.path, "population.npz", x=whole.x, robustness=whole.r)
     parts, told = [whole.x], [np.full(len(whole), facts.told(level))]
     earlier = [each for each in done if each.level > max(level, 0.0)]

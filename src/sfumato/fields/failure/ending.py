@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.errors import DataError, decoding
-from sfumato.fields.failure.campaign import Round, Say, Setting, _keep
+from sfumato.fields.failure.campaign import Round, Say, Setting, _keep, metric_of
 from sfumato.fields.failure.data import Calls, Spent
 from sfumato.fields.failure.law import Law
 from sfumato.fields.failure.modes import Modes, modes
@@ -106,6 +106,7 @@ def samples(
     if now is None:
         return None, []
     chain, b, begin = setting.chain(done[-1].number, 0.0), done[-1].b, done[-1].begin
+    metric = metric_of(setting.folder(done[-1].number))
     told: list[dict[str, float]] = []
     before = math.nan
     for move in range(MOVES):
@@ -113,7 +114,7 @@ def samples(
             if calls.left < 2 * len(now):
                 raise Spent("")
             now, network, _ = guided(now, 0.0, chain, begin, calls, (*words, move), "samples")
-            now, taken = pcn(now, 0.0, b, calls, (*words, move), "samples")
+            now, taken = pcn(now, 0.0, b, metric, calls, (*words, move), "samples")
         except Spent:
             break
         b, begin = tuned(b, float(taken.mean())), begun(begin, float(network.mean()), o.walk)

@@ -16,6 +16,7 @@ import numpy as np
 
 from sfumato.fields.failure.chain import Chain, normals, uniforms
 from sfumato.fields.failure.data import Calls
+from sfumato.fields.failure.metric import Metric
 
 Words = Sequence[str | int]
 
@@ -41,11 +42,11 @@ class Population:
 
 
 def pcn(
-    now: Population, level: float, b: float, calls: Calls, words: Words, purpose: str
+    now: Population, level: float, b: float, metric: Metric, calls: Calls, words: Words, purpose: str
 ) -> tuple[Population, np.ndarray]:
-    """One move of every row; the rows after it, and which were taken (N,) bool."""
+    """One move of every row, of size b where robustness cares most; the rows after it, and which were taken (N,) bool."""
     count, n = now.x.shape
-    x = math.sqrt(1 - b * b) * now.x + b * normals((*words, "pcn"), count, n)
+    x = metric.moved(now.x, normals((*words, "pcn"), count, n), b)
     r = calls.ask(x, purpose).robustness
     taken = r <= level
     return Population(np.where(taken[:, None], x, now.x), np.where(taken, r, now.r)), taken
@@ -82,4 +83,4 @@ def drawn_again(now: Population, count: int, words: Words) -> Population:
 
 def tuned(b: float, taken: float, wanted: float = 0.3) -> float:
     """The size of pCN's moves after a share ``taken`` of them was accepted."""
-    return float(min(0.95, max(0.02, b * math.exp(1.5 * (taken - wanted)))))
+    return float(min(0.95, max(0.02, b * math.exp(2.0 * (taken - wanted)))))

@@ -88,7 +88,7 @@ class CampaignOptions:
     """Share of plain runs at the start."""
     passing: float = 0.1
     """Share of a level's population that passes to the next level."""
-    states: float = 0.06
+    states: float = 0.08
     """Share that the moves of a population take at each level; twice as many where the level is failure itself."""
     last: int = 2
     """Rounds at the level of failure."""

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from sfumato.fields.failure.campaign import Round, Setting
+from sfumato.fields.failure.campaign import Round, Setting, metric_of
 from sfumato.fields.failure.chain import Chain
 from sfumato.fields.failure.data import Calls
+from sfumato.fields.failure.metric import Metric, alike
 from sfumato.fields.failure.moves import Population, drawn_again, guided, pcn
 
 ISLANDS = 8
@@ -39,6 +40,7 @@ class Step:
 
     level: float
     b: float
+    metric: Metric
     chain: Chain | None
     begin: int = 0
 
@@ -90,8 +92,9 @@ def ladder(setting: Setting, done: Sequence[Round]) -> list[Step]:
     for each in done:
         if each.level <= 0 or (steps and each.level >= steps[-1].level):
             continue
-        steps.append(Step(each.level, each.b, setting.chain(each.number, each.level), each.begin))
-    return [*steps, Step(0.0, 0.5, None)]
+        chain, metric = setting.chain(each.number, each.level), metric_of(setting.folder(each.number))
+        steps.append(Step(each.level, each.b, metric, chain, each.begin))
+    return [*steps, Step(0.0, 0.5, alike(setting.facts.n), None)]
 
 
 def islands(
@@ -145,7 +148,7 @@ def _walked(
         if step.chain is not None and move % 2 == 0:
             now, _, _ = guided(now, step.level, step.chain, step.begin, calls, (*words, move), "islands")
         else:
-            now, _ = pcn(now, step.level, step.b, calls, (*words, move), "islands")
+            now, _ = pcn(now, step.level, step.b, step.metric, calls, (*words, move), "islands")
         kept.append(now)
     found = [Population(now.x[:0], now.r[:0]) for _ in passed]
     for place, i in enumerate(alive):
