@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from sfumato.fields.failure.chain import Chain, even, normals, unknown
-from sfumato.fields.failure.metric import alike
+from sfumato.fields.failure.metric import Metric, alike, fitted
 from sfumato.fields.failure.moves import Population, guided, pcn
 from tests.fields.failure.worlds import HALF_P, any_answer, calls, half, half_answer, no_answer
 
