@@ -27,7 +27,8 @@ from sfumato.fields.failure.baselines import METHODS, run_baseline
 from sfumato.fields.failure.ending import read_report, stored
 from sfumato.fields.failure.measure import coverage_floor, near
 from sfumato.fields.failure.options import CampaignOptions
-from sfumato.fields.failure.simulators import Asked, Spec, opened
+from sfumato.fields.failure.simulators import Asked, opened
+from sfumato.fields.failure.spec import Spec
 from sfumato.jobs.api import train
 from sfumato.metrics.two_sample import classifier_test
 from sfumato.training.options import TrainOptions

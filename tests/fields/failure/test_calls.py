@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from sfumato.errors import DataError, Wrong
+from sfumato.fields.failure.answers import checked
 from sfumato.fields.failure.chain import normals
 from sfumato.fields.failure.data import Answers, Calls, Spent
 from sfumato.fields.failure.law import Law
-from sfumato.fields.failure.simulators import Asked, Spec, checked, looked, nominal_first, opened, system
+from sfumato.fields.failure.simulators import Asked, looked, nominal_first, opened, system
+from sfumato.fields.failure.spec import Spec
 from sfumato.fields.failure.systems import System
 from sfumato.training.run import RunError
 from tests.fields.failure import simulated

@@ -108,9 +108,10 @@ def difs(
     import torch
 
     from sfumato.data import Items
-    from sfumato.diffusion import EDM, Gaussian, Heun, LogNormal, Streams, key, sample
+    from sfumato.diffusion import EDM, Gaussian, LogNormal, Streams, key, sample
     from sfumato.diffusion.denoiser import Denoiser
     from sfumato.diffusion.grids import karras
+    from sfumato.diffusion.solvers import Heun
     from sfumato.fields.failure.campaign import trained
     from sfumato.networks import MLP
     from sfumato.training import loop

@@ -201,7 +201,7 @@ def _save(folder: Path, start: int, x: np.ndarray, answers: Answers) -> None:
         found |= {"failing": failing, "trajectory": path[failing], "shape": np.array(path.shape[1:])}
     try:
         with temporary.open("wb") as file:
-            np.savez(file, **found)
+            np.savez(file, **found)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, final)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +14,19 @@ import numpy as np
 
 from sfumato.errors import DataError, decoding
 from sfumato.fields.failure.campaign import Round, Say, Setting, _keep, metric_of
+from sfumato.fields.failure.cases import Failures
 from sfumato.fields.failure.data import Calls, Spent
 from sfumato.fields.failure.law import Law
 from sfumato.fields.failure.modes import Modes, modes
 from sfumato.fields.failure.moves import Population, begun, drawn_again, guided, pcn, tuned
+from sfumato.fields.failure.page import write
 from sfumato.fields.failure.probability import ISLANDS, Verdict, Weighed, islands, ladder, verdict, weighing
-from sfumato.training.leaving import Stopped, go_on
 from sfumato.training.run import Run, write_text
 
 MOVES = 8
 """Moves of the samples at most."""
 ENOUGH = 50
 """Effective size of weighed draws from which the samples begin at them."""
-
-
-@dataclass(frozen=True)
-class Failures:
-    """Failing disturbances x (N, n), their robustness (N,), trajectories (N, T, S) where the system tells them, the numbers of
-    their calls (N,) and their modes."""
-
-    x: np.ndarray
-    robustness: np.ndarray
-    trajectory: np.ndarray | None
-    call: np.ndarray
-    modes: Modes
-
-    def log_likelihood(self) -> np.ndarray:
-        """Log-density of each under the prior, in nats: exact."""
-        return log_likelihood(self.x)
-
-
-@contextmanager
-def resumable(run: Run) -> Iterator[None]:
-    """A signal in the training of a round says how the whole campaign is gone on with."""
-    try:
-        yield
-    except Stopped as error:
-        raise Stopped(error.code, f"in a campaign whose calls are saved: {go_on(run.path, True)}") from error
-
-
-def log_likelihood(x: np.ndarray) -> np.ndarray:
-    """Log-density (N,) of disturbances x (N, n) under the prior."""
-    return -0.5 * (x**2).sum(1) - 0.5 * x.shape[1] * math.log(2 * math.pi)
 
 
 def estimated(
@@ -220,8 +190,6 @@ def report(
     moved: list[dict[str, float]],
 ) -> None:
     """report.json and the page."""
-    from sfumato.fields.failure.page import write
-
     told: dict[str, Any] = {
         "simulator": setting.facts.simulator, "calls": calls.next, "by": calls.by, "errors": calls.errors,
         "probability": found.plain(), "rounds": [asdict(each) for each in done], "moves": moved,

@@ -17,7 +17,7 @@ from sfumato.errors import Wrong, needed, one_line
 from sfumato.fields.failure.systems import System
 
 if TYPE_CHECKING:
-    from sfumato.fields.failure.simulators import Spec
+    from sfumato.fields.failure.spec import Spec
 
 LANDER = "LunarLander"
 HARD = (1.0, 1.0, 0.8)
@@ -103,7 +103,7 @@ class Own:
     name: str
 
     def __call__(self, env: Any, seen: np.ndarray) -> Any:
-        from sfumato.fields.failure.simulators import imported
+        from sfumato.fields.failure.spec import imported
 
         return imported(self.name, "controller")(seen)
 

@@ -53,9 +53,8 @@ def truth_of(path: Path, n: int) -> np.ndarray:
 
 def near(samples: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Density and coverage, k = 5, of cases (N, ...) among true ones (M, ...), flat."""
-    found = precision_recall(
-        *(torch.from_numpy(np.ascontiguousarray(a.reshape(len(a), -1))) for a in (samples, truth)), k=NEIGHBOURS
-    )
+    fake, real = (torch.from_numpy(np.ascontiguousarray(a.reshape(len(a), -1))) for a in (samples, truth))
+    found = precision_recall(fake, real, k=NEIGHBOURS)
     return {"density": float(found["density"]), "coverage": float(found["coverage"])}
 
 
@@ -88,7 +87,8 @@ def evaluate(model: Model, measure: FailureMeasure, ask: FailureAsk) -> Report:
     x = failures.x[chosen]
     truth = None if measure.truth is None else truth_of(Path(measure.truth), model.facts.n)
     truth = None if truth is None else truth[np.linspace(0, len(truth) - 1, min(most, len(truth))).astype(int)]
-    asked = model.recipe.asked() if truth is not None or measure.baselines else None
+    recipe: Any = model.recipe
+    asked: Any = recipe.asked() if truth is not None or measure.baselines else None
     if asked is not None:
         say(f"simulator {model.facts.simulator}: its code runs here")
     cases = None
@@ -130,7 +130,7 @@ def _baselines(model: Model, asked: Any, truth: np.ndarray | None, most: int) ->
                 "line": f"{name}: {made.calls:,} calls, {p}, {said or 'no failures'}, {made.seconds:.0f} CPU-s"}  # fmt: skip
         done.append(told)
         write_text(model.run.path / "baselines.json", json.dumps(done, indent=1))
-        say(told["line"])
+        say(str(told["line"]))
         yield told
 
 

@@ -69,8 +69,9 @@ def guided(
 
 
 def begun(begin: int, taken: float, steps: int) -> int:
-    """Where the network's proposals begin after a share ``taken`` of them was accepted: nearer to noise where many were."""
-    return min(steps - 2, max(0, begin + (3 if taken < 0.1 else 1 if taken < 0.25 else -2 if taken > 0.4 else 0)))
+    """Where the network's proposals begin after a share ``taken`` of them was accepted: nearer to noise where many were. Few are
+    wanted, for what its weight refuses costs no call, and what comes from far mixes most."""
+    return min(steps - 2, max(0, begin + (3 if taken < 0.05 else 1 if taken < 0.12 else -2 if taken > 0.2 else 0)))
 
 
 def drawn_again(now: Population, count: int, words: Words) -> Population:

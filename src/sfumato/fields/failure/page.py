@@ -18,7 +18,7 @@ from sfumato.training.run import Run, write_text
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from sfumato.fields.failure.ending import Failures
+    from sfumato.fields.failure.cases import Failures
     from sfumato.fields.failure.facts import FailureFacts
 
 NAME = "failures.html"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.errors import DataError, Wrong, one_line
+from sfumato.fields.failure.answers import checked
 from sfumato.fields.failure.data import Answers
 from sfumato.fields.failure.systems import System
 from sfumato.training.telling import tell
@@ -27,8 +28,6 @@ TRIES = 2
 
 def alone(system: System, physical: np.ndarray) -> Answers:
     """One disturbance (*shape) through a simulator of single ones: answers of one row. Raises DataError for what is no answer."""
-    from sfumato.fields.failure.simulators import checked
-
     given = physical.copy()
     answer = system.run(given)
     if not np.array_equal(given, physical):
@@ -119,10 +118,11 @@ def _dealt(system: System, physical: np.ndarray, workers: int) -> Iterator[tuple
                 tries[number] += 1
                 pipe.send((number, physical[number]))
                 hands.busy[pipe] = process, number
+            ready: Any
             for ready in wait(list(hands.busy)):
                 process, number = hands.busy.pop(ready)
                 try:
-                    _, answers, wrong = ready.recv()  # type: ignore[union-attr]
+                    _, answers, wrong = ready.recv()
                     hands.free.append((ready, process))
                 except (EOFError, OSError):
                     process.join(5)

@@ -122,8 +122,12 @@ def islands(
         states = _walked(step, passed, alive, size, moves, calls, (*words, k))
     p = np.exp(log_p)
     mean, error = float(p.mean()), float(p.std(ddof=1) / math.sqrt(count)) if count > 1 else math.inf
+    # what the shares alone cost, twice as much where states follow one another: eight that mostly died out say too little
+    least = math.sqrt(sum(2 * (1 - s) / (s * count * size) for s in (float(s.mean()) for s in shares) if s > 0))
     about = {
         "each": p.tolist(),
+        "least": least,
+        "alive": int((p > 0).sum()),
         "levels": [s.level for s in steps],
         "shares": [float(s.mean()) for s in shares],
         "calls": calls.by.get("islands", 0),
@@ -211,11 +215,14 @@ def verdict(a: Estimate | None, b: Estimate | None, asked: int, reached: bool) -
         why = why or f"one draw has {b.about['heaviest']:.0%} of all weight"
         sound = [each for each in sound if each is not b] or sound
     if a is not None and b is not None and a.p > 0 and b.p > 0:
-        apart = abs(a.p - b.p) / math.hypot(a.error, b.error)
+        own = max(a.error, a.about.get("least", 0.0) * max(a.p, b.p))
+        apart = abs(a.p - b.p) / math.hypot(own, b.error)
         if apart > APART:
             why = why or f"islands say {a.p:.3g} and weighing {b.p:.3g}, {apart:.1f} errors apart"
     if a is None or b is None or a.p <= 0 or b.p <= 0:
         why = why or "one estimator alone found failures"
+    elif a.about.get("alive", ISLANDS) < ISLANDS / 2:
+        why = why or f"{a.about['alive']} of {ISLANDS} islands came to a failure; give more calls"
     trust = [1 / max(each.relative, 1e-6) ** 2 for each in sound]
     p = math.exp(sum(t * math.log(each.p) for t, each in zip(trust, sound, strict=True)) / sum(trust))
     error = 1 / math.sqrt(sum(trust))

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from sfumato.diffusion import Drawn, Gaussian
     from sfumato.diffusion.generate import Queries
     from sfumato.fields.failure.campaign import Setting
-    from sfumato.fields.failure.simulators import Asked, Spec
+    from sfumato.fields.failure.simulators import Asked
+    from sfumato.fields.failure.spec import Spec
     from sfumato.jobs.model import Model
     from sfumato.jobs.report import Report
     from sfumato.training.objective import Task
@@ -117,7 +118,7 @@ class Failure(Recipe):
 
     def spec(self) -> Spec:
         """The part of the options that is about the simulator."""
-        from sfumato.fields.failure.simulators import Spec
+        from sfumato.fields.failure.spec import Spec
 
         names = [f.name for f in dataclasses.fields(Spec) if f.name != "single"]
         return Spec(single=self.alone, **{name: getattr(self, name) for name in names})

@@ -6,40 +6,22 @@ NAME is a system that is built in, ``module:function`` of the user's own, or ``g
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sfumato.errors import DataError, Wrong, one_line
+from sfumato.fields.failure.answers import checked
 from sfumato.fields.failure.data import Answers
 from sfumato.fields.failure.law import Law
+from sfumato.fields.failure.spec import Spec, imported
 from sfumato.fields.failure.systems import BUILT_IN, System, named
 
 CHUNK = 1000
 """Disturbances that a batch simulator is given at once."""
 GYM = "gymnasium:"
-
-
-@dataclass(frozen=True)
-class Spec:
-    """How a simulator is named and what it is given; the part of a recipe's options that is about it."""
-
-    simulator: str
-    shape: tuple[int, ...] | None = None
-    law: tuple[str, ...] = ()
-    single: bool = False
-    symmetry: str = "none"
-    controller: str | None = None
-    where: str = "obs"
-    noise: float = 0.05
-    hold: int = 10
-    horizon: int = 400
 
 
 def system(spec: Spec) -> System:
@@ -69,53 +51,6 @@ def system(spec: Spec) -> System:
     law = spec.law or found.law
     symmetry = spec.symmetry if spec.symmetry != "none" else found.symmetry
     return replace(found, law=tuple(law), symmetry=symmetry)  # type: ignore[arg-type]
-
-
-def imported(name: str, option: str) -> Any:
-    """What ``module:function`` stands for, from the folder where the command runs or the installed packages. Raises Wrong."""
-    module, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except AttributeError:
-        raise Wrong(f"{option} = {name!r}: the module {module} has no {attribute!r}") from None
-    except Exception as error:
-        said = f"{type(error).__name__}: {one_line(error)}"
-        raise Wrong(f"{option} = {name!r}: the module {module} cannot be imported ({said})") from error
-    if not callable(found):
-        raise Wrong(f"{option} = {name!r}: must be a function, it is {type(found).__name__}")
-    return found
-
-
-def checked(answer: Any, count: int, name: str) -> Answers:
-    """What a simulator returned for ``count`` disturbances. Raises DataError for other shapes and kinds."""
-    given = answer if isinstance(answer, Mapping) else {"robustness": answer}
-    if "robustness" not in given:
-        raise DataError(f'{name}: returned a dict without "robustness"; it has {", ".join(map(str, given))}')
-    robustness = _numbers(given["robustness"], name)
-    if robustness.shape != (count,):
-        raise DataError(f"{name}: returned robustness of shape {robustness.shape} for {count} disturbances; one number for each, "
-                        f"({count},), is expected")  # fmt: skip
-    path = given.get("trajectory")
-    if path is not None:
-        path = _numbers(path, name)
-        path = path[:, :, None] if path.ndim == 2 else path
-        if path.ndim != 3 or len(path) != count:
-            raise DataError(
-                f"{name}: returned a trajectory of shape {path.shape} for {count} disturbances; "
-                f"({count}, steps, states) is expected"
-            )
-    return Answers(robustness, path)
-
-
-def _numbers(value: Any, name: str) -> np.ndarray:
-    try:
-        value = value.detach().cpu().numpy() if hasattr(value, "detach") else value
-        return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name}: returned {type(value).__name__}, not numbers ({one_line(error)})") from error
 
 
 def ran(system: System, physical: np.ndarray) -> Answers:
@@ -246,8 +181,3 @@ def nominal_first(count: int, n: int) -> np.ndarray:
     x: np.ndarray = normals(("first",), count, n)
     x[0] = 0.0
     return x
-
-
-def sequence(shape: Sequence[int]) -> tuple[int, int]:
-    """(steps, channels) of a disturbance."""
-    return (int(shape[0]), 1) if len(shape) == 1 else (int(shape[0]), int(shape[1]))

@@ -116,7 +116,7 @@ class Replay:
         if self.out is not None:
             more = {} if answers.trajectory is None else {"trajectory": answers.trajectory[0]}
             with self.out.open("wb") as file:
-                np.savez(file, physical=physical, robustness=now, **more)  # type: ignore[arg-type]
+                np.savez(file, physical=physical, robustness=now, **more)
         if answers.trajectory is not None:
             for step, state in enumerate(answers.trajectory[0]):
                 show(f"{step:4d}  " + "  ".join(f"{value:.6g}" for value in state))

@@ -21,7 +21,7 @@ def names(facts: FailureFacts) -> list[str]:
 
 def write(facts: FailureFacts, things: Sequence[tuple[int, np.ndarray]], out: Path) -> Path:
     """Disturbances (n,), standard normal, by their numbers: physical numbers and log-likelihood, in the order of the numbers."""
-    from sfumato.fields.failure.ending import log_likelihood
+    from sfumato.fields.failure.cases import log_likelihood
 
     ordered = sorted(things, key=lambda pair: pair[0])
     numbers, x = [number for number, _ in ordered], np.stack([each for _, each in ordered])
