@@ -26,20 +26,6 @@ class Failures:
         return log_likelihood(self.x)
 
 
-def log_likelihood(self) -> np.ndarray:
-    """Log-density of each under the prior, in nats: exact."""
-    return log_likelihood(self.x)
-
-
-@contextmanager
-def resumable(run: Run) -> Iterator[None]:
-    """A signal in the training of a round says how the whole campaign is gone on with."""
-    try:
-        yield
-    except Stopped as error:
-        raise Stopped(error.code, f"in a campaign whose calls are saved: {go_on(run.path, True)}") from error
-
-
 def log_likelihood(x: np.ndarray) -> np.ndarray:
     """Log-density (N,) of disturbances x (N, n) under the prior."""
     return -0.5 * (x**2).sum(1) - 0.5 * x.shape[1] * math.log(2 * math.pi)

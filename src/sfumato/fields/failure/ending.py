@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,22 @@ from sfumato.fields.failure.modes import Modes, modes
 from sfumato.fields.failure.moves import Population, begun, drawn_again, guided, pcn, tuned
 from sfumato.fields.failure.page import write
 from sfumato.fields.failure.probability import ISLANDS, Verdict, Weighed, islands, ladder, verdict, weighing
+from sfumato.training.leaving import Stopped, go_on
 from sfumato.training.run import Run, write_text
 
 MOVES = 8
 """Moves of the samples at most."""
 ENOUGH = 50
 """Effective size of weighed draws from which the samples begin at them."""
+
+
+@contextmanager
+def resumable(run: Run) -> Iterator[None]:
+    """A signal in the training of a round says how the whole campaign is gone on with."""
+    try:
+        yield
+    except Stopped as error:
+        raise Stopped(error.code, f"in a campaign whose calls are saved: {go_on(run.path, True)}") from error
 
 
 def estimated(
