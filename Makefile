@@ -53,6 +53,7 @@ claims: install
 	$(BIN)/python -m benchmarks.defaults report
 	$(BIN)/python -m benchmarks.four_worlds
 	$(BIN)/python -m benchmarks.rare_event
+	$(BIN)/python -m benchmarks.failure
 	$(BIN)/python -m benchmarks.any_steps board
 	$(BIN)/python -m benchmarks.any_steps pictures
 	$(BIN)/python -m benchmarks.policy meta_world

@@ -31,6 +31,7 @@ from sfumato.fields.failure.simulators import Asked, opened
 from sfumato.fields.failure.spec import Spec
 from sfumato.jobs.api import train
 from sfumato.metrics.two_sample import classifier_test
+from sfumato.training.optim import OptimOptions
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run
 
@@ -68,10 +69,10 @@ def judged(x: np.ndarray, r: np.ndarray, truth: np.ndarray | None, asked: Asked)
 
 
 def campaign(args: argparse.Namespace, seed: int, asked: Asked, truth: np.ndarray | None) -> dict[str, Any]:
-    """One campaign of the field, with its usual options."""
+    """One campaign of the field, with weight decay."""
     begun = time.process_time()
     options = dataclasses.replace(CampaignOptions(), **json.loads(args.campaign))
-    training = TrainOptions(seed=seed, threads=1, steps=args.steps)
+    training = TrainOptions(seed=seed, threads=1, steps=args.steps, optim=OptimOptions(weight_decay=1.0))
     out = args.runs / f"{args.system.replace(':', '-')}-{args.calls}-{seed}"
     if not (out / "report.json").is_file():
         train(args.system, training, out, field="failure", calls=args.calls, campaign=options)
@@ -131,7 +132,7 @@ def main() -> None:
     parser.add_argument("--system", default="pendulum", choices=sorted(KNOWN))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--calls", type=int, default=40_000)
-    parser.add_argument("--steps", type=int, default=None, help="training steps of a round")
+    parser.add_argument("--steps", type=int, default=300, help="training steps of a round")
     parser.add_argument("--campaign", default="{}", help="options of the campaign, JSON")
     parser.add_argument("--only", nargs="+", default=["campaign", *METHODS])
     parser.add_argument("--truth", type=Path, default=TRUTH)
