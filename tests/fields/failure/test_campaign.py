@@ -27,13 +27,17 @@ SMALL = {
 }  # fmt: skip
 
 
-def campaign(out: Path, name: str = "toy2d", calls: int = 1500, **more) -> Run:
-    return sfumato.train(name, TRAINING, out, field="failure", calls=calls, **{**SMALL, **more})
+EASY = "tests.fields.failure.simulated:batch"
+"""Two numbers, p = 0.004: a small campaign reaches its failures."""
+
+
+def campaign(out: Path, name: str = EASY, calls: int = 1000, **more) -> Run:
+    return sfumato.train(name, TRAINING, out, field="failure", calls=calls, **{**SMALL, "shape": (2,), **more})
 
 
 def same(a: Path, b: Path) -> None:
     """Two runs made the same rounds, calls and probability, to the bit."""
-    assert rounds(Run(a)) == rounds(Run(b)) or str(rounds(Run(a))) == str(rounds(Run(b)))
+    assert str(rounds(Run(a))) == str(rounds(Run(b)))  # as text: what is not known is nan
     one, other = read_report(Run(a)), read_report(Run(b))
     assert one["probability"] == other["probability"]
     assert one["by"] == other["by"]
@@ -128,9 +132,9 @@ def test_ties_at_a_level_are_refused_by_their_value(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_version_two_begins_from_the_failures_of_version_one(tmp_path: Path) -> None:
-    first = campaign(tmp_path / "one", calls=3000)
+    first = campaign(tmp_path / "one", "toy2d", 4000)
     options = CampaignOptions(walk=8, samples=30, last=1, start=str(first.path))
-    second = campaign(tmp_path / "two", calls=3000, campaign=options)
+    second = campaign(tmp_path / "two", "toy2d", 4000, campaign=options)
     reached = [next(each.next for each in rounds(run) if each.level <= 0) for run in (first, second)]
     assert reached[1] < 0.8 * reached[0]
     assert read_report(second)["probability"]["p"] > 0
