@@ -10,7 +10,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py $(wildcard src/sfumato/fields/*/requires.txt)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[captions,images,policy,tables,text,weather,serve,plots,track,features,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[captions,failure,images,policy,tables,text,weather,serve,plots,track,features,dev]'
 	touch $@
 
 demo: install
@@ -54,6 +54,7 @@ claims: install
 	$(BIN)/python -m benchmarks.defaults report
 	$(BIN)/python -m benchmarks.four_worlds
 	$(BIN)/python -m benchmarks.rare_event
+	$(BIN)/python -m benchmarks.failure
 	$(BIN)/python -m benchmarks.any_steps board
 	$(BIN)/python -m benchmarks.any_steps pictures
 	$(BIN)/python -m benchmarks.policy meta_world

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sfumato.errors import Wrong
 from sfumato.jobs import find
 from sfumato.jobs.adapt import DistillOptions
+from sfumato.jobs.flags import listed
 from sfumato.jobs.model import load as _load
 from sfumato.jobs.recipe import Recipe
 from sfumato.jobs.strict import options
@@ -46,7 +47,8 @@ def train(
     """`sfumato train`: learn from data in a new run directory.
 
     Args:
-        data: where the data is, for the plain field or the one named by ``field``; or a recipe, as Images(Path("photos")).
+        data: where the data is (of failure sampling, the simulator), for the plain field or the one named by ``field``; or a
+            recipe, as Images(Path("photos")).
         training: how it is trained; keywords are options of it, or of the field (steps=100, labels=True).
         out: run directory; runs/NAME OF THE DATA unless given.
 
@@ -61,7 +63,10 @@ def train(
             raise Wrong(f"{next(iter(rest))}: give it to the recipe itself")
         recipe = data
     else:
-        recipe = options(find.kind(field or find.plain()), {"data": Path(data), **rest}, names)
+        kind = find.kind(field or find.plain())
+        first = next((option for option in listed(kind) if option.positional), None)
+        source = os.fspath(data) if first is not None and first.hint is str else Path(data)
+        recipe = options(kind, {"data" if first is None else first.path[-1]: source, **rest}, names)
     how = _training(training, {name: value for name, value in given.items() if name in names})
     return go(recipe, how, Path("runs") / recipe.title() if out is None else _path(out))
 

@@ -86,6 +86,8 @@ class Recipe:
     """Files that ``prepare`` writes beside data.json, which samples need too: a vocabulary. A conversion takes them over."""
     single: ClassVar[bool] = False
     """Whether all samples go into one file, ``--out rows.csv``, and not into a folder."""
+    lasting: ClassVar[tuple[str, ...]] = ()
+    """Folders of a run that stay where its beginning fails: what cannot be had again for nothing, as calls of a simulator."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Options of earlier revisions -> what they are called now, for old config.yaml files."""
 
@@ -186,6 +188,13 @@ class Recipe:
             coupling=method.dealt(), uncertainty=method.learns_weights(),
             hidden={guided: share} if guided and share > 0 else {},
         )  # fmt: skip
+
+    def fit(self, run: Run, task: Task, training: TrainOptions) -> None:
+        """Learn, from where the run stands on: ``task`` is trained once. A campaign, whose data come with what it has learned,
+        trains again and again, in runs inside the run. Raises Stopped."""
+        from sfumato.training import loop
+
+        loop.train(task, run, training)
 
     def walk(self, name: str = "usual") -> Walk:
         """How samples are drawn unless asked otherwise: "usual", "few" (a flow map), and what else a field names (--walk).

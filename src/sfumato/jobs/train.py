@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +134,6 @@ def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) ->
     """
     import os
 
-    from sfumato.training import loop
     from sfumato.training.parallel import launched
 
     run = Run(out)
@@ -158,7 +157,7 @@ def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) ->
             f"{out}: there is a run here already; go on with `sfumato resume {typed(out)}`, or give another --out"
         )
     made = _begin(recipe, training, run, tell)
-    loop.train(made.task, run, made.training)
+    made.recipe.fit(run, made.task, made.training)
     _carded(run)
     return run
 
@@ -193,11 +192,11 @@ def _different(before: Any, asked: Any, path: str = "") -> Iterator[str]:
 
 
 @contextmanager
-def starting(run: Run) -> Iterator[None]:
-    """A run begins: its directory is made and held. If nothing comes of it, what was made is removed again, and what stood
-    there before stays."""
+def starting(run: Run, lasting: Sequence[str] = ()) -> Iterator[None]:
+    """A run begins: its directory is made and held. If nothing comes of it, what was made is removed again, but for the folders
+    ``lasting``, and what stood there before stays."""
     above = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
-    before = set(run.path.iterdir()) if run.path.is_dir() else set()
+    before = (set(run.path.iterdir()) if run.path.is_dir() else set()) | {run.path / name for name in lasting}
     try:
         run.create()
         with at_once(), run.locked():
@@ -214,7 +213,7 @@ def starting(run: Run) -> Iterator[None]:
 
 
 def _begin(recipe: Recipe, training: TrainOptions, run: Run, tell: Say) -> Plan:
-    with starting(run):
+    with starting(run, recipe.lasting):
         made = plan(recipe, training, run, tell)
         for line in made.lines():
             tell(line)
@@ -239,17 +238,20 @@ def resume(out: Path, steps: int | None = None, tell: Say = say) -> Run:
 
     Raises RunError where it has more steps behind it than that, CheckpointError where its checkpoints are gone.
     """
-    from sfumato.training import loop
-
     run = Run(out)
     config = read_config(run)
     if steps is not None and steps != config.training.steps:
         with at_once(), run.locked():
             config = _relength(run, config, steps, tell)
     task = task_of(config, run)
-    loop.train(task, run, config.training)
-    for adaptation in config.adaptations:
-        adaptation.finished(run, task, config.training, tell)
+    if config.adaptations:
+        from sfumato.training import loop
+
+        loop.train(task, run, config.training)
+        for adaptation in config.adaptations:
+            adaptation.finished(run, task, config.training, tell)
+    else:
+        config.recipe.fit(run, task, config.training)
     _carded(run)
     return run
 

@@ -183,7 +183,8 @@ class Inspect:
             name = find.name_of(recipe)
             before = "" if name == find.plain() else f"{name} "
             said = manual.given(self, listed(type(self), {"recipe": type(recipe)}), ("out",))
-            say(f"train it  sfumato train {before}{typed(getattr(recipe, 'data', 'DATA'))}{said}")
+            place = next((o.path[-1] for o in listed(type(recipe)) if o.positional), "data")
+            say(f"train it  sfumato train {before}{typed(str(getattr(recipe, place, 'DATA')))}{said}")
         return 0 if sound else 1
 
 

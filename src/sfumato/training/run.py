@@ -61,6 +61,10 @@ class Run:
     def cache(self) -> Path:
         return self.path / "cache"
 
+    def sub(self, name: str) -> Run:
+        """A run inside this one."""
+        return Run(self.path / name)
+
     def create(self) -> None:
         """Make the directory. Raises RunError if it cannot be written."""
         try:
