@@ -9,6 +9,8 @@ Nothing here depends on what is held out but the site of a receptor (the mean of
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,6 +29,7 @@ from sfumato.fields.docking.chemistry import EXTRA, Ligand, chem, from_file, tan
 from sfumato.fields.docking.complexes import Complex
 from sfumato.fields.docking.facts import DockingFacts
 from sfumato.fields.docking.pose import CONFORMERS, UNIT, Joints, conformers, matched, placed, quads_of, read_off
+from sfumato.training.run import write_text
 
 if TYPE_CHECKING:
     from sfumato.training.run import Run
@@ -39,6 +42,8 @@ REACH = 8.0
 """A around a reference ligand within which residues are its pocket."""
 FRAME = 5.0
 """Median A of a target's poses from the nearest atom of its receptor, above which they lie in another frame."""
+LISTED = "complexes.json"
+"""What was kept of the complexes, in the cache."""
 LARGEST_LEFT = 0.5
 """Share of the ligands that may be left out."""
 
@@ -46,7 +51,50 @@ LARGEST_LEFT = 0.5
 def prepare(
     run: Run, complexes: Sequence[Complex], fold: int | None, share: float, pocket: int, tell: Callable[[str], None]
 ) -> DockingFacts:
-    """Complexes into the run. Raises DataError, Wrong."""
+    """Complexes into the run; what lies in its cache already, of the same files, is not made again. Raises DataError, Wrong."""
+    made_of = _content(complexes)
+    stored = _stored(run)
+    if stored.get("made_of") != made_of:
+        stored = _made(run, complexes, made_of, tell)
+    names = set(stored["names"])
+    own = [each for each in complexes if each.name in names]
+    poses = np.load(run.cache / "poses.npz", allow_pickle=False)
+    counts, every = poses["counts"], poses["left"]
+    first = [float(part.min()) for part in np.split(every, np.cumsum(counts[:, 0])[:-1])]
+    facts = DockingFacts(
+        tuple(stored["names"]), tuple(stored["receptor"]), tuple(each.target for each in own), tuple(each.fold for each in own),
+        tuple(stored["scaffold"]), _held(own, stored["scaffold"], fold, share), tuple(stored["receptors"]),
+        tuple(map(int, counts[:, 1])), tuple(map(int, counts[:, 2])), float(np.median(first)), float((every <= 1).mean()),
+        len(every), int(stored["dropped"]), int(stored["left"]), pocket,
+    )  # fmt: skip
+    facts.write(run)
+    return facts
+
+
+def _content(complexes: Sequence[Complex]) -> str:
+    """A hash of what files hold that conformers and poses are made of."""
+    found = hashlib.sha256(repr((CONFORMERS, FAR)).encode())
+    for path in dict.fromkeys(path for each in complexes for path in (each.protein, each.ligand)):
+        if path.is_file():
+            with path.open("rb") as stream:
+                found.update(hashlib.file_digest(stream, "sha256").digest())
+    found.update(repr([(each.name, each.protein.name) for each in complexes]).encode())
+    return found.hexdigest()
+
+
+def _stored(run: Run) -> dict[str, Any]:
+    """What lies in a run's cache, {} where nothing whole does."""
+    try:
+        found: dict[str, Any] = json.loads((run.cache / LISTED).read_text(encoding="utf-8"))
+        return (
+            found if all((run.cache / name).is_file() for name in ("ligands.sdf", "poses.npz", "receptors.npz")) else {}
+        )
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def _made(run: Run, complexes: Sequence[Complex], made_of: str, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Read, match and keep; what was kept. Raises DataError."""
     structures: dict[Path, Structure] = {}
     kept: list[tuple[Complex, Ligand]] = []
     for each in complexes:
@@ -61,22 +109,18 @@ def prepare(
         raise DataError(f"{left} of {len(complexes)} complexes cannot be read, see above; two sound ones are needed")
     files = [path for path in structures if any(each.protein == path for each, _ in kept)]
     _in_frame(kept, structures)
-    found, rows, dropped = _matched(run, kept, structures, tell)
+    found, rows, dropped = _matched(kept, tell)
     if len(found) < 2:
         raise DataError(f"{len(found)} pose(s) could be matched by a conformer; two are needed to learn from")
-    held = _held([each for each, _ in found], [ligand.scaffold for _, ligand in found], fold, share)
     _keep(run, found, rows, [structures[path] for path in files])
-    first = np.array([min(row["left"]) for row in rows])
-    every = np.concatenate([row["left"] for row in rows])
-    facts = DockingFacts(
-        tuple(each.name for each, _ in found), tuple(files.index(each.protein) for each, _ in found),
-        tuple(each.target for each, _ in found), tuple(each.fold for each, _ in found),
-        tuple(ligand.scaffold for _, ligand in found), held, tuple(str(path) for path in files),
-        tuple(len(ligand) for _, ligand in found), tuple(row["torsions"].shape[1] for row in rows),
-        float(np.median(first)), float((every <= 1).mean()), len(every), dropped, left, pocket,
-    )  # fmt: skip
-    facts.write(run)
-    return facts
+    stored = {
+        "made_of": made_of, "names": [each.name for each, _ in found],
+        "receptor": [files.index(each.protein) for each, _ in found],
+        "scaffold": [ligand.scaffold for _, ligand in found], "receptors": [str(path) for path in files], "dropped": dropped,
+        "left": left,
+    }  # fmt: skip
+    write_text(run.cache / LISTED, json.dumps(stored))
+    return stored
 
 
 def _posed(each: Complex) -> Ligand:
@@ -112,7 +156,7 @@ def _there(ligand: Ligand) -> np.ndarray:
 
 
 def _matched(
-    run: Run, kept: Sequence[tuple[Complex, Ligand]], structures: dict[Path, Structure], tell: Callable[[str], None]
+    kept: Sequence[tuple[Complex, Ligand]], tell: Callable[[str], None]
 ) -> tuple[list[tuple[Complex, Ligand]], list[dict[str, np.ndarray]], int]:
     """Conformers of each ligand, matched to its pose; how many were too far off."""
     from sfumato.training.progress import Watch
