@@ -14,7 +14,7 @@ from sfumato.fields.docking.writing import block
 
 SMILES = (
     "c1ccccc1CC(=O)N", "Cc1ccncc1", "O=C(O)c1ccccc1O", "C[C@H](N)C(=O)OCC", "CC(=O)Nc1ccc(O)cc1", "c1ccc2[nH]ccc2c1", "FC(F)(F)c1ccccc1",
-    "CCOC(=O)c1ccoc1", "N#CCCc1ccsc1", "O=S(=O)(N)c1ccc(Cl)cc1", "C1CCNCC1CO", "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
+    "CCOC(=O)c1ccoc1", "N#CCCc1ccsc1", "O=S(=O)(N)c1ccc(Cl)cc1", "OCC1CCNCC1", "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
 )  # fmt: skip
 PEPTIDE = "CC(C)C[C@H](NC(=O)[C@H](CC(N)=O)NC(=O)[C@@H](N)Cc1ccccc1)C(=O)NCCCCN"  # 15 and more torsions
 TRAIN = ["--network.width", "24", "--network.depth", "2", "--network.heads", "2", "--batch", "4", "--threads", "1", "--precision",
