@@ -36,8 +36,8 @@ def test_what_cannot_be_docked_is_refused_with_what_would_be_right(smiles: str, 
 def test_files_that_are_broken_are_named(tmp_path: Path) -> None:
     whole = block(from_smiles("CCO"), np.zeros((3, 3)), {})
     broken = {
-        "a.sdf": whole.replace("$$$$", "").replace("  1  2  1  0", "  1  9  1  0"), "b.sdf": "", "c.xyz": "3\n", "d.mol2": "nothing",
-        "e.sdf": whole.replace("M  END", ""),
+        "a.sdf": whole.replace("$$$$", "").replace("  1  2  1  0", "  1  9  1  0"), "b.sdf": "", "c.xyz": "3\n",
+        "d.mol2": "nothing", "e.sdf": whole.replace("M  END", ""),
     }  # fmt: skip
     for name, text in broken.items():
         (tmp_path / name).write_text(text)
@@ -111,7 +111,9 @@ def test_explicit_hydrogens_are_set_aside_and_the_heavy_ones_keep_their_order(tm
     shuffled = Chem.RenumberAtoms(full, order)
     (tmp_path / "h.sdf").write_text(Chem.MolToMolBlock(shuffled) + "$$$$\n")
     (ligand,) = from_file(tmp_path / "h.sdf")
-    assert [a.GetAtomicNum() for a in ligand.mol.GetAtoms()] == [full.GetAtomWithIdx(i).GetAtomicNum() for i in order if i < 5]
+    assert [a.GetAtomicNum() for a in ligand.mol.GetAtoms()] == [
+        full.GetAtomWithIdx(i).GetAtomicNum() for i in order if i < 5
+    ]
 
 
 def test_atoms_of_a_kind_are_known_by_what_is_around_them() -> None:

@@ -90,9 +90,13 @@ def test_torsions_move_nothing_rigidly() -> None:
     x = drawn(len(made), axes.shape[1])
     swung = turned(made, axes, moved, x["torsions"])
     lying = laid(swung, made, there)
-    assert torch.allclose(fitted(lying, made, there), torch.eye(3, dtype=torch.float64).expand(len(made), 3, 3), atol=1e-6)
+    assert torch.allclose(
+        fitted(lying, made, there), torch.eye(3, dtype=torch.float64).expand(len(made), 3, 3), atol=1e-6
+    )
     assert torch.allclose(lying.mean(1), made.mean(1), atol=1e-9)
-    assert not torch.allclose(fitted(swung, made, there), torch.eye(3, dtype=torch.float64), atol=1e-2)  # it was not so before
+    assert not torch.allclose(
+        fitted(swung, made, there), torch.eye(3, dtype=torch.float64), atol=1e-2
+    )  # it was not so before
 
 
 def test_what_is_padded_moves_nothing_and_is_nowhere() -> None:
@@ -144,4 +148,6 @@ def test_units_are_those_that_are_said() -> None:
     made, axes, moved, there = body(from_smiles("Cc1ccncc1"), 1)
     x = {"centre": torch.tensor([[1.0, 0, 0]], dtype=torch.float64), "turn": torch.eye(3, dtype=torch.float64)[None],
          "torsions": torch.zeros(1, 0, dtype=torch.float64)}  # fmt: skip
-    assert torch.allclose(placed(made, axes, moved, there, x).mean(1), torch.tensor([[UNIT, 0, 0]], dtype=torch.float64), atol=1e-6)
+    assert torch.allclose(
+        placed(made, axes, moved, there, x).mean(1), torch.tensor([[UNIT, 0, 0]], dtype=torch.float64), atol=1e-6
+    )

@@ -69,10 +69,14 @@ def test_rmsd_is_that_of_two_other_programs() -> None:
             x = drawn(1, len(joints), seed=100 * k + seed)
             x["centre"] = x["centre"] * 0.3
             pose = placed(made, joints.axes[None], joints.moved[None], there, x)[0].numpy()
-            pose = reference[ways[chance.integers(len(ways))]] + 0.3 * chance.normal(size=pose.shape) if seed % 2 else pose
+            pose = (
+                reference[ways[chance.integers(len(ways))]] + 0.3 * chance.normal(size=pose.shape) if seed % 2 else pose
+            )
             mine = rmsd(pose[None], reference, ways)[0]
             assert mine == pytest.approx(rdMolAlign.CalcRMS(posed(ligand, pose), posed(ligand, reference)), abs=1e-4)
-            assert mine == pytest.approx(spyrmsd.symmrmsd(reference, pose, numbers, numbers, adjacency, adjacency), abs=1e-4)
+            assert mine == pytest.approx(
+                spyrmsd.symmrmsd(reference, pose, numbers, numbers, adjacency, adjacency), abs=1e-4
+            )
             count += 1
     assert count >= 200
 

@@ -13,8 +13,8 @@ from sfumato.fields.docking.pose import Joints, conformers, placed
 from sfumato.fields.docking.writing import block
 
 SMILES = (
-    "c1ccccc1CC(=O)N", "Cc1ccncc1", "O=C(O)c1ccccc1O", "C[C@H](N)C(=O)OCC", "CC(=O)Nc1ccc(O)cc1", "c1ccc2[nH]ccc2c1", "FC(F)(F)c1ccccc1",
-    "CCOC(=O)c1ccoc1", "N#CCCc1ccsc1", "O=S(=O)(N)c1ccc(Cl)cc1", "OCC1CCNCC1", "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
+    "c1ccccc1CC(=O)N", "Cc1ccncc1", "O=C(O)c1ccccc1O", "C[C@H](N)C(=O)OCC", "CC(=O)Nc1ccc(O)cc1", "c1ccc2[nH]ccc2c1",
+    "FC(F)(F)c1ccccc1", "CCOC(=O)c1ccoc1", "N#CCCc1ccsc1", "O=S(=O)(N)c1ccc(Cl)cc1", "OCC1CCNCC1", "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
 )  # fmt: skip
 PEPTIDE = "CC(C)C[C@H](NC(=O)[C@H](CC(N)=O)NC(=O)[C@@H](N)Cc1ccccc1)C(=O)NCCCCN"  # 15 and more torsions
 TRAIN = ["--network.width", "24", "--network.depth", "2", "--network.heads", "2", "--batch", "4", "--threads", "1", "--precision",
@@ -31,7 +31,13 @@ def receptor(path: Path, seed: int = 0, count: int = 40, far: float = 9.0) -> Pa
         side = np.cross(u, [0.3, 0.5, 0.8])
         side /= np.linalg.norm(side)
         ca = far * u
-        atoms = {"N": ca + 1.46 * side, "CA": ca, "C": ca - 1.52 * side, "O": ca - 1.8 * side + 1.1 * u, "CB": ca - 1.53 * u}
+        atoms = {
+            "N": ca + 1.46 * side,
+            "CA": ca,
+            "C": ca - 1.52 * side,
+            "O": ca - 1.8 * side + 1.1 * u,
+            "CB": ca - 1.53 * u,
+        }
         for name, place in atoms.items():
             k += 1
             lines.append(

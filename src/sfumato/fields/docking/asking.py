@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from sfumato.data.structures import Structure, nearest, read_structure
 from sfumato.errors import DataError, Mendable, Wrong, shown
 from sfumato.fields.docking.batching import BLANK, Pocket, Shape, Template, rows_of
 from sfumato.fields.docking.chemistry import EXTRA, SUFFIXES, Ligand, from_file, from_smiles
+from sfumato.fields.docking.coding import CODINGS
 from sfumato.fields.docking.complexes import rows_of as table_of
 from sfumato.fields.docking.data import REACH, Store, ranked, site_around
-from sfumato.fields.docking.pose import Joints, conformers
+from sfumato.fields.docking.pose import Joints, closed, conformers, quads_of
 
 if TYPE_CHECKING:
     from sfumato.diffusion.tree import Tree
@@ -59,6 +59,11 @@ class Case:
         return Joints.of(self.ligand.mol)
 
     @cached_property
+    def quads(self) -> Tensor:
+        """Four atoms of each of its dihedrals."""
+        return quads_of(self.ligand.mol, self.joints)
+
+    @cached_property
     def conformers(self) -> Tensor:
         """(K, N, 3). Raises DataError."""
         return conformers(self.ligand)
@@ -85,6 +90,7 @@ class Docked:
     cases: tuple[Case, ...]
     n: int
     failed: tuple[tuple[str, str], ...] = ()
+    coding: Any = CODINGS["heat"]
 
     def __len__(self) -> int:
         return len(self.cases) * self.n
@@ -114,10 +120,7 @@ class Docked:
             shape, [(case.ligand, case.joints, case.conformers[case.conformer(place)].numpy()) for case, place in own],
             [case.site.pocket for case, _ in own], [self._template(case, place) for case, place in own],
         )  # fmt: skip
-        B = len(own)
-        turn = torch.eye(3).expand(B, 3, 3).clone()
-        x = {"centre": torch.zeros(B, 3), "turn": turn, "torsions": torch.zeros(B, shape.torsions)}
-        return {"x": x, **made}
+        return {"x": self.coding.blank(made["ligand"]), **made}
 
     def _template(self, case: Case, place: int) -> Template:
         which = case.template(place)
@@ -127,7 +130,7 @@ class Docked:
         return Template.of(case.ligand, template, likeness, case.site.centre)
 
 
-def held_out(store: Store, n: int, which: Sequence[int] | None = None) -> Docked:
+def held_out(store: Store, n: int, which: Sequence[int] | None = None, process: str = "heat") -> Docked:
     """The complexes held out, docked anew from their SMILES' conformers."""
     sites = tuple(_own_site(store, number) for number in range(len(store.structures)))
     cases: list[Case] = []
@@ -138,7 +141,7 @@ def held_out(store: Store, n: int, which: Sequence[int] | None = None) -> Docked
         own = store.templates(known.ligand, known.receptor)
         templates = tuple((store.known[j].ligand, likeness) for j, likeness in own)
         _add(cases, failed, store.facts.names[i], lambda: ligand, sites[known.receptor], n, templates, i)  # noqa: B023
-    return Docked(tuple(cases), n, tuple(failed))
+    return Docked(tuple(cases), n, tuple(failed), CODINGS[process])
 
 
 def _own_site(store: Store, number: int) -> Site:
@@ -148,12 +151,18 @@ def _own_site(store: Store, number: int) -> Site:
 
 def _add(
     cases: list[Case], failed: list[tuple[str, str]], name: str, ligand: Callable[[], Ligand], site: Site, n: int,
-    templates: tuple[tuple[Ligand, float], ...] | None = None, known: int | None = None,
+    templates: tuple[tuple[Ligand, float], ...] | None = None, known: int | None = None, titled: bool = False,
 ) -> None:  # fmt: skip
-    """A case more, or the reason why it is none."""
+    """A case more, called ``name`` (or, if ``titled``, what its file calls it), or the reason why it is none."""
     try:
         found = ligand()
-        case = Case(name, found, site, tuple(site.templates(found)) if templates is None else templates, known)
+        case = Case(
+            found.name if titled else name,
+            found,
+            site,
+            tuple(site.templates(found)) if templates is None else templates,
+            known,
+        )
         case.conformers  # noqa: B018 - made here, where it can fail alone
         cases.append(case)
     except Mendable as error:
@@ -189,27 +198,22 @@ def asked(store: Store, ask: DockingAsk, n: int) -> Docked:
     else:
         one = site(ask.protein)
         for text in ask.ligand:
-            for ligand in _described(text, Path()):
-                _add(cases, failed, f"ligand_{len(cases) + len(failed) + 1}", ligand, one, n)
+            many = _described(text, Path())
+            for k, ligand in enumerate(many):
+                name = text if len(many) == 1 else f"{text} {k + 1}"
+                _add(cases, failed, name, ligand, one, n, titled=Path(text).suffix.lower() in SUFFIXES)
     if not cases:
         raise DataError(failed[0][1] if failed else "no ligand to dock")
     return Docked(_apart(cases), n, tuple(failed))
 
 
 def _apart(cases: Sequence[Case]) -> tuple[Case, ...]:
-    """Cases of different names, by their ligands' own where these have some."""
-    from dataclasses import replace
-
+    """Cases of different names: what comes again is counted."""
     seen: dict[str, int] = {}
     found = []
     for case in cases:
-        own = (
-            case.ligand.name
-            if case.name.startswith("ligand_") and case.ligand.name != case.ligand.smiles
-            else case.name
-        )
-        count = seen[own] = seen.get(own, 0) + 1
-        found.append(replace(case, name=own if count == 1 else f"{own}_{count}"))
+        count = seen[case.name] = seen.get(case.name, 0) + 1
+        found.append(case if count == 1 else replace(case, name=f"{case.name}_{count}"))
     return tuple(found)
 
 
@@ -323,15 +327,14 @@ class Pose:
 
 
 def poses_of(queries: Docked, drawn: Any) -> list[Pose]:
-    """What was drawn, as poses in the receptor's frame, moved there with the site."""
-    from sfumato.fields.docking.pose import placed
-
-    body, x = drawn.query["ligand"], drawn.x
-    conformer, axes, moved, there = (body[name].cpu() for name in ("conformer", "axes", "moved", "there"))
-    own = {name: value.float().cpu() for name, value in x.items()}
-    every = placed(conformer, axes, moved, there, own).double().numpy()
-    found = []
+    """What was drawn, as poses in the receptor's frame; what its coding may have torn is closed onto the conformer."""
+    body = {name: value.cpu() for name, value in drawn.query["ligand"].items()}
+    own = {name: value.float().cpu() for name, value in drawn.x.items()}
+    every, found = queries.coding.places(own, body).double(), []
     for number, places in zip(drawn.numbers, every):
         case, place = queries.at(number)
-        found.append(Pose(case, number, place, places[: len(case.ligand)] + case.site.centre))
+        pose = places[: len(case.ligand)]
+        if not queries.coding.whole:
+            pose = closed(case.conformers[case.conformer(place)], case.joints, case.quads, pose)
+        found.append(Pose(case, number, place, pose.numpy() + case.site.centre))
     return found

@@ -106,6 +106,7 @@ def _ligands(shape: Shape, ligands: Sequence[tuple[Ligand, Joints, np.ndarray]])
     made = {
         "atoms": torch.zeros(B, N, FEATURES), "there": torch.zeros(B, N, dtype=torch.bool), "conformer": torch.zeros(B, N, 3),
         "bonds": torch.full((B, N, N), 7, dtype=torch.int64), "axes": torch.zeros(B, m, 2, dtype=torch.int64),
+        "pieces": torch.zeros(B, m + 1, N, dtype=torch.bool), "reach": torch.zeros(B, m + 1, N, dtype=torch.bool),
         "moved": torch.zeros(B, m, N, dtype=torch.bool), "joints": torch.zeros(B, m, dtype=torch.bool),
     }  # fmt: skip
     for row, (ligand, joints, conformer) in enumerate(ligands):
@@ -118,6 +119,7 @@ def _ligands(shape: Shape, ligands: Sequence[tuple[Ligand, Joints, np.ndarray]])
             joints.moved,
             True,
         )
+        made["pieces"][row, : turns + 1, :n], made["reach"][row, : turns + 1, :n] = joints.pieces, joints.reach
     return made
 
 

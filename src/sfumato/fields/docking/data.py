@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sfumato.data import split
 from sfumato.data.structures import Structure, nearest, read_structure
 from sfumato.errors import DataError, Wrong, shown
 from sfumato.fields.docking.batching import BLANK, Pocket, Shape, Template, rows_of
 from sfumato.fields.docking.chemistry import EXTRA, Ligand, chem, from_file, tanimoto
+from sfumato.fields.docking.coding import CODINGS
 from sfumato.fields.docking.complexes import Complex
 from sfumato.fields.docking.facts import DockingFacts
-from sfumato.fields.docking.pose import CONFORMERS, UNIT, Joints, conformers, matched, placed, quads_of, read_off
+from sfumato.fields.docking.pose import CONFORMERS, UNIT, Joints, conformers, matched, quads_of, read_off
 from sfumato.training.run import write_text
 
 if TYPE_CHECKING:
@@ -333,9 +333,9 @@ class Store:
         """A known pose as it is shown with a ligand."""
         return Template.of(ligand, self.known[number].ligand, likeness, site)
 
-    def data(self, which: Sequence[int]) -> Poses:
-        """The poses of these complexes as items."""
-        return Poses(self, tuple(which))
+    def data(self, which: Sequence[int], process: str = "heat") -> Poses:
+        """The poses of these complexes as items, in the coding of a process."""
+        return Poses(self, tuple(which), CODINGS[process])
 
 
 def ranked(ligand: Ligand, others: list[Ligand], numbers: Sequence[int]) -> list[tuple[int, float]]:
@@ -379,6 +379,7 @@ class Poses:
 
     store: Store
     which: tuple[int, ...]
+    coding: Any = CODINGS["heat"]
 
     @cached_property
     def rows(self) -> list[tuple[int, int, tuple[int, float] | None]]:
@@ -410,8 +411,7 @@ class Poses:
         return f"{self.store.facts.names[self.rows[index][0]]} (conformer {self.rows[index][1]})"
 
     def batch(self, indices: np.ndarray) -> dict[str, Any]:
-        """{"x": {"centre" (B, 3), "turn" (B, 3, 3), "torsions" (B, m)}, "weight": {"torsions" (B, m)}, "ligand", "pocket",
-        "template"} of items of one shape."""
+        """{"x", "weight", "ligand", "pocket", "template"} of items of one shape, x as the coding has it."""
         store, own = self.store, [self.rows[int(i)] for i in indices]
         shape = self.shapes[int(indices[0])]
         known = [store.known[i] for i, _, _ in own]
@@ -429,9 +429,5 @@ class Poses:
         turn = np.stack([each.rows["turn"][k] for each, k in zip(known, which)])
         parts = {"centre": np.stack(centre).astype(np.float32), "turn": turn, "torsions": torsions}
         x = {name: torch.from_numpy(part) for name, part in parts.items()}
-        return {"x": x, "weight": {"torsions": made["ligand"]["joints"].float()}, **made}
-
-    def pose(self, rows: dict[str, Any]) -> Tensor:
-        """The places in A, about the site, of rows of a batch: (B, N, 3)."""
-        ligand = rows["ligand"]
-        return placed(ligand["conformer"], ligand["axes"], ligand["moved"], ligand["there"], rows["x"])
+        coded = self.coding.encode(x, made["ligand"])
+        return {"x": coded, "weight": self.coding.weight(made["ligand"]), **made}

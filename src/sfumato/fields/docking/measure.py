@@ -54,12 +54,18 @@ def cases(model: Model, measure: DockingMeasure) -> Docked:
     """The held-out complexes to measure on. Raises RunError."""
     store = model.companions.store
     which = store.held_out if measure.cases is None else store.held_out[: measure.cases]
-    found = held_out(store, measure.n, which)
+    found = held_out(store, measure.n, which, process_of(model))
     if len(found.cases) < 2:
         raise RunError(
             f"{model.run.path}: {len(found.cases)} held-out ligand(s) can be docked; two are needed to measure"
         )
     return found
+
+
+def process_of(model: Model) -> str:
+    """The name of what a run diffuses."""
+    recipe: Any = model.recipe
+    return str(recipe.method.process)
 
 
 def drawn_poses(model: Model, queries: Docked) -> list[Pose]:

@@ -13,30 +13,27 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.fields.docking.chemistry import FEATURES, RADII
-from sfumato.fields.docking.pose import UNIT, axis_of, centroid, placed
+from sfumato.fields.docking.coding import CODINGS, PULLS
 from sfumato.networks.parts import LevelEmbedding, no_autocast, standard, zero_
 from sfumato.networks.points import PairBlock, Radial, spread
 
-PARTS = ("centre", "turn", "torsions")
 KINDS = 21
-PULLS = 4
-"""Fields of pulls: at the centre, about it, about bonds by what they move, and by what they do not."""
-SOFT = {"centre": 0.5, "turn": 0.2, "torsions": 0.2}
-"""Noise (in units of the part) below which pulls are not made longer."""
+BODY = ("conformer", "axes", "moved", "there", "pieces", "reach", "joints")
+"""What of a ligand says where its atoms are."""
 
 
 class PoseNetwork(nn.Module):
-    """Poses as centre, turn and torsions.
+    """Poses in any coding: centre, turn and torsions; rigid pieces; atoms.
 
     width, depth, heads   of the ligand's blocks; one block more goes over pocket and template, once a walk
-    process     "heat" or "flow": how the centre that is shown is to be read
+    process     what is diffused, a name of CODINGS
     frame       "receptor": places themselves are seen, in the frame of the site; "free": distances alone
     """
 
     options: dict[str, Any]
 
     def __init__(
-        self, *, width: int = 96, depth: int = 5, heads: int = 6, process: Literal["heat", "flow"] = "heat",
+        self, *, width: int = 96, depth: int = 5, heads: int = 6, process: Literal["heat", "flow", "fragments", "atoms"] = "heat",
         frame: Literal["receptor", "free"] = "receptor",
     ) -> None:  # fmt: skip
         super().__init__()
@@ -45,7 +42,7 @@ class PoseNetwork(nn.Module):
         self.options = {
             "kind": "pose", "width": width, "depth": depth, "heads": heads, "process": process, "frame": frame,
         }  # fmt: skip
-        self.heads, self.process = heads, process
+        self.heads, self.coding = heads, CODINGS[process]
         self.radial = Radial()
         bumps, every = self.radial.count, heads * depth
         own = 39 if frame == "receptor" else 0
@@ -58,7 +55,7 @@ class PoseNetwork(nn.Module):
         self.among = nn.Linear(bumps, heads)
         self.context = PairBlock(width, heads)
         self.keys = nn.Linear(width, 2 * depth * width)
-        self.levels = nn.ModuleDict({name: LevelEmbedding(width) for name in PARTS})
+        self.levels = nn.ModuleDict({name: LevelEmbedding(width) for name in self.coding.parts})
         self.sharpen = nn.Linear(width, every)
         self.blocks = nn.ModuleList(PairBlock(width, heads, width) for _ in range(depth))
         self.look = nn.ModuleList(nn.Linear(4 * heads if own else heads, width) for _ in range(depth))
@@ -93,7 +90,7 @@ class PoseNetwork(nn.Module):
         return {
             "atoms": self.atom(ligand["atoms"]), "keys": self.keys(standard(tokens)), "known": known.float(),
             "blind": torch.cat((hidden, blind), 1), "fixed": places, "backbone": pocket["places"][:, :, 0], "body": {
-                name: ligand[name] for name in ("conformer", "axes", "moved", "there")},
+                name: ligand[name] for name in BODY},
         }  # fmt: skip
 
     def _placed(self, places: Tensor, layer: nn.Linear | None) -> Tensor | float:
@@ -107,14 +104,15 @@ class PoseNetwork(nn.Module):
         self, x: dict[str, Tensor], level: dict[str, Tensor], *, atoms: Tensor, keys: Tensor, known: Tensor, blind: Tensor,
         fixed: Tensor, backbone: Tensor, body: dict[str, Tensor],
     ) -> dict[str, Tensor]:  # fmt: skip
-        """What is shown of centre (B, 3), turn (B, 3, 3) and torsions (B, m), and their levels (B,) -> the answers."""
+        """What is shown of the parts of a pose, and their levels (B,) -> the answer of each part."""
         with torch.no_grad(), no_autocast(atoms):
-            places = self.places(x, level, body)
+            now = self.coding.shown(x, level)
+            places = self.coding.places(now, body)
             every = torch.cat((places, fixed.float()), 1)
             N, P = places.shape[1], backbone.shape[1]
             apart = self.radial(torch.cdist(places, every))
             to_backbone = self.radial(torch.cdist(places, backbone.float()))
-        condition = sum(self.levels[name](level[name]) for name in PARTS)
+        condition = sum(self.levels[name](level[name]) for name in self.coding.parts)
         near = torch.cat((
             self.near(apart[:, :, :N]), self.near_pocket(torch.cat((apart[:, :, N : N + P], to_backbone), -1)),
             self.near_template(apart[:, :, N + P :]),
@@ -132,62 +130,17 @@ class PoseNetwork(nn.Module):
                 seen = torch.cat((seen, looks[-1].flatten(2)), -1)
             h = h + look(seen / 5)
         scale, shift = self.final(condition)[:, None].chunk(2, -1)
-        return self.answer(standard(h) * (1 + scale) + shift, torch.cat(looks, 2), places, x, level, body)
+        field = self.pulled(standard(h) * (1 + scale) + shift, torch.cat(looks, 2), body["there"])
+        with no_autocast(h):
+            answer: dict[str, Tensor] = self.coding.answer(field, places, now, level, body)
+        return answer
 
-    def places(self, x: dict[str, Tensor], level: dict[str, Tensor], body: dict[str, Tensor]) -> Tensor:
-        """Where the atoms are, (B, N, 3) in A about the site."""
-        ratio = level["centre"].double().exp()
-        radius = (1 + ratio**2).sqrt()
-        scale = radius if self.process == "heat" else radius / (1 + ratio)
-        now = {**x, "centre": (x["centre"] * scale[:, None]).float()}
-        return placed(body["conformer"].float(), body["axes"], body["moved"], body["there"], now)
-
-    def answer(
-        self,
-        h: Tensor,
-        looks: Tensor,
-        places: Tensor,
-        x: dict[str, Tensor],
-        level: dict[str, Tensor],
-        body: dict[str, Tensor],
-    ) -> dict[str, Tensor]:
-        """What pulls at the atoms, as the parts of a pose have it. looks (B, N, heads x depth, 3)."""
+    def pulled(self, h: Tensor, looks: Tensor, there: Tensor) -> Tensor:
+        """Fields of pulls at the atoms, (PULLS, B, N, 3), from tokens and where their heads look (B, N, heads x depth, 3)."""
         pulls = self.pull(h).unflatten(-1, (PULLS, -1))
         direct = None if self.push is None else self.push(h).unflatten(-1, (PULLS, 3)).float()
-        there = body["there"]
         with no_autocast(h):
             field = torch.einsum("bnpl,bnlc->pbnc", pulls.float(), looks)
             if direct is not None:
                 field = field + direct.movedim(2, 0)
-            field = field * there[None, ..., None]
-            gain = {name: 1 / (level[name].float().exp().clamp_max(5) ** 2 + SOFT[name] ** 2).sqrt() for name in PARTS}
-            with torch.no_grad():
-                arms = places - centroid(places, there)
-                turning, levers, others = _levers(places, arms, body)
-            centre = field[0].sum(1) / there.sum(1, keepdim=True).clamp_min(1) / UNIT
-            torque = (turning @ torch.linalg.cross(arms, field[1]).sum(1)[..., None])[..., 0]
-            turn = (x["turn"].float().transpose(1, 2) @ torque[..., None])[..., 0]
-            torsions = torch.einsum("bmnc,bnc->bm", levers, field[2]) - torch.einsum("bmnc,bnc->bm", others, field[3])
-        return {
-            "centre": centre * gain["centre"][:, None], "turn": turn * gain["turn"][:, None],
-            "torsions": torsions * gain["torsions"][:, None],
-        }  # fmt: skip
-
-
-def _levers(places: Tensor, arms: Tensor, body: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """How pulls turn a body: the inverse inertia (B, 3, 3) about its centroid, and levers (B, m, N, 3) about each bond, of what
-    it moves and of the rest, each over its own inertia."""
-    there, axes, moved = body["there"], body["axes"], body["moved"]
-    r = (arms * there[..., None]).double()
-    inertia = (r.square().sum((1, 2)) + 1)[:, None, None] * torch.eye(3, device=r.device, dtype=r.dtype) - r.transpose(
-        1, 2
-    ) @ r
-    levers = []
-    for j in range(axes.shape[1]):
-        end, u = axis_of(places, axes[:, j])
-        levers.append(torch.linalg.cross(u[:, None].expand_as(places), places - end[:, None]))
-    every = torch.stack(levers, 1)
-    real = moved.any(-1, keepdim=True)
-    both = [every * mask[..., None] for mask in (moved, there[:, None] & ~moved & real)]
-    both = [each / (each.square().sum((2, 3), keepdim=True) + 1) for each in both]
-    return torch.linalg.inv(inertia).float(), both[0], both[1]
+            return field * there[None, ..., None]

@@ -48,8 +48,10 @@ class PoseNetworkOptions:
 class DockingMethod:
     """The diffusion method: a pose is the place of its centre, its turn, and its torsions (Corso 2022, arXiv 2210.01776)."""
 
-    process: Literal["heat", "flow"] = "heat"
-    """heat: diffusion by the heat kernels of rotations and angles; flow: flow matching along geodesics, for few steps."""
+    process: Literal["heat", "flow", "fragments", "atoms"] = "heat"
+    """heat: diffusion by the heat kernels of rotations and angles; flow: flow matching along geodesics, for few steps; fragments:
+    rigid pieces between rotatable bonds, each with its own place and turn; atoms: each atom by itself. The last two are closed
+    onto the conformer afterwards."""
     centre: tuple[float, float] = (0.05, 3.0)
     """Least and most noise of the centre, in units of 2 A."""
     turn: tuple[float, float] = (0.03, 2.6)
@@ -67,8 +69,12 @@ class DockingMethod:
 
     def build(self) -> Product:
         """The process."""
-        from sfumato.diffusion import SO3, VE, Gaussian, Geodesic, Heat, Product, Torus
+        from sfumato.diffusion import EDM, SO3, VE, Gaussian, Geodesic, Heat, Product, Torus
 
+        if self.process == "atoms":
+            return Product(atoms=Gaussian(EDM(8e-4, 32.0), predicts="v"))
+        if self.process == "fragments":
+            return Product(centres=Gaussian(VE(*self.centre), predicts="v"), turns=Heat(SO3(), VE(*self.turn)))
         if self.process == "flow":
             return Product(centre=Gaussian(), turn=Geodesic(SO3()), torsions=Geodesic(Torus()))
         return Product(
@@ -77,9 +83,11 @@ class DockingMethod:
         )  # fmt: skip
 
     def distribution(self) -> Times:
-        """Even in t: so in the logarithm of the noise."""
-        from sfumato.diffusion import PerPart, Uniform
+        """Even in t: so in the logarithm of the noise. Of atoms EDM's, in units of their spread."""
+        from sfumato.diffusion import LogNormal, PerPart, Uniform
 
+        if self.process == "atoms":
+            return LogNormal(-1.2, 1.5)
         return Uniform() if self.together == 1 else PerPart(Uniform(), self.together)
 
     def dealt(self) -> Coupling:
@@ -94,6 +102,10 @@ class DockingMethod:
 
     def words(self) -> str:
         """One line about the method."""
+        if self.process == "atoms":
+            return "diffusion of atoms (EDM), closed onto conformers"
+        if self.process == "fragments":
+            return "heat diffusion of rigid pieces, closed onto conformers"
         if self.process == "flow":
             return "flow matching of centre, turn and torsions along geodesics"
         return (

@@ -62,10 +62,13 @@ def behind(mol: Any, a: int, b: int) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class Joints:
-    """What turns in a ligand: axes (m, 2) int64, from an atom a to b; moved (m, N) bool, the atoms beyond b, without a and b."""
+    """What turns in a ligand: axes (m, 2) int64, from an atom a to b; moved (m, N) bool, the atoms beyond b, without a and b.
+    pieces (m + 1, N) bool: what is rigid between those bonds; reach: and the atoms bound to it across them."""
 
     axes: Tensor
     moved: Tensor
+    pieces: Tensor
+    reach: Tensor
 
     @classmethod
     def of(cls, mol: Any) -> Joints:
@@ -75,10 +78,29 @@ class Joints:
         for row, (a, b) in zip(moved, pairs):
             row[behind(mol, a, b)] = True
             row[b] = False
-        return cls(torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2), moved)
+        return cls(torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2), moved, *pieces_of(mol, pairs))
 
     def __len__(self) -> int:
         return len(self.axes)
+
+
+def pieces_of(mol: Any, pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """What is rigid between bonds, and with what is bound to it across them: (len + 1, N) bool each."""
+    of, cut, count = [-1] * mol.GetNumAtoms(), {frozenset(pair) for pair in pairs}, 0
+    for first in range(len(of)):
+        todo = [first] if of[first] < 0 else []
+        while todo:
+            i = todo.pop()
+            of[i] = count
+            around = [n.GetIdx() for n in mol.GetAtomWithIdx(i).GetNeighbors()]
+            todo += [j for j in around if of[j] < 0 and frozenset((i, j)) not in cut]
+        count = max(of) + 1
+    pieces = torch.zeros(count, len(of), dtype=torch.bool)
+    pieces[of, range(len(of))] = True
+    reach = pieces.clone()
+    for a, b in pairs:
+        reach[of[a], b] = reach[of[b], a] = True
+    return pieces, reach
 
 
 # ---- geometry --------------------------------------------------------------------------------------------------------
@@ -172,7 +194,7 @@ def quads_of(mol: Any, joints: Joints) -> Tensor:
 
 
 def matched(
-    conformers: Tensor, joints: Joints, quads: Tensor, pose: Tensor, rng: torch.Generator
+    conformers: Tensor, joints: Joints, quads: Tensor, pose: Tensor, rng: torch.Generator, starts: int = STARTS
 ) -> tuple[Tensor, Tensor]:
     """Torsions (K, m) that bring each conformer (K, N, 3) next to a pose (N, 3), and the RMSD that is left, (K,) in A.
 
@@ -181,13 +203,13 @@ def matched(
     """
     K, N, m = len(conformers), conformers.shape[1], len(joints)
     conformers, pose = conformers.double(), pose.double()
-    there = torch.ones(K * (STARTS if m else 1), N, dtype=torch.bool)
+    there = torch.ones(K * (starts if m else 1), N, dtype=torch.bool)
     if m == 0:
         return torch.zeros(K, 0), rmsd(laid(conformers, pose.expand(K, -1, -1), there), pose)
-    angles = (2 * torch.rand(STARTS, K, m, generator=rng, dtype=torch.float64) - 1) * math.pi
+    angles = (2 * torch.rand(starts, K, m, generator=rng, dtype=torch.float64) - 1) * math.pi
     angles[0] = dihedrals(pose[None], quads) - dihedrals(conformers, quads)
-    angles[1] = 0
-    angles, start = angles.flatten(0, 1), conformers.repeat(STARTS, 1, 1)
+    angles[1:2] = 0
+    angles, start = angles.flatten(0, 1), conformers.repeat(starts, 1, 1)
     axes, moved = joints.axes.expand(len(start), -1, -1), joints.moved.expand(len(start), -1, -1)
     onto = pose.expand(len(start), -1, -1)
     places = laid(turned(start, axes, moved, angles), onto, there)
@@ -199,9 +221,18 @@ def matched(
             swung = about(u, step, places - end[:, None]) + end[:, None]
             places = torch.where(joints.moved[j][None, :, None], swung, places)
         places = laid(places, onto, there)
-    left = rmsd(places, pose).reshape(STARTS, K)
+    left = rmsd(places, pose).reshape(starts, K)
     best = left.argmin(0)
-    return angles.reshape(STARTS, K, m)[best, torch.arange(K)].float(), left[best, torch.arange(K)]
+    return angles.reshape(starts, K, m)[best, torch.arange(K)].float(), left[best, torch.arange(K)]
+
+
+def closed(conformer: Tensor, joints: Joints, quads: Tensor, pose: Tensor) -> Tensor:
+    """The pose with the bonds, angles, rings and stereo of a conformer (N, 3) that lies nearest to ``pose`` (N, 3), whose own may
+    be torn: (N, 3)."""
+    torsions, _ = matched(conformer[None], joints, quads, pose, torch.Generator().manual_seed(0), starts=2)
+    axes, moved, there = joints.axes[None], joints.moved[None], torch.ones(1, len(pose), dtype=torch.bool)
+    swung = turned(conformer[None].double(), axes, moved, torsions.double())
+    return laid(swung, pose[None].double(), there)[0]
 
 
 def _best_turn(places: Tensor, onto: Tensor, axis: Tensor, moved: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sfumato.errors import DataError
-from sfumato.fields.docking.measure import RIGHT, certainty, drawn_poses
+from sfumato.fields.docking.measure import RIGHT, certainty, drawn_poses, process_of
 from sfumato.fields.docking.rank import NUMBERS, Ranker, scored
 from sfumato.fields.docking.symmetry import rmsd, symmetries
 
@@ -68,7 +68,7 @@ def learn(model: Model, n: int, parts: int) -> tuple[Path, str]:
     from sfumato.fields.docking.asking import held_out
 
     store = model.companions.store
-    queries = held_out(store, n)
+    queries = held_out(store, n, process=process_of(model))
     scaffolds = [store.facts.scaffold[case.known] for case in queries.cases if case.known is not None]
     if len(set(scaffolds)) < 2 * parts:
         raise DataError(

@@ -90,7 +90,8 @@ class Docking(Recipe):
 
     def open(self, run: Run) -> Data:
         store = self.companions(run, None).store
-        return Data(store.facts, store.data(store.learned), store.data(store.held_out))
+        process = self.method.process
+        return Data(store.facts, store.data(store.learned, process), store.data(store.held_out, process))
 
     def companions(self, run: Run, device: Any) -> Companions:
         """The prepared complexes, and what ranks poses if the run has it."""
@@ -132,12 +133,14 @@ class Docking(Recipe):
     def walk(self, name: str = "usual") -> Walk:
         """20 steps even in time, with as much fresh noise as the process has; unguided."""
         super().walk(name)  # which refuses other names
-        return Walk(steps=20, grid="uniform", w=1.0, batch=40)
+        return Walk(steps=20, grid="uniform", eta=float(self.method.process != "flow"), w=1.0, batch=40)
 
     def queries(self, model: Model, ask: DockingAsk, n: int | None) -> Queries:
         from sfumato.fields.docking.asking import asked
+        from sfumato.fields.docking.coding import CODINGS
 
-        return asked(model.companions.store, ask, POSES if n is None else n)
+        found = asked(model.companions.store, ask, POSES if n is None else n)
+        return dataclasses.replace(found, coding=CODINGS[self.method.process])
 
     def things(self, model: Model, queries: Any, drawn: Drawn) -> list[Pose]:
         from sfumato.fields.docking.asking import poses_of
