@@ -151,7 +151,7 @@ def test_ranked_measured_and_the_confidence_is_in_the_file(
 
 
 def test_what_was_made_ready_is_not_made_again_and_other_files_are(data: Path, run: Path, tmp_path: Path) -> None:
-    from sfumato.fields.docking import data as making
+    from sfumato.fields.docking import preparing as making
     from sfumato.fields.docking.complexes import found
     from sfumato.training.run import Run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from sfumato.fields.docking.coding import CODINGS
 from sfumato.fields.docking.complexes import rows_of as table_of
 from sfumato.fields.docking.data import REACH, Store, ranked, site_around
 from sfumato.fields.docking.pose import Joints, closed, conformers, quads_of
+from sfumato.training.progress import Watch
 
 if TYPE_CHECKING:
     from sfumato.diffusion.tree import Tree
@@ -181,30 +182,36 @@ def asked(store: Store, ask: DockingAsk, n: int) -> Docked:
     cases: list[Case] = []
     failed: list[tuple[str, str]] = []
     site = _sites(store, ask)
-    if ask.csv is not None:
-        for i, row in enumerate(table_of(ask.csv, COLUMNS, ("ligand_description",))):
-            name = row.get("complex_name") or f"complex_{i + 1}"
-            protein = Path(row["protein_path"]) if row.get("protein_path") else None
-            if protein is not None and not protein.is_absolute() and not protein.is_file():
-                protein = ask.csv.parent / protein
-            try:
-                one = site(protein or ask.protein)
-                ligands = _described(row["ligand_description"], ask.csv.parent)
-            except Mendable as error:
-                failed.append((name, str(error)))
-                continue
-            for k, ligand in enumerate(ligands):
-                _add(cases, failed, name if not k else f"{name}_{k + 1}", ligand, one, n)
-    else:
-        one = site(ask.protein)
-        for text in ask.ligand:
-            many = _described(text, Path())
-            for k, ligand in enumerate(many):
-                name = text if len(many) == 1 else f"{text} {k + 1}"
-                _add(cases, failed, name, ligand, one, n, titled=Path(text).suffix.lower() in SUFFIXES)
+    jobs: list[tuple[str, Callable[[], Ligand], Site, bool]] = []
+    for name, text, folder, protein in _wanted(ask):
+        try:
+            one, many = site(protein), _described(text, folder)
+        except Mendable as error:
+            if ask.csv is None:  # a single receptor or file that cannot be read: nothing else would be done
+                raise
+            failed.append((name, str(error)))
+            continue
+        titled = ask.csv is None and Path(text).suffix.lower() in SUFFIXES
+        jobs += [(name if not k else f"{name}_{k + 1}", ligand, one, titled) for k, ligand in enumerate(many)]
+    with Watch("conformers", len(jobs), unit="ligands") as watch:
+        for done, (name, ligand, one, titled) in enumerate(jobs):
+            _add(cases, failed, name, ligand, one, n, titled=titled)
+            watch.show(done + 1)
     if not cases:
         raise DataError(failed[0][1] if failed else "no ligand to dock")
     return Docked(_apart(cases), n, tuple(failed))
+
+
+def _wanted(ask: DockingAsk) -> Iterator[tuple[str, str, Path, Path | None]]:
+    """What is to be docked: a name, a description, the folder that files are looked for in, the receptor (None: the run's)."""
+    if ask.csv is None:
+        yield from ((text, text, Path(), ask.protein) for text in ask.ligand)
+        return
+    for i, row in enumerate(table_of(ask.csv, COLUMNS, ("ligand_description",))):
+        protein = Path(row["protein_path"]) if row.get("protein_path") else ask.protein
+        if protein is not None and not protein.is_file():
+            protein = ask.csv.parent / protein
+        yield row.get("complex_name") or f"complex_{i + 1}", row["ligand_description"], ask.csv.parent, protein
 
 
 def _apart(cases: Sequence[Case]) -> tuple[Case, ...]:
@@ -273,7 +280,8 @@ def place(structure: Structure, ask: DockingAsk) -> np.ndarray:
     if ask.box is not None:
         return np.array(ask.box[:3])
     if ask.pocket_residues:
-        own = [structure.found(text) for text in ask.pocket_residues]
+        whole = ask.pocket_residues == ("all",)
+        own = [*range(len(structure))] if whole else [structure.found(text) for text in ask.pocket_residues]
         ca, side = structure.anchors()
         return np.asarray((ca[own].mean(0) + side[own].mean(0)) / 2)
     if ask.reference is not None:

@@ -18,7 +18,7 @@ from sfumato.data.structures import Structure
 from sfumato.fields.docking.chemistry import FEATURES, Ligand, alike
 from sfumato.fields.docking.pose import Joints
 
-STEPS = (8, 4, 16)
+STEPS = (8, 4, 32)
 """Atoms, torsions and template atoms are padded to multiples of these."""
 
 

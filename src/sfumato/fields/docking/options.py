@@ -127,7 +127,7 @@ class DockingAsk:
     target: str | None = None
     """Whose receptor and site, where the run has several targets."""
     pocket_residues: tuple[str, ...] = ()
-    """Where: residues of the pocket, as A:41 A:145."""
+    """Where: residues of the pocket, as A:41 A:145; all: the middle of a file that holds a pocket alone."""
     reference: Path | None = None
     """Where: a ligand in the receptor's frame."""
     box: tuple[float, float, float, float, float, float] | None = None

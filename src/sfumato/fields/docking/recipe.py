@@ -83,7 +83,7 @@ class Docking(Recipe):
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Docking:
         from sfumato.fields.docking.complexes import found
-        from sfumato.fields.docking.data import prepare
+        from sfumato.fields.docking.preparing import prepare
 
         prepare(run, found(self.data), self.fold, self.held_out, self.pocket, tell)
         return self

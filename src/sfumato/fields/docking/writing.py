@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from sfumato.fields.docking.companions import Companions
 
 
+UNLIKE = 0.3
+"""Tanimoto similarity below which a ligand is said to be like nothing known."""
+
+
 def posed(ligand: Ligand, places: np.ndarray, hydrogens: bool = False) -> Any:
     """The ligand's molecule with places (N, 3), and hydrogens on them if wanted."""
     from rdkit.Geometry import Point3D
@@ -102,6 +106,12 @@ def write(companions: Companions, queries: Docked, poses: Sequence[Pose], out: P
         file_.write(text.getvalue().encode())
     for name, reason in queries.failed:
         tell(f"failed    {name}: {reason}")
+    far = [case for case in queries.cases if case.similarity < UNLIKE]
+    if far:
+        more = f" and {len(far) - 1} more" if len(far) > 1 else ""
+        tell(
+            f"unlike    {far[0].name}{more}: like no known pose of the receptor (similarity below {UNLIKE:g}), expect less"
+        )
     yield out / "poses.csv"
 
 
