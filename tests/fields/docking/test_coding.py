@@ -115,3 +115,15 @@ def test_every_coding_goes_through_the_command(process: str, data: Path, tmp_pat
             stiff(pose.case.ligand, conformer), stiff(pose.case.ligand, torch.from_numpy(pose.places)[None])
         ):
             assert torch.allclose(before, after, atol=1e-3)
+
+
+def test_a_turned_pose_has_turned_pieces_single_atoms_too() -> None:
+    condition, x = posed()
+    coding, body = CODINGS["fragments"], condition["ligand"]
+    assert (body["pieces"].sum(-1) == 1).any()
+    R = drawn(1, 0, seed=7)["turn"][0].float()
+    before = coding.encode(x, body)
+    after = coding.encode({**x, "centre": x["centre"] @ R.T, "turn": R @ x["turn"]}, body)
+    real = body["pieces"].any(-1)
+    assert torch.allclose((R @ before["turns"])[real], after["turns"][real], atol=1e-3)
+    assert torch.allclose(before["centres"][real] @ R.T, after["centres"][real], atol=1e-4)

@@ -214,7 +214,19 @@ def evaluate(model: Model, measure: DockingMeasure) -> Report:
     about: dict[str, Any] = {"ligands": [_told(each) for each in found]}
     from sfumato.fields.docking.looks import pictures
 
-    return Report(tuple(rows), tuple(notes), pictures(model, queries, poses, found), about)
+    return Report(tuple(rows), tuple(notes), pictures(model, queries, poses, found), about, table(rows))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The metrics for people: value, interval, and the overlay's where it says as much."""
+    lines = [("", "", "90% interval", "overlay", "ligands")]
+    for row in rows:
+        share = row.metric.endswith("_1A") or "_2A" in row.metric or row.metric == "intact"
+        shown = (lambda v: f"{100 * v:.1f} %") if share else (lambda v: f"{v:.2f} A")
+        over = "" if row.floor is None or row.metric == "intact" else shown(row.floor)
+        lines.append((row.metric, shown(row.value), f"{shown(row.low)} to {shown(row.high)}", over, str(row.n)))
+    widths = [max(len(line[i]) for line in lines) for i in range(5)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
 
 
 def _told(each: Judged) -> dict[str, Any]:
