@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
+from sfumato.data.structures import read_structure
 from sfumato.errors import DataError
 from sfumato.fields.docking.chemistry import Ligand, alike, from_file, from_smiles, tanimoto
 from sfumato.fields.docking.writing import block
@@ -125,6 +126,36 @@ def test_atoms_of_a_kind_are_known_by_what_is_around_them() -> None:
     assert (np.diag(alike(a, a)) == 4).all()
     assert tanimoto(a, [a, b])[0] == 1
     assert tanimoto(a, [a, b])[1] < 1
+
+
+@pytest.mark.parametrize("suffix", [".sdf", ".pdb"])
+def test_damaged_files_are_read_or_refused_in_a_line(suffix: str, tmp_path: Path) -> None:
+    """Bytes flipped, cut out, doubled; whatever comes of it, nothing but a line that names the file."""
+    if suffix == ".pdb":
+        whole = worlds.receptor(tmp_path / "a.pdb").read_bytes()
+    else:
+        ligand = from_smiles("C[C@H](N)C(=O)OCC", "a")
+        whole = block(ligand, worlds.pose_of(ligand, 0), {"rank": 1}).encode() * 3
+    chance, file = np.random.default_rng(0), tmp_path / f"damaged{suffix}"
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(int(chance.integers(1, 6))):
+            at, how = int(chance.integers(len(damaged))), int(chance.integers(3))
+            if how == 0:
+                damaged[at] = int(chance.integers(256))
+            elif how == 1:
+                del damaged[at : at + int(chance.integers(1, 200))]
+            else:
+                damaged[at:at] = damaged[max(0, at - 50) : at]
+        file.write_bytes(bytes(damaged))
+        try:
+            found = list(from_file(file)) if suffix == ".sdf" else [read_structure(file, "docking")]
+        except DataError as error:
+            found = [error]
+        for each in found:
+            if isinstance(each, DataError):
+                assert file.name in str(each)
+                assert "\n" not in str(each)
 
 
 @pytest.mark.slow

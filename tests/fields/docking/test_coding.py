@@ -108,7 +108,26 @@ def test_every_coding_goes_through_the_command(process: str, data: Path, tmp_pat
     words = ["--previews", "1", "--steps", "2", "--held-out", "0.3", "--method.process", process, "--out", str(out)]
     assert main(["train", "docking", str(data), *worlds.TRAIN, *words]) == 0
     assert main(["evaluate", str(out), "-n", "2", "--steps", "2"]) == 0
-    poses = load(out).sample(2, ligand=("C[C@H](N)C(=O)OCC",), steps=2)
+    if process == "flow":
+        assert (
+            main(
+                [
+                    "distill",
+                    str(out),
+                    "--steps",
+                    "2",
+                    "--threads",
+                    "1",
+                    "--previews",
+                    "0",
+                    "--out",
+                    str(tmp_path / "map"),
+                ]
+            )
+            == 0
+        )
+        out = tmp_path / "map"
+    poses = load(out).sample(2, ligand=("C[C@H](N)C(=O)OCC",), steps=1)
     for pose in poses:
         conformer = pose.case.conformers[pose.case.conformer(pose.place)][None].double()
         for before, after in zip(

@@ -20,6 +20,8 @@ EXTRA = "docking"
 SUFFIXES = (".sdf", ".mol", ".sd", ".mol2", ".smi")
 LARGEST = 2**28
 """Bytes of a file of ligands."""
+LONGEST = 2**20
+"""Characters of a record."""
 HEAVY = 100
 """Heavy atoms of a ligand at most."""
 ALLOWED = frozenset({1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 34, 35, 53})
@@ -170,6 +172,8 @@ def _record(path: Path, number: int, kind: str, text: str, posed: bool) -> Ligan
             return from_smiles(smiles, name.strip() or f"{path.stem}_{number + 1}")
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
+    if len(text) > LONGEST:
+        raise DataError(f"{where}: has {len(text):,} characters; a ligand has at most {LONGEST:,}")
     with rdBase.BlockLogs(), decoding(where, "write the ligand anew, as SDF with its bonds"):
         if kind == "mol2":
             mol = Chem.MolFromMol2Block(text, sanitize=True, removeHs=False)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sfumato.fields.docking.chemistry import FEATURES, RADII
 from sfumato.fields.docking.coding import CODINGS, PULLS
-from sfumato.networks.parts import LevelEmbedding, no_autocast, standard, zero_
+from sfumato.networks.parts import ArrivalEmbedding, LevelEmbedding, no_autocast, standard, zero_
 from sfumato.networks.points import PairBlock, Radial, spread
 
 KINDS = 21
@@ -56,6 +56,8 @@ class PoseNetwork(nn.Module):
         self.context = PairBlock(width, heads)
         self.keys = nn.Linear(width, 2 * depth * width)
         self.levels = nn.ModuleDict({name: LevelEmbedding(width) for name in self.coding.parts})
+        arrive = self.coding.parts if process == "flow" else ()
+        self.arrivals = nn.ModuleDict({name: ArrivalEmbedding(width) for name in arrive})
         self.sharpen = nn.Linear(width, every)
         self.blocks = nn.ModuleList(PairBlock(width, heads, width) for _ in range(depth))
         self.look = nn.ModuleList(nn.Linear(4 * heads if own else heads, width) for _ in range(depth))
@@ -101,10 +103,13 @@ class PoseNetwork(nn.Module):
     # ---- every call --------------------------------------------------------------------------------------------------
 
     def forward(
-        self, x: dict[str, Tensor], level: dict[str, Tensor], *, atoms: Tensor, keys: Tensor, known: Tensor, blind: Tensor,
-        fixed: Tensor, backbone: Tensor, body: dict[str, Tensor],
+        self, x: dict[str, Tensor], level: dict[str, Tensor], level_s: dict[str, Tensor] | None = None, *, atoms: Tensor,
+        keys: Tensor, known: Tensor, blind: Tensor, fixed: Tensor, backbone: Tensor, body: dict[str, Tensor],
     ) -> dict[str, Tensor]:  # fmt: skip
-        """What is shown of the parts of a pose, and their levels (B,) -> the answer of each part."""
+        """What is shown of the parts of a pose, and their levels (B,) -> the answer of each part. level_s: where a flow map is to
+        arrive. Raises ValueError where it is given to a network of another process than flow."""
+        if level_s is not None and not self.arrivals:
+            raise ValueError("only poses learned with --method.process flow have a flow map")
         with torch.no_grad(), no_autocast(atoms):
             now = self.coding.shown(x, level)
             places = self.coding.places(now, body)
@@ -113,6 +118,8 @@ class PoseNetwork(nn.Module):
             apart = self.radial(torch.cdist(places, every))
             to_backbone = self.radial(torch.cdist(places, backbone.float()))
         condition = sum(self.levels[name](level[name]) for name in self.coding.parts)
+        if level_s is not None:
+            condition = condition + sum(arrive(level_s[name]) for name, arrive in self.arrivals.items())
         near = torch.cat((
             self.near(apart[:, :, :N]), self.near_pocket(torch.cat((apart[:, :, N : N + P], to_backbone), -1)),
             self.near_template(apart[:, :, N + P :]),

@@ -17,7 +17,7 @@ import torch
 
 from sfumato.data import split
 from sfumato.data.structures import Structure, read_structure
-from sfumato.errors import DataError, Wrong, shown
+from sfumato.errors import DataError, Wrong, decoding, shown
 from sfumato.fields.docking.chemistry import EXTRA, Ligand, from_file
 from sfumato.fields.docking.complexes import Complex
 from sfumato.fields.docking.facts import DockingFacts
@@ -49,8 +49,9 @@ def prepare(
         stored = _made(run, complexes, made_of, tell)
     names = set(stored["names"])
     own = [each for each in complexes if each.name in names]
-    poses = np.load(run.cache / "poses.npz", allow_pickle=False)
-    counts, every = poses["counts"], poses["left"]
+    with decoding(run.cache / "poses.npz", "remove the folder and train again"):
+        poses = np.load(run.cache / "poses.npz", allow_pickle=False)
+        counts, every = poses["counts"], poses["left"]
     first = [float(part.min()) for part in np.split(every, np.cumsum(counts[:, 0])[:-1])]
     facts = DockingFacts(
         tuple(stored["names"]), tuple(stored["receptor"]), tuple(each.target for each in own), tuple(each.fold for each in own),
