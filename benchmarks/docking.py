@@ -29,7 +29,7 @@ import torch
 
 from sfumato.fields.docking.asking import Docked, held_out, poses_of
 from sfumato.fields.docking.measure import BINS, RIGHT, certainty, drawn_poses, intact, interval, process_of
-from sfumato.fields.docking.options import DockingMethod
+from sfumato.fields.docking.options import DockingMethod, PoseNetworkOptions
 from sfumato.fields.docking.overlay import overlay
 from sfumato.fields.docking.rank import NUMBERS, Ranker, scored
 from sfumato.fields.docking.recipe import Docking
@@ -73,7 +73,8 @@ def trained(table: Path, out: Path, seed: int, fold: int, options: argparse.Name
         run.create()
         if made := sorted(out.glob("run_*/cache/complexes.json")):
             shutil.copytree(made[0].parent, run.cache, dirs_exist_ok=True)
-        recipe = Docking(table, fold=fold, method=DockingMethod(process=options.process))
+        method, network = DockingMethod(process=options.process), PoseNetworkOptions(frame=options.frame)
+        recipe = Docking(table, fold=fold, jitter=options.jitter, network=network, method=method)
         how = TrainOptions(steps=options.steps, batch=options.batch, seed=seed, threads=1, previews=0, snapshots=0,
                            precision="fp32", optim=OptimOptions(lr=options.lr))  # fmt: skip
         begin = time.process_time()
@@ -235,6 +236,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--process", choices=("heat", "flow", "fragments", "atoms"), default="heat")
+    parser.add_argument("--frame", choices=("auto", "receptor", "free"), default="auto")
+    parser.add_argument("--jitter", type=float, default=0.0)
     parser.add_argument("-n", type=int, default=40)
     parser.add_argument("--few", type=int, nargs="*", default=[], help="numbers of steps to compare, on the first run")
     parser.add_argument("--report", action="store_true")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rdkit import Chem
 
 from sfumato.cli import main
@@ -244,3 +245,23 @@ def test_embedding_that_fails_is_a_row(model: Model, monkeypatch: pytest.MonkeyP
     with pytest.raises(DataError, match="no conformer"):
         asking.asked(model.companions.store, ask, 1)
     assert from_smiles("CCO").name == "CCO"
+
+
+def test_a_complex_that_is_moved_is_moved_as_a_whole(model: Model) -> None:
+    store = model.companions.store
+    plain, moved = store.data(store.learned), store.data(store.learned, jitter=2.0)
+    own = np.flatnonzero(plain.buckets == plain.buckets[0])[:4]
+    rows_ = [each.batch(own) for each in (plain, moved)]
+    there = {name: rows_[0][name]["there"] for name in ("ligand", "pocket", "template")}
+    places = [
+        {"ligand": plain.coding.places(each["x"], each["ligand"]), "pocket": each["pocket"]["places"][:, :, 1],
+         "template": each["template"]["places"]} for each in rows_
+    ]  # fmt: skip
+    for row in range(len(own)):
+        before, after = (torch.cat([part[name][row][there[name][row]] for name in there]) for part in places)
+        assert torch.allclose(torch.cdist(before, before), torch.cdist(after, after), atol=1e-3)
+        assert (before - after).norm(dim=1).mean() > 0.5
+    again = moved.batch(own[::-1].copy())
+    assert torch.allclose(again["x"]["centre"].flip(0), rows_[1]["x"]["centre"])
+    held = model.recipe.open(model.run).held_out
+    assert held.jitter == 0

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sfumato.data.structures import Structure, nearest
+from sfumato.diffusion import SO3
 from sfumato.errors import DataError
 from sfumato.fields.docking.batching import BLANK, Pocket, Shape, Template, rows_of
 from sfumato.fields.docking.chemistry import Ligand, chem, from_file, tanimoto
@@ -127,9 +129,9 @@ class Store:
         """A known pose as it is shown with a ligand."""
         return Template.of(ligand, self.known[number].ligand, likeness, site)
 
-    def data(self, which: Sequence[int], process: str = "heat") -> Poses:
-        """The poses of these complexes as items, in the coding of a process."""
-        return Poses(self, tuple(which), CODINGS[process])
+    def data(self, which: Sequence[int], process: str = "heat", jitter: float = 0.0) -> Poses:
+        """The poses of these complexes as items, in the coding of a process; each whole complex moved by about ``jitter`` A."""
+        return Poses(self, tuple(which), CODINGS[process], jitter)
 
 
 def ranked(ligand: Ligand, others: list[Ligand], numbers: Sequence[int]) -> list[tuple[int, float]]:
@@ -174,6 +176,7 @@ class Poses:
     store: Store
     which: tuple[int, ...]
     coding: Any = CODINGS["heat"]
+    jitter: float = 0.0
 
     @cached_property
     def rows(self) -> list[tuple[int, int, tuple[int, float] | None]]:
@@ -223,5 +226,24 @@ class Poses:
         turn = np.stack([each.rows["turn"][k] for each, k in zip(known, which)])
         parts = {"centre": np.stack(centre).astype(np.float32), "turn": turn, "torsions": torsions}
         x = {name: torch.from_numpy(part) for name, part in parts.items()}
+        if self.jitter:
+            x, made = jittered(x, made, indices, self.jitter)
         coded = self.coding.encode(x, made["ligand"])
         return {"x": coded, "weight": self.coding.weight(made["ligand"]), **made}
+
+
+def jittered(
+    x: dict[str, Tensor], made: dict[str, dict[str, Tensor]], indices: np.ndarray, jitter: float
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """Centre, turn and torsions, and what is shown beside them, each complex moved as a whole: by a normal step of ``jitter`` A
+    a coordinate, and turned by ``jitter`` / 6 radians about each axis. The move is a function of the item's number."""
+    move = np.stack([np.random.default_rng(int(i)).normal(size=6) for i in indices]).astype(np.float32) * jitter
+    R = SO3().exp(torch.eye(3).expand(len(move), 3, 3), torch.from_numpy(move[:, 3:] / 6))
+    step = torch.from_numpy(move[:, :3])
+    pocket, template = made["pocket"], made["template"]
+    places = pocket["places"].flatten(1, 2) @ R.transpose(1, 2) + step[:, None]
+    known = (template["places"] @ R.transpose(1, 2) + step[:, None]) * template["there"][..., None]
+    places = places.unflatten(1, pocket["places"].shape[1:3]) * pocket["there"][..., None, None]
+    moved = {**made, "pocket": {**pocket, "places": places}, "template": {**template, "places": known}}
+    centre = (R @ x["centre"][..., None])[..., 0] + step / UNIT
+    return {**x, "centre": centre, "turn": R @ x["turn"]}, moved

@@ -57,6 +57,9 @@ class Docking(Recipe):
     """Residues of a pocket that are shown, the nearest to the site."""
     drop: float = 0.3
     """Share of the training rows that are shown no template."""
+    jitter: float = 0.0
+    """A by which each complex learned from is moved as a whole (and turned by a sixth of it in radians), so that a place in the
+    receptor's frame is learned with those around it."""
     copies: int = 4
     """Noise copies of each row of a batch, which share what is made of pocket and template."""
     network: PoseNetworkOptions = field(default_factory=PoseNetworkOptions)
@@ -70,6 +73,7 @@ class Docking(Recipe):
             (0 < self.held_out < 1, "held_out", "a share between 0 and 1"),
             (4 <= self.pocket <= 4096, "pocket", "from 4 to 4096 residues"),
             (0 <= self.drop < 1, "drop", "a share from 0 to below 1"),
+            (0 <= self.jitter <= 20, "jitter", "from 0 to 20 A"),
             (1 <= self.copies <= 256, "copies", "from 1 to 256"),
         )
 
@@ -91,7 +95,7 @@ class Docking(Recipe):
     def open(self, run: Run) -> Data:
         store = self.companions(run, None).store
         process = self.method.process
-        return Data(store.facts, store.data(store.learned, process), store.data(store.held_out, process))
+        return Data(store.facts, store.data(store.learned, process, self.jitter), store.data(store.held_out, process))
 
     def companions(self, run: Run, device: Any) -> Companions:
         """The prepared complexes, and what ranks poses if the run has it."""
