@@ -9,7 +9,8 @@ for so many steps; the ligands of the fold are docked from conformers of their S
 scaffolds. OUT gets an .npz a seed and fold as it is done (what is there already is not done again), and results.json.
 
 Ranked is by a logistic regression on a dozen numbers of a pose, fitted for each fold on the poses of the other folds, which were
-drawn by networks that had not learned from those ligands either. Intervals: 90 %, scaffolds drawn anew.
+drawn by networks that had not learned from those ligands either (of one fold alone: by parts of its scaffolds). Intervals: 90 %,
+scaffolds drawn anew.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from sfumato.fields.docking.measure import BINS, RIGHT, certainty, drawn_poses, 
 from sfumato.fields.docking.options import DockingMethod, PoseNetworkOptions
 from sfumato.fields.docking.overlay import overlay
 from sfumato.fields.docking.rank import NUMBERS, Ranker, scored
+from sfumato.fields.docking.ranking import crossed
 from sfumato.fields.docking.recipe import Docking
 from sfumato.fields.docking.symmetry import rmsd, symmetries
 from sfumato.jobs.model import Model, load
@@ -156,23 +158,34 @@ def _right(queries: Docked, store: Any, poses: Sequence[Any]) -> np.ndarray:
 
 
 def ranked(parts: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each ligand of all folds: RMSD of its poses by confidence (L, P), confidence of the first, and by agreement (L, P)."""
+    """Of each ligand of all folds: RMSD of its poses by confidence (L, P), confidence of the first, and by agreement (L, P). The
+    ranker of a fold is fitted on the others; of a single fold, by parts of its scaffolds on the other parts."""
     far, sure, agreed = [], [], []
     for f, part in enumerate(parts):
-        others = [other for g, other in enumerate(parts) if g != f] or [part]
-        x = np.concatenate([each["x"].reshape(-1, len(NUMBERS)) for each in others])
-        y = np.concatenate([each["rmsd"].reshape(-1) < RIGHT for each in others])
-        sizes = [each["rmsd"].shape for each in others]
-        owner = np.concatenate(
-            [np.repeat(np.arange(rows), poses) + 10_000 * k for k, (rows, poses) in enumerate(sizes)]
-        )
-        ranker = Ranker.fit(x, y, owner)
-        for own, distance in zip(part["x"], part["rmsd"]):
-            p = ranker(own)
+        others = [other for g, other in enumerate(parts) if g != f]
+        rankers, where = ([_fitted(others)], np.zeros(len(part["x"]), dtype=int)) if others else _within(part)
+        for own, distance, k in zip(part["x"], part["rmsd"], where):
+            p = rankers[k](own)
             order = np.argsort(-p, kind="stable")
-            far.append(distance[order]), sure.append(p[order[0]])
+            far.append(distance[order])
+            sure.append(p[order[0]])
             agreed.append(distance[np.argsort(-own[:, 0] + 1e-3 * own[:, 1], kind="stable")])
     return np.array(far), np.array(sure), np.array(agreed)
+
+
+def _fitted(parts: Sequence[dict[str, Any]]) -> Ranker:
+    x = np.concatenate([each["x"].reshape(-1, len(NUMBERS)) for each in parts])
+    y = np.concatenate([each["rmsd"].reshape(-1) < RIGHT for each in parts])
+    sizes = [each["rmsd"].shape for each in parts]
+    return Ranker.fit(
+        x, y, np.concatenate([np.repeat(np.arange(rows), poses) + 10_000 * k for k, (rows, poses) in enumerate(sizes)])
+    )
+
+
+def _within(part: dict[str, Any]) -> tuple[list[Ranker], np.ndarray]:
+    rows, poses = part["rmsd"].shape
+    x, y = part["x"].reshape(-1, len(NUMBERS)), part["rmsd"].reshape(-1) < RIGHT
+    return crossed(x, y, np.repeat(np.arange(rows), poses), part["scaffold"].tolist(), 5)
 
 
 def summary(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -122,8 +122,11 @@ def intact(queries: Docked, poses: Sequence[Pose]) -> float:
 def interval(
     values: np.ndarray, groups: Sequence[str], of: Callable[[np.ndarray], float] = np.mean
 ) -> tuple[float, float, float]:
-    """A statistic of one value a ligand, with a 90% interval: whole scaffolds are drawn anew."""
+    """A statistic of one value a ligand, with a 90% interval: whole scaffolds are drawn anew (of a single one its
+    ligands)."""
     names, back = np.unique(np.array(groups), return_inverse=True)
+    if len(names) == 1:  # of which nothing can be said but as if its ligands were independent
+        names = back = np.arange(len(values))
     own = [np.flatnonzero(back == k) for k in range(len(names))]
     chance = np.random.default_rng(0)
     drawn = [
