@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sfumato.fields.docking.asking import Docked, held_out, poses_of
+from sfumato.fields.docking.asking import Docked, held_out
 from sfumato.fields.docking.measure import BINS, RIGHT, certainty, drawn_poses, intact, interval, process_of
 from sfumato.fields.docking.options import DockingMethod, PoseNetworkOptions
 from sfumato.fields.docking.overlay import overlay
@@ -36,6 +36,7 @@ from sfumato.fields.docking.rank import NUMBERS, Ranker, scored
 from sfumato.fields.docking.ranking import crossed
 from sfumato.fields.docking.recipe import Docking
 from sfumato.fields.docking.symmetry import rmsd, symmetries
+from sfumato.fields.docking.things import poses_of
 from sfumato.jobs.model import Model, load
 from sfumato.jobs.train import train
 from sfumato.jobs.walk import Walk
@@ -85,10 +86,10 @@ def trained(table: Path, out: Path, seed: int, fold: int, options: argparse.Name
     return load(run.path), json.loads((run.path / "seconds.json").read_text())
 
 
-def measured(model: Model, n: int) -> dict[str, Any]:
+def measured(model: Model, n: int, overlays: int) -> dict[str, Any]:
     """The fold's ligands docked: numbers of each pose, RMSD, and the baselines'."""
     store = model.companions.store
-    queries = held_out(store, n, process=process_of(model))
+    queries = held_out(store, n, process=process_of(model), overlays=overlays)
     begin = time.process_time()
     poses = drawn_poses(model, queries)
     seconds = time.process_time() - begin
@@ -104,7 +105,7 @@ def measured(model: Model, n: int) -> dict[str, Any]:
     chance = np.random.default_rng(0)
     for case in queries.cases:
         ways, truth = symmetries(case.ligand.mol), _truth(store, case.known)
-        laid = [overlay(case, references) for references in (1, 5)]
+        laid = [overlay(case, 0, references) for references in (1, 5)]
         for name, places in zip(("overlay", "overlay5"), laid):
             found[name].append(np.inf if places is None else float(rmsd(places[None], truth, ways)[0]))
         plain = case.conformers[0].double().numpy()
@@ -251,6 +252,7 @@ def main() -> None:
     parser.add_argument("--process", choices=("heat", "flow", "fragments", "atoms"), default="heat")
     parser.add_argument("--frame", choices=("auto", "receptor", "free"), default="auto")
     parser.add_argument("--jitter", type=float, default=0.0)
+    parser.add_argument("--overlays", type=int, default=0, help="of the poses of a ligand, overlays on known ones")
     parser.add_argument("-n", type=int, default=40)
     parser.add_argument("--few", type=int, nargs="*", default=[], help="numbers of steps to compare, on the first run")
     parser.add_argument("--report", action="store_true")
@@ -264,7 +266,9 @@ def main() -> None:
                 if file.is_file():
                     continue
                 model, seconds = trained(table, options.out, seed, fold, options)
-                np.savez(file.with_suffix(".part.npz"), training=seconds, **measured(model, options.n))
+                np.savez(
+                    file.with_suffix(".part.npz"), training=seconds, **measured(model, options.n, options.overlays)
+                )
                 file.with_suffix(".part.npz").rename(file)
                 print(json.dumps(report(options.out)[f"seed {seed}"]), flush=True)
                 if options.few and not (options.out / "steps.json").is_file():

@@ -265,3 +265,16 @@ def test_a_complex_that_is_moved_is_moved_as_a_whole(model: Model) -> None:
     assert torch.allclose(again["x"]["centre"].flip(0), rows_[1]["x"]["centre"])
     held = model.recipe.open(model.run).held_out
     assert held.jitter == 0
+
+
+def test_overlays_stand_among_the_poses_and_need_no_network(model: Model, data: Path) -> None:
+    poses = model.sample(4, ligand=("CC(=O)Nc1ccc(OC)cc1",), templates=data, overlays=2, steps=1)
+    plain = model.sample(4, ligand=("CC(=O)Nc1ccc(OC)cc1",), templates=data, steps=1)
+    assert poses[0].case.templates
+    assert ["overlay" in pose.scores for pose in poses] == [False, False, True, True]
+    for a, b in zip(poses[:2], plain[:2]):
+        assert np.allclose(a.places, b.places)
+    for pose in poses[2:]:
+        template = pose.case.templates[pose.case.template(pose.place)][0]
+        apart_ = np.linalg.norm(pose.places[:, None] - template.places[None], axis=2).min(1)
+        assert apart_.mean() < 2  # it lies where the known one lies

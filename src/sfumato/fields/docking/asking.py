@@ -18,7 +18,7 @@ from sfumato.fields.docking.chemistry import EXTRA, SUFFIXES, Ligand, from_file,
 from sfumato.fields.docking.coding import CODINGS
 from sfumato.fields.docking.complexes import rows_of as table_of
 from sfumato.fields.docking.data import REACH, Store, ranked, site_around
-from sfumato.fields.docking.pose import Joints, closed, conformers, quads_of
+from sfumato.fields.docking.pose import Joints, conformers, quads_of
 from sfumato.training.progress import Watch
 
 if TYPE_CHECKING:
@@ -85,13 +85,15 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Docked:
-    """``n`` samples of each of some cases: sample i is the i mod n-th of case i div n. failed: name and reason of those that
+    """``n`` samples of each of some cases: sample i is the i mod n-th of case i div n, and the last ``overlays`` of each
+    case are no samples but overlays on known poses. failed: name and reason of those that
     cannot be docked."""
 
     cases: tuple[Case, ...]
     n: int
     failed: tuple[tuple[str, str], ...] = ()
     coding: Any = CODINGS["heat"]
+    overlays: int = 0
 
     def __len__(self) -> int:
         return len(self.cases) * self.n
@@ -131,7 +133,9 @@ class Docked:
         return Template.of(case.ligand, template, likeness, case.site.centre)
 
 
-def held_out(store: Store, n: int, which: Sequence[int] | None = None, process: str = "heat") -> Docked:
+def held_out(
+    store: Store, n: int, which: Sequence[int] | None = None, process: str = "heat", overlays: int = 0
+) -> Docked:
     """The complexes held out, docked anew from their SMILES' conformers."""
     sites = tuple(_own_site(store, number) for number in range(len(store.structures)))
     cases: list[Case] = []
@@ -142,7 +146,7 @@ def held_out(store: Store, n: int, which: Sequence[int] | None = None, process: 
         own = store.templates(known.ligand, known.receptor)
         templates = tuple((store.known[j].ligand, likeness) for j, likeness in own)
         _add(cases, failed, store.facts.names[i], lambda: ligand, sites[known.receptor], n, templates, i)  # noqa: B023
-    return Docked(tuple(cases), n, tuple(failed), CODINGS[process])
+    return Docked(tuple(cases), n, tuple(failed), CODINGS[process], overlays)
 
 
 def _own_site(store: Store, number: int) -> Site:
@@ -332,17 +336,3 @@ class Pose:
         """The name of the template that was shown, "" for none."""
         which = self.case.template(self.place)
         return "" if which is None else self.case.templates[which][0].name
-
-
-def poses_of(queries: Docked, drawn: Any) -> list[Pose]:
-    """What was drawn, as poses in the receptor's frame; what its coding may have torn is closed onto the conformer."""
-    body = {name: value.cpu() for name, value in drawn.query["ligand"].items()}
-    own = {name: value.float().cpu() for name, value in drawn.x.items()}
-    every, found = queries.coding.places(own, body).double(), []
-    for number, places in zip(drawn.numbers, every):
-        case, place = queries.at(number)
-        pose = places[: len(case.ligand)]
-        if not queries.coding.whole:
-            pose = closed(case.conformers[case.conformer(place)], case.joints, case.quads, pose)
-        found.append(Pose(case, number, place, pose.numpy() + case.site.centre))
-    return found

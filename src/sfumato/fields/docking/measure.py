@@ -50,11 +50,13 @@ class Judged:
     """A from the centre of the first pose to that of the crystal's."""
 
 
-def cases(model: Model, measure: DockingMeasure) -> Docked:
+def cases(model: Model, measure: DockingMeasure, overlays: int = 0) -> Docked:
     """The held-out complexes to measure on. Raises RunError."""
     store = model.companions.store
-    which = store.held_out if measure.cases is None else store.held_out[: measure.cases]
-    found = held_out(store, measure.n, which, process_of(model))
+    count = len(store.held_out)
+    most = count if measure.cases is None else min(measure.cases, count)
+    which = [store.held_out[k * count // most] for k in range(most)]
+    found = held_out(store, measure.n, which, process_of(model), overlays)
     if len(found.cases) < 2:
         raise RunError(
             f"{model.run.path}: {len(found.cases)} held-out ligand(s) can be docked; two are needed to measure"
@@ -191,9 +193,9 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return np.asarray((last - (count - 1) / 2)[back])
 
 
-def evaluate(model: Model, measure: DockingMeasure) -> Report:
-    """Held-out ligands docked and measured. Raises RunError."""
-    queries = cases(model, measure)
+def evaluate(model: Model, measure: DockingMeasure, among: int = 0) -> Report:
+    """Held-out ligands docked and measured; ``among`` the poses of each are so many overlays. Raises RunError."""
+    queries = cases(model, measure, among)
     laid = overlays(queries.cases) if measure.overlay else [None] * len(queries.cases)
     poses = drawn_poses(model, queries)
     found = judged(model.companions, queries, poses, laid)

@@ -134,6 +134,8 @@ class DockingAsk:
     """Where: centre and sides of a box in A."""
     templates: Path | None = None
     """File or folder of known poses in the receptor's frame, shown to the network; nothing is trained."""
+    overlays: int = 0
+    """Of the poses of a ligand so many are not drawn, but conformers laid over the nearest known poses by shape and kind."""
     hydrogens: bool = False
     """Write hydrogens too."""
 
@@ -142,6 +144,7 @@ class DockingAsk:
         check(
             self,
             (len(where) <= 1, where[0] if where else "box", "the only one of pocket_residues, reference and box"),
+            (self.overlays >= 0, "overlays", "0 or more"),
             (self.csv is None or not self.ligand, "csv", "given without ligand"),
             (self.box is None or min(self.box[3:]) > 0, "box", "cx cy cz and three sides above 0"),
         )
@@ -154,7 +157,7 @@ class DockingMeasure:
     n: Annotated[int, arg(aliases=["-n"])] = POSES
     """Poses of each ligand."""
     cases: int | None = None
-    """Ligands at most, of those held out (default: all)."""
+    """Ligands at most, evenly spread over those held out (default: all)."""
     overlay: bool = True
     """Beside them the overlay on the nearest known pose, which needs no model and no protein."""
 

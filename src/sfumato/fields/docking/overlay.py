@@ -11,13 +11,14 @@ from sfumato.fields.docking.asking import Case
 from sfumato.fields.docking.writing import posed
 
 
-def overlay(case: Case, references: int = 1) -> np.ndarray | None:
-    """The conformer that lies best over any of the nearest known poses, (N, 3) in the receptor's frame; None where none is known.
+def overlay(case: Case, first: int = 0, last: int = 1) -> np.ndarray | None:
+    """The conformer that lies best over any of the known poses from the ``first`` nearest to before the ``last``, (N, 3) in the
+    receptor's frame; None where none is known.
 
     Shape and pharmacophore Tanimoto (of the 2024 alignment of PubChem's shapes in RDKit) count alike.
     """
     best, found = -1.0, None
-    for template, _ in case.templates[:references]:
+    for template, _ in case.templates[first:last]:
         assert template.places is not None
         reference = posed(template, template.places)
         for conformer in case.conformers.numpy():
@@ -41,6 +42,6 @@ def overlays(cases: Sequence[Case], references: int = 1) -> list[np.ndarray | No
     found = []
     with Watch("overlay", len(cases), unit="ligands") as watch:
         for done, case in enumerate(cases):
-            found.append(overlay(case, references))
+            found.append(overlay(case, 0, references))
             watch.show(done + 1)
     return found

@@ -206,5 +206,5 @@ def ranked(companions: Companions, poses: Sequence[Pose]) -> list[Pose]:
     named = [dict(zip(NUMBERS[:8], map(float, row))) for row in x]
     if sure is not None:
         named = [{"confidence": float(value), **each} for value, each in zip(sure, named)]
-    made = [dataclasses.replace(pose, scores=each) for pose, each in zip(poses, named)]
+    made = [dataclasses.replace(pose, scores={**pose.scores, **each}) for pose, each in zip(poses, named)]
     return [made[i] for i in np.argsort(-key, kind="stable")]

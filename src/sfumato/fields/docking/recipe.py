@@ -144,10 +144,10 @@ class Docking(Recipe):
         from sfumato.fields.docking.coding import CODINGS
 
         found = asked(model.companions.store, ask, POSES if n is None else n)
-        return dataclasses.replace(found, coding=CODINGS[self.method.process])
+        return dataclasses.replace(found, coding=CODINGS[self.method.process], overlays=ask.overlays)
 
     def things(self, model: Model, queries: Any, drawn: Drawn) -> list[Pose]:
-        from sfumato.fields.docking.asking import poses_of
+        from sfumato.fields.docking.things import poses_of
 
         return poses_of(queries, drawn)
 
@@ -174,12 +174,12 @@ class Docking(Recipe):
     def measurable(self, model: Model, measure: DockingMeasure, ask: DockingAsk) -> None:
         from sfumato.fields.docking.measure import cases
 
-        cases(model, measure)
+        cases(model, measure, ask.overlays)
 
     def evaluate(self, model: Model, measure: DockingMeasure, ask: DockingAsk) -> Report:
         from sfumato.fields.docking.measure import evaluate
 
-        return evaluate(model, measure)
+        return evaluate(model, measure, ask.overlays)
 
     def usage(self) -> Iterable[str]:
         return (

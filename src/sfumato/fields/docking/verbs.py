@@ -23,13 +23,20 @@ class Rank:
     """Run directory."""
     n: Annotated[int, arg(aliases=["-n"])] = POSES
     """Poses of each held-out ligand."""
+    overlays: int = 0
+    """Of these so many are overlays on known poses, where samples are to be ranked together with some."""
     parts: int = 5
     """Groups of scaffolds, each judged by a ranker that was fitted on the others."""
     walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
     drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
 
     def __post_init__(self) -> None:
-        check(self, (2 <= self.n <= 10_000, "n", "from 2 to 10000"), (2 <= self.parts <= 100, "parts", "from 2 to 100"))
+        check(
+            self,
+            (0 <= self.overlays <= self.n, "overlays", "from 0 to n"),
+            (2 <= self.n <= 10_000, "n", "from 2 to 10000"),
+            (2 <= self.parts <= 100, "parts", "from 2 to 100"),
+        )
 
     def __call__(self) -> int:
         from sfumato.fields.docking.ranking import learn
@@ -38,7 +45,7 @@ class Rank:
         if (of := config.field_of(self.run)) not in (None, "docking"):
             raise Wrong(f"run = {str(self.run)!r}: must be a run of docking, this is one of {of}")
         loaded = model.load(self.run, self.walk, self.drawing)
-        path, told = learn(loaded, self.n, self.parts)
+        path, told = learn(loaded, self.n, self.parts, self.overlays)
         show(told)
         say(f"kept in   {path}\nmeasure   sfumato evaluate {self.run}")
         return 0
