@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--process", choices=("heat", "flow", "fragments", "atoms"), default="heat")
     parser.add_argument("--frame", choices=("auto", "receptor", "free"), default="auto")
-    parser.add_argument("--jitter", type=float, default=0.0)
+    parser.add_argument("--jitter", type=float, default=1.0)
     parser.add_argument("--overlays", type=int, default=0, help="of the poses of a ligand, overlays on known ones")
     parser.add_argument("-n", type=int, default=40)
     parser.add_argument("--few", type=int, nargs="*", default=[], help="numbers of steps to compare, on the first run")

@@ -57,7 +57,7 @@ class Docking(Recipe):
     """Residues of a pocket that are shown, the nearest to the site."""
     drop: float = 0.3
     """Share of the training rows that are shown no template."""
-    jitter: float = 0.0
+    jitter: float = 1.0
     """A by which each complex learned from is moved as a whole (and turned by a sixth of it in radians), so that a place in the
     receptor's frame is learned with those around it."""
     copies: int = 4
