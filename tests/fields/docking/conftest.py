@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("rdkit")
-pytest.importorskip("gemmi")
-
 from sfumato.cli import main
 from sfumato.jobs.model import Model, load
 from tests.fields.docking import worlds
