@@ -16,7 +16,7 @@ from sfumato.fields.docking.network import PoseNetwork
 from sfumato.fields.docking.options import DockingMethod
 from sfumato.fields.docking.pose import UNIT, Joints
 from sfumato.fields.docking.preparing import match
-from sfumato.fields.docking.symmetry import rmsd, symmetries
+from sfumato.fields.docking.symmetry import apart, rmsd, symmetries
 from tests.fields.docking import worlds
 
 
@@ -42,7 +42,7 @@ def test_one_complex_is_learned_by_heart() -> None:
     torch.manual_seed(0)
     network = PoseNetwork(width=48, depth=2, heads=4)
     denoiser, optimizer = Denoiser(network, process), torch.optim.AdamW(network.parameters(), lr=3e-3)
-    steps, copies = 400, 6
+    steps, copies = 500, 6
     many = {name: {key: value.repeat(copies, *[1] * (value.ndim - 1)) for key, value in part.items()}
             for name, part in condition.items()}  # fmt: skip
     xs = {name: value.repeat(copies, *[1] * (value.ndim - 1)) for name, value in x.items()}
@@ -59,7 +59,8 @@ def test_one_complex_is_learned_by_heart() -> None:
     rng = Streams(5, range(len(xs["centre"])))
     drawn = sample(denoiser, process.prior(xs, rng), uniform(process.schedule, 20), Euler(eta=1.0), rng, **many)
     places = coding.places(drawn, many["ligand"])[:, : len(ligand)].double().numpy()
-    far = rmsd(places, ligand.places, symmetries(ligand.mol))
-    floor = np.tile(found["left"], copies)
-    assert np.median(far - floor) < 0.5
-    assert (far < 2).mean() > 0.8
+    ways = symmetries(ligand.mol)
+    far, first = rmsd(places, ligand.places, ways), int(apart(places, ways).mean(1).argmin())
+    assert far[first] - found["left"][first % K] < 0.5  # of what most samples agree on
+    assert np.median(far) < 1
+    assert (far < 2).mean() > 0.9
