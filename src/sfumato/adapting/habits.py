@@ -16,5 +16,6 @@ HABITS: dict[str, dict[str, float]] = {
 
 
 def finest_share(process: Any) -> float:
-    """The share of noise from which the last step goes to the data in one."""
-    return max(process.finest / (1 + process.finest), 0.01)
+    """The share of noise from which the last step goes to the data in one; of products and manifolds the least."""
+    finest: float = getattr(process, "finest", 0.0)
+    return max(finest / (1 + finest), 0.01)

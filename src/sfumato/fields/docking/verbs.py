@@ -1,0 +1,51 @@
+"""The verb of docking alone: `sfumato docking rank`. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from sfumato.errors import Wrong, check
+from sfumato.fields.docking.options import POSES
+from sfumato.jobs.flags import Positional, arg
+from sfumato.jobs.recipe import say
+from sfumato.jobs.walk import Drawing, Walk
+from sfumato.training.telling import show
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Learn how sure a pose is: ligands that the network has not learned from are docked, and what tells right poses from wrong
+    ones is fitted and calibrated. Samples are ranked by it from then on."""
+
+    run: Positional[Path]
+    """Run directory."""
+    n: Annotated[int, arg(aliases=["-n"])] = POSES
+    """Poses of each held-out ligand."""
+    overlays: int = 0
+    """Of these so many are overlays on known poses, where samples are to be ranked together with some."""
+    parts: int = 5
+    """Groups of scaffolds, each judged by a ranker that was fitted on the others."""
+    walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
+    drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            (0 <= self.overlays <= self.n, "overlays", "from 0 to n"),
+            (2 <= self.n <= 10_000, "n", "from 2 to 10000"),
+            (2 <= self.parts <= 100, "parts", "from 2 to 100"),
+        )
+
+    def __call__(self) -> int:
+        from sfumato.fields.docking.ranking import learn
+        from sfumato.jobs import config, model
+
+        if (of := config.field_of(self.run)) not in (None, "docking"):
+            raise Wrong(f"run = {str(self.run)!r}: must be a run of docking, this is one of {of}")
+        loaded = model.load(self.run, self.walk, self.drawing)
+        path, told = learn(loaded, self.n, self.parts, self.overlays)
+        show(told)
+        say(f"kept in   {path}\nmeasure   sfumato evaluate {self.run}")
+        return 0
