@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sfumato.data import DataError
-from sfumato.data.structures import Atoms, Residue, read_structure, write_structure
+from sfumato.data.atoms import Atoms, Residue, read_structure, write_structure
 
 pytest.importorskip("gemmi")
 
