@@ -48,7 +48,8 @@ class Chain:
 
 
 def of_arrays(path: Path) -> list[Chain]:
-    """The chains of a .npz: coords (sum L, atoms, 3), offsets (n + 1,), seq (n,), and if they are there cdr, split, cluster, pdb.
+    """The chains of a .npz: coords (sum L, atoms, 3), offsets (n + 1,), seq (n,), and if they are there cdr, split, cluster,
+    pdb.
     Raises DataError for arrays that do not fit together, letters that are none, and coordinates that are no numbers."""
     found, where = kept_words(path), shown(path)
     if missing := [name for name in ("coords", "offsets", "seq") if name not in found]:

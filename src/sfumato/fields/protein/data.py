@@ -91,10 +91,11 @@ def prepare(run: Run, path: Path, wanted: Wanted, tell: Callable[[str], None]) -
     sides = np.array([chain.split for chain in chains])
     if not all(sides):
         sides = split(kin, wanted.held_out, wanted.test)
-    for name in ("train", "val"):
+    for name, what in (("train", "learn from"), ("val", "hold out")):
         if not (sides == name).any():
             raise DataError(
-                f"{shown(path)}: no chain is left to {'learn from' if name == 'train' else 'hold out'}; give more chains"
+                f"{shown(path)}: no chain is left to {what}; its {len(chains)} chains are of {kin.max() + 1} cluster(s) of kin, "
+                "which are never parted; give more, or a split of your own in an .npz"
             )
     frame = frame_of(chains, wanted.frame)
     coords = framed(chains, np.flatnonzero(sides == "train"), frame)

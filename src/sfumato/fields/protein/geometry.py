@@ -47,14 +47,17 @@ def stretched(x: Tensor, spring: Spring) -> tuple[Tensor, Tensor]:
     return vector, vector.square().sum(-1).add(1e-8).sqrt() - spring.length
 
 
-def pulls(x: Tensor) -> Tensor:
+def pulls(x: Tensor, there: Tensor | None = None) -> Tensor:
     """Where the springs would pull each atom, (..., L, 4, 3) in Angstrom: the sum over its springs of half of what each is too
-    long, along it. A gradient step of a chain of springs, whose sum is 0."""
+    long, along it. A gradient step of a chain of springs, whose sum is 0. Residues that are not ``there`` (..., L) do not
+    pull."""
     total = torch.zeros_like(x)
     length = x.shape[-3]
     for spring in SPRINGS:
         vector, longer = stretched(x, spring)
         move = 0.5 * (longer / (longer + spring.length))[..., None] * vector
+        if there is not None and spring.ahead:
+            move = move * there[..., spring.ahead :, None]
         total[..., : length - spring.ahead, spring.a, :] += move
         total[..., spring.ahead :, spring.b, :] -= move
     return total

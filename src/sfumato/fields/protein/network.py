@@ -135,7 +135,7 @@ class BackboneNetwork(nn.Module):
         ca = x[..., 3:6].repeat(1, 1, NUMBERS // 3)
         sigma = level.float().exp()[:, None, None]
         whole = x * (1 + sigma.square()).sqrt() * self.scale  # x_t in Angstrom
-        pull = pulls(whole.unflatten(-1, (-1, 3))).flatten(2)
+        pull = pulls(whole.unflatten(-1, (-1, 3)), mask).flatten(2)
         reach = (sigma * self.scale).square().add(0.03**2).sqrt()
         pull = pull / reach / (1 + pull.abs() / (4 * reach))
         near = window((x * real), ca) * window(real.expand(-1, -1, NUMBERS))

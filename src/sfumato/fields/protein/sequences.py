@@ -87,9 +87,7 @@ def asked(store: Store, ask: ProteinAsk, batch: int) -> list[Asked]:
 
 
 def check_length(length: int, batch: int, name: str) -> None:
-    """Complain of a sequence too short for a backbone, or whose pairs would not fit into memory. Raises DataError."""
-    if length < 2:
-        raise DataError(f"{name}: has {length} residue; two at least make a backbone")
+    """Complain of a sequence whose pairs of residues would not fit into memory. Raises DataError."""
     free = _free()
     need = PER_PAIR * batch * length**2
     if need > free:
