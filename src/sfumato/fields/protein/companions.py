@@ -22,4 +22,6 @@ class Companions:
     @classmethod
     def of(cls, run: Run, facts: ProteinFacts) -> Companions:
         """Of a run. Raises DataError."""
-        return cls(Store.of(run, facts))
+        from sfumato.fields.protein.ranker import FILE, Ranker
+
+        return cls(Store.of(run, facts), Ranker.of(run.path / FILE))

@@ -115,6 +115,17 @@ class BackboneNetwork(nn.Module):
 
         Raises ValueError for other shapes.
         """
+        h, modulation = self.tokens(x, level, level_s, sequence, bias, mask, previous, guidance)
+        with no_autocast(h):
+            scale, shift = self.last(F.silu(modulation.float()))[:, None].chunk(2, -1)
+            return self.head(standard(h.float()) * (1 + scale) + shift).to(x.dtype)
+
+    def tokens(
+        self, x: Tensor, level: Tensor, level_s: Tensor | None, sequence: Tensor, bias: Tensor, mask: Tensor,
+        previous: Tensor | None = None, guidance: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """What is known of each residue after the last block, (B, L, width), and the modulation (B, width); arguments as of
+        :meth:`forward`."""
         if x.shape[-1] != NUMBERS or x.shape[:2] != mask.shape:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected {(*mask.shape, NUMBERS)}")
         check_level(level, len(x))
@@ -124,9 +135,7 @@ class BackboneNetwork(nn.Module):
         modulation = self.condition(level, level_s, None, guidance)
         for block, own in zip(self.blocks, pairs.chunk(len(self.blocks), 1)):
             h, _ = block(h, own, None, modulation)
-        with no_autocast(h):
-            scale, shift = self.last(F.silu(modulation.float()))[:, None].chunk(2, -1)
-            return self.head(standard(h.float()) * (1 + scale) + shift).to(x.dtype)
+        return h, modulation
 
     def entered(self, x: Tensor, level: Tensor, mask: Tensor, previous: Tensor | None) -> Tensor:
         """Tokens (B, L, width) of what is shown: the residue's own numbers and those of its neighbours from its CA, how the

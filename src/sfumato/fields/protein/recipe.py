@@ -60,6 +60,7 @@ class Protein(Recipe):
     Facts: ClassVar[type] = ProteinFacts
     Ask: ClassVar[type] = ProteinAsk
     Measure: ClassVar[type] = ProteinMeasure
+    verbs: ClassVar[Mapping[str, str]] = {"rank": "sfumato.fields.protein.rank:Rank"}
     formats: ClassVar[tuple[str, ...]] = (".cif", ".pdb")
 
     data: Positional[Path]
