@@ -1,4 +1,5 @@
-"""The ranking head: learned from samples of chains that the run has not seen, kept in the run, and heard by all that is drawn."""
+"""The ranking head: learned from samples of chains that the run has not seen, kept in the run, and heard by all that is
+drawn."""
 
 from __future__ import annotations
 

@@ -135,12 +135,23 @@ class ProteinAsk:
     kept."""
     chain: tuple[str, ...] = ()
     """Chains of the run's own data, by name."""
+    hold: Path | None = None
+    """Structure whose sequence is folded while some of its residues are held where they are (only with regions)."""
+    held: tuple[str, ...] = ()
+    """Which: places in its sequence, counted from 1, as 26:33 52 (default: all but the third loop)."""
+    contact: tuple[str, ...] = ()
+    """CA that shall be near each other, as 22:96:6 (places and Angstrom at most); samples are drawn by particles, towards
+    them."""
+    no_clash: bool = False
+    """No two CA shall be nearer than 3.2 A, likewise."""
 
     def __post_init__(self) -> None:
-        given = sum(map(bool, (self.sequence, self.sequences, self.chain)))
+        given = sum(map(bool, (self.sequence, self.sequences, self.chain, self.hold)))
         check(
             self,
-            (given <= 1, "sequence", "the only one of sequence, sequences and chain that is given"),
+            (given <= 1, "sequence", "the only one of sequence, sequences, chain and hold that is given"),
+            (not self.held or self.hold is not None, "held", "given with hold, the structure that they are of"),
+            (not (self.hold and (self.contact or self.no_clash)), "hold", "left out with contact and no_clash"),
             (
                 self.cdr is None or len(self.sequence) == 1,
                 "cdr",

@@ -16,6 +16,7 @@ from sfumato.diffusion.tree import Tree
 from sfumato.fields.protein.choosing import Judged, agreed
 from sfumato.fields.protein.data import NUMBERS, condition, padded
 from sfumato.fields.protein.sequences import Asked
+from sfumato.fields.protein.steering import Potentials, steered
 
 if TYPE_CHECKING:
     from sfumato.jobs.model import Model
@@ -28,6 +29,10 @@ class Sequences:
 
     asked: Sequence[Asked]
     n: int
+    held: tuple[np.ndarray, np.ndarray] | None = None
+    """Known coordinates (L, 4, 3) in the run's frame, and which residues are held (L,) bool, of the one sequence."""
+    potentials: Potentials = Potentials()
+    scale: float = 1.0
 
     def __len__(self) -> int:
         return len(self.asked) * self.n
@@ -48,7 +53,14 @@ class Sequences:
         """Blanks x (b, L, 12), and what the network is told."""
         told = [condition(one.codes, one.cdr, padded(len(one))) for one, _ in map(self.of, numbers)]
         found: dict[str, Tree] = {name: torch.from_numpy(np.stack([each[name] for each in told])) for name in told[0]}
-        return {"x": torch.zeros(*found["mask"].shape, NUMBERS), **found}
+        blank = torch.zeros(*found["mask"].shape, NUMBERS)
+        if self.held is not None:
+            known, where = (torch.from_numpy(each) for each in self.held)
+            shape, place = blank.clone(), torch.zeros_like(blank, dtype=torch.bool)
+            shape[:, : len(known)] = known.flatten(1) / self.scale
+            place[:, : len(known)] = where[:, None]
+            found["aside"] = {"known": shape, "where": place}
+        return {"x": blank, **found}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +91,10 @@ def drawn(model: Model, queries: Sequences, numbers: Sequence[int]) -> Iterator[
     wanted: dict[int, list[int]] = {}
     for number in numbers:
         wanted.setdefault(int(number) // queries.n, []).append(int(number))
+    if queries.potentials:
+        for own in wanted.values():
+            yield _ranked(model, queries, own, steered(model, queries, own))
+        return
     waiting: dict[int, dict[int, Tensor]] = {}
     for part in model.draw(queries, numbers, finite=False):
         rows: Any = part.x

@@ -33,7 +33,7 @@ from sfumato.training.options import TrainOptions
 if TYPE_CHECKING:
     from torch import nn
 
-    from sfumato.diffusion import Drawn, Gaussian, Solver
+    from sfumato.diffusion import Drawn, Gaussian, Guess, Solver
     from sfumato.fields.protein.companions import Companions
     from sfumato.fields.protein.data import Wanted
     from sfumato.fields.protein.pictures import Traces
@@ -178,12 +178,25 @@ class Protein(Recipe):
         return WALKS[name].over(Walk(grid=GRID, eta=0.0, batch=16))
 
     def queries(self, model: Model, ask: ProteinAsk, n: int | None) -> Sequences:
+        from sfumato.fields.protein.holding import placed
         from sfumato.fields.protein.queries import Sequences
         from sfumato.fields.protein.sequences import asked
+        from sfumato.fields.protein.steering import Potentials
 
         if n is not None and n < 1:
             raise Wrong(f"n = {n}: must be at least 1")
-        return Sequences(asked(model.companions.store, ask, model.walk.batch or 16), SAMPLES if n is None else n)
+        store = model.companions.store
+        found = asked(store, ask, model.walk.batch or 16)
+        held = placed(store, found[0], ask.held) if ask.hold is not None else None
+        towards = Potentials.of(ask.contact, ask.no_clash, min(map(len, found)))
+        return Sequences(found, SAMPLES if n is None else n, held, towards, model.facts.scale)
+
+    def guide(self, guess: Guess, query: Mapping[str, Any]) -> Guess:
+        """Held residues are known."""
+        from sfumato.diffusion import inpaint
+
+        aside = query.get("aside")
+        return guess if aside is None else inpaint(guess, aside["known"], aside["where"])
 
     def draw(self, model: Model, queries: Any, numbers: Sequence[int]) -> Iterator[Drawn]:
         """All samples of a sequence, ranked."""

@@ -66,17 +66,16 @@ def asked(store: Store, ask: ProteinAsk, batch: int) -> list[Asked]:
                 f"chain = {missing[0]!r}: the run has no chain of that name; it has {', '.join(list(known)[:3])}, ..."
             )
         return [of_run(store, known[name]) for name in ask.chain]
-    if not ask.sequence and ask.sequences is None:
+    file = ask.hold or ask.sequences
+    if not ask.sequence and file is None:
         return [of_run(store, int(store.part("val").chains[0]))]
     letter = "H" if store.facts.regions else "A"
-    found = read(ask.sequences) if ask.sequences is not None else [
+    found = read(file) if file is not None else [
         _bare(str(i + 1) if len(ask.sequence) > 1 else "sequence", letters, ask.cdr, letter, "sequence")
         for i, letters in enumerate(ask.sequence)
     ]  # fmt: skip
     if twice := [one.name for one in found if sum(other.name == one.name for other in found) > 1]:
-        raise DataError(
-            f"{shown(str(ask.sequences))}: two sequences are called {twice[0]!r}; give each a name of its own"
-        )
+        raise DataError(f"{shown(str(file))}: two sequences are called {twice[0]!r}; give each a name of its own")
     for one in found:
         check_length(len(one), batch, one.name)
     if not store.facts.regions:
