@@ -82,7 +82,7 @@ def measured(folder: Path, n: int, on: str = "test", chains: int | None = None, 
     groups = {"with a template": known, "without": bare, "all": found}
     table: dict[str, Any] = {}
     for group, those in groups.items():
-        for kind in ("mean", "chosen", "medoid", "best", "template"):
+        for kind in ("mean", "chosen", "tidied", "medoid", "best", "template"):
             if not those or (kind == "template" and group != "with a template"):
                 continue
             values = {name: np.array([one.of(kind, name) for one in those]) for name in SHOWN}
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=18.0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--most", type=int, default=20)
+    parser.add_argument("--rank-samples", type=int, default=10)
     parser.add_argument("--chains", type=int, default=12, help="of the stage steps")
     parser.add_argument("--stages", nargs="+", default=["train", "rank", "table", "curve", "steps"])
     given = parser.parse_args()
@@ -145,7 +146,7 @@ def main() -> None:
         folder, own = given.folder / f"seed{seed}", every.setdefault(str(seed), {})
         work: dict[str, Callable[[], Any]] = {
             "train": lambda: train(given.data, folder, seed, given.steps, given.minutes, given.threads),  # noqa: B023
-            "rank": lambda: rank(folder, 10),  # noqa: B023
+            "rank": lambda: rank(folder, given.rank_samples),  # noqa: B023
             "table": lambda: measured(folder, 5),  # noqa: B023
             "curve": lambda: measured(folder, given.most),  # noqa: B023
             "steps": lambda: by_steps(folder, given.chains),  # noqa: B023

@@ -16,6 +16,7 @@ from sfumato.fields.protein.geometry import (
     smooth_lddt,
     strain,
     stretched,
+    tidied,
     torsion,
 )
 from tests.fields.protein.folds import backbone, rotation, torsion_of
@@ -66,6 +67,17 @@ def test_pulls_shorten_what_is_too_long_and_move_nothing_as_a_whole() -> None:
     assert float(after) < 0.8 * float(before)
     turn = torch.from_numpy(rotation(np.random.default_rng(0)))
     assert torch.allclose(pulls(x @ turn), pull @ turn, atol=1e-9)
+
+
+def test_tidying_mends_bonds_and_moves_no_atom_far() -> None:
+    x = chain(length=40)
+    rough = x + 0.06 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    there = torch.ones(1, 40, 4, dtype=torch.bool)
+    neat = tidied(rough)
+    assert float((neat - rough).norm(dim=-1).max()) <= 0.15 + 1e-9
+    assert float(strain(neat[None], there)) < 0.3 * float(strain(rough[None], there))
+    codes = torch.from_numpy(encoded("A" * 40, "test"))
+    assert quality(neat, codes)["angles"] > quality(rough, codes)["angles"] + 0.1
 
 
 def test_figures_of_a_good_chain_of_a_mirrored_and_of_a_broken_one() -> None:

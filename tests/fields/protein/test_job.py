@@ -159,6 +159,9 @@ def test_a_walk_that_blows_up_costs_no_other_sample(model: Model) -> None:
     folds = model.recipe.things(half, queries, part)
     assert [bool(fold.error) for fold in folds] == [True, False, False]
     assert folds[0].rank == 3
+    whole = torch.from_numpy(np.stack([fold.coords for fold in folds[1:]]))
+    score = agreed(whole, folds[1].asked.cdr).score
+    assert [fold.rank for fold in folds[1:]] == (1 + score.argsort().argsort()).tolist()
     assert len(folds[1].confidence) == len(folds[1].asked)
 
 

@@ -63,6 +63,17 @@ def pulls(x: Tensor, there: Tensor | None = None) -> Tensor:
     return total
 
 
+def tidied(x: Tensor, steps: int = 50, most: float = 0.15) -> Tensor:
+    """Backbones (..., L, 4, 3) whose springs were let relax for some steps, no atom moved by more than ``most`` Angstrom."""
+    start = x.double()
+    moved = torch.zeros_like(start)
+    for _ in range(steps):
+        moved = moved + 0.4 * pulls(start + moved)
+        far = moved.norm(dim=-1, keepdim=True)
+        moved = moved * (most / far.clamp_min(most))
+    return (start + moved).to(x.dtype)
+
+
 def strain(x: Tensor, there: Tensor, slack: float = 2.0) -> Tensor:
     """How wrong the springs of backbones (B, L, 4, 3) are, (B,): the mean over springs of sqrt(1 + (error / (slack
     spread))^2) - 1, the square of a small error and the size of a large one.

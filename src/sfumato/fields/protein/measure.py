@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sfumato.fields.protein.choosing import medoid
 from sfumato.fields.protein.data import Store
-from sfumato.fields.protein.geometry import CA, peptide_share, quality
+from sfumato.fields.protein.geometry import CA, peptide_share, quality, tidied
 from sfumato.fields.protein.pictures import Errors, Traces
 from sfumato.fields.protein.queries import Sequences, drawn, folds
 from sfumato.fields.protein.sequences import of_run
@@ -61,12 +61,14 @@ def errors(model: Tensor, truth: Tensor, cdr: np.ndarray | None) -> dict[str, fl
 @dataclass(frozen=True, eq=False)
 class Case:
     """One chain: the figures of its samples, in the order of their numbers; which of them is chosen, and which the medoid;
+    those of the chosen one with bonds and angles relaxed;
     those of the template, where there is one. confidence and residue lDDT (n, L) x 100; third (n,)."""
 
     name: str
     samples: Sequence[Mapping[str, float]]
     chosen: int
     middle: int
+    tidied: Mapping[str, float]
     template: Mapping[str, float] | None
     confidence: np.ndarray
     local: np.ndarray
@@ -75,6 +77,8 @@ class Case:
 
     def of(self, which: str, name: str) -> float:
         """A figure of: mean, chosen, medoid, best (the least error of the third loop, or of all), template."""
+        if which == "tidied":
+            return self.tidied[name]
         if which == "template":
             return float("nan") if self.template is None else self.template.get(name, float("nan"))
         values = [sample[name] for sample in self.samples]
@@ -133,9 +137,12 @@ def case(store: Store, chain: int, made: Sequence[Fold], known: Any) -> Case:
     ranks = [fold.rank for fold in made]
     distance = medoid(torch.stack(backbones), cdr)
     sure = np.stack([fold.confidence[-common:] if len(fold.confidence) else np.full(common, np.nan) for fold in made])
+    chosen = int(np.argmin(ranks))
+    relaxed = tidied(torch.from_numpy(made[chosen].coords))[-common:]
     local = torch.stack([lddt(each[:, CA], truth[:, CA]) for each in backbones]).numpy()
     return Case(
-        asked.name, figures, int(np.argmin(ranks)), int(distance.argmin()), copied, sure, 100 * local,
+        asked.name, figures, chosen, int(distance.argmin()),
+        {**errors(relaxed, truth, cdr), **quality(relaxed, codes)}, copied, sure, 100 * local,
         np.array([fold.third for fold in made]), made,
     )  # fmt: skip
 
@@ -192,7 +199,7 @@ def evaluate(model: Model, measure: ProteinMeasure, ask: Any) -> Report:
         raise RunError(f"{model.run.path}: no sample of {len(own)} chains was finite; train longer")
     regions = model.facts.regions
     names = ("FR", "H1", "H2", "H3", "H3_own", "lddt", "peptide") if regions else ("RMSD", "lddt", "peptide")
-    kinds = ("mean", "chosen", "medoid", "best", *(("template",) if regions else ()))
+    kinds = ("mean", "chosen", "tidied", "medoid", "best", *(("template",) if regions else ()))
     rows: list[Row] = []
     blocks = []
     groups = {"with a template": [one for one in found if one.template is not None],
@@ -215,9 +222,9 @@ def evaluate(model: Model, measure: ProteinMeasure, ask: Any) -> Report:
     off, bins = calibration(found)
     key = "H3" if regions else "RMSD"
     notes = [
-        f"{len(found)} chains of '{measure.on}', {measure.n} samples each; mean: of all samples, chosen: ranked first, best: the "
-        f"least {key}; bonds and angles within 3 spreads of crystals, clashes per 1,000 residues, left_run: residues in a row "
-        "with phi above 0",
+        f"{len(found)} chains of '{measure.on}', {measure.n} samples each; mean: of all samples, chosen: ranked first, tidied: it "
+        f"with bonds and angles relaxed, best: the least {key}; bonds and angles within 3 spreads of crystals, clashes per 1,000 "
+        "residues, left_run: residues in a row with phi above 0",
         *(
             f"of {count}: mean {row['mean']:.2f}, chosen {row['chosen']:.2f}, best {row['best']:.2f} A {key}"
             for count, row in curve.items()

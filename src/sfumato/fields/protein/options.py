@@ -144,6 +144,8 @@ class ProteinAsk:
     them."""
     no_clash: bool = False
     """No two CA shall be nearer than 3.2 A, likewise."""
+    tidy: bool = False
+    """Let bonds and angles relax at the end, no atom by more than 0.15 A (`sfumato evaluate` has both figures)."""
 
     def __post_init__(self) -> None:
         given = sum(map(bool, (self.sequence, self.sequences, self.chain, self.hold)))

@@ -15,6 +15,7 @@ from sfumato.diffusion import Drawn
 from sfumato.diffusion.tree import Tree
 from sfumato.fields.protein.choosing import Judged, agreed
 from sfumato.fields.protein.data import NUMBERS, condition, padded
+from sfumato.fields.protein.geometry import tidied
 from sfumato.fields.protein.sequences import Asked
 from sfumato.fields.protein.steering import Potentials, steered
 
@@ -33,6 +34,8 @@ class Sequences:
     """Known coordinates (L, 4, 3) in the run's frame, and which residues are held (L,) bool, of the one sequence."""
     potentials: Potentials = Potentials()
     scale: float = 1.0
+    tidy: bool = False
+    """Whether bonds and angles are let relax."""
 
     def __len__(self) -> int:
         return len(self.asked) * self.n
@@ -140,6 +143,8 @@ def folds(model: Model, queries: Sequences, part: Drawn) -> list[Fold]:
         if not np.isfinite(coords).all():
             found.append(Fold(one, place, coords, int(part.scores["rank"][row]), error="numbers that are not finite"))
             continue
+        if queries.tidy:
+            coords = tidied(torch.from_numpy(coords)).numpy()
         confidence = part.scores["confidence"][row].numpy()
         known = np.zeros(0) if np.isnan(confidence).any() else confidence
         found.append(Fold(one, place, coords, int(part.scores["rank"][row]), known, float(part.scores["third"][row])))

@@ -189,7 +189,7 @@ class Protein(Recipe):
         found = asked(store, ask, model.walk.batch or 16)
         held = placed(store, found[0], ask.held) if ask.hold is not None else None
         towards = Potentials.of(ask.contact, ask.no_clash, min(map(len, found)))
-        return Sequences(found, SAMPLES if n is None else n, held, towards, model.facts.scale)
+        return Sequences(found, SAMPLES if n is None else n, held, towards, model.facts.scale, ask.tidy)
 
     def guide(self, guess: Guess, query: Mapping[str, Any]) -> Guess:
         """Held residues are known."""
