@@ -222,9 +222,9 @@ def evaluate(model: Model, measure: ProteinMeasure, ask: Any) -> Report:
     off, bins = calibration(found)
     key = "H3" if regions else "RMSD"
     notes = [
-        f"{len(found)} chains of '{measure.on}', {measure.n} samples each; mean: of all samples, chosen: ranked first, tidied: it "
-        f"with bonds and angles relaxed, best: the least {key}; bonds and angles within 3 spreads of crystals, clashes per 1,000 "
-        "residues, left_run: residues in a row with phi above 0",
+        f"{len(found)} chains of '{measure.on}', {measure.n} samples each; mean: of all samples, chosen: ranked first, tidied: "
+        f"it with bonds and angles relaxed, best: the least {key}; bonds and angles within 3 spreads of crystals, clashes per "
+        "1,000 residues, left_run: residues in a row with phi above 0",
         *(
             f"of {count}: mean {row['mean']:.2f}, chosen {row['chosen']:.2f}, best {row['best']:.2f} A {key}"
             for count, row in curve.items()
