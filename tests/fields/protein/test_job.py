@@ -153,12 +153,12 @@ def test_a_walk_that_blows_up_costs_no_other_sample(model: Model) -> None:
             return map(wild, self.model.draw(*args, **known))
 
     few = dataclasses.replace(model, walk=dataclasses.replace(model.walk, steps=2))
-    queries = model.recipe.queries(few, ProteinAsk(), 3)
+    queries = model.recipe.queries(few, ProteinAsk(), 5)
     half: Any = Half(few)
-    part = next(iter(model.recipe.draw(half, queries, range(3))))
+    part = next(iter(model.recipe.draw(half, queries, range(5))))
     folds = model.recipe.things(half, queries, part)
-    assert [bool(fold.error) for fold in folds] == [True, False, False]
-    assert folds[0].rank == 3
+    assert [bool(fold.error) for fold in folds] == [True, False, False, False, False]
+    assert folds[0].rank == 5
     whole = torch.from_numpy(np.stack([fold.coords for fold in folds[1:]]))
     score = agreed(whole, folds[1].asked.cdr).score
     assert [fold.rank for fold in folds[1:]] == (1 + score.argsort().argsort()).tolist()
@@ -208,6 +208,15 @@ def test_training_goes_on_and_inspect_trains_nothing(tmp_path: Path, capsys: pyt
     assert model.facts.frame == "free"
     assert main(["evaluate", str(out), "-n", "2", "--steps", "2", "--on", "val", "--chains", "2"]) == 0
     assert "RMSD" in capsys.readouterr().out
+
+
+def test_a_run_becomes_a_flow_map_that_folds(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a memory of its last guess, in one leap."""
+    out = tmp_path / "map"
+    assert main(["distill", str(run), "--steps", "2", "--batch", "2", "--threads", "1", "--out", str(out)]) == 0
+    assert "failed" not in capsys.readouterr().err
+    assert main(["sample", str(out), "-n", "2", "--steps", "1", "--out", str(tmp_path / "folds")]) == 0
+    assert len(table(tmp_path / "folds")) == 2
 
 
 def test_every_walk_of_the_field_draws(model: Model) -> None:

@@ -134,18 +134,22 @@ def judge(model: Model, one: Asked, backbones: Tensor) -> Judged:
 
 
 def folds(model: Model, queries: Sequences, part: Drawn) -> list[Fold]:
-    """Samples as backbones in Angstrom."""
+    """Samples as backbones in Angstrom; of those that were not ranked (drawn through the model alone) nothing else is known."""
     found = []
     x: Any = part.x
     for row, number in enumerate(part.numbers):
         one, place = queries.of(int(number))
-        coords = x[row, : len(one)].reshape(len(one), -1, 3).numpy() * model.facts.scale
+        coords = x[row, : len(one)].reshape(len(one), -1, 3).float().cpu().numpy() * model.facts.scale
+        rank = int(part.scores["rank"][row]) if "rank" in part.scores else 0
         if not np.isfinite(coords).all():
-            found.append(Fold(one, place, coords, int(part.scores["rank"][row]), error="numbers that are not finite"))
+            found.append(Fold(one, place, coords, rank, error="numbers that are not finite"))
             continue
         if queries.tidy:
             coords = tidied(torch.from_numpy(coords)).numpy()
+        if "confidence" not in part.scores:
+            found.append(Fold(one, place, coords, rank))
+            continue
         confidence = part.scores["confidence"][row].numpy()
         known = np.zeros(0) if np.isnan(confidence).any() else confidence
-        found.append(Fold(one, place, coords, int(part.scores["rank"][row]), known, float(part.scores["third"][row])))
+        found.append(Fold(one, place, coords, rank, known, float(part.scores["third"][row])))
     return found
