@@ -127,6 +127,10 @@ def test_held_residues_stay_where_the_structure_has_them(run: Path, model: Model
     assert (
         float(rmsd(motion(drawn[~own].flatten(0, 1)), known[~own].flatten(0, 1))) > 1.0
     )  # the network has hardly learned
+    whole = load(run).sample(1, hold=path, steps=40)[0]  # in the frame of the run, where the network expects it
+    truth = of_run(model.companions.store, 4).truth
+    assert truth is not None
+    assert float(np.linalg.norm(whole.coords - truth, axis=-1)[cdr != 3].mean()) < 2.0
     few = load(run).sample(1, hold=path, held=("21:25",), steps=40)[0]
     ca = torch.from_numpy(few.coords[20:25]).double().flatten(0, 1)
     assert float(rmsd(fit(ca, known[20:25].flatten(0, 1))(ca), known[20:25].flatten(0, 1))) < 0.1
