@@ -70,11 +70,11 @@ def test_steered_samples_have_the_shares_that_the_reward_gives(model: Model) -> 
     knowing = dataclasses.replace(model, denoiser=exact)
     towards = Potentials.of((f"1:10:{bound}",), False, 12)
     queries = Sequences([one], 1500, potentials=towards, scale=model.facts.scale)
-    x = steered(knowing, queries, list(range(1500)))
+    x = steered(knowing, one, queries.batch([0]), towards, 1500)
     which = torch.cdist(x.flatten(1), flat.flatten(1)).argmin(1)
     wanted = math.exp(-0.5) / (1 + math.exp(-0.5))
     assert float((which == far).float().mean()) == pytest.approx(wanted, abs=0.06)
-    free = steered(knowing, dataclasses.replace(queries, potentials=Potentials()), list(range(1500)))
+    free = steered(knowing, one, queries.batch([0]), Potentials(), 1500)
     even = torch.cdist(free.flatten(1), flat.flatten(1)).argmin(1)
     assert float((even == far).float().mean()) == pytest.approx(0.5, abs=0.06)
 

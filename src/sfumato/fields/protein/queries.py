@@ -96,7 +96,8 @@ def drawn(model: Model, queries: Sequences, numbers: Sequence[int]) -> Iterator[
         wanted.setdefault(int(number) // queries.n, []).append(int(number))
     if queries.potentials:
         for own in wanted.values():
-            yield _ranked(model, queries, own, steered(model, queries, own))
+            asked, blank = queries.of(own[0])[0], queries.batch(own[:1])
+            yield _ranked(model, queries, own, steered(model, asked, blank, queries.potentials, len(own)))
         return
     waiting: dict[int, dict[int, Tensor]] = {}
     for part in model.draw(queries, numbers, finite=False):

@@ -7,7 +7,7 @@ What arrives is the sampler's distribution times exp(reward), the reward being m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from sfumato.errors import Wrong
 from sfumato.fields.protein.geometry import CA, CLASH
 
 if TYPE_CHECKING:
-    from sfumato.fields.protein.queries import Sequences
+    from sfumato.fields.protein.sequences import Asked
     from sfumato.jobs.model import Model
 
 SLACK = 0.5
@@ -78,26 +78,25 @@ class Potentials:
         return -0.5 * cost
 
 
-def steered(model: Model, queries: Sequences, numbers: Sequence[int]) -> Tensor:
-    """Samples of one sequence, drawn together: x (n, L, 12) in units of the data's spread. They are the same for the same
-    seed and number of samples. The walk is the ancestral one, without memory, on the model's own grid."""
-    one, _ = queries.of(numbers[0])
-    count = max(LEAST, len(numbers))
-    batch: Any = queries.batch([numbers[0]])
-    given = {
-        name: value.expand(count, *value.shape[1:]).to(model.device)
-        for name, value in batch.items()
-        if name not in ("x", "aside")
-    }
-    blank = batch["x"].expand(count, -1, -1).to(model.device)
+def steered(model: Model, one: Asked, query: Mapping[str, Any], potentials: Potentials, wanted: int) -> Tensor:
+    """Samples of one sequence, drawn together: x (n, L, 12) in units of the data's spread. They are the same for the same seed
+    and number of samples. The walk is the ancestral one, without memory, on the model's own grid.
+
+    Args:
+        query: the batch (1, ...) of one sample of the sequence.
+        wanted: how many; 32 particles walk at least.
+    """
+    count = max(LEAST, wanted)
+    rows = {name: value.expand(count, *value.shape[1:]).to(model.device) for name, value in query.items()}
+    blank = rows.pop("x")
     rng = Streams(key("steered", model.drawing.seed, one.name), range(count), model.device)
     scale, length = model.facts.scale, len(one)
 
     def reward(x: Tensor, t: Any) -> Tensor:
-        found = queries.potentials.reward(x[:, :length, 3 * CA : 3 * CA + 3].cpu() * scale)
+        found = potentials.reward(x[:, :length, 3 * CA : 3 * CA + 3].cpu() * scale)
         sigma = float(model.process.schedule.angle(t).tan()) if isinstance(t, Tensor) else 0.0
         return found / (1 + (sigma * scale) ** 2)  # far from the data a guess is a mean, which fits nothing
 
     times = model.grid(model.walk)(model.process.schedule, model.walk.steps or 1)
-    found = steer(model.denoiser, model.process.prior(blank, rng), times, reward, Euler(1.0), rng, **given)
-    return found.samples[: len(numbers)].float().cpu()
+    found = steer(model.denoiser, model.process.prior(blank, rng), times, reward, Euler(1.0), rng, **rows)
+    return found.samples[:wanted].float().cpu()
