@@ -237,7 +237,7 @@ def test_what_cannot_be_folded_is_refused_in_a_line(
         (["--sequence", "ACDB"], "sequence: position 4 is 'B'"),
         (["--sequence", "ACDEFGHIKLMNPQRSTVWYACDEFGHIKLMNPQRSTVWY"], "no regions of a heavy chain are found"),
         (["--sequence", "ACDE", "--cdr", "011"], "cdr has 3 digits for 4 residues"),
-        (["--sequence", "ACDE", "--chain", "x"], "the only one of sequence, sequences and chain"),
+        (["--sequence", "ACDE", "--chain", "x"], "the only one of sequence, sequences, chain and hold"),
         (["--chain", "nobody"], "the run has no chain of that name"),
         (["--sequence", letters(model), "--cdr", "0" * len(letters(model))], "0 1 0 2 0 3 0"),
         (["--solver", "overstep:gamma=-1"], "gamma = -1"),
