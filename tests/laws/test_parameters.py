@@ -37,7 +37,7 @@ from sfumato.diffusion import (
 from sfumato.diffusion.exact import MixtureData
 from sfumato.diffusion.sample import Euler, Solver
 from sfumato.diffusion.schedule import LogLinear, Schedule
-from sfumato.diffusion.solvers import AdaptiveSolver, Churn, Multistep, NotMet, PredictorCorrector
+from sfumato.diffusion.solvers import AdaptiveSolver, Churn, Multistep, NotMet, Overstep, PredictorCorrector
 from tests.laws.orders import Impulses, curve, exact_end, mixture, moment_error, noises, panel, slope, worst_ratio
 from tests.laws.worlds import F64, Told, normal, scalar
 
@@ -55,6 +55,7 @@ FRESH: dict[str, Any] = {
         (0.0, 0.05, 50.0), (5.0, 0.0, 1e9), (300.0, 0.05, 50.0), (20.0, 0.5, 3.0), (20.0, 0.05, 0.4), (20.0, 3.0, 50.0))},
     **{f"corrections {strength} {times}": PredictorCorrector(strength, times)
        for strength in (0.0, 0.2, 1.5) for times in (1, 3)},
+    **{f"overstep {gamma} {low}": Overstep(gamma, low, 1.0, 1.0) for gamma, low in ((0.0, 0.1), (0.8, 0.1), (0.3, 0.0))},
 }  # fmt: skip
 
 
@@ -294,6 +295,28 @@ def test_it_gives_up_after_so_many_calls(most: int) -> None:
     assert most < len(asked) <= most + 4
 
 
+@pytest.mark.parametrize("schedule", ["ve", "edm", "vp"])
+@pytest.mark.parametrize(
+    ("gamma", "low", "noise", "step"), [(0.8, 0.3, 1.2, 1.5), (0.0, 0.1, 1.0, 1.7), (0.5, 0.0, 0.9, 0.6)]
+)
+def test_overstep_goes_so_much_too_far(schedule: str, gamma: float, low: float, noise: float, step: float) -> None:
+    """AlphaFold 3, algorithm 18, on data that is one point: in units of sigma / alpha, a deviation d at c becomes, where the
+    step ends above ``low``, d + noise sqrt((1 + gamma)^2 - 1) c of fresh, and then moves to the point by step (1 - s / up) of
+    itself."""
+    world = FINITE[schedule]
+    t, s = torch.tensor(0.6, dtype=F64), torch.tensor(0.45, dtype=F64)
+    states = linear_walk(Overstep(gamma, low, noise, step), world, torch.stack((t, s)))
+    here, there = (float(world.angle(u).tan()) for u in (t, s))
+    up = here * (1 + gamma) if there > low else here
+    up = min(up, float(world.angle(torch.ones((), dtype=F64)).tan()))
+    left = 1 - step * (1 - there / up)
+    alpha = float(world.alpha(s))
+    assert float(states[1][0, 0]) == pytest.approx(1.7 * alpha, rel=1e-9)
+    assert float(states[1][1, 0] - states[1][0, 0]) == pytest.approx(alpha * left * here, rel=1e-6)
+    fresh = alpha * left * noise * math.sqrt(max(0.0, up**2 - here**2))
+    assert float(states[1][2, 0] - states[1][0, 0]) == pytest.approx(fresh, rel=1e-6, abs=1e-9)
+
+
 # ---- all of them -----------------------------------------------------------------------------------------------------------
 
 LAWS_HERE: dict[type, set[str]] = {
@@ -306,6 +329,7 @@ LAWS_HERE: dict[type, set[str]] = {
     PredictorCorrector: {"strength", "corrections"},
     AdaptiveSolver: {"rtol", "atol", "finest", "most"},
     Renoised: {"solver", "eta"},
+    Overstep: {"gamma", "low", "noise", "step_scale"},
     RandomOrder: set(),
     Confidence: {"temperature"},  # of tokens and of descent: tests/laws/test_parameters_beyond.py
     EntropyBound: {"budget"},

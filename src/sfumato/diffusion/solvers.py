@@ -5,7 +5,7 @@ from __future__ import annotations
 from sfumato.diffusion.adaptive_solver import AdaptiveSolver, NotMet
 from sfumato.diffusion.flow_solvers import DPMpp2M, Heun, Multistep, Node, follow
 from sfumato.diffusion.sample import Euler, Solver
-from sfumato.diffusion.stochastic_solvers import Churn, EulerMaruyama, PredictorCorrector, Renoised
+from sfumato.diffusion.stochastic_solvers import Churn, EulerMaruyama, Overstep, PredictorCorrector, Renoised
 
 __all__ = [
     "SOLVERS",
@@ -18,6 +18,7 @@ __all__ = [
     "Multistep",
     "Node",
     "NotMet",
+    "Overstep",
     "PredictorCorrector",
     "Renoised",
     "ab",

@@ -50,6 +50,58 @@ class Churn(Solver):
 
 
 @dataclass(frozen=True)
+class Overstep(Solver):
+    """AlphaFold 3's sampler (Abramson et al. 2024, algorithm 18): raise the noise by a fixed share of itself, then take
+    Euler's step from there, and more than all of it.
+
+    Not a method that ends at the model's distribution with ever more steps: ``step`` above 1 is a low temperature, which makes
+    samples more regular and less different, and so does less ``noise``. With gamma = 0, step = 1 it is Euler's method.
+
+    Args:
+        gamma: share by which sigma / alpha is raised at every step that begins above ``low`` (gamma_0).
+        low: least sigma / alpha at the end of a step at which that is done, in units of the data's spread (gamma_min).
+        noise: factor on the added noise (noise_scale).
+        step: factor on the step (step_scale).
+
+    Raises:
+        ValueError: a gamma below 0, or a step or noise that is not above 0.
+    """
+
+    gamma: float = 0.8
+    low: float = 0.0625
+    noise: float = 1.003
+    step_scale: float = 1.5
+    order: int = 1
+
+    def __post_init__(self) -> None:
+        for good, name in (
+            (0 <= self.gamma < math.inf, "gamma"),
+            (0 < self.noise < math.inf, "noise"),
+            (0 < self.step_scale < math.inf, "step_scale"),
+        ):
+            if not good:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)}: must be {'0 or more' if name == 'gamma' else 'above 0'}"
+                )
+
+    def prepare(self, times: Tensor) -> None:
+        return None
+
+    def step(self, guess: Guess, x_t: Tensor, t: Tensor, s: Tensor, memory: None, rng: Rng) -> tuple[Tensor, None]:
+        schedule = guess.process.schedule
+        there = schedule.angle(s).tan()
+        raised = schedule.time(schedule.logsnr(t) - 2 * math.log1p(self.gamma))
+        up = torch.where((there > self.low) & (s < t) & (self.gamma > 0), raised.clamp_max(1.0), t)
+        scale = torch.where(up > t, schedule.alpha(up) / schedule.alpha(t), torch.ones_like(t))
+        added = (schedule.sigma(up) ** 2 - (scale * schedule.sigma(t)) ** 2).clamp_min(0).sqrt()
+        x_up = along(scale, x_t) * x_t + along(added * self.noise, x_t) * guess.process.prior(x_t, rng)
+        whole = guess.process.step(guess(x_up, up), x_up, up, s)  # where Euler's step ends
+        alpha = schedule.alpha(s) / schedule.alpha(up)
+        stay = along(alpha, x_up) * x_up  # the same point of x / alpha, at s
+        return stay + self.step_scale * (whole - stay), None
+
+
+@dataclass(frozen=True)
 class EulerMaruyama(Solver):
     """Euler-Maruyama on the reverse-time SDE (Song 2021, eq. 6) in t. Weak order 1.
 

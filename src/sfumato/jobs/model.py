@@ -97,7 +97,8 @@ class Model:
         for adaptation in self.adaptations:
             own |= adaptation.solvers(self.process)
         if walk.tol is None or walk.solver == "descent":
-            return solver_of(walk, self.process, own)
+            made = solver_of(walk, self.process, {**self.recipe.solvers(), **own})
+            return made if self.adaptations else self.recipe.around(made)
         finest: float = max(getattr(self.process, "finest", 0.0), 1e-3)
         within: dict[str, Any] = {"adaptive": d.AdaptiveSolver(walk.tol, walk.tol, finest)}
         within |= {name: each.within(walk.tol, self.process) for each in self.adaptations for name in own}

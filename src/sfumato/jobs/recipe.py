@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sfumato.data import Dataset
-    from sfumato.diffusion import Drawn, Guess
+    from sfumato.diffusion import Drawn, Guess, Solver
     from sfumato.diffusion.generate import Queries
     from sfumato.diffusion.process import Process
     from sfumato.diffusion.tree import Tree
@@ -222,6 +222,14 @@ class Recipe:
     def guide(self, guess: Guess, query: Mapping[str, Tree]) -> Guess:
         """Around the guess, which is guided already: infill, inpaint, clip; by row, from query["aside"]."""
         return guess
+
+    def solvers(self) -> Mapping[str, Solver]:
+        """Solvers that only runs of this field have, by name."""
+        return {}
+
+    def around(self, solver: Solver) -> Solver:
+        """What goes around the solver of a run that was not converted: the memory of a network that is told its last guess."""
+        return solver
 
     def draw(self, model: Model, queries: Queries, numbers: Sequence[int]) -> Iterator[Drawn]:
         """The samples of these numbers, through ``model.draw`` alone: a rollout, rejection or ranking calls it again."""

@@ -13,7 +13,7 @@ from rdkit import Chem
 from sfumato.data.structures import read_structure
 from sfumato.errors import DataError
 from sfumato.fields.docking.chemistry import Ligand, alike, from_file, from_smiles, tanimoto
-from sfumato.fields.docking.writing import block
+from sfumato.fields.docking.sdf import block
 from tests.fields.docking import worlds
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"

@@ -16,7 +16,7 @@ from sfumato.cli import main
 from sfumato.data import structures
 from sfumato.fields.docking import asking
 from sfumato.fields.docking.chemistry import Ligand, from_file, from_smiles
-from sfumato.fields.docking.writing import block
+from sfumato.fields.docking.sdf import block
 from sfumato.jobs.model import Model, load
 from tests.fields.docking import worlds
 

@@ -8,8 +8,8 @@ import torch
 
 from sfumato.fields.docking.chemistry import Ligand, from_smiles
 from sfumato.fields.docking.pose import Joints, conformers, placed
+from sfumato.fields.docking.sdf import posed
 from sfumato.fields.docking.symmetry import apart, rmsd, symmetries
-from sfumato.fields.docking.writing import posed
 from tests.fields.docking import worlds
 from tests.fields.docking.test_pose import drawn
 

@@ -10,7 +10,7 @@ import torch
 from sfumato.data.structures import RESIDUES
 from sfumato.fields.docking.chemistry import Ligand, from_smiles
 from sfumato.fields.docking.pose import Joints, conformers, placed
-from sfumato.fields.docking.writing import block
+from sfumato.fields.docking.sdf import block
 
 SMILES = (
     "c1ccccc1CC(=O)N", "Cc1ccncc1", "O=C(O)c1ccccc1O", "C[C@H](N)C(=O)OCC", "CC(=O)Nc1ccc(O)cc1", "c1ccc2[nH]ccc2c1",

@@ -17,7 +17,7 @@ from sfumato.jobs.report import Saves
 if TYPE_CHECKING:
     from sfumato.fields.docking.asking import Docked, Pose
     from sfumato.fields.docking.companions import Companions
-    from sfumato.fields.docking.measure import Judged
+    from sfumato.fields.docking.judged import Judged
     from sfumato.jobs.model import Model
 
 SHOWN = 12
@@ -122,7 +122,9 @@ def pictures(model: Model, queries: Docked, poses: Sequence[Pose], judged: Seque
     if not available():
         return {}
     chosen = np.unique(np.linspace(0, len(judged) - 1, min(SHOWN, len(judged))).round().astype(int))
-    first = [ranked(model.companions, [pose for pose in poses if pose.number // queries.n == k])[0] for k in chosen]
+    first = [
+        ranked(model.companions.ranker, [pose for pose in poses if pose.number // queries.n == k])[0] for k in chosen
+    ]
     titles = [f"{judged[k].name}: {judged[k].rmsd[0]:.1f} A, similarity {judged[k].similarity:.2f}" for k in chosen]
     return {
         "poses.png": sheet(model.companions, first, titles),

@@ -7,17 +7,17 @@ independent.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sfumato.fields.docking.asking import Docked, Pose, held_out
 from sfumato.fields.docking.chemistry import chem
+from sfumato.fields.docking.judged import Judged
 from sfumato.fields.docking.overlay import overlays
 from sfumato.fields.docking.rank import ranked
+from sfumato.fields.docking.sdf import block
 from sfumato.fields.docking.symmetry import rmsd, symmetries
-from sfumato.fields.docking.writing import block
 from sfumato.jobs.report import Report
 from sfumato.metrics.table import Row
 from sfumato.training.run import RunError
@@ -32,22 +32,6 @@ BINS = (0.3, 0.5, 0.7)
 """Similarities to the nearest known pose between which results are told apart."""
 BEST = (1, 5, 10, 40)
 DRAWS = 2000
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A case measured: RMSD of its poses by rank and as drawn, how sure each was, RMSD of the overlay (NaN: none)."""
-
-    name: str
-    target: str
-    scaffold: str
-    similarity: float
-    rmsd: np.ndarray
-    drawn: np.ndarray
-    sure: np.ndarray
-    overlay: float
-    centre: float
-    """A from the centre of the first pose to that of the crystal's."""
 
 
 def cases(model: Model, measure: DockingMeasure, overlays: int = 0) -> Docked:
@@ -93,7 +77,7 @@ def judged(
         truth = store.known[case.known].ligand.places
         assert truth is not None
         ways = symmetries(case.ligand.mol)
-        order = ranked(companions, own)
+        order = ranked(companions.ranker, own)
         far = rmsd(np.stack([pose.places for pose in order]), truth, ways)
         place = {pose.place: value for pose, value in zip(order, far)}
         over = laid[k]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.fields.docking.asking import Case
-from sfumato.fields.docking.writing import posed
+from sfumato.fields.docking.sdf import posed
 
 
 def overlay(case: Case, first: int = 0, last: int = 1) -> np.ndarray | None:

@@ -22,6 +22,7 @@ from sfumato.fields.docking.chemistry import EXTRA, Ligand, from_file
 from sfumato.fields.docking.complexes import Complex
 from sfumato.fields.docking.facts import DockingFacts
 from sfumato.fields.docking.pose import CONFORMERS, UNIT, Joints, conformers, matched, quads_of, read_off
+from sfumato.fields.docking.sdf import block
 from sfumato.training.run import write_text
 
 if TYPE_CHECKING:
@@ -215,8 +216,6 @@ def _keep(
     rows: Sequence[dict[str, np.ndarray]],
     structures: Sequence[Structure],
 ) -> None:
-    from sfumato.fields.docking.writing import block
-
     run.cache.mkdir(parents=True, exist_ok=True)
     with (run.cache / "ligands.sdf").open("w", encoding="utf-8") as file:
         for _, ligand in found:

@@ -20,7 +20,6 @@ from sfumato.fields.docking.symmetry import apart, symmetries
 
 if TYPE_CHECKING:
     from sfumato.fields.docking.asking import Case, Pose
-    from sfumato.fields.docking.companions import Companions
 
 NAME = "rank.json"
 NEAR = 2.0
@@ -197,10 +196,9 @@ class Ranker:
         return found
 
 
-def ranked(companions: Companions, poses: Sequence[Pose]) -> list[Pose]:
+def ranked(ranker: Ranker | None, poses: Sequence[Pose]) -> list[Pose]:
     """The poses of a case, the surest first, with their scores; without a ranker that which most samples agree with."""
     x = scored(poses)
-    ranker = companions.ranker
     sure = None if ranker is None else ranker(x, poses[0].case.name)
     key = x[:, 0] - 1e-3 * x[:, 1] if sure is None else sure
     named = [dict(zip(NUMBERS[:8], map(float, row))) for row in x]

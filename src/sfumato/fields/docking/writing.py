@@ -6,14 +6,12 @@ import csv
 import dataclasses
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from sfumato.data.writing import appearing
-from sfumato.fields.docking.chemistry import Ligand, chem
+from sfumato.fields.docking.sdf import block
 from sfumato.jobs.making import KEY, Making
 from sfumato.training.telling import tell
 
@@ -24,32 +22,6 @@ if TYPE_CHECKING:
 
 UNLIKE = 0.3
 """Tanimoto similarity below which a ligand is said to be like nothing known."""
-
-
-def posed(ligand: Ligand, places: np.ndarray, hydrogens: bool = False) -> Any:
-    """The ligand's molecule with places (N, 3), and hydrogens on them if wanted."""
-    from rdkit.Geometry import Point3D
-
-    Chem = chem()
-    mol = Chem.Mol(ligand.mol)
-    mol.RemoveAllConformers()
-    own = Chem.Conformer(len(ligand))
-    own.Set3D(True)
-    for i, place in enumerate(np.asarray(places, dtype=np.float64).tolist()):
-        own.SetAtomPosition(i, Point3D(*place))
-    mol.AddConformer(own)
-    return Chem.AddHs(mol, addCoords=True) if hydrogens else mol
-
-
-def block(ligand: Ligand, places: np.ndarray, properties: Mapping[str, Any], hydrogens: bool = False) -> str:
-    """A record of an SDF file, with properties."""
-    from rdkit import rdBase
-
-    with rdBase.BlockLogs():
-        text = chem().MolToMolBlock(posed(ligand, places, hydrogens), includeStereo=True)
-    title = " ".join(ligand.name.split())[:80]
-    lines = "".join(f">  <{name}>\n{' '.join(str(value).split())}\n\n" for name, value in properties.items())
-    return f"{title}\n{text.partition(chr(10))[2]}{lines}$$$$\n"
 
 
 def record(pose: Pose, rank: int, making: Making) -> str:
@@ -94,7 +66,7 @@ def write(companions: Companions, queries: Docked, poses: Sequence[Pose], out: P
     for name, own in by_case.items():
         if not own:
             continue
-        order, file = ranked(companions, own), file_name(name, taken)
+        order, file = ranked(companions.ranker, own), file_name(name, taken)
         yield save(order, out / f"{file}.sdf", making)
         rows += [(name, rank, _sure(pose), f"{file}.sdf", "") for rank, pose in enumerate(order, 1)]
     rows += [(name, "", "", "", reason) for name, reason in queries.failed for _ in range(queries.n)]
