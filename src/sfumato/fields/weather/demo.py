@@ -26,7 +26,7 @@ def demo(out: Path, minutes: float, days: int, seed: int) -> str:
     Planet().write(data, days, seed)
     run = train.train(Weather(data), TrainOptions(minutes=minutes, seed=seed, previews=2), out)
     loaded = model.load(out)
-    text = evaluate.evaluate(loaded, ForecastMeasure(cases=20), ForecastAsk(leads=5))
+    text = evaluate.evaluate(loaded, ForecastMeasure(n=8, cases=10), ForecastAsk(leads=3))
     file = sample(loaded, 8, ForecastAsk(("latest",), 5), out / "forecast.nc")[-1]
     words = typed(out)
     return (
