@@ -57,6 +57,10 @@ claims: install
 	$(BIN)/python -m benchmarks.failure
 	$(BIN)/python -m benchmarks.any_steps board
 	$(BIN)/python -m benchmarks.any_steps pictures
+	$(BIN)/python -m benchmarks.text --seconds 1200 --out runs/text --run runs/text/run
+	$(BIN)/python -m benchmarks.text_repair runs/text/run --out runs/text/repair.json
+	$(BIN)/python -m benchmarks.text_modes runs/text/run --out runs/text/modes.json
+	$(BIN)/python -m benchmarks.twin runs/text/run --out runs/text
 	$(BIN)/python -m benchmarks.policy meta_world
 	$(if $(PUSHT),$(BIN)/python -m benchmarks.policy push_t --data $(PUSHT))
 	$(if $(ERA),$(BIN)/python -m benchmarks.weather $(ERA) all)

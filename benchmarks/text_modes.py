@@ -8,7 +8,7 @@ missing. Everything is a function of the run and the options.
   bits      bits per byte of held-out documents, 32 tokens at a time, with the seconds of the processor with and without reading
             what is given once
   holes     of 1, 3 and 8 tokens of held-out windows filled to the token: their length known, the surest first; unknown, the
-            likeliest of 9 tries (one of them the likeliest rule each time); and how often the length alone is right
+            likeliest of --tries and one that takes the likeliest rule each time; and how often the length alone is right
   blocks    texts of two windows by blocks of 32: what is true of them and tokens a second, with and without the cache
   steps     texts of one window in 4 to 128 steps: how many parse, stand alone and are not copied
 """
@@ -102,9 +102,13 @@ def holes_of(model: Model, corpus: Corpus, asked: argparse.Namespace) -> dict[st
             guess = Echoing(model.denoiser, Echo((train, Source(file)), corpus.facts.end))
             written = measure.fill(guess, x[number : number + 1], ~open_[number : number + 1], size, model.device)  # type: ignore[arg-type]
             echoes += bool((written == x[number]).all())
-            tries = Tries.of(row[:first], row[first + size :], gaps, window, 8)
+            tries = Tries.of(row[:first], row[first + size :], gaps, window, max(1, asked.tries))
             greedy = opened(model, tries, [0], temperature=0.0, stream=("hole", number))
-            more = opened(model, tries, range(8), temperature=0.7, stream=("hole", number))
+            more = (
+                opened(model, tries, range(asked.tries), temperature=0.7, stream=("hole", number))
+                if asked.tries
+                else []
+            )
             best = likeliest([*greedy, *more], lambda tokens: True)
             assert best is not None
             right += best.tokens.tolist() == truth.tolist()
@@ -165,6 +169,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--holes", type=int, default=100)
+    parser.add_argument("--tries", type=int, default=8, help="drawn besides the likeliest rule each time")
     parser.add_argument("--texts", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=30_000)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))

@@ -156,7 +156,7 @@ def fill_open(
     draws: int = 1,
     *,
     temperature: float = 0.7,
-    tries: int = 8,
+    tries: int = 4,
     look: Seen | None = None,
 ) -> list[bytes]:
     """The text with its holes filled, ``draws`` times, as UTF-8; holes that do not say how long they are, are as long as the

@@ -46,7 +46,7 @@ class Fill:
     hole: int | None = None
     """Tokens of a hole that does not say how long it is (default: the run finds it; one that has learned no gaps takes 8 for a
     mark, and for lines as many as stand there)."""
-    tries: int = 8
+    tries: int = 4
     """Of a hole whose length the run finds: the likeliest of so many is kept."""
     alone: bool = False
     """Ask the model alone: what stands between the same tokens elsewhere, in the text and in the one that was learned from, does
