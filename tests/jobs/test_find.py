@@ -17,6 +17,9 @@ SHARED = [SOURCE / "cli.py", SOURCE / "networks" / "__init__.py", SOURCE / "netw
 SHARED += [path for room in ("jobs", "training", "serving") for path in sorted((SOURCE / room).glob("**/*.py"))]
 FIELDS = sorted(path.parent.name for path in (SOURCE / "fields").glob("*/recipe.py"))
 
+MEANT = {"serving/faces.py": {"text"}}
+"""Words that are not meant as fields: a key of the answers that other servers made usual."""
+
 
 def said(text: str) -> set[str]:
     """Every string but docstrings, and every name imported from us in a source, the parts of dotted ones too."""
@@ -36,7 +39,7 @@ def said(text: str) -> set[str]:
 
 @pytest.mark.parametrize("path", SHARED, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_nothing_shared_knows_a_field(path: Path):
-    assert said(path.read_text()).isdisjoint(FIELDS)
+    assert said(path.read_text()).isdisjoint({*FIELDS} - MEANT.get(f"{path.parent.name}/{path.name}", set()))
 
 
 def test_the_fields_of_a_bare_command_stand_in_one_place():

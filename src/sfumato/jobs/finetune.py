@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sfumato.errors import options_meet_the_core, typed
 from sfumato.jobs.card import card
 from sfumato.jobs.config import Configuration, read_config
+from sfumato.jobs.find import name_of
 from sfumato.jobs.model import Model, load, task_of
 from sfumato.jobs.recipe import Recipe, Say, say
 from sfumato.jobs.seal import seal, unchanged
@@ -72,6 +73,10 @@ def finetune(
 def _checked(source: Run, run: Run) -> Configuration:
     """The configuration of the run that is to go on, found fit for it."""
     config = read_config(source)
+    if not config.recipe.tunable:
+        raise RunError(
+            f"{source.path}: runs of {name_of(config.recipe)} cannot learn further from other data yet; train anew"
+        )
     if config.distill is not None:
         raise RunError(f"{source.path}: is a flow map; finetune the run that it was made from, and distill that again")
     if not source.model.is_file():
@@ -90,8 +95,6 @@ def _taken(source: Run, run: Run, recipe: Recipe, data: Path, options: FinetuneO
             shutil.copyfile(source.path / name, run.path / name)
     shutil.copyfile(source.model, run.path / BASE)
     own = {f.name for f in dataclasses.fields(recipe)}
-    if "data" not in own:
-        raise RunError(f"{source.path}: is of a field without data, and cannot learn from others")
     given = {"data": data, **({"held_out": options.held_out} if "held_out" in own else {})}
     other: Recipe = dataclasses.replace(recipe, **given)
     return other.prepare(run, tell, base=recipe.facts(source))

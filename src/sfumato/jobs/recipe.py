@@ -88,6 +88,8 @@ class Recipe:
     """Whether all samples go into one file, ``--out rows.csv``, and not into a folder."""
     lasting: ClassVar[tuple[str, ...]] = ()
     """Folders of a run that stay where its beginning fails: what cannot be had again for nothing, as calls of a simulator."""
+    tunable: ClassVar[bool] = False
+    """Whether ``prepare`` heeds ``base``, so that a run may learn further from other data."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Options of earlier revisions -> what they are called now, for old config.yaml files."""
 

@@ -19,7 +19,7 @@ from sfumato.errors import Mendable
 from sfumato.jobs.making import made
 from sfumato.serving.asked import SEED, Asked, Kind, Limits, body_schema, safe, schema, understood
 from sfumato.serving.board import Board, Job
-from sfumato.serving.metrics import Tally, text
+from sfumato.serving.metrics import Tally, exposition
 from sfumato.serving.pool import Pool
 from sfumato.serving.problem import Problem, of_line
 
@@ -173,7 +173,7 @@ class Api:
             live[job.state] += job.rows
         caps = {name: run.get("cap", 0) for name, run in self.pool.runs.items()}
         kept = sum(job.size for job in self.board.jobs.values())
-        return text(self.tally, live, self.pool.hands, caps, self.pool.restarts, kept)
+        return exposition(self.tally, live, self.pool.hands, caps, self.pool.restarts, kept)
 
     # ---- making again --------------------------------------------------------------------------------------------------
 

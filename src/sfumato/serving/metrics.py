@@ -35,7 +35,7 @@ def _escaped(word: str) -> str:
     return word.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")[:100]
 
 
-def text(
+def exposition(
     tally: Tally, live: Mapping[str, int], hands: Iterable[Any], caps: Mapping[str, int], restarts: int, kept: int
 ) -> str:
     """All of it. live: state -> rows; hands: the processes that draw."""

@@ -75,8 +75,6 @@ class Autoencoder(Recipe):
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Autoencoder:
         from sfumato.fields.autoencoder.data import prepare
 
-        if base is not None:
-            raise Wrong(f"{run.path}: an autoencoder cannot learn further yet; train it anew on all of its pictures")
         found = prepare(run, self.data, self.wanted(), tell)
         return dataclasses.replace(self, side=found.side)
 

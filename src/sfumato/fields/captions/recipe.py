@@ -52,6 +52,7 @@ class Captions(Recipe):
     Measure: ClassVar[type] = Measured
     guided: ClassVar[tuple[str, ...]] = ("caption", "caption_mask")
     formats: ClassVar[tuple[str, ...]] = (".png",)
+    tunable: ClassVar[bool] = True
     kept: ClassVar[tuple[str, ...]] = ("tokenizer.json", "coder.safetensors")
     verbs: ClassVar[Mapping[str, str]] = {"autoencoder": "sfumato.fields.captions.autoencode:Autoencode"}
     demo: ClassVar[str] = "sfumato.fields.captions.demo:demo"

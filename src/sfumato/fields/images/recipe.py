@@ -54,6 +54,7 @@ class Images(Recipe):
     Measure: ClassVar[type] = measure.Measure
     guided: ClassVar[tuple[str, ...]] = ("label", "vector", "vector_known")
     formats: ClassVar[tuple[str, ...]] = (".png", ".npy")
+    tunable: ClassVar[bool] = True
     kept: ClassVar[tuple[str, ...]] = ("coder.safetensors",)
 
     data: Positional[Path]

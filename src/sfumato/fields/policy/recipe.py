@@ -67,6 +67,7 @@ class PolicyRecipe(Recipe):
     Ask: ClassVar[type] = ChunkAsk
     Measure: ClassVar[type] = measure.TrialOptions
     verbs: ClassVar[Mapping[str, str]] = {"record": "sfumato.fields.policy.simulators.recording:Record"}
+    tunable: ClassVar[bool] = True
     formats: ClassVar[tuple[str, ...]] = (".npy",)
 
     data: Positional[Path]

@@ -49,6 +49,7 @@ class Tables(Recipe):
     Ask: ClassVar[type] = RowAsk
     Measure: ClassVar[type] = TableMeasure
     formats: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".jsonl", ".sqlite")
+    tunable: ClassVar[bool] = True
     single: ClassVar[bool] = True
     verbs: ClassVar[Mapping[str, str]] = {
         "compare": "sfumato.fields.tables.comparing:Compare", "fill": "sfumato.fields.tables.fill:Fill",

@@ -153,8 +153,6 @@ class Text(Recipe):
         from sfumato.fields.text.data import Corpus
         from sfumato.training.parallel import pick_device
 
-        if base is not None:
-            raise Wrong(f"{run.path}: a text run cannot be trained further on other text yet; train a new one")
         window = self.window or (128 if pick_device().type == "cpu" else 256)
         corpus = Corpus.of(
             self.documents(tell), vocab=self.vocab, window=window, held_out=self.held_out, tell=tell
