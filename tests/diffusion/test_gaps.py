@@ -147,6 +147,15 @@ def test_a_gap_has_the_exact_posterior_of_text_and_length_in_any_order(temperatu
     assert value < limit(freedom)
 
 
+def test_without_warmth_the_likeliest_is_taken_and_more_of_it_draws_more_evenly() -> None:
+    def different(warmth: float) -> int:
+        rows, _ = stretched([0, GAP, 2, 1], 400, Stretch(GAPS, 0.0, warmth))
+        return len(set(texts(rows, 1, 2)))
+
+    assert different(0.0) == 1
+    assert different(0.0) < different(0.3) < different(1.0)
+
+
 def test_the_score_is_the_probability_of_the_text_whatever_its_length_and_derivation() -> None:
     rows, scores = stretched([0, GAP, 2, 1], 200, Stretch(GAPS, 1.0))
     off = [float(score) - chain().log_p([0, *run, 2, 1]) for run, score in zip(texts(rows, 1, 2), scores, strict=True)]

@@ -20,6 +20,7 @@ from sfumato.networks import lora
 from sfumato.training import checkpoint
 from sfumato.training.ema import read_snapshots
 from sfumato.training.run import Run
+from sfumato.training.watch import Averaged, held_out_loss
 
 from .small import SMALL, sfumato, write_data, write_pictures
 
@@ -119,6 +120,9 @@ def test_the_average_with_the_least_held_out_loss_is_taken(tuned: Path) -> None:
     record = next(each for each in Run(tuned).records() if "held_out_best" in each)
     about = checkpoint.read_weights(tuned / "model.safetensors")[1]
     assert record["best_step"] == int(about["step"])
+    task = task_of(read_config(Run(tuned)), Run(tuned))  # not trained: what the run began with
+    held = Averaged(task, Run(tuned), False, torch.device("cpu"))
+    assert record["held_out_before"] == pytest.approx(held_out_loss(held.task, held.denoiser, held.batches), rel=1e-4)
     kept = {(each.step, str(each.width)): each.weights for each in read_snapshots(tuned / "snapshots")}
     chosen = lora.merged(dict(kept[int(about["step"]), about["width"]]), 1.0)
     last = tensors(tuned / "model.safetensors")

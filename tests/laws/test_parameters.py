@@ -38,6 +38,7 @@ from sfumato.diffusion.exact import MixtureData
 from sfumato.diffusion.sample import Euler, Solver
 from sfumato.diffusion.schedule import LogLinear, Schedule
 from sfumato.diffusion.solvers import AdaptiveSolver, Churn, Multistep, NotMet, Overstep, PredictorCorrector
+from sfumato.diffusion.stretching import Stretch
 from tests.laws.orders import Impulses, curve, exact_end, mixture, moment_error, noises, panel, slope, worst_ratio
 from tests.laws.worlds import F64, Told, normal, scalar
 
@@ -334,6 +335,7 @@ LAWS_HERE: dict[type, set[str]] = {
     Confidence: {"temperature"},  # of tokens and of descent: tests/laws/test_parameters_beyond.py
     EntropyBound: {"budget"},
     Remask: {"strength"},
+    Stretch: {"gaps", "temperature", "warmth"},  # tests/diffusion/test_gaps.py
     Descent: {"step_size", "momentum", "tol", "most"},
     Parts: {"solvers"},  # tests/laws/test_worlds.py
     diffusion.selfconditioning.Remember: {"solver", "blank"},  # tests/diffusion/test_selfconditioning.py

@@ -77,6 +77,11 @@ def test_a_change_added_to_the_weights_is_the_merged_one_and_two_are_their_sum()
     torch.testing.assert_close(lora.added(once, change, -1.0), dict(plain), rtol=1e-4, atol=1e-5)
 
 
+def test_untaught_it_is_what_it_was() -> None:
+    network = taught(lora.adapted(made("dit"), 4))
+    torch.testing.assert_close(lora.merged(lora.untaught(network.state_dict()), 1.0), dict(made("dit").state_dict()))
+
+
 def test_plain_weights_are_as_they_are() -> None:
     plain = made("dit").state_dict()
     assert lora.factors(plain) == {}

@@ -169,7 +169,7 @@ def overview(description: str, verbs: Sequence[tuple[str, str]], fields: Sequenc
     """`sfumato --help`: the verbs, the fields, and how to begin."""
     out = [f"usage: sfumato VERB ...     {description}", "", "verbs:"]
     for name, text in verbs:
-        out += entry(name, sentence(text, 2 * _room() - 8))
+        out += entry(name, sentence(text, _room()))
     out += ["", "fields (train FIELD DATA, inspect FIELD DATA):"]
     for name, text in fields:
         out += entry(name, text)

@@ -100,7 +100,7 @@ class FinetuneOptions:
             averaged.network.load_state_dict(dict(weights), strict=False)
             return held_out_loss(averaged.task, averaged.denoiser, averaged.batches)
 
-        before = loss(task.network.state_dict() if self.lora is not None else read_base(run))
+        before = loss(read_base(run) if self.lora is None else lora.untaught(averaged.network.state_dict()))
         found = [(loss(each.weights), each) for each in read_snapshots(run.snapshots)]
         if not found:
             return

@@ -19,7 +19,7 @@ from sfumato.training.telling import show
 
 @dataclass(frozen=True)
 class Train:
-    """Learn from data: inspects, chooses, says what it chose and how long it will take, and goes."""
+    """Learn from data, in a new run: inspects, chooses, says what it chose and how long it will take, and goes."""
 
     recipe: Annotated[Any, arg(name="")]
     training: Annotated[TrainOptions, arg(name="")] = field(default_factory=TrainOptions)
@@ -38,7 +38,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Resume:
-    """Go on with a run where its newest whole checkpoint left it: after Ctrl-C, a crash, a preemption; or for longer."""
+    """Go on with a run that stopped, or for longer: where its newest whole checkpoint left it, after Ctrl-C or a crash."""
 
     run: Positional[Path]
     """Run directory."""
@@ -72,7 +72,7 @@ class Distill:
 
 @dataclass(frozen=True)
 class Finetune:
-    """Let a trained run learn further from other data, and keep what it knew."""
+    """Let a trained run learn further from other data; it keeps what it knew."""
 
     run: Positional[Path]
     """Run directory."""
@@ -140,7 +140,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a run: samples against real data, beside the floor that real held-out data sets; a policy in a simulator."""
+    """Measure a run against real data: its samples beside the floor that held-out data sets; a policy in a simulator."""
 
     run: Positional[Path]
     """Run directory."""
@@ -164,7 +164,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Inspect:
-    """Say what would be learned from data, what is broken in it, and what training would cost here."""
+    """Say what would be learned from data; what is broken in it, and what training would cost here."""
 
     recipe: Annotated[Any, arg(name="")]
     training: Annotated[TrainOptions, arg(name="")] = field(default_factory=TrainOptions)
@@ -225,7 +225,7 @@ class Compare:
 
 @dataclass(frozen=True)
 class Demo:
-    """Train on small real pictures and their names, which come with packages; sample, score, draw what happened."""
+    """Train on small real pictures and their names; these come with packages. Sample, score, draw what happened."""
 
     out: Path = Path("runs/demo")
     """Run directory; an earlier demo there is replaced."""

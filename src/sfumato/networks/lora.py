@@ -67,6 +67,11 @@ def factors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def untaught(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of an adapted network as they were before anything was learned: with a change of nothing."""
+    return {name: value * 0 if FACTORS in name and name.endswith(".up") else value for name, value in weights.items()}
+
+
 def merged(weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     """The weights of an adapted network under the names, and as those, of a plain one. Plain weights stay as they are."""
     own = {name: value for name, value in weights.items() if ORIGINAL not in name and FACTORS not in name}
