@@ -205,7 +205,8 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path):
 
 
 MORTAL = """
-import os, signal, sys
+import faulthandler, os, signal, sys
+faulthandler.dump_traceback_later(200, exit=True)  # one that hangs says where
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from tests.training.small import *
@@ -220,6 +221,8 @@ def mortal(state, module, step, rows):
 
 loop._pieces = mortal
 loop.train(small_task(), made(out), options(save_seconds=1e-9 if dies else 3600, steps=8))
+sys.stderr.flush()
+os._exit(0)  # as the command does, whatever threads of others still do
 """
 
 

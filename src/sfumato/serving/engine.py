@@ -19,6 +19,7 @@ import torch
 from sfumato.diffusion import tree
 from sfumato.diffusion.sample import Solver, still
 from sfumato.diffusion.tree import Tree
+from sfumato.errors import Mendable
 from sfumato.serving import fair
 from sfumato.serving.guess import ByRow
 from sfumato.serving.rows import Row, Together, joined, settled, taken
@@ -28,7 +29,7 @@ QUANTUM = 8
 """Turns before it is asked again who walks, where nobody came or went and others wait."""
 
 
-class Cancelled(Exception):
+class Cancelled(Mendable, Exception):
     """Whom it was drawn for has gone."""
 
 

@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from sfumato.errors import Mendable
+
 TITLES = {
     400: "not JSON", 401: "a token is needed", 403: "not from there", 404: "nothing of that name", 405: "not that way",
     408: "too slow", 409: "told twice, differently", 410: "no longer kept", 413: "too large", 415: "not JSON",
@@ -17,7 +19,7 @@ MEDIA = "application/problem+json"
 
 
 @dataclass
-class Problem(Exception):
+class Problem(Mendable, Exception):
     """An answer that is none. No path and no traceback is in it."""
 
     status: int

@@ -9,12 +9,14 @@ import struct
 import threading
 from typing import Any
 
+from sfumato.errors import Mendable
+
 HEAD = struct.Struct("<II")
 LONGEST = 1 << 28
 """Bytes of a message at most."""
 
 
-class Closed(Exception):
+class Closed(Mendable, Exception):
     """The other side has gone."""
 
 
