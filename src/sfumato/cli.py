@@ -231,7 +231,9 @@ def command() -> NoReturn:
     for each in others:
         if not each.daemon:
             each.join()
-    if not others and os.environ.get("WORLD_SIZE", "1") == "1":  # several processes have threads that Python does not know
+    if (
+        not others and os.environ.get("WORLD_SIZE", "1") == "1"
+    ):  # several processes have threads that Python does not know
         raise SystemExit(code)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
