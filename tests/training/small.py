@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import json
 import os
 import signal
 import socket
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -112,11 +114,16 @@ def trace(run: Run) -> dict[tuple[int, int], dict[str, Any]]:
     return found
 
 
-def child(work: Callable[[], None]) -> int:
-    """Do work in a process of its own; returns its exit status (negative: the signal that ended it)."""
+def child(work: Callable[[], None], still: int = 0) -> int:
+    """Do work in a process of its own; returns its exit status (negative: the signal that ended it). ``still``: seconds after
+    which it says where it is, and is ended by SIGALRM."""
     pid = os.fork()
     if pid == 0:
         code = 1
+        if still:
+            faulthandler.dump_traceback_later(still - 5, exit=False)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(still)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell runs in the background
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and under nohup
         try:
@@ -148,12 +155,26 @@ def processes(work: Callable[[], None], world: int) -> list[int]:
 
         return ranked
 
-    others = []
-    for number in range(1, world):
-        if (pid := os.fork()) == 0:
-            os._exit(child(rank(number)) & 255)
-        others.append(pid)
-    return [child(rank(0)), *(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in others)]
+    def all_of_them() -> list[int]:
+        others = []
+        for number in range(1, world):
+            if (pid := os.fork()) == 0:
+                os._exit(child(rank(number), STILL) & 255)
+            others.append(pid)
+        return [child(rank(0), STILL), *(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in others)]
+
+    found = all_of_them()
+    if found[0] == -signal.SIGALRM:
+        warnings.warn(
+            f"{world} processes stood still for {STILL} s (see where above) and were begun again", stacklevel=2
+        )
+        return all_of_them()
+    return found
+
+
+STILL = 240
+"""Seconds after which processes that know of each other are taken to stand still: forked while threads of others run (a store's, a
+pool's), one may wait for ever for a lock that nobody holds. It says where, and ends."""
 
 
 def train_in_child(
