@@ -173,8 +173,8 @@ def processes(work: Callable[[], None], world: int) -> list[int]:
 
 
 STILL = 240
-"""Seconds after which processes that know of each other are taken to stand still: forked while threads of others run (a store's, a
-pool's), one may wait for ever for a lock that nobody holds. It says where, and ends."""
+"""Seconds after which processes that know of each other are taken to stand still: forked while threads of others run (of a
+store, of a pool), one may wait for ever for a lock that nobody holds. It says where, and ends."""
 
 
 def train_in_child(
