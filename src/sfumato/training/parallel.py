@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -88,6 +89,11 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+_KEPT: list[Any] = []
+"""Groups that are done with. Gloo's ends by waiting for its thread, which may want Python's lock to let go of its last
+barrier; whoever held the group last would wait with that lock in hand, for ever, as the wrapped network did now and then."""
+
+
 @contextmanager
 def launched(device: str = "auto") -> Iterator[Runtime]:
     """The runtime of this process, started by `torchrun` (which sets RANK, WORLD_SIZE, LOCAL_RANK) or by hand."""
@@ -113,4 +119,5 @@ def launched(device: str = "auto") -> Iterator[Runtime]:
         yield Runtime(dist.get_rank(), world, place)
     finally:
         if outermost:
+            _KEPT.append(dist.group.WORLD)
             dist.destroy_process_group()
