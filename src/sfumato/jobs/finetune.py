@@ -101,8 +101,8 @@ def _taken(source: Run, run: Run, recipe: Recipe, data: Path, options: FinetuneO
 
 
 def keep_prior(model: Model, count: int, run: Run, tell: Say) -> None:
-    """Samples of the run as it is, in ``run``'s cache, with what each was drawn for; none, and a word, where those cannot stand
-    beside the new data. What they are drawn for is what the field draws for where nothing is asked."""
+    """Samples of the run as it is, in ``run``'s cache, with what each was drawn for: what the field draws for where nothing is
+    asked."""
     import torch
 
     from sfumato.diffusion import tree

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfumato.errors import Wrong, check, decoding
+from sfumato.errors import DataError, Wrong, check, decoding
 from sfumato.jobs.adapt import Kinds, read_teacher
 from sfumato.jobs.recipe import Say
 from sfumato.training.options import TrainOptions
@@ -74,7 +74,10 @@ class FinetuneOptions:
             except ValueError as error:
                 raise Wrong(f"lora: {error}") from error
         kept = read_prior(run) if self.prior > 0 else None
-        train = task.train if kept is None else Joined(task.train, kept, self.prior)
+        try:
+            train = task.train if kept is None else Joined(task.train, kept, self.prior)
+        except DataError as error:
+            raise Wrong(f"prior = {self.prior:g}: samples of before do not fit ({error}); 0 leaves them out") from error
         return dataclasses.replace(task, network=network, train=train, written=self.weights)
 
     def weights(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:

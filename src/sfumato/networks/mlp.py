@@ -65,12 +65,12 @@ class MLP(nn.Module):
 
 
 class Residual(nn.Module):
-    """One block of the MLP; starts as the identity."""
+    """One block of the MLP; starts as the identity. ``told``: width of the condition, if other than its own."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, told: int | None = None) -> None:
         super().__init__()
         self.inner = nn.Linear(width, width)
-        self.modulation = nn.Linear(width, 2 * width)
+        self.modulation = nn.Linear(told or width, 2 * width)
         self.outer = nn.Linear(width, width)
         zero_(self.modulation)
         zero_(self.outer)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.networks import DiT
-from sfumato.networks.parts import Condition, modulate, no_autocast, standard, zero_
+from sfumato.networks.mlp import Residual
+from sfumato.networks.parts import Condition, no_autocast, zero_
 
 if TYPE_CHECKING:
     from sfumato.fields.failure.facts import FailureFacts
@@ -30,7 +31,7 @@ class Disturbances(nn.Module):
         self.options = {"kind": "flat", "dim": dim, "width": width, "depth": depth, "vectors": vectors}
         self.condition = Condition(TOLD, vectors=vectors)
         self.enter = nn.Linear(dim, width)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.blocks = nn.ModuleList(Residual(width, TOLD) for _ in range(depth))
         self.head = nn.Linear(width, dim)
         zero_(self.head)
 
@@ -54,25 +55,6 @@ class Disturbances(nn.Module):
         with no_autocast(h):
             answer: Tensor = self.head(h.to(self.head.weight.dtype)).to(x.dtype)
         return answer
-
-
-class Block(nn.Module):
-    """One block; starts as the identity."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inner = nn.Linear(width, width)
-        self.modulation = nn.Linear(TOLD, 2 * width)
-        self.outer = nn.Linear(width, width)
-        zero_(self.modulation)
-        zero_(self.outer)
-
-    def forward(self, h: Tensor, told: Tensor) -> Tensor:
-        """h (B, width), told (B, 64) or (1, 64) -> (B, width)."""
-        scale, shift = self.modulation(told).chunk(2, dim=-1)
-        seen = modulate(standard(h)[:, None], scale[:, None], shift[:, None])[:, 0]
-        out: Tensor = h + self.outer(F.silu(self.inner(seen)))
-        return out
 
 
 class Along(nn.Module):
