@@ -41,7 +41,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("few")
     rng = np.random.default_rng(1)
     for i in range(48):
-        place = folder / ("green", "blue")[i % 2]
+        place = folder / ("green", "red")[i % 2]
         place.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(150, 256, (12, 12, 3), dtype=np.uint8)).save(place / f"{i}.png")
     return folder
@@ -77,7 +77,7 @@ def test_units_and_classes_are_those_of_the_first_run(base: Path, tuned: Path) -
     assert after.count < 48  # what it learned from is the new data
     data = load(tuned).recipe.open(Run(tuned))
     item = data.train.batch(np.arange(len(data.train)))
-    assert set(item["label"].tolist()) == {before.classes.index("green"), before.classes.index("blue")}
+    assert set(item["label"].tolist()) == {before.classes.index("green"), before.classes.index("red")}
     assert float(np.asarray(item["x"]).mean()) > 0.5  # brighter than what the units were made of
 
 
@@ -123,6 +123,12 @@ def test_the_average_with_the_least_held_out_loss_is_taken(tuned: Path) -> None:
     task = task_of(read_config(Run(tuned)), Run(tuned))  # not trained: what the run began with
     held = Averaged(task, Run(tuned), False, torch.device("cpu"))
     assert record["held_out_before"] == pytest.approx(held_out_loss(held.task, held.denoiser, held.batches), rel=1e-4)
+    losses = []
+    for each in read_snapshots(tuned / "snapshots"):
+        held.network.load_state_dict(dict(each.weights), strict=False)
+        losses.append(held_out_loss(held.task, held.denoiser, held.batches))
+    assert max(losses) > min(losses)
+    assert record["held_out_best"] == pytest.approx(min(losses), rel=1e-5)
     kept = {(each.step, str(each.width)): each.weights for each in read_snapshots(tuned / "snapshots")}
     chosen = lora.merged(dict(kept[int(about["step"]), about["width"]]), 1.0)
     last = tensors(tuned / "model.safetensors")
@@ -186,7 +192,7 @@ def test_what_cannot_be_tuned_says_so(base: Path, few: Path, tuned: Path, tmp_pa
 
     other = tmp_path / "other"
     shutil.copytree(few / "green", other / "yellow")
-    shutil.copytree(few / "blue", other / "blue")
+    shutil.copytree(few / "red", other / "red")
     said = refused(base, "--data", other)
     assert "class 'yellow' is none of those that the run knows (" in said
     assert "no such folder" in refused(base, "--data", tmp_path / "nothing")
