@@ -18,8 +18,8 @@ from sfumato.diffusion.stochastic_solvers import Churn
 from sfumato.diffusion.unmasking import TOKEN_SOLVERS
 from sfumato.errors import Wrong
 from sfumato.jobs.adapt import DistillOptions
-from sfumato.jobs.model import resolved
 from sfumato.jobs.recipe import Recipe
+from sfumato.jobs.resolve import resolved
 from sfumato.jobs.walk import USUAL, Walk, grid_of, guidance_of, solver_of, solvers_of, spelt
 
 NAMES = [f.name for f in dataclasses.fields(Walk)]

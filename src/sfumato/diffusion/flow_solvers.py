@@ -78,6 +78,28 @@ def _weights(start: Tensor, end: Tensor, nodes: Tensor) -> Tensor:
     return (factors.prod(2)[:, :, None] * turning[:, None]).sum(0)
 
 
+def adams(angles: Tensor, order: int, corrected: int = 0, always: bool = False) -> list[Tensor]:
+    """What each step between stops at ``angles`` (n + 1,) adds of the guesses that it knows, the nearest first: (nodes, 2) for
+    data and noise, on the quarter circle.
+
+    Args:
+        order: guesses that a step extrapolates through.
+        corrected: guesses through which the step before is corrected with the one found at its end, which is then a part of
+            this step; 0 or 1: none is. always: each step is corrected, otherwise the first one alone.
+    """
+    found: list[Tensor] = []
+    pairs = len(angles) - 1
+    for k in range(pairs):
+        nodes = angles[: k + 1].flip(0)
+        step = angles.new_zeros(k + 1, 2)
+        step[:order] = _weights(angles[k], angles[k + 1], nodes[:order])
+        if corrected > 1 and k and (always or k == 1):
+            step[:corrected] += _weights(angles[k - 1], angles[k], nodes[:corrected])
+            step[1 : order + 1] -= _weights(angles[k - 1], angles[k], nodes[1 : order + 1])
+        found.append(step)
+    return found
+
+
 @remembered
 def _arrived(schedule: Schedule, s: Tensor) -> tuple[Tensor]:
     """Where a step to s ends at pure data, and a denoiser cannot be asked for the noise any more: shaped like s."""
@@ -137,14 +159,14 @@ class DPMpp2M(Solver):
         x = found = guess(x_t, t).x
         if memory is not None:
             before, x_before = memory
-            now, then = _ahead((process.schedule, self.eta), before, t, s)
+            now, then = ahead((process.schedule, self.eta), before, t, s)
             x = blend(now, found, then, x_before)
         ends = Endpoints(x, process.noise_given(x, x_t, t))
         return process.step(ends, x_t, t, s, self.eta, rng), (t, found)
 
 
 @remembered
-def _ahead(owner: tuple[Schedule, float], before: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+def ahead(owner: tuple[Schedule, float], before: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """Factors on the guesses at t and before it that extrapolate them, see :class:`DPMpp2M`."""
     schedule, eta = owner
     past, here, there = (schedule.logsnr(time) for time in (before, t, s))

@@ -14,13 +14,15 @@ from sfumato.errors import Wrong, options_meet_the_core, typed
 from sfumato.jobs.adapt import Walked
 from sfumato.jobs.config import Configuration, read_config
 from sfumato.jobs.finite import refused, smaller, unfinite, whence
+from sfumato.jobs.fits import fitted
 from sfumato.jobs.making import Making
 from sfumato.jobs.recipe import Data, Recipe, say
+from sfumato.jobs.resolve import resolved
 from sfumato.jobs.seal import unchanged
 from sfumato.jobs.strict import options, to_plain
 from sfumato.jobs.taken import fingerprint, measured
 from sfumato.jobs.tune import changed
-from sfumato.jobs.walk import USUAL, Drawing, Walk, grid_of, guidance_of, noisy, solver_of
+from sfumato.jobs.walk import DESCENT, Drawing, Walk, grid_of, guidance_of, is_fit, solver_of
 from sfumato.training.run import Run, RunError
 
 if TYPE_CHECKING:
@@ -31,9 +33,6 @@ if TYPE_CHECKING:
     from sfumato.diffusion.grids import Grid
     from sfumato.diffusion.tree import Tree
     from sfumato.training.objective import Savable, Task
-
-DESCENT = 250
-"""Calls of the network that a descent makes at most, unless asked otherwise."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,8 @@ class Model:
         """The solver of a resolved walk. Raises Wrong for one that this run cannot use."""
         from sfumato import diffusion as d
 
+        if is_fit(walk):
+            return self.recipe.around(fitted(self, walk))
         own: dict[str, Any] = {}
         if "residual" in self.measured:
             own["descent"] = d.Descent(tol=walk.tol or self.measured["residual"] or 0.2, most=walk.steps or DESCENT)
@@ -111,6 +112,8 @@ class Model:
         """The grid of a resolved walk. Raises Wrong."""
         from sfumato.diffusion import Auto
 
+        if is_fit(walk):
+            return fitted(self, walk).grid
         known = self.measured.get("angles"), self.measured.get("progress")
         return grid_of(walk, Auto(tuple(known[0]), tuple(known[1])) if known[0] and known[1] else None)
 
@@ -126,6 +129,11 @@ class Model:
 
         return around
 
+    def usual(self, n: int) -> Queries:
+        """n of the samples that are drawn where nothing is asked for."""
+        found: Queries = self.recipe.queries(self, self.recipe.Ask(), n)
+        return found
+
     # ---- samples -----------------------------------------------------------------------------------------------------
 
     def draw(
@@ -139,6 +147,7 @@ class Model:
         begin: Callable[[Any, Tree, Tree, Mapping[str, Tree]], tuple[Tree, Tree]] | None = None,
         look: Callable[[Sequence[int], int, int, Tree], None] | None = None,
         finite: bool = True,
+        with_solver: Any = None,
     ) -> Iterator[Drawn]:
         """Yield samples of the given numbers in batches, in standard units; a field's ``draw`` draws through this alone.
 
@@ -148,13 +157,15 @@ class Model:
             begin: instead of the field's: process, z, times, query -> first state and times.
             look: as for :func:`~sfumato.diffusion.generate.generate`.
             finite: refuse samples that are not; False: the caller looks after them, row by row.
+            with_solver: instead of the walk's: one that knows its own stops, as ``with_solver.grid``.
 
         Where memory runs out the batch is halved. Raises NonFiniteSample, which names the sample, the solver, step and t.
         """
         from sfumato.diffusion import generate
 
         walk = walk or self.walk
-        solver, grid, recipe = self.solver(walk), self.grid(walk), self.recipe
+        recipe, own = self.recipe, with_solver
+        solver, grid = (self.solver(walk), self.grid(walk)) if own is None else (recipe.around(own), own.grid)
         steps = 1 if solver.counts else walk.steps or 1
         first = begin or recipe.begin
 
@@ -236,30 +247,6 @@ class Told:
     def batch(self, numbers: Sequence[int]) -> dict[str, Tree]:
         more = {name: value.expand(len(numbers), *value.shape[1:]) for name, value in self.told.items()}
         return {**self.queries.batch(numbers), **more}
-
-
-def resolved(asked: Walk, name: str, recipe: Recipe, process: Any, adaptations: Sequence[Walked]) -> Walk:
-    """What was asked, over what conversions bring, over what the field does, over what suits the process."""
-    walk = asked
-    if adaptations:
-        walk = walk.over(recipe.walk("few"))
-    for adaptation in reversed(adaptations):
-        walk = walk.over(adaptation.walk())
-    walk = walk.over(recipe.walk(name)).over(Walk(**process.habits))
-    if asked.eta and asked.solver is None:
-        walk = dataclasses.replace(walk, solver=noisy(walk.solver, process))
-    if (walk.solver or "").partition(":")[0] == "descent":  # goes as far as it needs: steps are a bound alone
-        walk = walk.over(Walk(steps=DESCENT))
-    walk = walk.over(USUAL)
-    if (
-        walk.tol is not None
-        and asked.solver is None
-        and (walk.solver or "").partition(":")[0] not in ("leap", "descent")
-    ):
-        walk = dataclasses.replace(walk, solver="adaptive")
-    elif walk.tol is not None and asked.solver is None:
-        walk = dataclasses.replace(walk, solver=(walk.solver or "").partition(":")[0])
-    return walk
 
 
 def built(recipe: Recipe, facts: Any, seed: int) -> nn.Module:

@@ -63,7 +63,7 @@ class Made:
 
 def submodel(model: Model, member: Member) -> Model:
     """The model of one of the tables, as if it were a run of its own."""
-    from sfumato.jobs.model import resolved
+    from sfumato.jobs.resolve import resolved
     from sfumato.training.objective import Precise
 
     facts: Any = member.facts

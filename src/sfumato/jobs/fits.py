@@ -1,0 +1,205 @@
+"""`--solver fit`: a solver fitted to this run, for one number of steps and one way of guiding, made when it is first asked for.
+
+What was fitted is kept in fits.json of the run, and taken from there as long as the weights are the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sfumato.errors import Wrong, check, typed
+from sfumato.jobs.taken import fingerprint
+from sfumato.jobs.walk import Walk, spelt
+from sfumato.training.run import Run, RunError, sealed, unsealed, write_text
+from sfumato.training.telling import tell
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sfumato.diffusion.fitted import Fit, Fitted
+    from sfumato.diffusion.generate import Drawn, Queries
+    from sfumato.diffusion.grids import Grid
+    from sfumato.jobs.walk import Drawing
+
+NAME = "fits.json"
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How a solver is fitted."""
+
+    seconds: float = 30.0
+    """At most, by the clock, the fine walk included."""
+    noises: int = 64
+    """It is fitted to so many, and checked on half as many others."""
+
+    def __post_init__(self) -> None:
+        check(self, (self.seconds > 0, "seconds", "above 0"), (4 <= self.noises <= 4096, "noises", "from 4 to 4096"))
+
+
+class Sampled(Protocol):
+    """What is wanted of a `Model`."""
+
+    @property
+    def run(self) -> Run: ...
+
+    @property
+    def drawing(self) -> Drawing: ...
+
+    @property
+    def adaptations(self) -> Sequence[Any]: ...
+
+    @property
+    def process(self) -> Any: ...
+
+    def grid(self, walk: Walk) -> Grid: ...
+
+    def usual(self, n: int) -> Queries: ...
+
+    def draw(
+        self,
+        queries: Queries,
+        numbers: Sequence[int],
+        *,
+        walk: Walk,
+        seed: int,
+        stream: Sequence[str | int],
+        with_solver: Any,
+    ) -> Iterator[Drawn]: ...
+
+
+def fitted(model: Sampled, walk: Walk) -> Fitted:
+    """The solver of a resolved walk whose solver is "fit": as the run keeps it, or fitted now.
+
+    Raises:
+        Wrong: a run that has none (flow maps, tokens), or one for which fitting found nothing better than its start.
+        RunError: a damaged file of the run.
+    """
+    how: Fitting = spelt("solver", walk.solver or "", {"fit": Fitting()})
+    if model.adaptations:
+        raise Wrong("solver = 'fit': this run is a flow map, whose steps are exact as they are; leave it out")
+    if model.process.states != "vectors" or not hasattr(model.process, "schedule"):
+        raise Wrong(
+            f"solver = 'fit': is fitted to flows of vectors, and the states of this run are {model.process.states}"
+        )
+    key, kept = _key(model, walk), _kept(model)
+    if key not in kept:
+        found = _fit(model, walk, how)
+        if not found.better:
+            solver, grid = found.start.split(", ")
+            raise Wrong(
+                f"solver = 'fit': {walk.steps} steps fitted in {found.walks} walks are no better than --solver {solver} --grid "
+                f"{grid}: use that, or give it more, as --solver fit:seconds={4 * how.seconds:g},noises={4 * how.noises}"
+            )
+        kept[key] = {
+            **dataclasses.asdict(found.solver),
+            "start": found.start,
+            "error": found.error,
+            "before": found.before,
+        }
+        try:
+            write_text(model.run.path / NAME, sealed(kept))
+        except OSError as error:
+            tell(
+                f"warning: {typed(model.run.path / NAME)} was not written ({error.strerror}): the fit is for this time alone"
+            )
+    return _read(model, kept[key])
+
+
+def _key(model: Sampled, walk: Walk) -> str:
+    """What a fit is for: everything that the walk depends on, beside the noise."""
+    guided = {name: getattr(walk, name) for name in ("steps", "w", "guide_from", "guide_to", "guide_by")}
+    drawing = {name: getattr(model.drawing, name) for name in ("ema", "loops", "precision", "lora")}
+    return json.dumps({**guided, **drawing, "weights": fingerprint(model.run)}, sort_keys=True)
+
+
+def _kept(model: Sampled) -> dict[str, Any]:
+    file = model.run.path / NAME
+    if not file.is_file():
+        return {}
+    try:
+        return unsealed(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{file}: cannot be read ({error}); delete it, and solvers are fitted anew") from error
+
+
+def _read(model: Sampled, found: Any) -> Fitted:
+    from sfumato.diffusion.fitted import Fitted
+
+    try:
+        factors = tuple(tuple((float(a), float(b)) for a, b in step) for step in found["factors"])
+        return Fitted(tuple(map(float, found["angles"])), factors)
+    except (KeyError, ValueError, TypeError) as error:
+        raise RunError(f"{model.run.path / NAME}: holds no solver ({error}); delete it") from error
+
+
+def _fit(model: Sampled, walk: Walk, how: Fitting) -> Fit:
+    """Fit the steps of this walk to the usual queries of the run, within the seconds."""
+    from sfumato.diffusion.fitted import GRIDS, Noises, fit, starts
+
+    assert walk.steps is not None
+    if walk.steps < 2:
+        raise Wrong(
+            "solver = 'fit': in a single step there is nothing to fit; a flow map (`sfumato distill`) takes one"
+        )
+    begun = time.monotonic()
+    tell(f"fit       {walk.steps} steps to this run, once, in about {how.seconds:g} s")
+    plain = dataclasses.replace(walk, solver="ab3", grid="auto", shift=1.0)
+    queries, numbers = _asked(model, how.noises + how.noises // 2)
+    numbers = numbers[
+        : _afforded(len(numbers), walk.steps, how.seconds, lambda some: _drawn(model, queries, some, plain))
+    ]
+    many = -(-len(numbers) * 2 // 3)
+    fine = dataclasses.replace(plain, grid="cosine", steps=FINE)
+
+    def noises(own: Sequence[int]) -> Noises:
+        return Noises(lambda solver: _drawn(model, queries, own, walk, solver), _drawn(model, queries, own, fine))
+
+    known = starts(model.process.schedule, walk.steps, {"auto": model.grid(plain), **GRIDS})
+    checking = noises(numbers[many:])
+    found = fit(noises(numbers[:many]), checking, known, enough=lambda: time.monotonic() - begun > how.seconds)
+    tell(
+        f"fitted    {time.monotonic() - begun:.0f} s, to {many} noises; on {len(numbers) - many} others {found.error:.3g} from "
+        f"{FINE} fine steps, where {found.start} is {found.before:.3g} from them"
+    )
+    return found
+
+
+FINE = 32
+"""Steps of ab3 on the cosine grid: the walk that is imitated."""
+
+
+def _afforded(most: int, steps: int, seconds: float, draw: Callable[[Sequence[int]], Any]) -> int:
+    """How many noises, for fitting and checking, the seconds are enough for: at least 6, at most ``most``."""
+    few = range(min(most, 6))
+    draw(few)
+    begun = time.monotonic()
+    draw(few)
+    call = (time.monotonic() - begun) / steps / len(few)
+    walks = 12 + 5 * steps + 15  # the known solvers, the slopes, and what is tried with them
+    return max(6, min(most, int(seconds / (call * (FINE + walks * steps)))))
+
+
+def _asked(model: Sampled, count: int) -> tuple[Any, list[int]]:
+    """The run's usual queries, and at most so many of them that can stand in one batch. Raises Wrong where they are too few."""
+    queries = model.usual(count)
+    kinds, every = queries.buckets, range(len(queries))
+    numbers = [number for number in every if kinds is None or int(kinds[number]) == int(kinds[0])][:count]
+    if len(numbers) < 6:
+        raise Wrong(f"solver = 'fit': this run asks for {len(numbers)} samples of one shape, too few to fit to")
+    return queries, numbers
+
+
+def _drawn(model: Sampled, queries: Any, numbers: Sequence[int], walk: Walk, solver: Fitted | None = None) -> Tensor:
+    """Where a walk brings the noises of these numbers, in their order."""
+    import torch
+
+    parts = list(model.draw(queries, numbers, walk=walk, stream=("fit",), seed=0, with_solver=solver))
+    x = torch.cat([part.x for part in parts])
+    order = torch.tensor([number for part in parts for number in part.numbers]).argsort()
+    return x[order.to(x.device)]
