@@ -214,7 +214,7 @@ def fit(
     own: Noises,
     check: Noises,
     known: Mapping[str, Fitted],
-    walks: int = 100,
+    walks: int = 400,
     enough: Callable[[], bool] = lambda: False,
 ) -> Fit:
     """The best solver of the form of :class:`Fitted` for these noises, from the best of the known ones.
@@ -231,16 +231,21 @@ def fit(
     if not known:
         raise ValueError("nothing to begin with")
     tried = {name: _cost(check.away(solver)) for name, solver in known.items()}
-    name = min(tried, key=tried.__getitem__)
-    before = error = tried[name]
+    order = sorted(tried, key=tried.__getitem__)
+    before = error = tried[order[0]]
     if error == float("inf"):
         raise ValueError("the samples of all known solvers are not finite")
-    best, descent = known[name], _Descent(own, known[name], walks, enough)
-    for solver in descent:
-        now = _cost(check.away(solver))
-        if now < error:
-            best, error = solver, now
-    return Fit(best, name, error, before, descent.walks)
+    best, walked = known[order[0]], 0
+    for name in order[:BEGINNINGS]:  # the nearest start does not always lead furthest
+        if walked >= walks:
+            break
+        descent = _Descent(own, known[name], walks - walked, enough)
+        for solver in descent:
+            now = _cost(check.away(solver))
+            if now < error:
+                best, error = solver, now
+        walked += descent.walks
+    return Fit(best, order[0], error, before, walked)
 
 
 def _rows(away: Tensor) -> Tensor:
@@ -332,6 +337,8 @@ class _Descent:
         return step.clamp(-0.7, 0.7)
 
 
+BEGINNINGS = 3
+"""Known solvers that it goes on from, as long as there are walks left."""
 TRIES = 4
 """Steps that are tried with the same slopes before they are measured anew."""
 GRIDS: dict[str, Grid] = {"cosine": cosine, "uniform": uniform}
