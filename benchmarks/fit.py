@@ -88,7 +88,7 @@ def trained(path: Path, count: int, fresh: int = 48) -> Iterator[dict[str, Any]]
     """Errors and kernel distances of a run, for each number of calls."""
     model = load(path, drawing=Drawing(seed=1))
     data = model.recipe.open(model.run)
-    real = data.train.batch(range(min(len(data.train), 2000)))["x"]
+    real = torch.as_tensor(data.train.batch(range(min(len(data.train), 2000)))["x"])
     judges = [spaces.choose(name, real, lambda x: x) for name in spaces.usual(tuple(real.shape[1:]))]
     known = [judge(real) for judge in judges]
 

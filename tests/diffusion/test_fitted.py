@@ -67,7 +67,8 @@ def test_it_is_never_worse_than_its_start_and_keeps_to_its_walks(steps: int, see
     assert found.error <= found.before
     assert found.walks <= walks
     assert found.solver.steps == steps
-    assert found.better == (found.error < found.before)
+    assert found.better == (found.before - found.error > found.doubt)
+    assert found.doubt >= 0
 
 
 def test_it_stops_when_it_is_told_to() -> None:

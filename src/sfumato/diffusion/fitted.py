@@ -188,6 +188,7 @@ class Fit(NamedTuple):
         start: the fixed solver and grid that it began with.
         error, before: root mean square of a sample's distance to the fine walk, mean over the checking noises: of the solver,
             and of its start.
+        doubt: standard error of their difference, from the checking noises.
         walks: how many were made over the fitting noises.
     """
 
@@ -195,12 +196,13 @@ class Fit(NamedTuple):
     start: str
     error: float
     before: float
+    doubt: float
     walks: int
 
     @property
     def better(self) -> bool:
-        """Whether fitting was worth it."""
-        return self.error < self.before
+        """Whether fitting was worth it: nearer by more than chance makes it."""
+        return self.before - self.error > self.doubt
 
 
 def noises(denoiser: Guess, z: Tensor, fine: int = 64, **condition: Any) -> Noises:
@@ -230,10 +232,10 @@ def fit(
     """
     if not known:
         raise ValueError("nothing to begin with")
-    tried = {name: _cost(check.away(solver)) for name, solver in known.items()}
-    order = sorted(tried, key=tried.__getitem__)
-    before = error = tried[order[0]]
-    if error == float("inf"):
+    tried = {name: _rows(check.away(solver)) for name, solver in known.items()}
+    order = sorted(tried, key=lambda name: _mean(tried[name]))
+    start = reached = tried[order[0]]
+    if _mean(start) == float("inf"):
         raise ValueError("the samples of all known solvers are not finite")
     best, walked = known[order[0]], 0
     for name in order[:BEGINNINGS]:  # the nearest start does not always lead furthest
@@ -241,11 +243,12 @@ def fit(
             break
         descent = _Descent(own, known[name], walks - walked, enough)
         for solver in descent:
-            now = _cost(check.away(solver))
-            if now < error:
-                best, error = solver, now
+            now = _rows(check.away(solver))
+            if _mean(now) < _mean(reached):
+                best, reached = solver, now
         walked += descent.walks
-    return Fit(best, order[0], error, before, walked)
+    doubt = float((start - reached).std() / len(start) ** 0.5) if len(start) > 1 else float("inf")
+    return Fit(best, order[0], _mean(reached), _mean(start), doubt, walked)
 
 
 def _rows(away: Tensor) -> Tensor:
@@ -253,9 +256,14 @@ def _rows(away: Tensor) -> Tensor:
     return away.pow(2).mean(1).sqrt()
 
 
+def _mean(rows: Tensor) -> float:
+    """Of the rows; infinite where one is not finite."""
+    mean = float(rows.mean())
+    return mean if mean == mean else float("inf")
+
+
 def _cost(away: Tensor) -> float:
-    cost = float(_rows(away).mean())
-    return cost if cost == cost else float("inf")
+    return _mean(_rows(away))
 
 
 class _Descent:

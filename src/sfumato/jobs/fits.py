@@ -34,7 +34,7 @@ class Fitting:
     """How a solver is fitted."""
 
     seconds: float = 30.0
-    """At most, by the clock, the fine walk included."""
+    """By the clock, the fine walk included; more where this is not enough for 48 noises."""
     noises: int = 64
     """It is fitted to so many, and checked on half as many others."""
 
@@ -148,13 +148,16 @@ def _fit(model: Sampled, walk: Walk, how: Fitting) -> Fit:
             "solver = 'fit': in a single step there is nothing to fit; a flow map (`sfumato distill`) takes one"
         )
     begun = time.monotonic()
-    tell(f"fit       {walk.steps} steps to this run, once, in about {how.seconds:g} s")
     plain = dataclasses.replace(walk, solver="ab3", grid="auto", shift=1.0)
     queries, numbers = _asked(model, how.noises + how.noises // 2)
-    numbers = numbers[
-        : _afforded(len(numbers), walk.steps, how.seconds, lambda some: _drawn(model, queries, some, plain))
-    ]
+    batch = walk.batch or 16
+    each = _seconds_each(walk.steps, batch, lambda some: _drawn(model, queries, some, plain), len(numbers))
+    affordable = max(int(how.seconds / each) // batch * batch, LEAST)
+    numbers = numbers[:affordable]
+    seconds = max(how.seconds, each * len(numbers))
+    tell(f"fit       {walk.steps} steps to this run, once, in about {seconds:.0f} s")
     many = -(-len(numbers) * 2 // 3)
+    many = many // batch * batch or many
     fine = dataclasses.replace(plain, grid="cosine", steps=FINE)
 
     def noises(own: Sequence[int]) -> Noises:
@@ -162,7 +165,7 @@ def _fit(model: Sampled, walk: Walk, how: Fitting) -> Fit:
 
     known = starts(model.process.schedule, walk.steps, {"auto": model.grid(plain), **GRIDS})
     checking = noises(numbers[many:])
-    found = fit(noises(numbers[:many]), checking, known, enough=lambda: time.monotonic() - begun > how.seconds)
+    found = fit(noises(numbers[:many]), checking, known, enough=lambda: time.monotonic() - begun > seconds)
     tell(
         f"fitted    {time.monotonic() - begun:.0f} s, to {many} noises; on {len(numbers) - many} others {found.error:.3g} from "
         f"{FINE} fine steps, where {found.start} is {found.before:.3g} from them"
@@ -170,19 +173,21 @@ def _fit(model: Sampled, walk: Walk, how: Fitting) -> Fit:
     return found
 
 
-FINE = 32
+LEAST = 48
+"""Noises for fitting and checking, however long that takes: of fewer, what was found is as often worse as better."""
+FINE = 24
 """Steps of ab3 on the cosine grid: the walk that is imitated."""
 
 
-def _afforded(most: int, steps: int, seconds: float, draw: Callable[[Sequence[int]], Any]) -> int:
-    """How many noises, for fitting and checking, the seconds are enough for: at least 6, at most ``most``."""
-    few = range(min(most, 6))
+def _seconds_each(steps: int, batch: int, draw: Callable[[Sequence[int]], Any], most: int) -> float:
+    """What one noise more takes, for fitting and checking. A network sees whole batches alone."""
+    few = range(min(most, batch))
     draw(few)
     begun = time.monotonic()
     draw(few)
-    call = (time.monotonic() - begun) / steps / len(few)
-    walks = 12 + 5 * steps + 15  # the known solvers, the slopes, and what is tried with them
-    return max(6, min(most, int(seconds / (call * (FINE + walks * steps)))))
+    call = (time.monotonic() - begun) / steps / batch
+    numbers = 5 * steps - 6  # widths, and factors of two guesses
+    return call * (FINE + steps * (20 + 2 * (numbers + 15)) / 3)  # a third checks; slopes and tries on the rest
 
 
 def _asked(model: Sampled, count: int) -> tuple[Any, list[int]]:
