@@ -51,9 +51,10 @@ class MethodOptions:
     """Of the logit (logit_normal: above 0 is more noise) or of ln(sigma / alpha) (log_normal)."""
     times_std: float = 1.0
     """Spread of the same."""
-    cover: float = 0.0
+    cover: float | None = None
     """Share of the training times spread evenly from 0 to 1, and as much at pure noise, where every sample begins and a
-    logit_normal or log_normal distribution never comes: 0.02 for samples in 2 to 4 steps (policies have 0.05 at least)."""
+    logit_normal or log_normal distribution never comes (default: 0.02 for arrays that are no pictures, 0 for pictures, where it
+    is worth it for samples in 2 to 4 steps; policies have 0.05 at least)."""
     uncertainty: bool = False
     """Learn the weight of each noise level (EDM2)."""
     coupling: Literal["independent", "transport"] = "independent"
@@ -64,7 +65,7 @@ class MethodOptions:
             self,
             (math.isfinite(self.times_mean), "times_mean", "a finite number"),
             (0 < self.times_std < math.inf, "times_std", "above 0"),
-            (0 <= self.cover < 0.5, "cover", "from 0 to below 0.5"),
+            (0 <= (self.cover or 0) < 0.5, "cover", "from 0 to below 0.5"),
         )
         if self.process == "equilibrium" and (self.times == "adaptive" or self.uncertainty):
             raise Wrong("process = 'equilibrium': its network knows no noise level to learn times or weights of")
@@ -91,7 +92,7 @@ class MethodOptions:
         if self.times == "adaptive":
             return d.Adaptive()
         drawn = (d.LogitNormal if self.times == "logit_normal" else d.LogNormal)(self.times_mean, self.times_std)
-        return d.Covered(drawn, self.cover) if self.cover > 0 else drawn
+        return d.Covered(drawn, self.cover) if self.cover else drawn
 
     def dealt(self) -> Coupling:
         """Which noise goes with which sample."""

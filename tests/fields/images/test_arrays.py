@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sfumato.data import ArrayDataset, DataError
@@ -15,6 +16,7 @@ from sfumato.fields.images.data import Reading, opened, prepared
 from sfumato.fields.images.facts import PictureFacts
 from sfumato.fields.images.measure import bins, chosen, fair, restored, said, strange
 from sfumato.fields.images.reading import read_pictures
+from sfumato.jobs.config import read_config
 from sfumato.metrics.table import Row
 from sfumato.training.run import Run, RunError
 from tests.jobs.small import sfumato, write_pictures
@@ -437,3 +439,24 @@ def test_items_of_mixed_shapes_in_a_folder_are_refused_by_name(tmp_path: Path):
         np.save(drawn / "0002.npy", np.full(6, broken))
         with pytest.raises(RunError, match=r"0002\.npy: .*finite numbers"):
             read_pictures(drawn, PictureFacts.read(run), 0.01, f"{i}")
+
+
+@pytest.mark.parametrize(
+    ("asked", "share"), [((), 0.02), (("--method.cover", "0"), 0.0), (("--method.cover", "0.1"), 0.1)]
+)
+def test_pure_noise_is_trained_where_items_are_no_pictures(tmp_path: Path, asked: tuple[str, ...], share: float):
+    """A walk begins there, and without it samples of long trained vectors are off by orders of magnitude."""
+    np.savez(tmp_path / "v.npz", x=RNG.normal(size=(40, 6)))
+    assert sfumato("train", tmp_path / "v.npz", *TINY, *asked, "--out", tmp_path / "run") == 0
+    method = read_config(Run(tmp_path / "run")).recipe.method
+    assert method.cover == share
+    t = method.distribution().draw((torch.arange(1000) + 0.5) / 1000, None, method.build(), {})
+    assert float((t == 1).double().mean()) == pytest.approx(share, abs=0.002)
+
+
+def test_pictures_have_no_share_at_pure_noise(tmp_path: Path):
+    assert (
+        sfumato("train", write_pictures(tmp_path / "p"), "--side", 8, *TINY, "--held-out", 0.4, "--out", tmp_path / "r")
+        == 0
+    )
+    assert read_config(Run(tmp_path / "r")).recipe.method.cover is None

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from sfumato.training.run import Run
 
 
+COVER = 0.02
+"""Share of the training times at pure noise, of items that are no pictures."""
+
+
 @dataclass(frozen=True)
 class PictureAsk:
     """What pictures are asked for."""
@@ -141,7 +145,7 @@ class Images(Recipe):
             )
         if self.data.suffix.lower() in ARRAYS:
             prepared(run, self.data, None, reading, self.held_out, self.vectors, base)
-            return self.coded(run)
+            return self.coded(run).covered(self.facts(run))
         if (self.layout, self.black_white) != ("auto", None):
             raise Wrong(
                 f"layout and black_white: are for arrays; those of pictures in files, as in {self.data}, are known"
@@ -157,6 +161,13 @@ class Images(Recipe):
         if self.latent is not None:
             coded(run, self.data, self.latent)
         return self
+
+    def covered(self, facts: PictureFacts) -> Images:
+        """The recipe with pure noise trained too where the items are no pictures: what a network answers there is chance else,
+        and far more of it where its answer goes through no patches."""
+        if facts.pictures or self.method.cover is not None:
+            return self
+        return dataclasses.replace(self, method=dataclasses.replace(self.method, cover=COVER))
 
     def open(self, run: Run) -> Data:
         facts = self.facts(run)

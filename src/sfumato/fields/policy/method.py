@@ -40,7 +40,7 @@ class ChunkMethod:
 
         times = replace(self.options, cover=0.0).distribution()
         # adaptive ones learn where to look
-        own = times if self.options.times == "adaptive" else Covered(times, max(self.options.cover, LEAST))
+        own = times if self.options.times == "adaptive" else Covered(times, max(self.options.cover or 0.0, LEAST))
         return Ramp(own) if self.levels == "each" else own
 
     def dealt(self) -> Coupling:
