@@ -19,7 +19,7 @@ from sfumato.training.options import TrainOptions
 if TYPE_CHECKING:
     from torch import nn
 
-    from sfumato.diffusion import Drawn
+    from sfumato.diffusion import Drawn, Solver
     from sfumato.diffusion.generate import Queries
     from sfumato.diffusion.tree import Tree
     from sfumato.fields.tables.asking import Asked
@@ -236,9 +236,12 @@ class Tables(Recipe):
     def walk(self, name: str = "usual") -> Walk:
         if name != "usual":
             raise Wrong(f"walk = {name!r}: must be usual; tables have no other")
-        states, values = self.calls or (1, 0)
-        solver = "states=random_order" + ("; values=dpmpp_2m" if values else "")  # states in random order
-        return Walk(steps=states + values, solver=solver, eta=0.0, grid="uniform", batch=DRAWN)
+        return Walk(steps=sum(self.calls or (1, 0)), solver="in_turn", eta=0.0, grid="uniform", batch=DRAWN)
+
+    def solvers(self) -> Mapping[str, Solver]:
+        from sfumato.fields.tables.turns import InTurn
+
+        return {"in_turn": InTurn()}
 
     def queries(self, model: Model, ask: RowAsk, n: int | None) -> Asked | TablesAsked:
         from sfumato.fields.tables.asking import asked
