@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfumato.errors import DataError
-from sfumato.fields.tables.data import Facts, rows_of, table_of
+from sfumato.fields.tables.data import Facts
 from sfumato.fields.tables.kinds import find_kind, key_word
+from sfumato.fields.tables.rows import rows_of, table_of
 from sfumato.fields.tables.spelling import Dates, Numbers
 from sfumato.fields.tables.table import Column, Table
 from sfumato.training.run import Run, RunError

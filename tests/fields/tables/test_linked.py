@@ -12,9 +12,10 @@ import torch
 import sfumato
 from sfumato.cli import main
 from sfumato.errors import DataError
+from sfumato.fields.tables.families import sides
 from sfumato.fields.tables.joining import prepare, read_linked
 from sfumato.fields.tables.keys import KeyPattern
-from sfumato.fields.tables.linked import Linked, parents, sides
+from sfumato.fields.tables.linked import Linked, parents
 from sfumato.fields.tables.pointing import assigned
 from sfumato.fields.tables.reading import read_table
 from sfumato.fields.tables.schema import Entry, Link, entries_of
@@ -82,12 +83,13 @@ def test_a_list_stays_and_what_follows_from_it_is_never_wrong(made: dict[str, Ta
 
 
 def test_children_are_like_their_parent(made: dict[str, Table]) -> None:
-    """Firms have 4 orders in the mean and persons 1; firms order by mail (90 %), persons do not (20 %); a short training."""
+    """Firms have 4 orders in the mean and persons 1; firms order by mail (90 %), persons do not (20 %). A short training keeps
+    about half of it, 2.2 times as many of 170 firms, give or take .2."""
     kind = {row["id"]: row["kind"] for row in rows(made["customers"])}
     orders = [row for row in rows(made["orders"]) if row["customer"] in kind]
     number = Counter(kind[row["customer"]] for row in orders)
     customers = Counter(kind.values())
-    assert number["firm"] / customers["firm"] > 2 * number["person"] / customers["person"]
+    assert number["firm"] / customers["firm"] > 1.5 * number["person"] / customers["person"]
     mail = Counter(kind[row["customer"]] for row in orders if row["channel"] == "mail")
     assert mail["firm"] / number["firm"] > 0.7
     assert mail["person"] / number["person"] < 0.45
@@ -320,7 +322,7 @@ def test_children_are_held_out_with_their_parent(data: Path, tmp_path: Path) -> 
     run = Run(tmp_path / "run")
     _, held = facts.opened(run, 0.2)
     del held
-    from sfumato.fields.tables.linked import parts_of
+    from sfumato.fields.tables.families import parts_of
 
     real = shop()
     sides = {}

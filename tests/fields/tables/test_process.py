@@ -11,9 +11,10 @@ from sfumato.diffusion.sample import Euler
 from sfumato.diffusion.solvers import dpmpp_2m
 from sfumato.diffusion.tokens import best
 from sfumato.diffusion.unmasking import RandomOrder
-from sfumato.fields.tables.data import Facts, Rows, rows_of
+from sfumato.fields.tables.data import Facts
 from sfumato.fields.tables.network import TableMLP
 from sfumato.fields.tables.process import RowTimes, cascade, process_of
+from sfumato.fields.tables.rows import Rows, rows_of
 from tests.fields.tables.tables import mixed, table
 
 

@@ -11,9 +11,10 @@ from sfumato.diffusion.sample import Euler
 from sfumato.diffusion.solvers import dpmpp_2m
 from sfumato.diffusion.unmasking import RandomOrder
 from sfumato.fields.tables import asking
-from sfumato.fields.tables.data import Facts, rows_of, table_of
+from sfumato.fields.tables.data import Facts
 from sfumato.fields.tables.network import TableMLP
 from sfumato.fields.tables.process import RowTimes, cascade, process_of, walked
+from sfumato.fields.tables.rows import rows_of, table_of
 from tests.fields.tables.exact import Frequencies, GaussianColumns, JointTable, denoiser
 from tests.fields.tables.tables import table
 

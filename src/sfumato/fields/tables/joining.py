@@ -12,7 +12,9 @@ import numpy as np
 from sfumato.data.errors import shown
 from sfumato.errors import DataError, naming
 from sfumato.fields.tables.columns import Knots, States, fit
-from sfumato.fields.tables.data import FEWEST_ROWS, Facts, save_table, without
+from sfumato.fields.tables.data import FEWEST_ROWS, Facts
+from sfumato.fields.tables.families import place_of, sides
+from sfumato.fields.tables.keeping import save_table
 from sfumato.fields.tables.keys import KeyPattern
 from sfumato.fields.tables.kinds import MOST_WORDS, find_kind
 from sfumato.fields.tables.linked import (
@@ -23,17 +25,15 @@ from sfumato.fields.tables.linked import (
     beside_name,
     count_name,
     parents,
-    place_of,
     shared_name,
-    sides,
     tuples,
-)  # fmt: skip
+)
 from sfumato.fields.tables.reading import SUFFIXES, read_table
 from sfumato.fields.tables.rules import fitted
 from sfumato.fields.tables.schema import SCHEMA, Entry, Link, read_schema
 from sfumato.fields.tables.sqlite import SUFFIXES as DATABASES
 from sfumato.fields.tables.sqlite import read_database
-from sfumato.fields.tables.table import Column, Say, Table
+from sfumato.fields.tables.table import Column, Say, Table, without
 from sfumato.training.run import Run
 
 SHARED, BEYOND = 0.9, 0.05

@@ -16,17 +16,9 @@ from sfumato.diffusion.rng import key as stream_key
 from sfumato.errors import DataError, Wrong, naming
 from sfumato.fields.tables.asking import Asked, drawn_to_meet
 from sfumato.fields.tables.data import Facts
+from sfumato.fields.tables.families import body_of, table_of_run
 from sfumato.fields.tables.joining import beside
-from sfumato.fields.tables.linked import (
-    Linked,
-    Member,
-    beside_name,
-    body_of,
-    count_name,
-    parents,
-    table_of_run,
-    tuples,
-)  # fmt: skip
+from sfumato.fields.tables.linked import Linked, Member, beside_name, count_name, parents, tuples
 from sfumato.fields.tables.pointing import cells_of, matched, places
 from sfumato.fields.tables.process import process_of
 from sfumato.fields.tables.schema import SCHEMA, Link, as_yaml
