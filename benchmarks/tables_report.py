@@ -74,7 +74,7 @@ def _ours(sets: dict[str, Any]) -> list[str]:
             f"{_of(ours, use)} ({_of(ours, use, 'floor')})", _of(ours, "useful_everywhere"),
             f"{np.mean(shares):.2f} points" if shares else "", _of(ours, "nearer_to_training"), _mean(attacks),
             f"{_of(ours, 'copied', digits=4)} ({_of(ours, 'copied', 'floor', 4)})",
-            f"{round(np.mean([t['training']['steps'] for t in trials]))}, {round(np.mean([t['training']['cpu'] for t in trials]))}",
+            ", ".join(str(round(np.mean([t["training"][name] for t in trials]))) for name in ("steps", "cpu")),
         ]))  # fmt: skip
     return lines
 

@@ -64,7 +64,7 @@ def test_places_on_a_flat_piece_say_nothing_of_the_row(known: tuple[Facts, Rows]
 
 
 def test_rows_without_shared_values_and_of_great_tables_stay(known: tuple[Facts, Rows]) -> None:
-    facts, rows = known
+    _, rows = known
     words = table(a=["x", "y"] * 50, b=["1", "2", "3", "4"] * 25)
     plain = rows_of(words, Facts.of(words, np.arange(100)))
     assert plain.anew() is plain
