@@ -12,7 +12,7 @@ import torch
 import sfumato
 from sfumato.cli import main
 from sfumato.errors import DataError
-from sfumato.fields.tables.families import sides
+from sfumato.fields.tables.families import opened, parts_of, sides
 from sfumato.fields.tables.joining import prepare, read_linked
 from sfumato.fields.tables.keys import KeyPattern
 from sfumato.fields.tables.linked import Linked, parents
@@ -320,10 +320,6 @@ def test_small_tables_are_seen_more_often_than_their_rows(data: Path, tmp_path: 
 def test_children_are_held_out_with_their_parent(data: Path, tmp_path: Path) -> None:
     facts, _ = ready(data, tmp_path)
     run = Run(tmp_path / "run")
-    _, held = facts.opened(run, 0.2)
-    del held
-    from sfumato.fields.tables.families import parts_of
-
     real = shop()
     sides = {}
     for name in ("customers", "orders"):
@@ -350,7 +346,7 @@ def ready(data: Path, path: Path) -> tuple[Linked, object]:
     run.create()
     tables, entries = read_linked(data)
     facts = prepare(tables, entries, run, 8, 0.1, lambda line: None)
-    return facts, facts.opened(run, 0.1)[0]
+    return facts, opened(run, facts, 0.1)[0]
 
 
 def test_stopping_and_going_on_is_the_same_run(data: Path, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class Facts:
         knots: column -> the distribution of its values.
         rules: columns that follow from others, and what every row must meet.
         by_bin: whether the network has a slope and an answer of its own for each bin; False of runs of old.
+        apart: groups of the learned columns that may be drawn together, see :mod:`apart`; nothing of runs of old.
     """
 
     columns: tuple[States, ...]
@@ -56,6 +57,7 @@ class Facts:
     knots: Mapping[str, Knots]
     rules: Rules = Rules()
     by_bin: bool = True
+    apart: tuple[tuple[int, ...], ...] = ()
     linked: ClassVar[bool] = False
     """Whether these are the facts of several tables."""
 
@@ -141,7 +143,7 @@ class Facts:
     def process(self) -> Product:
         from sfumato.fields.tables.process import process_of
 
-        return process_of(self.sizes, len(self.valued))
+        return process_of(self.sizes, len(self.valued), self.apart)
 
     def times(self, known: float) -> RowTimes:
         """The times of training; ``known``: share of the rows in which columns are given."""
@@ -201,6 +203,7 @@ class Facts:
             "source": self.source,
             "rules": self.rules.plain(),
             "by_bin": self.by_bin,
+            "apart": [list(each) for each in self.apart],
         }
 
     def arrays(self, before: str = "") -> dict[str, np.ndarray]:
@@ -223,7 +226,11 @@ class Facts:
         rows, held, source = convert(int, plain["rows"]), convert(int, plain["held"]), convert(str, plain["source"])
         rules = Rules.of_plain(plain.get("rules"))
         by_bin = convert(bool, plain.get("by_bin", False))
-        return cls(columns, options(Format, plain["format"]), rows, held, source, knots, rules, by_bin)
+        apart = convert(tuple[tuple[int, ...], ...], plain.get("apart", ()))
+        facts = cls(columns, options(Format, plain["format"]), rows, held, source, knots, rules, by_bin, apart)
+        if any(len(each) != len(facts.sizes) or not all(0 <= c < len(each) for c in each) for each in apart):
+            raise ValueError("apart does not name the columns that are learned")
+        return facts
 
     def save(self, run: Run) -> None:
         """Into data.json and data.safetensors."""

@@ -235,11 +235,9 @@ class Linked:
         return found
 
     def process(self) -> OneOf:
-        from sfumato.fields.tables.process import OneOf, process_of
+        from sfumato.fields.tables.process import OneOf
 
-        return OneOf(
-            {each.name: process_of(each.facts.sizes, len(each.facts.valued)) for each in self.learned if each.facts}
-        )
+        return OneOf({each.name: each.facts.process() for each in self.learned if each.facts})
 
     def times(self, known: float) -> TableTimes:
         """The times of training: what is the parent's is always given."""

@@ -29,7 +29,12 @@ class Cells(Masked):
 
     On a CPU, where looking costs nothing, logits are looked at under masks alone; and the guess is not normalised, which no
     drawing asks for: it is log-probabilities up to a number for each cell.
+
+    Args:
+        apart: groups of columns that may be drawn together, see :mod:`apart`.
     """
+
+    apart: tuple[tuple[int, ...], ...] = ()
 
     def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         """As of :class:`Masked`: (B,). Raises ValueError likewise."""
@@ -68,14 +73,14 @@ class Cells(Masked):
         return torch.arange(answer.shape[-1], device=answer.device) != self.mask_id
 
 
-def process_of(sizes: Sequence[int], values: int) -> Product:
-    """The process of rows with ``sizes`` states a column, ``values`` of which have values.
+def process_of(sizes: Sequence[int], values: int, apart: tuple[tuple[int, ...], ...] = ()) -> Product:
+    """The process of rows with ``sizes`` states a column, ``values`` of which have values; ``apart`` as for :class:`Cells`.
 
     A row's loss is the bound of its states and the velocity error of its values, summed over columns and divided by their
     number. The answer for values is v, whose zero is the velocity of independent standard normal values.
     """
     columns = len(sizes)
-    states = Cells(mask_id=max(sizes))
+    states = Cells(mask_id=max(sizes), apart=apart)
     if not values:
         return Product(states=states)
     weights = {"states": columns / (columns + values), "values": values / (columns + values)}

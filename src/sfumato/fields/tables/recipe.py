@@ -139,6 +139,7 @@ class Tables(Recipe):
             return table, data.Facts.of(table, train, dict(self._kinds()), self.bins, tell, found), train
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Tables:
+        from sfumato.fields.tables.apart import groups
         from sfumato.fields.tables.keeping import save_table
         from sfumato.fields.tables.rows import rows_of
 
@@ -146,8 +147,10 @@ class Tables(Recipe):
             found = self._prepare_linked(run, tell, base)
             valued = any(each.facts and each.facts.valued for each in found.learned)
             return self if self.calls is None or valued else dataclasses.replace(self, calls=(self.calls[0], 0))
-        table, facts, _ = self._read(tell, base)
-        rows_of(table, facts)  # what does not fit the facts of another run is refused before anything is written
+        table, facts, train = self._read(tell, base)
+        rows = rows_of(table, facts)  # what does not fit the facts of another run is refused before anything is written
+        if base is None:
+            facts = dataclasses.replace(facts, apart=groups(rows.states[train], facts.sizes))
         save_table(table, run.cache / "table")
         facts.save(run)
         calls = self.calls or (len(facts.sizes), VALUE_CALLS if facts.valued else 0)
