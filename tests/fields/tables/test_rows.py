@@ -61,6 +61,8 @@ def test_places_on_a_flat_piece_say_nothing_of_the_row(known: tuple[Facts, Rows]
         values = again.batch(np.arange(n) + time * n)["x"]["values"][:, 0].double()
         places.append((torch.special.ndtr(values).numpy()[here] - low) / wide)
     assert abs(np.corrcoef(*places)[0, 1]) < 4 / np.sqrt(here.sum())
+    assert np.mean(places) == pytest.approx(0.5, abs=0.06)
+    assert np.std(places) == pytest.approx(12**-0.5, abs=0.04)  # as likely anywhere on it
 
 
 def test_rows_without_shared_values_and_of_great_tables_stay(known: tuple[Facts, Rows]) -> None:

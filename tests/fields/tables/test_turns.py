@@ -142,6 +142,11 @@ def test_cells_lose_what_masked_tokens_lose(more: int) -> None:
         assert torch.allclose(found[0][0], found[1][0])
         assert torch.allclose(found[0][1], found[1][1], atol=1e-6)
         assert (found[1][0][::4] == 0).all()
+    weight = torch.rand(n, 5).round()
+    answer = torch.randn(n, 5, 7 + more).masked_fill((weight == 0)[..., None], torch.inf).requires_grad_()
+    cells.loss(answer, x, z, t, weight).sum().backward()  # what does not count does not, whatever was answered
+    assert answer.grad is not None
+    assert answer.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("more", [0, 1], ids=["mask beyond the logits", "mask among the logits"])
