@@ -42,11 +42,12 @@ def groups(states: np.ndarray, sizes: Sequence[int], context: Sequence[int] = ()
 def information(states: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     """What each pair of columns has in common, (C, C), in nats: their mutual information, less what it is by chance (Miller
     1955); 0 on the diagonal."""
-    count, found = len(sizes), np.zeros((len(sizes), len(sizes)))
+    count = len(sizes)
+    found = np.zeros((count, count))
     for i in range(count):
         for j in range(i):
-            joint = np.bincount(states[:, i] * sizes[j] + states[:, j], minlength=sizes[i] * sizes[j])
-            joint = joint.reshape(sizes[i], sizes[j]) / len(states)
+            counts = np.bincount(states[:, i] * sizes[j] + states[:, j], minlength=sizes[i] * sizes[j])
+            joint = counts.reshape(sizes[i], sizes[j]) / len(states)
             a, b = joint.sum(1), joint.sum(0)
             here = joint > 0
             chance = ((a > 0).sum() - 1) * ((b > 0).sum() - 1) / (2 * len(states))

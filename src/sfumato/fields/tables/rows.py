@@ -62,8 +62,10 @@ class Rows:
         return f"row {index + 1}"
 
     def take(self, rows: np.ndarray) -> Rows:
-        parts = (self.states, self.values, self.live, self.low, self.wide, self.hashes)
-        return Rows(*(part[rows] for part in parts), self.names)
+        return Rows(
+            self.states[rows], self.values[rows], self.live[rows], self.low[rows], self.wide[rows], self.hashes[rows],
+            self.names,
+        )  # fmt: skip
 
     def anew(self) -> Rows | Anew:
         """The same to be learned from: see :class:`Anew`."""
@@ -103,6 +105,10 @@ class Anew:
 
     def name(self, index: int) -> str:
         return self.rows.name(index % len(self.rows))
+
+    def anew(self) -> Anew:
+        """These, which are that already."""
+        return self
 
 
 def rows_of(table: Table, facts: Facts) -> Rows:
