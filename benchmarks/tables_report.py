@@ -55,8 +55,9 @@ def _methods(sets: dict[str, Any]) -> list[str]:
 
 
 def _ours(sets: dict[str, Any]) -> list[str]:
-    head = ["table", "detection, training rows", "shape / trend (real rows)", "useful (real rows)", "useful everywhere",
-            "shares at 100,000", "nearer to training", "attacks", "copied (real rows)", "steps, CPU seconds"]  # fmt: skip
+    head = ["table", "detection, training rows", "shape / trend (real rows)", "trend in one range (real rows)",
+            "useful (real rows)", "useful everywhere", "shares at 100,000", "nearer to training", "attacks",
+            "copied (real rows)", "steps, CPU seconds"]  # fmt: skip
     lines = [_line(head), _line(["---"] * len(head))]
     for each in SETS:
         trials = [trial for trial in _trials(sets, each.name) if _scores(trial, "ours")]
@@ -70,13 +71,22 @@ def _ours(sets: dict[str, Any]) -> list[str]:
         shares = [trial["shares"]["max"] for trial in trials if "max" in trial.get("shares", {})]
         lines.append(_line([
             each.name, _of(ours, "training_5000") or _of(ours, "detection_train"),
-            f"{_of(ours, 'shape')} / {_of(ours, 'trend_in_one_range')} ({_of(ours, 'trend_in_one_range', 'floor')})",
+            f"{_of(ours, 'shape')} / {_of(ours, 'trend')} ({_of(ours, 'shape', 'floor')} / {_of(ours, 'trend', 'floor')})",
+            " ".join(filter(None, (
+                _of(ours, "trend_in_one_range"), f"({_of(ours, 'trend_in_one_range', 'floor')})".replace("()", "")
+            ))),
             f"{_of(ours, use)} ({_of(ours, use, 'floor')})", _of(ours, "useful_everywhere"),
             f"{np.mean(shares):.2f} points" if shares else "", _of(ours, "nearer_to_training"), _mean(attacks),
             f"{_of(ours, 'copied', digits=4)} ({_of(ours, 'copied', 'floor', 4)})",
-            ", ".join(str(round(np.mean([t["training"][name] for t in trials]))) for name in ("steps", "cpu")),
+            _spent([trial["training"] for trial in trials]),
         ]))  # fmt: skip
     return lines
+
+
+def _spent(training: Sequence[dict[str, Any]]) -> str:
+    """Steps and CPU seconds, of each what is known."""
+    known = ([each[name] for each in training if each.get(name) is not None] for name in ("steps", "cpu"))
+    return ", ".join(str(round(np.mean(values))) for values in known if values)
 
 
 def _calls(sets: dict[str, Any]) -> list[str]:
@@ -130,8 +140,10 @@ def _trials(sets: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def _scores(trial: dict[str, Any], method: str) -> dict[str, Any]:
-    part = {"arf": "arf", "ours": "rows"}.get(method, "plain")
-    of: dict[str, Any] = trial.get(part, {}) if method == "arf" else trial.get(part, {}).get(method, {})
+    parts = (
+        [trial.get("arf", {})] if method == "arf" else [trial.get(part, {}).get(method) for part in ("plain", "rows")]
+    )
+    of: dict[str, Any] = next((part for part in parts if part), {})
     return of if "detection" in of else {}
 
 

@@ -127,7 +127,8 @@ def test_canaries_are_planted_and_counted() -> None:
 
 def test_the_report_shows_what_was_measured_and_nothing_else() -> None:
     ours = {
-        "detection": {"value": 0.9, "floor": 0.98, "n": 1000}, "shape": {"value": 0.98}, "trend": {"value": 0.97},
+        "detection": {"value": 0.9, "floor": 0.98, "n": 1000}, "shape": {"value": 0.98, "floor": 0.99},
+        "trend": {"value": 0.97, "floor": 0.96},
         "useful_auc": {"value": 0.91, "floor": 0.92}, "copied": {"value": 0.0012, "floor": 0.001},
     }  # fmt: skip
     trial = {
