@@ -117,6 +117,17 @@ def test_a_row_is_drawn_for_the_parent_that_it_points_at(run: Path) -> None:
         assert int(row["rows of orders by customer"] or 0) == counts[parent_row["id"]]
 
 
+def test_how_tables_are_drawn_can_be_said_when_they_are(run: Path) -> None:
+    """Calls asked for in `sample` are those of a model that was loaded with them, for every table."""
+    told, loaded, usual = (
+        sfumato.load(run, **asked).sample(15, seed=3, **given)
+        for asked, given in (({}, {"steps": 2}), ({"steps": 2}, {}), ({}, {}))
+    )
+    for one, other in zip(told, loaded, strict=True):
+        assert one.table.rows() == other.table.rows()
+    assert any(one.table.rows() != other.table.rows() for one, other in zip(told, usual, strict=True))
+
+
 def test_a_second_parent_is_one_like_the_row(tmp_path: Path) -> None:
     """A visit has a patient, who says how many there are, and a doctor of the right trade; doctors stay as busy as real ones; a
     street of 300 is drawn as often as it is there."""
