@@ -1,15 +1,16 @@
 """Tables: made rows of six real tables, ours beside independent columns, a Gaussian copula and adversarial random forests.
 
-    python -m benchmarks.tables --data FOLDER [--sets adult magic] [--seeds 0] [--parts rows arf calls shares fill canaries]
+    python -m benchmarks.tables --data FOLDER [--sets adult magic] [--seeds 0] [--parts rows plain arf calls shares fill canaries]
     python -m benchmarks.tables --report
 
 FOLDER holds adult_train.csv, adult_test.csv, online_shoppers.csv, magic_gamma.csv, credit_default.csv, beijing_pm25.csv and
-communities_crime.csv (UCI, CC BY 4.0), with headers. One configuration for all: the defaults of `sfumato train tables`. Nothing
-is chosen by the rows that are measured with: of what is not test rows a tenth is there to choose by (--on validation), and
---on held, the usual, measures with these and the test rows together, at most 5,000.
+communities_crime.csv (UCI, CC BY 4.0), with headers. One configuration for all: the defaults of `sfumato train tables`, with at
+most --most steps. Nothing is chosen by the rows that are measured with: of what is not test rows a tenth is there to choose by
+(--on validation), and --on held, the usual, measures with these and the test rows together, at most 5,000.
 
-    rows      every score of `sfumato evaluate` at n rows, floor and shuffled columns beside it, for each method; detection
-              against 5,000 training rows and against as many as there are, at most 20,000
+    rows      every score of `sfumato evaluate` at n rows, floor and shuffled columns beside it; detection against 5,000 training
+              rows and against as many as there are, at most 20,000
+    plain     detection, shape, trend and use of independent columns and of a Gaussian copula
     arf       the same of the peer, trained on at most 5,000 rows
     calls     rows a second, with all calls of the network and with half of those for states and 5 for values; detection of both
     shares    errors of the shares of single values and gaps at 100,000 rows
@@ -39,17 +40,21 @@ import torch
 from benchmarks import common, tables_methods, tables_report
 from benchmarks.tables_canaries import canaries
 from benchmarks.tables_fill import fill
-from benchmarks.tables_sets import SETS, Set, Split, split
+from benchmarks.tables_sets import HELD, SETS, Set, Split, split
+from sfumato.data.dataset import MAX_HELD_OUT
 from sfumato.fields.tables.data import Facts
 from sfumato.fields.tables.detector import told_apart
 from sfumato.fields.tables.frames import frames
-from sfumato.fields.tables.likeness import shares
+from sfumato.fields.tables.likeness import shape, shares, trend
+from sfumato.fields.tables.recipe import BATCH, STEPS, usual_steps
 from sfumato.fields.tables.scoring import scores
 from sfumato.fields.tables.table import Table
+from sfumato.fields.tables.useful import useful
 from sfumato.jobs.model import Model
+from sfumato.jobs.recipe import usual_batch
 from sfumato.training.options import TrainOptions
 
-PARTS = ("rows", "arf", "calls", "shares", "fill", "canaries")
+PARTS = ("rows", "plain", "arf", "calls", "shares", "fill", "canaries")
 ROWS, MOST, MANY = 5000, 20_000, 100_000
 NAME = "tables"
 
@@ -78,10 +83,29 @@ class Trial:
             target=self.each.target, outside=True,
         )  # fmt: skip
         kept = {score.name: {**dataclasses.asdict(score), "name": name} for score in found}
+        n = min(len(made), len(held), len(self.parts.train))
+        real, mine, other = frames([held, made.take(np.arange(n)), self.some(self.parts.train, n)], self.facts)
+        kept["trend_in_one_range"] = {
+            "value": trend(real, mine, one_range=True), "floor": trend(real, other, one_range=True), "n": n,
+        }  # fmt: skip
         for key, n in (("training_5000", ROWS), ("training_full", min(MOST, len(made), len(self.parts.train)))):
             if n <= min(len(made), len(self.parts.train)):
                 kept[key] = {"value": self.detection(made.take(np.arange(n)), self.some(self.parts.train, n)), "n": n}
         return kept
+
+    def compared(self, made: Table) -> dict[str, Any]:
+        """What the rows of another method are compared by: detection, shape, trend, and use."""
+        held = self.some(self.held, ROWS)
+        n = min(len(made), len(held))
+        real, mine = frames([held.take(np.arange(n)), made.take(np.arange(n))], self.facts)
+        found = {
+            "detection": told_apart(real.cells, mine.cells, real.words)[0], "shape": shape(real, mine),
+            "trend": trend(real, mine),
+        }  # fmt: skip
+        place = [states.kind.name for states in self.facts.measured].index(self.each.target)
+        use = useful(mine, real, place)
+        found |= {} if use is None or use.value is None else {f"useful_{use.name}": use.value}
+        return {name: {"value": value, "n": n} for name, value in found.items()}
 
     def detection(self, made: Table, real: Table) -> float:
         """Of equally many rows."""
@@ -90,20 +114,25 @@ class Trial:
 
 
 def rows(trial: Trial) -> dict[str, Any]:
-    """Ours, independent columns and the copula."""
+    """Ours."""
     n = min(MOST, len(trial.parts.train))
     made, taken = tables_methods.drawn(trial.model, n, trial.seed)
+    return {"ours": {**trial.measured(made, "ours"), "cpu": taken, "drawn": n}}
+
+
+def plain(trial: Trial) -> dict[str, Any]:
+    """Independent columns and the copula."""
+    train, n = trial.parts.train, min(ROWS, len(trial.parts.train))
     return {
-        "ours": {**trial.measured(made, "ours"), "cpu": taken, "drawn": n},
-        "independent": trial.measured(tables_methods.independent(trial.parts.train, n, trial.seed), "independent"),
-        "copula": trial.measured(tables_methods.copula(trial.parts.train, trial.facts, n, trial.seed), "copula"),
+        "independent": trial.compared(tables_methods.independent(train, n, trial.seed)),
+        "copula": trial.compared(tables_methods.copula(train, trial.facts, n, trial.seed)),
     }
 
 
 def arf(trial: Trial) -> dict[str, Any]:
     """The peer; it is no good for rows beyond the held-out ones in the time of the others, so those alone are drawn."""
     made, told = tables_methods.arf(trial.parts.train, trial.facts, ROWS, ROWS, trial.seed)
-    return {**trial.measured(made, "arf"), **told}
+    return {**trial.compared(made), **told}
 
 
 def calls(trial: Trial) -> dict[str, Any]:
@@ -133,6 +162,7 @@ def many(trial: Trial) -> dict[str, Any]:
 
 WORK: dict[str, Callable[[Trial], dict[str, Any]]] = {
     "rows": rows,
+    "plain": plain,
     "arf": arf,
     "calls": calls,
     "shares": many,
@@ -144,7 +174,9 @@ def one(each: Set, seed: int, asked: argparse.Namespace, note: Callable[[str, An
     """A set and a seed: trained once, every part measured and noted."""
     parts = split(each, asked.data)
     held = {"validation": parts.validation, "test": parts.test, "held": parts.held}[asked.on]
-    options = TrainOptions(seed=seed, steps=asked.steps, threads=1, previews=4, snapshots=0)
+    size = len(parts.train) - min(MAX_HELD_OUT, round(HELD * len(parts.train)))  # about
+    usual = usual_steps(size, usual_batch(size, BATCH)) or STEPS
+    options = TrainOptions(seed=seed, steps=min(usual, asked.most), threads=1, previews=4, snapshots=0)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder = folder if asked.runs is None else asked.runs / f"{each.name}-{seed}"
@@ -176,7 +208,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--on", choices=("validation", "test", "held"), default="held")
-    parser.add_argument("--steps", type=int, help="of training, to try it out (default: as the field chooses)")
+    parser.add_argument(
+        "--most", type=int, default=STEPS, help="steps of training at most (default: as the field chooses)"
+    )
     parser.add_argument("--name", default=NAME, help="of the file in results/")
     parser.add_argument("--runs", type=Path, help="folder in which runs are kept, and found again")
     parser.add_argument("--report", action="store_true")

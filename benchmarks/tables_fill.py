@@ -52,7 +52,8 @@ def fill(trial: Trial) -> dict[str, Any]:
 
 
 def _filled(trial: Trial, truth: Table, which: np.ndarray) -> dict[str, Any]:
-    gaps, model, facts, found = hidden(truth, which), trial.model, trial.facts, {}
+    gaps, model, facts = hidden(truth, which), trial.model, trial.facts
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         known = write_table(gaps, place / "gaps.csv")

@@ -70,7 +70,11 @@ def mice(given: dict[str, Any]) -> dict[str, Any]:
         asked[name] = pd.Categorical(asked[name], categories=kinds)
     holes = np.random.default_rng(given["seed"]).random(frame.shape) < given["share"]
     frame = frame.mask(pd.DataFrame(holes, columns=frame.columns))
-    kernel = miceforest.ImputationKernel(frame, num_datasets=given["draws"], random_state=given["seed"])
+    # words by their probabilities: by neighbours in log-odds it stops at rare ones, whose probability it takes for 0
+    how = {name: "fast" if name in given["words"] else "normal" for name in frame.columns}
+    kernel = miceforest.ImputationKernel(
+        frame, num_datasets=given["draws"], random_state=given["seed"], mean_match_strategy=how
+    )
     kernel.mice(given["iterations"], num_threads=1)
     filled = kernel.impute_new_data(asked, random_state=given["seed"])
     for draw in range(given["draws"]):

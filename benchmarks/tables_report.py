@@ -32,8 +32,9 @@ def write(name: str) -> None:
 
 
 def tables(found: dict[str, Any]) -> str:
-    """Both tables."""
-    return "\n\n".join("\n".join(lines) for lines in (_methods(found["sets"]), _ours(found["sets"])) if len(lines) > 2)
+    """All of them."""
+    every = [make(found["sets"]) for make in (_methods, _ours, _calls, _fills, _canaries)]
+    return "\n\n".join("\n".join(lines) for lines in every if len(lines) > 2)
 
 
 def _methods(sets: dict[str, Any]) -> list[str]:
@@ -54,8 +55,9 @@ def _methods(sets: dict[str, Any]) -> list[str]:
 
 
 def _ours(sets: dict[str, Any]) -> list[str]:
-    head = ["table", "detection, training rows", "shape / trend", "useful (real rows)", "useful everywhere", "shares at 100,000",
-            "nearer to training", "attacks", "copied (real rows)", "all calls / half", "steps"]  # fmt: skip
+    head = ["table", "detection, training rows", "shape / trend (real rows)", "trend in one range (real rows)",
+            "useful (real rows)", "useful everywhere", "shares at 100,000", "nearer to training", "attacks",
+            "copied (real rows)", "steps, CPU seconds"]  # fmt: skip
     lines = [_line(head), _line(["---"] * len(head))]
     for each in SETS:
         trials = [trial for trial in _trials(sets, each.name) if _scores(trial, "ours")]
@@ -68,23 +70,69 @@ def _ours(sets: dict[str, Any]) -> list[str]:
         ]
         shares = [trial["shares"]["max"] for trial in trials if "max" in trial.get("shares", {})]
         lines.append(_line([
-            each.name, _of(ours, "training_5000"), f"{_of(ours, 'shape')} / {_of(ours, 'trend')}",
+            each.name, _of(ours, "training_5000") or _of(ours, "detection_train"),
+            f"{_of(ours, 'shape')} / {_of(ours, 'trend')} ({_of(ours, 'shape', 'floor')} / {_of(ours, 'trend', 'floor')})",
+            " ".join(filter(None, (
+                _of(ours, "trend_in_one_range"), f"({_of(ours, 'trend_in_one_range', 'floor')})".replace("()", "")
+            ))),
             f"{_of(ours, use)} ({_of(ours, use, 'floor')})", _of(ours, "useful_everywhere"),
             f"{np.mean(shares):.2f} points" if shares else "", _of(ours, "nearer_to_training"), _mean(attacks),
             f"{_of(ours, 'copied', digits=4)} ({_of(ours, 'copied', 'floor', 4)})",
-            _calls(trials), f"{round(np.mean([trial['training']['steps'] for trial in trials]))}",
+            _spent([trial["training"] for trial in trials]),
         ]))  # fmt: skip
     return lines
 
 
-def _calls(trials: Sequence[dict[str, Any]]) -> str:
-    """Rows a CPU second and detection, with all calls of the network and with about half of them."""
-    told = [trial["calls"] for trial in trials if "full" in trial.get("calls", {})]
-    parts = [
-        (_mean([t[n]["rows a CPU second"] for t in told], 0), _mean([t[n]["detection"] for t in told]))
-        for n in ("full", "few")
-    ]
-    return " / ".join(f"{speed} a second, {value}" for speed, value in parts) if told else ""
+def _spent(training: Sequence[dict[str, Any]]) -> str:
+    """Steps and CPU seconds, of each what is known."""
+    known = ([each[name] for each in training if each.get(name) is not None] for name in ("steps", "cpu"))
+    return ", ".join(str(round(np.mean(values))) for values in known if values)
+
+
+def _calls(sets: dict[str, Any]) -> list[str]:
+    """Rows a CPU second and detection, with all calls of the network and with half of them for states, 5 for values."""
+    head = ["table", "calls", "CPU seconds for 100,000 rows", "detection", "half the calls", "CPU seconds", "detection"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for each in SETS:
+        told = [trial["calls"] for trial in _trials(sets, each.name) if "full" in trial.get("calls", {})]
+        cells = [each.name] if told else []
+        for name in ("full", "few") if told else ():
+            cells += [
+                " + ".join(map(str, told[0][name]["calls"])), _mean([1e5 / t[name]["rows a CPU second"] for t in told]),
+                _mean([t[name]["detection"] for t in told]),
+            ]  # fmt: skip
+        lines += [_line(cells)] if cells else []
+    return lines
+
+
+def _fills(sets: dict[str, Any]) -> list[str]:
+    """Gaps filled by ours, by chained forests and by medians."""
+    head = ["table", "gaps", "filled by", "error", "CRPS", "80 % interval", "words right", "CPU seconds"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for each in SETS:
+        told = [trial["fill"] for trial in _trials(sets, each.name) if "blocks" in trial.get("fill", {})]
+        for gaps in ("at random", "blocks"):
+            for by, name in (("ours", "sfumato"), ("miceforest", "miceforest"), ("medians", "medians")):
+                found = [of for t in told if "rmse" in (of := t[gaps].get(by, {}))]
+                if found:
+                    keys = ("rmse", "crps", "coverage of 80%", "accuracy")
+                    values = [_mean([f[key] for f in found if not np.isnan(f.get(key, np.nan))]) for key in keys]
+                    spent = _mean([f["cpu"] for f in found if "cpu" in f])
+                    lines.append(_line([each.name, gaps, name, *values, spent]))
+    return lines
+
+
+def _canaries(sets: dict[str, Any]) -> list[str]:
+    """Planted rows that came back, and how well the nearest made row tells them from others."""
+    head = ["table", "rows drawn", "planted once: back", "told from others", "ten times: back", "told from others"]
+    lines = [_line(head), _line(["---"] * len(head))]
+    for each in SETS:
+        for t in (t["canaries"] for t in _trials(sets, each.name) if "once" in t.get("canaries", {})):
+            cells = [
+                f"{t[how]['back']} of {t['planted']}, {t[how]['told from others']:.3f}" for how in ("once", "10 times")
+            ]
+            lines.append(_line([each.name, str(t["drawn"]), *(part for cell in cells for part in cell.split(", "))]))
+    return lines
 
 
 def _trials(sets: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -92,7 +140,10 @@ def _trials(sets: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def _scores(trial: dict[str, Any], method: str) -> dict[str, Any]:
-    of: dict[str, Any] = trial.get("arf", {}) if method == "arf" else trial.get("rows", {}).get(method, {})
+    parts = (
+        [trial.get("arf", {})] if method == "arf" else [trial.get(part, {}).get(method) for part in ("plain", "rows")]
+    )
+    of: dict[str, Any] = next((part for part in parts if part), {})
     return of if "detection" in of else {}
 
 

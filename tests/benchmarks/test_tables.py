@@ -127,18 +127,31 @@ def test_canaries_are_planted_and_counted() -> None:
 
 def test_the_report_shows_what_was_measured_and_nothing_else() -> None:
     ours = {
-        "detection": {"value": 0.9, "floor": 0.98, "n": 1000}, "shape": {"value": 0.98}, "trend": {"value": 0.97},
+        "detection": {"value": 0.9, "floor": 0.98, "n": 1000}, "shape": {"value": 0.98, "floor": 0.99},
+        "trend": {"value": 0.97, "floor": 0.96},
         "useful_auc": {"value": 0.91, "floor": 0.92}, "copied": {"value": 0.0012, "floor": 0.001},
     }  # fmt: skip
     trial = {
-        "rows": {"ours": ours, "copula": {"detection": {"value": 0.1, "floor": 0.98, "n": 1000}}},
-        "training": {"steps": 90},
-    }
+        "rows": {"ours": ours}, "plain": {"copula": {"detection": {"value": 0.1, "n": 1000}}},
+        "arf": {"detection": {"value": 0.2, "n": 1000}}, "training": {"steps": 90, "cpu": 7.0},
+        "calls": {
+            "full": {"calls": [15, 10], "rows a CPU second": 2000.0, "detection": 0.9},
+            "few": {"calls": [7, 5], "rows a CPU second": 4000.0, "detection": 0.88},
+        },
+        "canaries": {
+            "drawn": 500, "planted": 20, "once": {"back": 0, "told from others": 0.52},
+            "10 times": {"back": 3, "told from others": 0.71},
+        },
+    }  # fmt: skip
     other = {
         "rows": {"ours": {**ours, "detection": {"value": 0.8, "floor": 1.0, "n": 1000}}},
-        "training": {"steps": 90},
+        "training": {"steps": 90, "cpu": 9.0},
     }
-    methods, ours_alone = tables_report.tables({"sets": {"adult": {"seed 0": trial, "seed 1": other}}}).split("\n\n")
-    assert "| adult | 1000 | 0.990 [0.980, 1.000] | 0.850 [0.800, 0.900] |  | 0.100 |  |" in methods
+    found = tables_report.tables({"sets": {"adult": {"seed 0": trial, "seed 1": other}}}).split("\n\n")
+    methods, ours_alone, calls, canaries = found
+    assert "| adult | 1000 | 0.990 [0.980, 1.000] | 0.850 [0.800, 0.900] | 0.200 | 0.100 |  |" in methods
     assert "0.910 [0.910, 0.910] (0.920 [0.920, 0.920])" in ours_alone
+    assert "| 90, 8 |" in ours_alone
+    assert "| adult | 15 + 10 | 50.0 | 0.900 | 7 + 5 | 25.0 | 0.880 |" in calls
+    assert "| adult | 500 | 0 of 20 | 0.520 | 3 of 20 | 0.710 |" in canaries
     assert "magic" not in methods

@@ -144,8 +144,10 @@ def read_tables(place: Path) -> None:
 
 
 def make_table_run(place: Path) -> None:
-    from sfumato.fields.tables.data import Facts, parts, save_table
+    from sfumato.fields.tables.data import Facts
+    from sfumato.fields.tables.keeping import save_table
     from sfumato.fields.tables.reading import read_table
+    from sfumato.fields.tables.rows import parts
     from sfumato.training.run import Run
 
     make_tables(place)

@@ -18,7 +18,7 @@ from sfumato.diffusion.tree import Tree
 
 
 @dataclass(frozen=True)
-class _Asked:
+class AskedOnce:
     """The guess of one part: the product was asked once, and only what was asked then can be answered."""
 
     process: Any
@@ -90,6 +90,8 @@ class Parts(Solver):
                 x_s[name] = x_t[name]
                 continue
             here, there = ((u[name] if isinstance(u, Mapping) else u) for u in (t, s))
-            told = _Asked(process, Endpoints(ends.x[name], ends.z[name]), x_t[name], here, type(solvers[name]).__name__)
+            told = AskedOnce(
+                process, Endpoints(ends.x[name], ends.z[name]), x_t[name], here, type(solvers[name]).__name__
+            )
             x_s[name], kept[name] = solvers[name].step(told, x_t[name], here, there, memory.get(name), rng)
         return x_s, kept

@@ -216,8 +216,9 @@ class Model:
         how = options(Walk, {name: value for name, value in asked.items() if name in walks})
         ask = options(self.recipe.Ask, {name: value for name, value in asked.items() if name not in walks}, walks)
         drawing = self.drawing if seed is None else dataclasses.replace(self.drawing, seed=seed)
-        walk = self.walked(how.over(self.given), self.named) if how != Walk() else self.walk
-        return dataclasses.replace(self, walk=walk, drawing=drawing), ask
+        given = how.over(self.given)
+        walk = self.walked(given, self.named) if how != Walk() else self.walk
+        return dataclasses.replace(self, walk=walk, drawing=drawing, given=given), ask
 
     def making(self, ask: Any, suffix: str = "") -> Making:
         """What samples of this model are made by."""

@@ -7,8 +7,9 @@ import torch
 from sfumato.diffusion.generate import generate
 from sfumato.errors import DataError
 from sfumato.fields.tables.asking import Asked, begin, restored
-from sfumato.fields.tables.data import Facts, table_of
+from sfumato.fields.tables.data import Facts
 from sfumato.fields.tables.process import cascade
+from sfumato.fields.tables.rows import table_of
 from sfumato.fields.tables.table import Table
 from sfumato.fields.tables.where import All, Clause, Either, Not, checked, given_by, meets, parse
 from tests.fields.tables.tables import mixed, table

@@ -2,15 +2,18 @@
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.tables_sets import SETS, Set, split
 from sfumato.errors import DataError
-from sfumato.fields.tables.data import Facts, rows_of, table_of
+from sfumato.fields.tables.data import Facts
 from sfumato.fields.tables.kinds import find_kind, key_word
+from sfumato.fields.tables.rows import rows_of, table_of
 from sfumato.fields.tables.spelling import Dates, Numbers
 from sfumato.fields.tables.table import Column, Table
 from sfumato.training.run import Run, RunError
@@ -187,6 +190,24 @@ def test_a_table_comes_back(data: st.DataObject) -> None:
                 assert kind.spelling.value(here) == kind.spelling.value(there)  # +1 comes back as 1, 1e3 as 1000
             else:
                 assert here == there
+
+
+@pytest.mark.parametrize("each", SETS, ids=[each.name for each in SETS])
+def test_the_cells_of_real_tables_come_back(each: Set) -> None:
+    """1500 rows of each of the six of the benchmark: every cell to the letter, but for keys and rare words."""
+    folder = Path(__file__).parents[4] / "shared" / "data" / "tables"
+    if not folder.is_dir():
+        pytest.skip("the tables of the benchmark are not here")
+    made = split(each, folder).validation
+    made = made.take(np.arange(min(len(made), 1500)))
+    facts = Facts.of(made, np.arange(len(made)), dict(kind.split(":") for kind in each.kinds))
+    back, compared = back_and_forth(made, facts), 0
+    for states in facts.measured:
+        rare = {word for word, _ in states.rare}
+        pairs = zip(made[states.kind.name].cells(), back[states.kind.name].cells(), strict=True)
+        assert all(here in rare if there in rare else here == there for there, here in pairs), states.kind.name
+        compared += 1
+    assert compared >= 10
 
 
 def test_bins_hold_equal_mass_and_values_are_standard_normal() -> None:

@@ -12,9 +12,10 @@ import torch
 import sfumato
 from sfumato.cli import main
 from sfumato.errors import DataError
+from sfumato.fields.tables.families import opened, parts_of, sides
 from sfumato.fields.tables.joining import prepare, read_linked
 from sfumato.fields.tables.keys import KeyPattern
-from sfumato.fields.tables.linked import Linked, parents, sides
+from sfumato.fields.tables.linked import Linked, parents
 from sfumato.fields.tables.pointing import assigned
 from sfumato.fields.tables.reading import read_table
 from sfumato.fields.tables.schema import Entry, Link, entries_of
@@ -82,12 +83,13 @@ def test_a_list_stays_and_what_follows_from_it_is_never_wrong(made: dict[str, Ta
 
 
 def test_children_are_like_their_parent(made: dict[str, Table]) -> None:
-    """Firms have 4 orders in the mean and persons 1; firms order by mail (90 %), persons do not (20 %); a short training."""
+    """Firms have 4 orders in the mean and persons 1; firms order by mail (90 %), persons do not (20 %). A short training keeps
+    about half of it, 2.2 times as many of 170 firms, give or take .2."""
     kind = {row["id"]: row["kind"] for row in rows(made["customers"])}
     orders = [row for row in rows(made["orders"]) if row["customer"] in kind]
     number = Counter(kind[row["customer"]] for row in orders)
     customers = Counter(kind.values())
-    assert number["firm"] / customers["firm"] > 2 * number["person"] / customers["person"]
+    assert number["firm"] / customers["firm"] > 1.5 * number["person"] / customers["person"]
     mail = Counter(kind[row["customer"]] for row in orders if row["channel"] == "mail")
     assert mail["firm"] / number["firm"] > 0.7
     assert mail["person"] / number["person"] < 0.45
@@ -113,6 +115,17 @@ def test_a_row_is_drawn_for_the_parent_that_it_points_at(run: Path) -> None:
         key = next(iter(parent))
         parent_row = parent.pop(key)
         assert int(row["rows of orders by customer"] or 0) == counts[parent_row["id"]]
+
+
+def test_how_tables_are_drawn_can_be_said_when_they_are(run: Path) -> None:
+    """Calls asked for in `sample` are those of a model that was loaded with them, for every table."""
+    told, loaded, usual = (
+        sfumato.load(run, **asked).sample(15, seed=3, **given)
+        for asked, given in (({}, {"steps": 2}), ({"steps": 2}, {}), ({}, {}))
+    )
+    for one, other in zip(told, loaded, strict=True):
+        assert one.table.rows() == other.table.rows()
+    assert any(one.table.rows() != other.table.rows() for one, other in zip(told, usual, strict=True))
 
 
 def test_a_second_parent_is_one_like_the_row(tmp_path: Path) -> None:
@@ -318,10 +331,6 @@ def test_small_tables_are_seen_more_often_than_their_rows(data: Path, tmp_path: 
 def test_children_are_held_out_with_their_parent(data: Path, tmp_path: Path) -> None:
     facts, _ = ready(data, tmp_path)
     run = Run(tmp_path / "run")
-    _, held = facts.opened(run, 0.2)
-    del held
-    from sfumato.fields.tables.linked import parts_of
-
     real = shop()
     sides = {}
     for name in ("customers", "orders"):
@@ -348,7 +357,7 @@ def ready(data: Path, path: Path) -> tuple[Linked, object]:
     run.create()
     tables, entries = read_linked(data)
     facts = prepare(tables, entries, run, 8, 0.1, lambda line: None)
-    return facts, facts.opened(run, 0.1)[0]
+    return facts, opened(run, facts, 0.1)[0]
 
 
 def test_stopping_and_going_on_is_the_same_run(data: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from sfumato.fields.tables.frames import Frame, frames
 from sfumato.fields.tables.likeness import shape, shares, trend
 from sfumato.fields.tables.saying import remarks, too_good
 from sfumato.fields.tables.scoring import Score, detection, scores
-from sfumato.fields.tables.table import Table
+from sfumato.fields.tables.table import Column, Table
 from tests.fields.tables.tables import mixed, table
 
 lightgbm = pytest.importorskip("lightgbm")
@@ -53,6 +53,46 @@ def test_trend_is_lost_where_columns_are_shuffled() -> None:
     assert shape(a, b) == 1.0
     flat = Frame(np.where(np.arange(4) == 0, 0.0, made), words)
     assert trend(a, flat) < 1 - 0.5 / 6  # of six pairs the one of numbers loses half, those with the words more
+
+
+def test_one_far_value_moves_the_steps_of_a_table_alone_but_not_those_of_both() -> None:
+    """Real rows against real rows of which one lies far out: with steps of one range they stay alike."""
+    rng = np.random.default_rng(0)
+    words, numbers = np.array([False, True]), rng.uniform(0, 10, 4000)
+    one, two = (np.stack([part, (part > 5).astype(float)], 1) for part in (numbers[:2000], numbers[2000:]))
+    two[0, 0] = 1000.0
+    a, b = Frame(one, words), Frame(two, words)
+    assert trend(a, b) < 0.3  # all but one in its first step
+    assert trend(a, b, one_range=True) > 0.93
+    lost = Frame(np.stack([two[:, 0], rng.permutation(two[:, 1])], 1), words)
+    assert trend(a, lost, one_range=True) < 0.6
+
+
+def test_a_key_makes_no_row_new_and_gives_no_row_away() -> None:
+    """SDMetrics #260, #119: training rows under new keys are copies all the same, and other real rows under keys of their own
+    cannot be told by them."""
+    both = mixed(2400)
+    keyed = Table((*both.columns, Column.of("id", [f"A{i:05d}" for i in range(len(both))])))
+    train, held = keyed.take(np.arange(1200)), keyed.take(np.arange(1200, 2400))
+    facts = Facts.of(train, np.arange(1200))
+    assert {states.kind.name: states.kind.kind for states in facts.columns}["id"] == "key"
+    again = Column.of("id", [f"A{i:05d}" for i in range(70000, 71200)])
+    copy = Table((*train.columns[:-1], again))
+    found = {row.name: row for row in scores(copy, train, held, facts)}
+    assert found["copied"].value > 0.99
+    assert found["detection"].value > 0.9  # keys far beyond all others do not tell them
+
+
+def test_rows_of_a_spoiled_drawing_are_told_whatever_the_loss_was(pair: tuple[Table, Table, Facts]) -> None:
+    """SDV #2010: the loss was good and the rows were not. Here the drawing is spoiled after the best of trainings: each column
+    as it should be, but none of what they have to do with each other; nobody who reads the scores can miss it."""
+    a, b, facts = pair
+    found = {row.name: row for row in scores(loose(a), a, b, facts)}
+    assert found["shape"].value > 0.97
+    assert found["detection"].value < 0.5 < 0.9 < (found["detection"].floor or 0)
+    told = remarks(list(found.values()))[0]
+    assert f"score of {found['detection'].value:.2f}" in told
+    assert f"real rows from real ones {found['detection'].floor:.2f}" in told
 
 
 def test_real_rows_cannot_be_told_from_real_rows_but_shuffled_ones_can(pair: tuple[Table, Table, Facts]) -> None:

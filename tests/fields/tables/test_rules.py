@@ -207,6 +207,7 @@ def test_broken_rules_stand_beside_those_of_real_rows_and_of_shuffled_ones(tmp_p
 
 
 def test_no_drawn_row_breaks_a_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of dates, gaps, words and numbers, through every verb: SDV #1711 and #1717 are rules at which others stop with an error."""
     file = write_table(shop(1500), tmp_path / "shop.csv")
     assert main(["inspect", "tables", str(file), "--threads=1"]) == 0
     said = capsys.readouterr().out

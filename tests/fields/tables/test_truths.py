@@ -1,19 +1,27 @@
 """Tables whose law is known: what a perfect network would answer is written down; bounds, draws and fillings must agree."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from sfumato.diffusion import Denoiser, loss, sample, walk
+from sfumato.diffusion import Denoiser, generate, loss, sample, walk
 from sfumato.diffusion.parts import Parts
 from sfumato.diffusion.rng import Streams, key
 from sfumato.diffusion.sample import Euler
 from sfumato.diffusion.solvers import dpmpp_2m
 from sfumato.diffusion.unmasking import RandomOrder
 from sfumato.fields.tables import asking
-from sfumato.fields.tables.data import Facts, rows_of, table_of
+from sfumato.fields.tables.asking import Asked, drawn_to_meet
+from sfumato.fields.tables.data import Facts
 from sfumato.fields.tables.network import TableMLP
 from sfumato.fields.tables.process import RowTimes, cascade, process_of, walked
+from sfumato.fields.tables.rows import rows_of, table_of
+from sfumato.fields.tables.rules import Derived, Rules, broken, derive, fits
+from sfumato.fields.tables.table import Table, stacked
+from sfumato.fields.tables.turns import InTurn
+from sfumato.jobs.walk import Walk
 from tests.fields.tables.exact import Frequencies, GaussianColumns, JointTable, denoiser
 from tests.fields.tables.tables import table
 
@@ -168,3 +176,73 @@ def test_zeros_and_gaps_come_back_as_often_as_they_are_and_never_nearly() -> Non
     numbers = [float(word) for word in column.words if word not in ("", "0")]
     assert min(numbers) >= min(float(cell) for cell in cells if cell not in ("", "0"))
     assert all(len(word.partition(".")[2]) <= 2 for word in column.words if word)
+
+
+# ---- rules -----------------------------------------------------------------------------------------------------------
+
+
+class Plain:
+    """As much of a model as drawing again asks for: rows of an exact denoiser."""
+
+    def __init__(self, guess: Denoiser, facts: Facts):
+        self.guess, self.facts, self.walk, self.seen = guess, facts, Walk(batch=500), 0
+
+    def draw(self, queries, numbers, stream):  # type: ignore[no-untyped-def]
+        def begin(process, z, query):  # type: ignore[no-untyped-def]
+            return process.start(z), walked(torch.linspace(1, 0, 3), (2, 0))
+
+        for drawn in generate(
+            self.guess, queries, list(numbers), stream=stream, begin=begin, solver=InTurn(), batch=500
+        ):
+            self.seen += len(drawn.numbers)
+            yield drawn
+
+    def rows(self, model, queries, drawn):  # type: ignore[no-untyped-def]
+        return table_of(drawn.x["states"].numpy(), np.zeros((len(drawn.numbers), 0)), self.facts, drawn.numbers)
+
+
+def test_a_check_is_met_by_the_law_given_that_it_is_met(joint: Denoiser) -> None:
+    """Rows that break it are drawn again: as many as the model breaks it in (of the first draws .3 and .05), and the rest come
+    as often, compared with each other, as they would."""
+    words = table(a=[str(i // 3 % 2) for i in range(600)], b=[str(i % 3) for i in range(600)])
+    rules = Rules(checks=("not (a = 0 and b = 0)", "not (a = 1 and b = 0)"))
+    facts = replace(Facts.of(words, np.arange(600)), rules=rules)
+    assert facts.sizes == [2, 3]
+    model, n = Plain(joint, facts), 4000
+    first = [model.rows(model, None, drawn) for drawn in model.draw(Asked(facts, n), range(n), ("sample",))]
+    refused = 1 - fits(stacked(first), rules, facts.kinds).mean()
+    assert refused == pytest.approx(JOINT[:, 0].sum(), abs=4 * np.sqrt(0.35 * 0.65 / n))
+    model.seen = 0
+    made = [model.rows(model, None, drawn) for drawn in drawn_to_meet(model, Asked(facts, n), range(n), model.rows)]
+    whole = stacked(made)
+    assert len(whole) == n
+    assert broken(whole, rules, facts.kinds)[""] == 0
+    assert model.seen >= n / (1 - refused) - 200
+    counts = np.zeros((2, 3))
+    np.add.at(counts, ([int(v) for v in whole["a"].cells()], [int(v) for v in whole["b"].cells()]), 1)
+    law = np.where([[False, True, True]], JOINT, 0)
+    here = law > 0
+    assert chi_square(counts[here], law[here] / law.sum()) < 5  # of 3 degrees
+
+
+def test_what_is_derived_breaks_no_rule_in_100000_rows() -> None:
+    """Whatever the other columns are: sums, parts of dates, and a lookup in what the training rows had."""
+    rng, n = np.random.default_rng(0), 100_000
+    city = rng.choice(["Rome", "Paris", "Bonn"], n)
+    land = {"Rome": "Italy", "Paris": "France", "Bonn": "Germany"}
+    day = np.datetime64("2024-01-01") + rng.integers(0, 300, n)
+    price, amount = np.round(rng.gamma(3, 4, n), 2), rng.integers(1, 9, n)
+    made = table(
+        city=city.tolist(), land=[land[each] for each in city], price=[f"{p:.2f}" for p in price],
+        amount=amount.astype(str).tolist(), total=[f"{t:.2f}" for t in price * amount], day=day.astype(str).tolist(),
+        month=[str(int(each[5:7])) for each in day.astype(str)],
+    )  # fmt: skip
+    formulas = (Derived("total", "price * amount"), Derived("month", "month(day)"))
+    rules = Rules((Derived("land", "lookup(city)", ("city",)), *formulas))
+    facts = Facts.of(made, np.arange(2000), rules=rules)
+    order = rng.permutation(n)  # other rows of the other columns
+    shuffled = Table(tuple(c if c.name in facts.rules.columns else c.take(order) for c in made.columns))
+    assert broken(shuffled, facts.rules, facts.kinds)[""] > 0.9
+    found, could = derive(shuffled, facts.rules, facts.kinds)
+    assert could.all()
+    assert broken(found, facts.rules, facts.kinds)[""] == 0

@@ -21,8 +21,9 @@ from sfumato.diffusion import tree
 from sfumato.diffusion.generate import Drawn
 from sfumato.errors import DataError
 from sfumato.fields.tables.columns import States
-from sfumato.fields.tables.data import Facts, rows_of
+from sfumato.fields.tables.data import Facts
 from sfumato.fields.tables.reading import read_table
+from sfumato.fields.tables.rows import rows_of
 from sfumato.fields.tables.rules import fits
 from sfumato.fields.tables.table import Column, Table
 from sfumato.fields.tables.where import Condition, checked, given_by, meets, parse

@@ -193,6 +193,17 @@ def encode(column: Column, states: States, knots: Knots | None, chance: np.ndarr
     Raises:
         DataError: a word that the column never had, naming its row.
     """
+    state, low, high = located(column, states, knots)
+    value = np.where(state >= states.first_bin, normal(low + chance * (high - low)), 0.0)
+    return state, value.astype(np.float32)
+
+
+def located(column: Column, states: States, knots: Knots | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """State (n,) int64 of each row, and the ends (n,) of the flat piece that it lies on; both 1/2 where the state is no bin.
+
+    Raises:
+        DataError: a word that the column never had, naming its row.
+    """
     kind = states.kind
     places: dict[str | None, int] = {gap: i for i, gap in enumerate(kind.gaps)}
     if kind.kind == "category":
@@ -216,17 +227,14 @@ def encode(column: Column, states: States, knots: Knots | None, chance: np.ndarr
         word = column.words[column.codes[unknown[0]]]
         cell = "an empty cell" if word in (None, "") else f"{shown(str(word))[:40]!r}"
         raise DataError(f"column {shown(kind.name)!r}, row {unknown[0] + 1}: {cell} never occurs in the training table")
-    state = of_word[column.codes]
-    value = np.zeros(len(state), dtype=np.float32)
+    low, high = np.full(len(of_word), 0.5), np.full(len(of_word), 0.5)
     if states.bins:
         assert knots is not None
         inside = np.flatnonzero(of_word >= states.first_bin)
-        low, high = np.zeros(len(of_word)), np.zeros(len(of_word))
-        low[inside], high[inside] = knots.place(values[inside], of_word[inside] - states.first_bin)
-        margin = np.minimum(ROUNDING, (high - low) / 4)
-        place = (low + margin)[column.codes] + chance * (high - low - 2 * margin)[column.codes]
-        value = np.where(state >= states.first_bin, _normal(place), 0.0).astype(np.float32)
-    return state, value
+        ends = knots.place(values[inside], of_word[inside] - states.first_bin)
+        margin = np.minimum(ROUNDING, (ends[1] - ends[0]) / 4)
+        low[inside], high[inside] = ends[0] + margin, ends[1] - margin
+    return of_word[column.codes], low[column.codes], high[column.codes]
 
 
 def _value(kind: Kind, word: str, column: Column, i: int) -> float:
@@ -242,7 +250,8 @@ SINGLE = 3 * ROUNDING
 NORMAL_END = 4.0  # the first and last of a bin's rows lie at most this far out
 
 
-def _normal(place: np.ndarray) -> np.ndarray:
+def normal(place: np.ndarray) -> np.ndarray:
+    """The standard normal numbers at these places of their distribution."""
     found: np.ndarray = torch.special.ndtri(torch.from_numpy(np.ascontiguousarray(place))).numpy()
     return found.clip(-NORMAL_END, NORMAL_END)
 

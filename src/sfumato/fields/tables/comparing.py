@@ -117,9 +117,8 @@ class Compare:
 
     def _read(self, path: Path, like: Table | None = None) -> Table:
         """A table, of the columns of ``like`` in its order. Raises DataError."""
-        from sfumato.fields.tables.data import without
         from sfumato.fields.tables.reading import read_table
-        from sfumato.fields.tables.table import Table
+        from sfumato.fields.tables.table import Table, without
 
         table = read_table(path, say)
         if like is None:

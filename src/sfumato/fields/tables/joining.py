@@ -11,8 +11,11 @@ import numpy as np
 
 from sfumato.data.errors import shown
 from sfumato.errors import DataError, naming
+from sfumato.fields.tables import apart
 from sfumato.fields.tables.columns import Knots, States, fit
-from sfumato.fields.tables.data import FEWEST_ROWS, Facts, save_table, without
+from sfumato.fields.tables.data import FEWEST_ROWS, Facts
+from sfumato.fields.tables.families import place_of, sides
+from sfumato.fields.tables.keeping import save_table
 from sfumato.fields.tables.keys import KeyPattern
 from sfumato.fields.tables.kinds import MOST_WORDS, find_kind
 from sfumato.fields.tables.linked import (
@@ -23,17 +26,16 @@ from sfumato.fields.tables.linked import (
     beside_name,
     count_name,
     parents,
-    place_of,
     shared_name,
-    sides,
     tuples,
-)  # fmt: skip
+)
 from sfumato.fields.tables.reading import SUFFIXES, read_table
+from sfumato.fields.tables.rows import rows_of
 from sfumato.fields.tables.rules import fitted
 from sfumato.fields.tables.schema import SCHEMA, Entry, Link, read_schema
 from sfumato.fields.tables.sqlite import SUFFIXES as DATABASES
 from sfumato.fields.tables.sqlite import read_database
-from sfumato.fields.tables.table import Column, Say, Table
+from sfumato.fields.tables.table import Column, Say, Table, without
 from sfumato.training.run import Run
 
 SHARED, BEYOND = 0.9, 0.05
@@ -330,6 +332,8 @@ def _learned(entry: Entry, desk: _Desk) -> Member:
         facts = replace(facts, rules=fitted(entry.rules, facts.kinds, body, np.arange(len(body))))
     desk.states[entry.name] = {s.kind.name: (s, facts.knots.get(s.kind.name)) for s in facts.learned}
     context = [name for name in context if name in desk.states[entry.name]]
+    known = [i for i, states in enumerate(facts.learned) if states.kind.name in context]
+    facts = replace(facts, apart=apart.groups(rows_of(body.take(train), facts).states, facts.sizes, known))
     return Member(
         entry, tuple(table.names), tuple(c.type for c in table.columns), table.format, len(table) - len(held), len(held), facts,
         tuple(context), modes, lost, key, by_count,

@@ -47,11 +47,19 @@ def _variation(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(shares[0] - shares[1]).sum() / 2)
 
 
-def trend(real: Frame, made: Frame) -> float:
+def trend(real: Frame, made: Frame, one_range: bool = False) -> float:
     """Mean over pairs of columns of 1 - |r - r'| / 2 (two numbers; r is Pearson's) and 1 - total variation of their joint
     table (otherwise; numbers in 10 equal steps of each table's own range, a gap is a word): "column pair trends" of
-    SDMetrics' quality report. A made column of one value goes with no other. NaN where a table has one column."""
-    steps = [[_steps(frame.cells[:, i], word) for i, word in enumerate(frame.words)] for frame in (real, made)]
+    SDMetrics' quality report. A made column of one value goes with no other. NaN where a table has one column.
+
+    Args:
+        one_range: the steps are those of the real table for both. Where each has its own, a single far value moves all ten, and
+            even two halves of a real table are unlike each other (the credit cards of benchmarks/tables.py: .85, and .98 so).
+    """
+    steps = [
+        [_steps(frame.cells[:, i], word, real.cells[:, i] if one_range else None) for i, word in enumerate(frame.words)]
+        for frame in (real, made)
+    ]
     scores = []
     for i, j in combinations(range(len(real.words)), 2):
         if real.words[i] or real.words[j]:
@@ -71,9 +79,11 @@ def _joint(a: np.ndarray, b: np.ndarray) -> float:
     return _variation(codes[: len(a)], codes[len(a) :])
 
 
-def _steps(values: np.ndarray, word: bool) -> np.ndarray:
+def _steps(values: np.ndarray, word: bool, of: np.ndarray | None = None) -> np.ndarray:
+    """Whole numbers for the values: of words their own, of numbers the step of the range (of ``of``, else their own)."""
     if not word:
-        known = values[~np.isnan(values)]
+        known = values if of is None else of
+        known = known[~np.isnan(known)]
         edges = np.histogram_bin_edges(known) if len(known) else np.zeros(2)
         return np.digitize(values, edges)
     return np.where(np.isnan(values), 0, values + 1).astype(np.int64)

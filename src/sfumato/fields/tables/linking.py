@@ -16,19 +16,10 @@ from sfumato.diffusion.rng import key as stream_key
 from sfumato.errors import DataError, Wrong, naming
 from sfumato.fields.tables.asking import Asked, drawn_to_meet
 from sfumato.fields.tables.data import Facts
+from sfumato.fields.tables.families import body_of, table_of_run
 from sfumato.fields.tables.joining import beside
-from sfumato.fields.tables.linked import (
-    Linked,
-    Member,
-    beside_name,
-    body_of,
-    count_name,
-    parents,
-    table_of_run,
-    tuples,
-)  # fmt: skip
+from sfumato.fields.tables.linked import Linked, Member, beside_name, count_name, parents, tuples
 from sfumato.fields.tables.pointing import cells_of, matched, places
-from sfumato.fields.tables.process import process_of
 from sfumato.fields.tables.schema import SCHEMA, Link, as_yaml
 from sfumato.fields.tables.sqlite import SUFFIXES, write_database
 from sfumato.fields.tables.table import Column, Table, stacked
@@ -74,7 +65,7 @@ def submodel(model: Model, member: Member) -> Model:
     recipe = replace(model.recipe, **changed)
     whole = model.denoiser.network
     network = Precise(whole.network.of(member.name), whole.bf16)
-    denoiser = replace(model.denoiser, network=network, process=process_of(facts.sizes, len(facts.valued)))
+    denoiser = replace(model.denoiser, network=network, process=facts.process())
     walk = resolved(model.given, model.named, recipe, denoiser.process, model.adaptations)
     return replace(model, recipe=recipe, facts=facts, denoiser=denoiser, walk=walk)
 

@@ -52,13 +52,15 @@ def known(target: str | None, facts: Facts) -> str | None:
 
 def compared(model: Model, asked: TableMeasure, ask: RowAsk) -> tuple[Table, Table, int]:
     """The rows that were trained on and the real ones to compare with, and how many of each. Raises DataError."""
-    from sfumato.fields.tables import asking, data
+    from sfumato.fields.tables import asking
     from sfumato.fields.tables.reading import read_table
+    from sfumato.fields.tables.rows import parts
+    from sfumato.fields.tables.table import without
 
     recipe: Any = model.recipe
     whole = recipe.table(model.run)
-    train, held = (whole.take(part) for part in data.parts(whole, recipe.held_out))
-    real = held if asked.real is None else data.without(read_table(asked.real), recipe.leave_out)
+    train, held = (whole.take(part) for part in parts(whole, recipe.held_out))
+    real = held if asked.real is None else without(read_table(asked.real), recipe.leave_out)
     if missing := [name for name in whole.names if name not in real.names]:
         raise DataError(f"{shown(str(asked.real))}: lacks column {shown(missing[0])!r}")
     real = Table(tuple(real[name] for name in whole.names), whole.format)

@@ -85,7 +85,7 @@ class TableMLP(nn.Module):
         offsets = torch.tensor([0, *(size + 1 for size in sizes)]).cumsum(0)
         # column c's state k is row offsets[c] + k of the embedding, its mask the row after its last state
         row = offsets[:-1, None] + torch.arange(most + 1).clamp_max(torch.tensor(sizes)[:, None])
-        place = [c * most + k for c, size in enumerate(sizes) for k in range(size)]
+        place = [c * (most + 1) + k for c, size in enumerate(sizes) for k in range(size)]
         self.register_buffer("row", row, persistent=False)
         self.register_buffer("place", torch.tensor(place), persistent=False)
         self.register_buffer("bins", torch.tensor(first_bins), persistent=False)
@@ -108,8 +108,8 @@ class TableMLP(nn.Module):
                 zero_(head)
 
     def forward(self, shown: Mapping[str, Tensor], level: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """{"states": int64 (B, C), "values": (B, N)}, {"values": (B,) or (B, N)} -> {"states": logits (B, C, V), V the
-        most states that a column has, "values": (B, N)}; no values where no column has any.
+        """{"states": int64 (B, C), "values": (B, N)}, {"values": (B,) or (B, N)} -> {"states": logits (B, C, V), V one more
+        than the most states that a column has, for the mask, "values": (B, N)}; no values where no column has any.
 
         Raises:
             ValueError: a part of another shape.
@@ -145,10 +145,10 @@ class TableMLP(nn.Module):
         """Of every state, (B, C, V). In sampling on a CPU, where looking costs nothing, zeros where no state is masked: what is
         known is not asked for."""
         if not torch.is_grad_enabled() and x.device.type == "cpu" and not bool((x == self.most).any()):
-            return h.new_zeros(1, 1, 1).expand(len(x), self.columns, self.most)
+            return h.new_zeros(1, 1, 1).expand(len(x), self.columns, self.most + 1)
         flat = self.logits(h)
-        logits = flat.new_full((len(x), self.columns * self.most), BARRED).index_copy(1, self.place, flat)
-        return logits.unflatten(1, (self.columns, self.most))
+        logits = flat.new_full((len(x), self.columns * (self.most + 1)), BARRED).index_copy_(1, self.place, flat)
+        return logits.unflatten(1, (self.columns, self.most + 1))
 
     def _answers(self, answers: Tensor, states: Tensor) -> Tensor:
         """Those of the states (B, N) that the columns are in: (B, N)."""

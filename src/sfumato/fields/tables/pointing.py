@@ -9,8 +9,9 @@ import numpy as np
 
 from sfumato.fields.tables.columns import encode
 from sfumato.fields.tables.data import Facts
+from sfumato.fields.tables.families import ranks
 from sfumato.fields.tables.joining import beside
-from sfumato.fields.tables.linked import NONE, Orphans, beside_name, ranks, tuples
+from sfumato.fields.tables.linked import NONE, Orphans, beside_name, tuples
 from sfumato.fields.tables.schema import Link
 from sfumato.fields.tables.table import Column, Table
 

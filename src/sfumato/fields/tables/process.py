@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sfumato.diffusion.masked import Masked
 from sfumato.diffusion.process import Endpoints, Gaussian, States
@@ -15,19 +16,71 @@ from sfumato.diffusion.product import Product
 from sfumato.diffusion.rng import Rng, uniform_like
 from sfumato.diffusion.schedule import Linear, Schedule
 from sfumato.diffusion.times import LogitNormal, Times
+from sfumato.diffusion.tokens import NEVER, check_logits, loss_rate, share, wide
 from sfumato.diffusion.tree import Tree, own
+from sfumato.diffusion.weights import counted, mean_counted
 
 EARLIEST = 1e-3  # time of states: the bound weighs what is hidden by 1 / t
 
 
-def process_of(sizes: Sequence[int], values: int) -> Product:
-    """The process of rows with ``sizes`` states a column, ``values`` of which have values.
+@dataclass(frozen=True)
+class Cells(Masked):
+    """States of cells under masks: the law of :class:`Masked`, with less work where states are many and masks are few.
+
+    On a CPU, where looking costs nothing, logits are looked at under masks alone; and the guess is not normalised, which no
+    drawing asks for: it is log-probabilities up to a number for each cell.
+
+    Args:
+        apart: groups of columns that may be drawn together, see :mod:`apart`.
+    """
+
+    apart: tuple[tuple[int, ...], ...] = ()
+
+    def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
+        """As of :class:`Masked`: (B,). Raises ValueError likewise."""
+        if x.device.type != "cpu" or not answer.is_floating_point():
+            return super().loss(answer, x, z, t, weight)
+        self._check_data(x)
+        check_logits(answer, x)
+        if bool((x >= answer.shape[-1]).any()):
+            raise ValueError(f"token {int(x.max())} is beyond the {answer.shape[-1]} logits per token")
+        hidden, counts = self.open(self.interpolate(x, z, t)), counted(x.shape, t, weight)
+        hidden = hidden if counts is None else hidden & counts
+        rate = loss_rate(self.schedule, t, x) / (1 - share(self.schedule, t, x)).clamp_min(1e-300)
+        logits = torch.where(self._states(answer), wide(answer[hidden]), NEVER)
+        surprise = F.cross_entropy(logits, x[hidden], reduction="none")
+        lost = rate.new_zeros(x.shape).index_put(
+            hidden.nonzero(as_tuple=True), rate.clamp_max(1e30).expand(x.shape)[hidden] * surprise
+        )
+        return mean_counted(lost, t, weight)
+
+    def endpoints(self, answer: Tensor, x_t: Tensor, t: Tensor, rng: Rng = None) -> Endpoints:
+        """As of :class:`Masked`; x are log-probabilities up to a number, and the states themselves where no mask is left."""
+        if x_t.device.type != "cpu" or not answer.is_floating_point():
+            return super().endpoints(answer, x_t, t, rng)
+        check_logits(answer, x_t)
+        hidden = self.open(x_t)
+        if not bool(hidden.any()):
+            return super().endpoints(x_t, x_t, t, rng)
+        answer = wide(answer)
+        answer = F.pad(answer, (0, 1), value=NEVER) if answer.shape[-1] == self.mask_id else answer
+        x = torch.where(hidden[..., None] & self._states(answer), answer, NEVER)
+        x = x.scatter_(-1, x_t[..., None], torch.where(hidden, NEVER, 0.0).to(x.dtype)[..., None])
+        return Endpoints(x, super().endpoints(x_t, x_t, t, rng).z)
+
+    def _states(self, answer: Tensor) -> Tensor:
+        """Which of the logits (..., V) are of states, not of the mask: bool (V,)."""
+        return torch.arange(answer.shape[-1], device=answer.device) != self.mask_id
+
+
+def process_of(sizes: Sequence[int], values: int, apart: tuple[tuple[int, ...], ...] = ()) -> Product:
+    """The process of rows with ``sizes`` states a column, ``values`` of which have values; ``apart`` as for :class:`Cells`.
 
     A row's loss is the bound of its states and the velocity error of its values, summed over columns and divided by their
     number. The answer for values is v, whose zero is the velocity of independent standard normal values.
     """
     columns = len(sizes)
-    states = Masked(mask_id=max(sizes))
+    states = Cells(mask_id=max(sizes), apart=apart)
     if not values:
         return Product(states=states)
     weights = {"states": columns / (columns + values), "values": values / (columns + values)}

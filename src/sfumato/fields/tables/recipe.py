@@ -19,7 +19,7 @@ from sfumato.training.options import TrainOptions
 if TYPE_CHECKING:
     from torch import nn
 
-    from sfumato.diffusion import Drawn
+    from sfumato.diffusion import Drawn, Solver
     from sfumato.diffusion.generate import Queries
     from sfumato.diffusion.tree import Tree
     from sfumato.fields.tables.asking import Asked
@@ -127,9 +127,11 @@ class Tables(Recipe):
         """The table, its facts and the numbers of the rows to train on. Raises DataError."""
         from sfumato.fields.tables import data, rules
         from sfumato.fields.tables.reading import read_table
+        from sfumato.fields.tables.rows import parts
+        from sfumato.fields.tables.table import without
 
-        table = data.without(read_table(self.data, tell, table=self.only), self.leave_out)
-        train, _ = data.parts(table, self.held_out)
+        table = without(read_table(self.data, tell, table=self.only), self.leave_out)
+        train, _ = parts(table, self.held_out)
         if base:
             return table, base.again(table, train), train
         found = rules.read_rules(self.rules) if self.rules else rules.Rules()
@@ -137,15 +139,19 @@ class Tables(Recipe):
             return table, data.Facts.of(table, train, dict(self._kinds()), self.bins, tell, found), train
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Tables:
-        from sfumato.fields.tables import data
+        from sfumato.fields.tables.apart import groups
+        from sfumato.fields.tables.keeping import save_table
+        from sfumato.fields.tables.rows import rows_of
 
         if self._linked():
             found = self._prepare_linked(run, tell, base)
             valued = any(each.facts and each.facts.valued for each in found.learned)
             return self if self.calls is None or valued else dataclasses.replace(self, calls=(self.calls[0], 0))
-        table, facts, _ = self._read(tell, base)
-        data.rows_of(table, facts)  # what does not fit the facts of another run is refused before anything is written
-        data.save_table(table, run.cache / "table")
+        table, facts, train = self._read(tell, base)
+        rows = rows_of(table, facts)  # what does not fit the facts of another run is refused before anything is written
+        if base is None:
+            facts = dataclasses.replace(facts, apart=groups(rows.states[train], facts.sizes))
+        save_table(table, run.cache / "table")
         facts.save(run)
         calls = self.calls or (len(facts.sizes), VALUE_CALLS if facts.valued else 0)
         return dataclasses.replace(self, calls=(calls[0], calls[1] if facts.valued else 0))
@@ -159,22 +165,23 @@ class Tables(Recipe):
         return data.Facts.of_saved(run, plain, arrays)
 
     def open(self, run: Run) -> Data:
-        from sfumato.fields.tables import data
+        from sfumato.fields.tables.families import opened
+        from sfumato.fields.tables.rows import parts, rows_of
 
         facts: Any = self.facts(run)
         if facts.linked:
-            return Data(facts, *facts.opened(run, self.held_out))
+            return Data(facts, *opened(run, facts, self.held_out))
         table = self.table(run)
         with decoding(run.path, "train again"):
-            rows = data.rows_of(table, facts)
-        return Data(facts, *(rows.take(part) for part in data.parts(table, self.held_out)))
+            rows = rows_of(table, facts)
+        return Data(facts, *(rows.take(part) for part in parts(table, self.held_out)))
 
     def table(self, run: Run) -> Table:
         """The table of a run. Raises RunError."""
-        from sfumato.fields.tables import data
+        from sfumato.fields.tables.keeping import load_table
 
         facts: Any = self.facts(run)
-        return data.load_table(run.cache / "table", facts)
+        return load_table(run.cache / "table", facts)
 
     def examine(self) -> Look:
         from sfumato.fields.tables.proposals import as_yaml, propose
@@ -227,7 +234,8 @@ class Tables(Recipe):
         from sfumato.training.objective import Task
 
         times = data.facts.times(self.method.known)
-        task = Task(network, self.process(data.facts), data.train, data.held_out, times=times)
+        train: Any = data.train
+        task = Task(network, self.process(data.facts), train.anew(), data.held_out, times=times)
         # whole tables are too much to be drawn on the way
         return dataclasses.replace(task, preview=lambda guess: None) if data.facts.linked else task
 
@@ -236,9 +244,12 @@ class Tables(Recipe):
     def walk(self, name: str = "usual") -> Walk:
         if name != "usual":
             raise Wrong(f"walk = {name!r}: must be usual; tables have no other")
-        states, values = self.calls or (1, 0)
-        solver = "states=random_order" + ("; values=dpmpp_2m" if values else "")  # states in random order
-        return Walk(steps=states + values, solver=solver, eta=0.0, grid="uniform", batch=DRAWN)
+        return Walk(steps=sum(self.calls or (1, 0)), solver="in_turn", eta=0.0, grid="uniform", batch=DRAWN)
+
+    def solvers(self) -> Mapping[str, Solver]:
+        from sfumato.fields.tables.turns import InTurn
+
+        return {"in_turn": InTurn()}
 
     def queries(self, model: Model, ask: RowAsk, n: int | None) -> Asked | TablesAsked:
         from sfumato.fields.tables.asking import asked
@@ -267,14 +278,15 @@ class Tables(Recipe):
 
     def rows(self, model: Model, queries: Any, drawn: Drawn) -> Table:
         """Samples as a table of all columns, what was known as it was given."""
-        from sfumato.fields.tables import asking, data, rules
+        from sfumato.fields.tables import asking, rules
+        from sfumato.fields.tables.rows import table_of
 
         x = {
             name: value.float().cpu().numpy() if name == "values" else value.cpu().numpy()
             for name, value in drawn.x.items()
         }
         values = x.get("values", x["states"][:, :0])
-        made = data.table_of(x["states"], values, queries.facts, drawn.numbers, model.drawing.seed)
+        made = table_of(x["states"], values, queries.facts, drawn.numbers, model.drawing.seed)
         made = asking.restored(made, queries, drawn.numbers)
         derived, _ = rules.derive(made, model.facts.rules, model.facts.kinds)
         return asking.restored(derived, queries, drawn.numbers)
@@ -290,9 +302,9 @@ class Tables(Recipe):
         """As these rows were if they had been read: what they have no value of weighs nothing."""
         import numpy as np
 
-        from sfumato.fields.tables import data
+        from sfumato.fields.tables.rows import rows_of
 
-        rows = data.rows_of(self.rows(model, queries, drawn), model.facts)
+        rows = rows_of(self.rows(model, queries, drawn), model.facts)
         return rows.batch(np.arange(len(rows)))
 
     def save(self, thing: Row, path: Path, making: Making) -> Path:

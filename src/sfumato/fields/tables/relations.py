@@ -16,7 +16,8 @@ import numpy as np
 from sfumato.data.errors import shown
 from sfumato.errors import DataError
 from sfumato.fields.tables.detector import detector
-from sfumato.fields.tables.linked import Linked, Member, body_of, parents, parts_of, table_of_run, tuples
+from sfumato.fields.tables.families import body_of, parts_of, table_of_run
+from sfumato.fields.tables.linked import Linked, Member, parents, tuples
 from sfumato.fields.tables.rules import broken
 from sfumato.fields.tables.schema import Link
 from sfumato.fields.tables.table import Table

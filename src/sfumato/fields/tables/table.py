@@ -17,6 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from sfumato.data.errors import shown
+from sfumato.errors import DataError
+
 MOST_COLUMNS = 5000
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 SQL = "sql "
@@ -147,6 +150,23 @@ def stacked(tables: Sequence[Table]) -> Table:
             codes.append(new[part.codes] if len(new) else part.codes)
         columns.append(replace(parts[0], words=tuple(known), codes=np.concatenate(codes)))
     return replace(tables[0], columns=tuple(columns))
+
+
+def without(table: Table, names: Sequence[str]) -> Table:
+    """The table without some columns.
+
+    Raises:
+        DataError: a column that is not there, or none left.
+    """
+    for name in names:
+        if name not in table.names:
+            raise DataError(
+                f"--leave-out names {shown(name)!r}, but the columns are {', '.join(map(shown, table.names))}"
+            )
+    kept = tuple(column for column in table.columns if column.name not in names)
+    if not kept:
+        raise DataError("--leave-out leaves no column")
+    return replace(table, columns=kept)
 
 
 def _hash(name: str, word: str | None) -> int:
