@@ -18,6 +18,7 @@ from sfumato.fields.docking.chemistry import EXTRA, SUFFIXES, Ligand, from_file,
 from sfumato.fields.docking.coding import CODINGS
 from sfumato.fields.docking.complexes import rows_of as table_of
 from sfumato.fields.docking.data import REACH, Store, ranked, site_around
+from sfumato.fields.docking.kin import Kin
 from sfumato.fields.docking.pose import Joints, conformers, quads_of
 from sfumato.training.progress import Watch
 
@@ -38,21 +39,34 @@ class Site:
     pocket: Pocket
     poses: tuple[Ligand, ...] = ()
 
-    def templates(self, ligand: Ligand) -> list[tuple[Ligand, float]]:
-        """Known poses that are most like a ligand; never its own, which would be no docking."""
-        own = [each for each in self.poses if each.key != ligand.key]
-        return [(own[i], likeness) for i, likeness in ranked(ligand, own, range(len(own)))]
+    def others(self, ligand: Ligand) -> tuple[Ligand, ...]:
+        """Known poses that may be shown with a ligand: never its own, which would be no docking."""
+        return tuple(each for each in self.poses if each.key != ligand.key)
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A ligand to dock at a site, and what it is called; ``known`` is its complex in the run, where it is of that."""
+    """A ligand to dock at a site, and what it is called; ``others``: known poses that may be shown with it; ``known`` is its
+    complex in the run, where it is of that."""
 
     name: str
     ligand: Ligand
     site: Site
-    templates: tuple[tuple[Ligand, float], ...]
+    others: tuple[Ligand, ...]
     known: int | None = None
+
+    @cached_property
+    def templates(self) -> tuple[tuple[Ligand, float], ...]:
+        """Known poses that are most like the ligand, and how much."""
+        return tuple(
+            (self.others[i], likeness)
+            for i, likeness in ranked(self.ligand, list(self.others), range(len(self.others)))
+        )
+
+    @cached_property
+    def kin(self) -> Kin:
+        """What the known poses say about each of its atoms, about the site's centre."""
+        return Kin.of(self.ligand, self.others, self.site.centre)
 
     @cached_property
     def joints(self) -> Joints:
@@ -122,6 +136,7 @@ class Docked:
         made = rows_of(
             shape, [(case.ligand, case.joints, case.conformers[case.conformer(place)].numpy()) for case, place in own],
             [case.site.pocket for case, _ in own], [self._template(case, place) for case, place in own],
+            [case.kin for case, _ in own],
         )  # fmt: skip
         return {"x": self.coding.blank(made["ligand"]), **made}
 
@@ -143,9 +158,8 @@ def held_out(
     for i in store.held_out if which is None else which:
         known = store.known[i]
         ligand = Ligand(known.ligand.name, known.ligand.mol)
-        own = store.templates(known.ligand, known.receptor)
-        templates = tuple((store.known[j].ligand, likeness) for j, likeness in own)
-        _add(cases, failed, store.facts.names[i], lambda: ligand, sites[known.receptor], n, templates, i)  # noqa: B023
+        others = tuple(store.known[j].ligand for j in store.others(known.ligand, known.receptor))
+        _add(cases, failed, store.facts.names[i], lambda: ligand, sites[known.receptor], others, i)  # noqa: B023
     return Docked(tuple(cases), n, tuple(failed), CODINGS[process], overlays)
 
 
@@ -155,8 +169,8 @@ def _own_site(store: Store, number: int) -> Site:
 
 
 def _add(
-    cases: list[Case], failed: list[tuple[str, str]], name: str, ligand: Callable[[], Ligand], site: Site, n: int,
-    templates: tuple[tuple[Ligand, float], ...] | None = None, known: int | None = None, titled: bool = False,
+    cases: list[Case], failed: list[tuple[str, str]], name: str, ligand: Callable[[], Ligand], site: Site,
+    others: tuple[Ligand, ...] | None = None, known: int | None = None, titled: bool = False,
 ) -> None:  # fmt: skip
     """A case more, called ``name`` (or, if ``titled``, what its file calls it), or the reason why it is none."""
     try:
@@ -165,7 +179,7 @@ def _add(
             found.name if titled else name,
             found,
             site,
-            tuple(site.templates(found)) if templates is None else templates,
+            site.others(found) if others is None else others,
             known,
         )
         case.conformers  # noqa: B018 - made here, where it can fail alone
@@ -199,7 +213,7 @@ def asked(store: Store, ask: DockingAsk, n: int) -> Docked:
         jobs += [(name if not k else f"{name}_{k + 1}", ligand, one, titled) for k, ligand in enumerate(many)]
     with Watch("conformers", len(jobs), unit="ligands") as watch:
         for done, (name, ligand, one, titled) in enumerate(jobs):
-            _add(cases, failed, name, ligand, one, n, titled=titled)
+            _add(cases, failed, name, ligand, one, titled=titled)
             watch.show(done + 1)
     if not cases:
         raise DataError(failed[0][1] if failed else "no ligand to dock")

@@ -34,6 +34,8 @@ class PoseNetworkOptions:
     frame: Literal["auto", "receptor", "free"] = "auto"
     """receptor: places are shown in the receptor's own frame (few receptors); free: distances alone, so that a turned complex has
     turned poses (many); auto: receptor for up to 4 receptors."""
+    kin: bool = True
+    """Each atom sees where all known poses have atoms like it."""
 
     def __post_init__(self) -> None:
         check(

@@ -30,13 +30,17 @@ NUMBERS = (
     "overlap",
     "overlap_kind",
     "overlap_all",
-    "similarity",
+    "kin",
+    "kin_near",
+    "kin_lead",
     "contact",
     "clash",
+    "similarity",
     "size",
     "torsions",
 )
-"""What is known of a pose."""
+"""What is known of a pose; the last SAME are the same for all of a ligand."""
+SAME = 3
 PENALTY = 1.0
 """Of the squares of the weights, for standard numbers."""
 
@@ -53,10 +57,12 @@ def scored(poses: Sequence[Pose]) -> np.ndarray:
     agreement = (far < NEAR).mean(1)
     spread = np.log1p(far.mean(1))
     over, kind, every = overlaps(case, places)
+    # what known poses say of the atoms: precisely, from a little farther, and how far behind the best of the samples
+    kin, near = (case.kin.log_density(places - case.site.centre, tau).mean(1) for tau in (0.0, 1.0))
     contact, clash = touching(case, places)
-    n = len(case.ligand)
-    rest = np.broadcast_to([case.similarity, n / 20, len(case.joints) / 5], (P, 3))
-    return np.stack([agreement, spread, over, kind, every, rest[:, 0], contact, clash, rest[:, 1], rest[:, 2]], 1)
+    same = np.broadcast_to([case.similarity, len(case.ligand) / 20, len(case.joints) / 5], (P, SAME))
+    own = [agreement, spread, over, kind, every, kin, near, near - near.max(), contact, clash]
+    return np.concatenate((np.stack(own, 1), same), 1)
 
 
 def overlaps(case: Case, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -71,7 +77,7 @@ def overlaps(case: Case, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
         mine, other = case.ligand.atoms > 0, template.atoms > 0
         own = [_tanimoto(places, template.places, mine[:, k], other[:, k]) for k in (14, 29, 30, 31)]
         kind = np.concatenate((kind, np.mean(own, axis=0)[:, None]), 1)
-    known = [each.places for each in case.site.poses if each.places is not None and each.key != case.ligand.key]
+    known = [each.places for each in case.others if each.places is not None]
     covered = np.zeros(P)
     if known:
         cloud = np.concatenate(known)
@@ -201,7 +207,7 @@ def ranked(ranker: Ranker | None, poses: Sequence[Pose]) -> list[Pose]:
     x = scored(poses)
     sure = None if ranker is None else ranker(x, poses[0].case.name)
     key = x[:, 0] - 1e-3 * x[:, 1] if sure is None else sure
-    named = [dict(zip(NUMBERS[:8], map(float, row))) for row in x]
+    named = [dict(zip(NUMBERS[:-SAME], map(float, row))) for row in x]
     if sure is not None:
         named = [{"confidence": float(value), **each} for value, each in zip(sure, named)]
     made = [dataclasses.replace(pose, scores={**pose.scores, **each}) for pose, each in zip(poses, named)]

@@ -43,7 +43,7 @@ class Docking(Recipe):
     Ask: ClassVar[type] = DockingAsk
     Measure: ClassVar[type] = DockingMeasure
     verbs: ClassVar[Mapping[str, str]] = {"rank": "sfumato.fields.docking.verbs:Rank"}
-    guided: ClassVar[tuple[str, ...]] = ("template",)
+    guided: ClassVar[tuple[str, ...]] = ("template", "kin")
     formats: ClassVar[tuple[str, ...]] = (".sdf",)
 
     data: Positional[Path]
@@ -123,7 +123,7 @@ class Docking(Recipe):
             frame = "receptor" if len(facts.receptors) <= 4 else "free"
         return PoseNetwork(
             width=options.width or width, depth=options.depth or depth, heads=options.heads or heads, process=self.method.process,
-            frame=frame,
+            frame=frame, kin=options.kin,
         )  # fmt: skip
 
     def task(self, data: Data, network: nn.Module) -> Task:
