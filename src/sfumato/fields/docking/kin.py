@@ -76,11 +76,7 @@ def looked(places: Tensor, known: Tensor, weight: Tensor, taus: Sequence[float] 
     the atom would be on the average if it were one of them, seen from it, times the probability that it is (B, N, taus, 3)."""
     way = known - places[:, :, None]
     square, none = way.square().sum(-1), (1 - weight.sum(-1)).clamp_min(1e-6)
-    densities, ways = [], []
-    for tau in taus:
-        variance = WIDTH**2 + tau**2
-        share = weight * torch.exp(-square / (2 * variance)) * (VOLUME / (2 * math.pi * variance) ** 1.5)
-        density = share.sum(-1) + none
-        densities.append(density.log())
-        ways.append((share[..., None, :] @ way)[..., 0, :] / density[..., None])
-    return torch.stack(densities, -1), torch.stack(ways, -2)
+    variance = WIDTH**2 + torch.tensor(taus, dtype=square.dtype, device=square.device)[:, None] ** 2
+    share = torch.exp(-square[..., None, :] / (2 * variance)) * (weight[..., None, :] * VOLUME / (2 * math.pi * variance) ** 1.5)
+    density = share.sum(-1) + none[..., None]
+    return density.log(), (share @ way) / density[..., None]

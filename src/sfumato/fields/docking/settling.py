@@ -1,0 +1,72 @@
+"""Poses moved to where known poses have atoms like theirs and where the protein leaves room: descent on a potential, no network.
+
+    U = -sum_i ln(VOLUME p_i(r_i)) + CLASH sum (NEAREST - distance to the receptor's atoms)_+^2
+
+over centre, turn and torsions, so that bonds, angles and stereo stay. p is the density of :mod:`~sfumato.fields.docking.kin`; it
+is smoothed by ever less. From poses that were drawn it is their last polish; from places at random, and smoothed by more at first,
+it is a search of its own: a baseline that needs known poses and no training.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato.diffusion import SO3
+from sfumato.fields.docking.asking import Case
+from sfumato.fields.docking.kin import looked
+from sfumato.fields.docking.pose import centroid, turned
+
+NEAREST, CLASH = 3.0, 0.5
+"""A that heavy atoms keep from the receptor's, and the weight (1 / A^2) of what is nearer."""
+REACH = 14.0
+"""A about the site in which the receptor's atoms are looked at."""
+RATE = 0.1
+"""Of Adam (Kingma 2015): about the A, and the radians, of a step."""
+SEARCH, WIDE, FINE = 60, 2.0, 0.4
+"""Steps of a search, and A by which the density is smoothed at first and at last."""
+
+
+def settled(case: Case, places: np.ndarray, steps: int, wide: float = 1.0) -> np.ndarray:
+    """Poses (P, N, 3) in the receptor's frame after so many steps downhill, each by itself; ``wide``: A of smoothing at first."""
+    if steps < 1 or not len(places):
+        return places
+    start = torch.as_tensor(places - case.site.centre, dtype=torch.float32)
+    P, m = len(start), len(case.joints)
+    axes, moved = case.joints.axes.expand(P, -1, -1), case.joints.moved.expand(P, -1, -1)
+    there = torch.ones(start.shape[:2], dtype=torch.bool)
+    known, weight = (torch.from_numpy(each).expand(P, *each.shape) for each in (case.kin.places, case.kin.weight))
+    atoms = case.site.structure.places - case.site.centre
+    walls = torch.as_tensor(atoms[np.linalg.norm(atoms, axis=1) < REACH], dtype=torch.float32)
+    with torch.enable_grad():
+        step, turn, torsions = (torch.zeros(P, size, requires_grad=True) for size in (3, 3, m))
+        adam = torch.optim.Adam([each for each in (step, turn, torsions) if each.numel()], lr=RATE)
+
+        def pose() -> Tensor:
+            body = turned(start, axes, moved, torsions)
+            middle = centroid(body, there)
+            R = SO3().exp(torch.eye(3).expand(P, 3, 3), turn)
+            return (body - middle) @ R.transpose(1, 2) + middle + step[:, None]
+
+        for k in range(steps):
+            tau = wide * (min(FINE, wide) / wide) ** (k / max(1, steps - 1))
+            here = pose()
+            density, _ = looked(here, known, weight, (tau,))
+            near = (NEAREST - torch.cdist(here, walls)).clamp_min(0).square().sum()
+            adam.zero_grad()
+            (CLASH * near - density.sum()).backward()
+            adam.step()
+    return np.asarray(pose().detach().double().numpy() + case.site.centre)
+
+
+def searched(case: Case, count: int, seed: int = 0) -> np.ndarray:
+    """Poses (count, N, 3) from conformers turned at random about the middles of known poses (of none: about the site's), settled."""
+    chance = np.random.default_rng(seed)
+    conformers = case.conformers.double().numpy()
+    turns, _ = np.linalg.qr(chance.normal(size=(count, 3, 3)))
+    turns *= np.linalg.det(turns)[:, None, None]
+    middles = np.array([each.places.mean(0) for each in case.others if each.places is not None] or [case.site.centre])
+    at = middles[chance.integers(len(middles), size=count)] + 0.5 * chance.normal(size=(count, 3))
+    start = conformers[np.arange(count) % len(conformers)] @ turns + at[:, None]
+    return settled(case, start, SEARCH, WIDE)
