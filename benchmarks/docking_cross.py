@@ -79,7 +79,10 @@ def measured(run: Path, many: list[Complex], out: Path, n: int) -> dict[str, Any
     told = {"complexes": len(names), "poses": n, "written": len(files) - 1, "intact": intact(queries, poses)}
     told |= {"top1": share(first), "best": share(best), "best_at_random": share(blind), "centre_2A": share(centre)}
     told |= {"median_first": round(float(np.median(first)), 2), "median_best": round(float(np.median(best)), 2)}
-    told |= {"median_best_at_random": round(float(np.median(blind)), 2), "seconds_a_pose": round(seconds / len(poses), 4)}
+    told |= {
+        "median_best_at_random": round(float(np.median(blind)), 2),
+        "seconds_a_pose": round(seconds / len(poses), 4),
+    }
     return {**told, "each": [(a, round(b, 2), round(c, 2)) for a, b, c in zip(names, first, best)]}
 
 

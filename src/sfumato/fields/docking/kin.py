@@ -77,6 +77,8 @@ def looked(places: Tensor, known: Tensor, weight: Tensor, taus: Sequence[float] 
     way = known - places[:, :, None]
     square, none = way.square().sum(-1), (1 - weight.sum(-1)).clamp_min(1e-6)
     variance = WIDTH**2 + torch.tensor(taus, dtype=square.dtype, device=square.device)[:, None] ** 2
-    share = torch.exp(-square[..., None, :] / (2 * variance)) * (weight[..., None, :] * VOLUME / (2 * math.pi * variance) ** 1.5)
+    share = torch.exp(-square[..., None, :] / (2 * variance)) * (
+        weight[..., None, :] * VOLUME / (2 * math.pi * variance) ** 1.5
+    )
     density = share.sum(-1) + none[..., None]
     return density.log(), (share @ way) / density[..., None]

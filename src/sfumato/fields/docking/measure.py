@@ -85,7 +85,7 @@ def judged(
             case.name, store.facts.target[case.known], store.facts.scaffold[case.known], case.similarity, far,
             np.array([place[p] for p in sorted(place)]), np.array([pose.scores.get("confidence", np.nan) for pose in order]),
             float("nan") if over is None else float(rmsd(over[None], truth, ways)[0]),
-            float(np.linalg.norm(order[0].places.mean(0) - truth.mean(0))),
+            float(np.linalg.norm(order[0].places.mean(0) - truth.mean(0))), order[0].scores["agreement"],
         ))  # fmt: skip
     return found
 

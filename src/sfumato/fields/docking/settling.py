@@ -9,6 +9,8 @@ it is a search of its own: a baseline that needs known poses and no training.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,8 +24,8 @@ NEAREST, CLASH = 3.0, 0.5
 """A that heavy atoms keep from the receptor's, and the weight (1 / A^2) of what is nearer."""
 REACH = 14.0
 """A about the site in which the receptor's atoms are looked at."""
-RATE = 0.1
-"""Of Adam (Kingma 2015): about the A, and the radians, of a step."""
+RATE, DECAY = 0.15, (0.9, 0.99)
+"""Of Adam (Kingma 2015): about the A, and the radians, of a step; of the means of slopes and of their squares."""
 SEARCH, WIDE, FINE = 60, 2.0, 0.4
 """Steps of a search, and A by which the density is smoothed at first and at last."""
 
@@ -39,25 +41,39 @@ def settled(case: Case, places: np.ndarray, steps: int, wide: float = 1.0) -> np
     known, weight = (torch.from_numpy(each).expand(P, *each.shape) for each in (case.kin.places, case.kin.weight))
     atoms = case.site.structure.places - case.site.centre
     walls = torch.as_tensor(atoms[np.linalg.norm(atoms, axis=1) < REACH], dtype=torch.float32)
-    with torch.enable_grad():
-        step, turn, torsions = (torch.zeros(P, size, requires_grad=True) for size in (3, 3, m))
-        adam = torch.optim.Adam([each for each in (step, turn, torsions) if each.numel()], lr=RATE)
+    parts = [torch.zeros(P, 1, 3), torch.zeros(P, 1, 3), torch.zeros(P, m, 1)]
 
-        def pose() -> Tensor:
-            body = turned(start, axes, moved, torsions)
-            middle = centroid(body, there)
-            R = SO3().exp(torch.eye(3).expand(P, 3, 3), turn)
-            return (body - middle) @ R.transpose(1, 2) + middle + step[:, None]
+    def pose(step: Tensor, turn: Tensor, torsions: Tensor) -> Tensor:
+        body = turned(start, axes, moved, torsions[..., 0])
+        middle = centroid(body, there)
+        R = SO3().exp(torch.eye(3).expand(P, 3, 3), turn[:, 0])
+        return (body - middle) @ R.transpose(1, 2) + middle + step
 
-        for k in range(steps):
-            tau = wide * (min(FINE, wide) / wide) ** (k / max(1, steps - 1))
-            here = pose()
-            density, _ = looked(here, known, weight, (tau,))
-            near = (NEAREST - torch.cdist(here, walls)).clamp_min(0).square().sum()
-            adam.zero_grad()
-            (CLASH * near - density.sum()).backward()
-            adam.step()
-    return np.asarray(pose().detach().double().numpy() + case.site.centre)
+    def potential(*parts: Tensor, tau: float) -> Tensor:
+        here = pose(*parts)
+        density, _ = looked(here, known, weight, (tau,))
+        return CLASH * (NEAREST - torch.cdist(here, walls)).clamp_min(0).square().sum() - density.sum()
+
+    taus = np.geomspace(wide, min(FINE, wide), steps)
+    return np.asarray(pose(*downhill(potential, parts, taus)).double().numpy() + case.site.centre)
+
+
+def downhill(potential: Callable[..., Tensor], parts: list[Tensor], taus: np.ndarray) -> list[Tensor]:
+    """Parts (P, k, d) after a step of descent for each smoothing. Adam, with one size for each vector (d) and not for each of its
+    coordinates, so that a turned world has the turned steps."""
+    mean, size = [torch.zeros_like(part) for part in parts], [torch.zeros_like(part[..., :1]) for part in parts]
+    for k, tau in enumerate(taus.tolist(), 1):
+        with torch.enable_grad():
+            own = [part.detach().requires_grad_() for part in parts]
+            slopes = torch.autograd.grad(potential(*own, tau=tau), own, allow_unused=True)
+        for i, (part, slope) in enumerate(zip(parts, slopes)):
+            if slope is None:
+                continue
+            mean[i] = DECAY[0] * mean[i] + (1 - DECAY[0]) * slope
+            size[i] = DECAY[1] * size[i] + (1 - DECAY[1]) * slope.square().sum(-1, keepdim=True)
+            width = (size[i] / (1 - DECAY[1] ** k)).sqrt().clamp_min(1e-6)
+            parts[i] = part - RATE * mean[i] / (1 - DECAY[0] ** k) / width
+    return parts
 
 
 def searched(case: Case, count: int, seed: int = 0) -> np.ndarray:
