@@ -2,9 +2,9 @@
 
     python -m benchmarks.docking_cross --complexes complexes.zip --run OUT/run_0_0 --out CROSS
 
-54 crystal complexes of 54 targets (`ID/ID_pocket.pdb`, `ID/ID_ligand.sdf`), docked from conformers of their SMILES into the middle
-of the residues that their file of the pocket holds, by a run that has learned from two other targets and is shown no known pose.
-Beside it a conformer at that middle, turned at random: what is right without any model. CROSS gets poses as files and cross.json.
+54 crystal complexes of 54 targets (`ID/ID_pocket.pdb`, `ID/ID_ligand.sdf`), docked from conformers of their SMILES into the
+middle of the residues that their file of the pocket holds, by a run that has learned from two other targets and is shown no known
+pose. Beside it a conformer at that middle, turned at random: what is right without any model. CROSS gets poses as files and cross.json.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from sfumato.fields.docking.asking import asked
 from sfumato.fields.docking.chemistry import Ligand, from_file
 from sfumato.fields.docking.complexes import Complex, found
 from sfumato.fields.docking.measure import drawn_poses, intact, interval

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +183,7 @@ def _alike(axis: Any, judged: Sequence[Judged]) -> None:
     from sfumato.fields.docking.measure import BINS
 
     edges = (0.0, *BINS, 1.01)
-    bins = [[each for each in judged if low <= each.similarity < high] for low, high in zip(edges, edges[1:])]
+    bins = [[each for each in judged if low <= each.similarity < high] for low, high in pairwise(edges)]
     for k, own in enumerate(bins):
         for shift, colour, right in ((-0.2, MINE, [each.rmsd[0] < 2 for each in own]),
                                      (0.2, TRUE, [each.overlay < 2 for each in own])):  # fmt: skip

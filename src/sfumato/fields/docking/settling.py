@@ -2,9 +2,9 @@
 
     U = -sum_i ln(VOLUME p_i(r_i)) + CLASH sum (NEAREST - distance to the receptor's atoms)_+^2
 
-over centre, turn and torsions, so that bonds, angles and stereo stay. p is the density of :mod:`~sfumato.fields.docking.kin`; it
-is smoothed by ever less. From poses that were drawn it is their last polish; from places at random, and smoothed by more at first,
-it is a search of its own: a baseline that needs known poses and no training.
+over centre, turn and torsions, so that bonds, angles and stereo stay. p is the density of :mod:`~sfumato.fields.docking.kin`,
+smoothed by ever less. From poses that were drawn it is their last polish; from places at random, and smoothed by more at first, it
+is a search of its own: a baseline that needs known poses and no training.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def downhill(potential: Callable[..., Tensor], parts: list[Tensor], taus: np.nda
 
 
 def searched(case: Case, count: int, seed: int = 0) -> np.ndarray:
-    """Poses (count, N, 3) from conformers turned at random about the middles of known poses (of none: about the site's), settled."""
+    """Poses (count, N, 3) from conformers turned at random about the middles of known poses (of none: about the site's)."""
     chance = np.random.default_rng(seed)
     conformers = case.conformers.double().numpy()
     turns, _ = np.linalg.qr(chance.normal(size=(count, 3, 3)))
