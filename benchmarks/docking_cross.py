@@ -4,7 +4,8 @@
 
 54 crystal complexes of 54 targets (`ID/ID_pocket.pdb`, `ID/ID_ligand.sdf`), docked from conformers of their SMILES into the
 middle of the residues that their file of the pocket holds, by a run that has learned from two other targets and is shown no known
-pose. Beside it a conformer at that middle, turned at random: what is right without any model. CROSS gets poses as files and cross.json.
+pose. Beside it a conformer at that middle, turned at random: what is right without any model. CROSS gets poses as files, and
+cross.json.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     U = -sum_i ln(VOLUME p_i(r_i)) + CLASH sum (NEAREST - distance to the receptor's atoms)_+^2
 
 over centre, turn and torsions, so that bonds, angles and stereo stay. p is the density of :mod:`~sfumato.fields.docking.kin`,
-smoothed by ever less. From poses that were drawn it is their last polish; from places at random, and smoothed by more at first, it
-is a search of its own: a baseline that needs known poses and no training.
+smoothed by ever less. From poses that were drawn it is their last polish; from places at random, and smoothed by more at first,
+a search of its own: a baseline that needs known poses and no training.
 """
 
 from __future__ import annotations
