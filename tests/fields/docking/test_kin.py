@@ -55,7 +55,7 @@ def test_the_more_alike_a_known_pose_and_its_atom_the_more_it_says() -> None:
     assert (np.diff(kin.weight, axis=1) <= 0).all()
     shifted = Kin.of(ligand, [far, near], np.array([1.0, 2.0, 3.0]))
     there = kin.weight > 0
-    assert np.allclose((shifted.places + [1, 2, 3])[there], kin.places[there], atol=1e-4)
+    assert np.allclose((shifted.places + np.array([1.0, 2.0, 3.0]))[there], kin.places[there], atol=1e-4)
 
 
 def test_where_nothing_is_known_nothing_is_said() -> None:
