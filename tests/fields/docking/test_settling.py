@@ -13,7 +13,7 @@ from sfumato.data.structures import read_structure
 from sfumato.fields.docking.asking import Case, Site
 from sfumato.fields.docking.batching import Pocket
 from sfumato.fields.docking.chemistry import Ligand, from_smiles
-from sfumato.fields.docking.settling import CLASH, NEAREST, searched, settled
+from sfumato.fields.docking.settling import CLASH, LOTS, NEAREST, searched, settled
 from sfumato.fields.docking.symmetry import rmsd, symmetries
 from tests.fields.docking import worlds
 from tests.fields.docking.test_pose import drawn
@@ -41,6 +41,11 @@ def thrown(one: Case, count: int, far: float = 2.0) -> np.ndarray:
     turns = drawn(count, 0, 5)["turn"].double().numpy()
     conformers = one.conformers.double().numpy()[np.arange(count) % len(one.conformers)]
     return conformers @ turns + far * chance.normal(size=(count, 1, 3))
+
+
+def search(one: Case, count: int, seed: int = 0) -> np.ndarray:
+    lots = np.random.default_rng(seed).normal(size=(count, LOTS))
+    return searched(one, np.arange(count) % len(one.conformers), lots)
 
 
 def test_the_potential_falls_and_chemistry_stays(tmp_path: Path) -> None:
@@ -81,16 +86,16 @@ def test_each_pose_settles_by_itself(tmp_path: Path) -> None:
 def test_a_search_finds_where_the_likeliest_known_pose_lies(tmp_path: Path) -> None:
     """Paracetamol is known: its methyl ether is laid on it, of what many starts find the best."""
     one = case(tmp_path)
-    found = searched(one, 40)
-    assert found.shape == (40, len(one.ligand), 3)
+    found = search(one, 24)
+    assert found.shape == (24, len(one.ligand), 3)
     best = found[potential(one, found, 0.4).argmin()]
     known = one.others[0].places
     assert known is not None
     same = one.ligand.mol.GetSubstructMatch(one.others[0].mol)
     ways = symmetries(one.others[0].mol)
     assert rmsd(best[None, list(same)], known, ways)[0] < 1
-    assert np.array_equal(found, searched(one, 40))
-    assert not np.allclose(found, searched(one, 40, seed=1))
+    assert np.allclose(found[:4], search(one, 4), atol=1e-3)  # each is its own lot's
+    assert not np.allclose(found[:4], search(one, 4, seed=1), atol=0.1)
 
 
 @pytest.mark.parametrize("known", [(), KNOWN])
@@ -99,6 +104,6 @@ def test_a_ligand_without_torsions_and_a_site_without_poses_are_searched_too(
 ) -> None:
     torch.manual_seed(0)
     one = case(tmp_path, "c1ccncc1", known)
-    found = searched(one, 3)
+    found = search(one, 3)
     assert np.isfinite(found).all()
     assert np.linalg.norm(found.mean(1), axis=1).max() < 8

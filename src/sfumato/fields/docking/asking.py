@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("complex_name", "protein_path", "ligand_description", "protein_sequence")
 """Those of DiffDock's tables."""
+BLOCK = 8
+"""Samples of one kind that follow each other: as many as there are conformers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,18 +101,23 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Docked:
-    """``n`` samples of each of some cases: sample i is the i mod n-th of case i div n, and the last ``overlays`` of each
-    case are no samples but overlays on known poses. failed: name and reason of those that
-    cannot be docked."""
+    """``n`` samples of each of some cases: sample i is the i mod n-th of case i div n. ``search``: some are not drawn by the
+    network but searched for. failed: name and reason of those that cannot be docked."""
 
     cases: tuple[Case, ...]
     n: int
     failed: tuple[tuple[str, str], ...] = ()
     coding: Any = CODINGS["heat"]
-    overlays: int = 0
+    search: bool = True
 
     def __len__(self) -> int:
         return len(self.cases) * self.n
+
+    def searches(self, number: int) -> bool:
+        """Whether a sample is searched for: where poses are known, the second and fourth block of eight of every five, so that
+        both ways see all conformers and a sample is of the same kind for any n."""
+        case, place = self.at(number)
+        return self.search and bool(case.others) and place // BLOCK % 5 in (1, 3)
 
     def at(self, number: int) -> tuple[Case, int]:
         """The case, and the place of the sample in it."""
@@ -149,7 +156,7 @@ class Docked:
 
 
 def held_out(
-    store: Store, n: int, which: Sequence[int] | None = None, process: str = "heat", overlays: int = 0
+    store: Store, n: int, which: Sequence[int] | None = None, process: str = "heat", search: bool = True
 ) -> Docked:
     """The complexes held out, docked anew from their SMILES' conformers."""
     sites = tuple(_own_site(store, number) for number in range(len(store.structures)))
@@ -160,7 +167,7 @@ def held_out(
         ligand = Ligand(known.ligand.name, known.ligand.mol)
         others = tuple(store.known[j].ligand for j in store.others(known.ligand, known.receptor))
         _add(cases, failed, store.facts.names[i], lambda: ligand, sites[known.receptor], others, i)  # noqa: B023
-    return Docked(tuple(cases), n, tuple(failed), CODINGS[process], overlays)
+    return Docked(tuple(cases), n, tuple(failed), CODINGS[process], search)
 
 
 def _own_site(store: Store, number: int) -> Site:
@@ -348,5 +355,5 @@ class Pose:
     @property
     def template(self) -> str:
         """The name of the template that was shown, "" for none."""
-        which = self.case.template(self.place)
+        which = None if "searched" in self.scores else self.case.template(self.place)
         return "" if which is None else self.case.templates[which][0].name

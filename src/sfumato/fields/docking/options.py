@@ -136,8 +136,9 @@ class DockingAsk:
     """Where: centre and sides of a box in A."""
     templates: Path | None = None
     """File or folder of known poses in the receptor's frame, shown to the network; nothing is trained."""
-    overlays: int = 0
-    """Of the poses of a ligand so many are not drawn, but conformers laid over the nearest known poses by shape and kind."""
+    search: bool = True
+    """Where poses are known, two blocks of eight of every five are not drawn by the network but searched for: conformers that
+    slide to where the known poses have atoms like theirs."""
     hydrogens: bool = False
     """Write hydrogens too."""
 
@@ -146,7 +147,6 @@ class DockingAsk:
         check(
             self,
             (len(where) <= 1, where[0] if where else "box", "the only one of pocket_residues, reference and box"),
-            (self.overlays >= 0, "overlays", "0 or more"),
             (self.csv is None or not self.ligand, "csv", "given without ligand"),
             (self.box is None or min(self.box[3:]) > 0, "box", "cx cy cz and three sides above 0"),
         )

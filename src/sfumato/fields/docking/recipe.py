@@ -144,7 +144,12 @@ class Docking(Recipe):
         from sfumato.fields.docking.coding import CODINGS
 
         found = asked(model.companions.store, ask, POSES if n is None else n)
-        return dataclasses.replace(found, coding=CODINGS[self.method.process], overlays=ask.overlays)
+        return dataclasses.replace(found, coding=CODINGS[self.method.process], search=ask.search)
+
+    def draw(self, model: Model, queries: Any, numbers: Sequence[int]) -> Iterator[Drawn]:
+        from sfumato.fields.docking.things import drawn
+
+        return drawn(model, queries, numbers)
 
     def things(self, model: Model, queries: Any, drawn: Drawn) -> list[Pose]:
         from sfumato.fields.docking.things import poses_of
@@ -174,12 +179,12 @@ class Docking(Recipe):
     def measurable(self, model: Model, measure: DockingMeasure, ask: DockingAsk) -> None:
         from sfumato.fields.docking.measure import cases
 
-        cases(model, measure, ask.overlays)
+        cases(model, measure, ask.search)
 
     def evaluate(self, model: Model, measure: DockingMeasure, ask: DockingAsk) -> Report:
         from sfumato.fields.docking.measure import evaluate
 
-        return evaluate(model, measure, ask.overlays)
+        return evaluate(model, measure, ask.search)
 
     def usage(self) -> Iterable[str]:
         return (

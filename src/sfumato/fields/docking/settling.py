@@ -9,7 +9,7 @@ a search of its own: a baseline that needs known poses and no training.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ RATE, DECAY = 0.15, (0.9, 0.99)
 """Of Adam (Kingma 2015): about the A, and the radians, of a step; of the means of slopes and of their squares."""
 SEARCH, WIDE, FINE = 60, 2.0, 0.4
 """Steps of a search, and A by which the density is smoothed at first and at last."""
+LOTS, LOOSE = 13, 0.5
+"""Random numbers that a search begins with, and A about the middle of a known pose."""
 
 
 def settled(case: Case, places: np.ndarray, steps: int, wide: float = 1.0) -> np.ndarray:
@@ -76,13 +78,13 @@ def downhill(potential: Callable[..., Tensor], parts: list[Tensor], taus: np.nda
     return parts
 
 
-def searched(case: Case, count: int, seed: int = 0) -> np.ndarray:
-    """Poses (count, N, 3) from conformers turned at random about the middles of known poses (of none: about the site's)."""
-    chance = np.random.default_rng(seed)
-    conformers = case.conformers.double().numpy()
-    turns, _ = np.linalg.qr(chance.normal(size=(count, 3, 3)))
-    turns *= np.linalg.det(turns)[:, None, None]
+def searched(case: Case, which: Sequence[int], lots: np.ndarray) -> np.ndarray:
+    """Poses (P, N, 3) in the receptor's frame: conformers ``which`` (P,), turned at random about the middles of known poses (of
+    none: about the site's), settled. ``lots`` (P, LOTS) standard normal numbers decide about each."""
     middles = np.array([each.places.mean(0) for each in case.others if each.places is not None] or [case.site.centre])
-    at = middles[chance.integers(len(middles), size=count)] + 0.5 * chance.normal(size=(count, 3))
-    start = conformers[np.arange(count) % len(conformers)] @ turns + at[:, None]
+    share = torch.special.ndtr(torch.from_numpy(lots[:, 0])).numpy()
+    at = middles[(share * len(middles)).astype(int).clip(0, len(middles) - 1)] + LOOSE * lots[:, 1:4]
+    turns, _ = np.linalg.qr(lots[:, 4:].reshape(-1, 3, 3))
+    turns *= np.linalg.det(turns)[:, None, None]
+    start = case.conformers[list(which)].double().numpy() @ turns + at[:, None]
     return settled(case, start, SEARCH, WIDE)
