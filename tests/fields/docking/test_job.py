@@ -285,5 +285,7 @@ def test_some_poses_are_searched_for_and_the_others_are_what_they_were(model: Mo
     assert far(poses[8:16]) < far(poses[:8])  # they lie where known atoms do
     again = model.sample(12, **ask)
     assert all(np.allclose(a.places, b.places, atol=1e-3) for a, b in zip(poses[8:12], again[8:12]))
-    alone = model.sample(10, ligand=("CCO",), protein=data / "protein.pdb", box=(0.0, 0.0, 0.0, 16.0, 16.0, 16.0), steps=1)
+    alone = model.sample(
+        10, ligand=("CCO",), protein=data / "protein.pdb", box=(0.0, 0.0, 0.0, 16.0, 16.0, 16.0), steps=1
+    )
     assert not any("searched" in pose.scores for pose in alone)  # nothing is known there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,9 @@ def test_a_scaffold_on_both_sides_is_refused_and_parts_keep_scaffolds_whole() ->
     assert (where == part).all()
 
 
-def test_a_ligand_is_judged_by_the_ranker_that_has_not_seen_it(tmp_path: Path) -> None:
+def test_a_ligand_is_judged_by_the_ranker_that_has_not_seen_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain = (0.0,) * len(NUMBERS), (1.0,) * len(NUMBERS)
     ranker = Ranker(*plain, (*plain[0], 3.0), "run", ((*plain[0], -3.0), (*plain[0], 1.0)), {"seen": 0})
     ranker.write(tmp_path)
@@ -84,8 +87,12 @@ def test_a_ligand_is_judged_by_the_ranker_that_has_not_seen_it(tmp_path: Path) -
     assert again(x, "another")[0] == pytest.approx(1 / (1 + np.exp(-3)))
     assert Ranker.read(tmp_path / "none") is None
     (tmp_path / "rank.json").write_text('{"numbers": ["other"], "mean": []}')
-    with pytest.raises(RunError, match="docking rank"):
-        Ranker.read(tmp_path)
+    assert Ranker.read(tmp_path) is None  # of an earlier version: poses are ranked as without one
+    assert "earlier version" in capsys.readouterr().err
+    for text in ('{"numbers": 3}', "{", '{"numbers": [', json.dumps({"numbers": NUMBERS, "mean": [1.0]})):
+        (tmp_path / "rank.json").write_text(text)
+        with pytest.raises(RunError, match="remove it"):
+            Ranker.read(tmp_path)
 
 
 def test_what_says_how_good_confidences_are() -> None:

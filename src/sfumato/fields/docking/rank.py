@@ -179,13 +179,18 @@ class Ranker:
 
     @classmethod
     def read(cls, folder: Path) -> Ranker | None:
-        """From a run's folder; None where there is none. Raises RunError for a damaged one."""
+        """From a run's folder; None where there is none, or one of an earlier version's numbers, which is said. Raises RunError
+        for a damaged one."""
         from sfumato.training.run import RunError
+        from sfumato.training.telling import tell
 
         try:
             stored: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
             if tuple(stored.pop("numbers")) != NUMBERS:
-                raise ValueError("of other numbers")
+                tell(
+                    f"ranker    {folder / NAME} is of an earlier version: ranked by agreement until `sfumato docking rank`"
+                )
+                return None
             plain: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
             }
@@ -197,7 +202,7 @@ class Ranker:
             return None
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise RunError(
-                f"{folder / NAME}: cannot be read ({error}); make it anew with `sfumato docking rank`"
+                f"{folder / NAME}: cannot be read ({error}); remove it, and make it anew with `sfumato docking rank`"
             ) from error
         return found
 

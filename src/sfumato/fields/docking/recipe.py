@@ -55,7 +55,7 @@ class Docking(Recipe):
     """Share of the complexes held out, whole scaffolds, where no fold is."""
     pocket: int = 48
     """Residues of a pocket that are shown, the nearest to the site."""
-    drop: float = 0.3
+    drop: float = 0.15
     """Share of the training rows that are shown no template."""
     jitter: float = 1.0
     """A by which each complex learned from is moved as a whole (and turned by a sixth of it in radians), so that a place in the
@@ -117,7 +117,7 @@ class Docking(Recipe):
         from sfumato.fields.docking.network import PoseNetwork
 
         options = self.network
-        width, depth, heads = (512, 12, 16) if options.size == "large" else (96, 5, 6)
+        width, depth, heads = (512, 12, 16) if options.size == "large" else (96, 4, 4)
         frame = options.frame
         if frame == "auto":
             frame = "receptor" if len(facts.receptors) <= 4 else "free"
