@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("complex_name", "protein_path", "ligand_description", "protein_sequence")
 """Those of DiffDock's tables."""
-BLOCK = 8
-"""Samples of one kind that follow each other: as many as there are conformers."""
+BLOCK, SETTLE = 8, 15
+"""Samples of one kind that follow each other, as many as there are conformers; steps in which a drawn pose settles."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,13 +102,15 @@ class Case:
 @dataclass(frozen=True, eq=False)
 class Docked:
     """``n`` samples of each of some cases: sample i is the i mod n-th of case i div n. ``search``: some are not drawn by the
-    network but searched for. failed: name and reason of those that cannot be docked."""
+    network but searched for; ``settle``: steps that the others slide downhill. failed: name and reason of those that cannot be
+    docked."""
 
     cases: tuple[Case, ...]
     n: int
     failed: tuple[tuple[str, str], ...] = ()
     coding: Any = CODINGS["heat"]
     search: bool = True
+    settle: int = SETTLE
 
     def __len__(self) -> int:
         return len(self.cases) * self.n
@@ -156,7 +158,12 @@ class Docked:
 
 
 def held_out(
-    store: Store, n: int, which: Sequence[int] | None = None, process: str = "heat", search: bool = True
+    store: Store,
+    n: int,
+    which: Sequence[int] | None = None,
+    process: str = "heat",
+    search: bool = True,
+    settle: int = SETTLE,
 ) -> Docked:
     """The complexes held out, docked anew from their SMILES' conformers."""
     sites = tuple(_own_site(store, number) for number in range(len(store.structures)))
@@ -167,7 +174,7 @@ def held_out(
         ligand = Ligand(known.ligand.name, known.ligand.mol)
         others = tuple(store.known[j].ligand for j in store.others(known.ligand, known.receptor))
         _add(cases, failed, store.facts.names[i], lambda: ligand, sites[known.receptor], others, i)  # noqa: B023
-    return Docked(tuple(cases), n, tuple(failed), CODINGS[process], search)
+    return Docked(tuple(cases), n, tuple(failed), CODINGS[process], search, settle)
 
 
 def _own_site(store: Store, number: int) -> Site:

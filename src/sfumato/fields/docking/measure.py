@@ -24,7 +24,7 @@ from sfumato.training.run import RunError
 
 if TYPE_CHECKING:
     from sfumato.fields.docking.companions import Companions
-    from sfumato.fields.docking.options import DockingMeasure
+    from sfumato.fields.docking.options import DockingAsk, DockingMeasure
     from sfumato.jobs.model import Model
 
 RIGHT = 2.0
@@ -34,13 +34,13 @@ BEST = (1, 5, 10, 40)
 DRAWS = 2000
 
 
-def cases(model: Model, measure: DockingMeasure, search: bool = True) -> Docked:
+def cases(model: Model, measure: DockingMeasure, ask: DockingAsk) -> Docked:
     """The held-out complexes to measure on. Raises RunError."""
     store = model.companions.store
     count = len(store.held_out)
     most = count if measure.cases is None else min(measure.cases, count)
     which = [store.held_out[k * count // most] for k in range(most)]
-    found = held_out(store, measure.n, which, process_of(model), search)
+    found = held_out(store, measure.n, which, process_of(model), ask.search, ask.settle)
     if len(found.cases) < 2:
         raise RunError(
             f"{model.run.path}: {len(found.cases)} held-out ligand(s) can be docked; two are needed to measure"
@@ -177,9 +177,9 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return np.asarray((last - (count - 1) / 2)[back])
 
 
-def evaluate(model: Model, measure: DockingMeasure, search: bool = True) -> Report:
-    """Held-out ligands docked and measured; ``search``: some of their poses are searched for. Raises RunError."""
-    queries = cases(model, measure, search)
+def evaluate(model: Model, measure: DockingMeasure, ask: DockingAsk) -> Report:
+    """Held-out ligands docked, searching and settling as ``ask`` has it, and measured. Raises RunError."""
+    queries = cases(model, measure, ask)
     laid = overlays(queries.cases) if measure.overlay else [None] * len(queries.cases)
     poses = drawn_poses(model, queries)
     found = judged(model.companions, queries, poses, laid)

@@ -139,6 +139,8 @@ class DockingAsk:
     search: bool = True
     """Where poses are known, two blocks of eight of every five are not drawn by the network but searched for: conformers that
     slide to where the known poses have atoms like theirs."""
+    settle: int = 15
+    """Steps in which poses that the network has drawn slide downhill on the same potential (0: none)."""
     hydrogens: bool = False
     """Write hydrogens too."""
 
@@ -148,6 +150,7 @@ class DockingAsk:
             self,
             (len(where) <= 1, where[0] if where else "box", "the only one of pocket_residues, reference and box"),
             (self.csv is None or not self.ligand, "csv", "given without ligand"),
+            (0 <= self.settle <= 1000, "settle", "from 0 to 1000 steps"),
             (self.box is None or min(self.box[3:]) > 0, "box", "cx cy cz and three sides above 0"),
         )
 

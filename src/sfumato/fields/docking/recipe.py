@@ -135,16 +135,16 @@ class Docking(Recipe):
     # ---- samples -----------------------------------------------------------------------------------------------------
 
     def walk(self, name: str = "usual") -> Walk:
-        """20 steps even in time, with as much fresh noise as the process has; unguided."""
+        """10 steps even in time, with as much fresh noise as the process has; unguided."""
         super().walk(name)  # which refuses other names
-        return Walk(steps=20, grid="uniform", eta=float(self.method.process != "flow"), w=1.0, batch=40)
+        return Walk(steps=10, grid="uniform", eta=float(self.method.process != "flow"), w=1.0, batch=40)
 
     def queries(self, model: Model, ask: DockingAsk, n: int | None) -> Queries:
         from sfumato.fields.docking.asking import asked
         from sfumato.fields.docking.coding import CODINGS
 
         found = asked(model.companions.store, ask, POSES if n is None else n)
-        return dataclasses.replace(found, coding=CODINGS[self.method.process], search=ask.search)
+        return dataclasses.replace(found, coding=CODINGS[self.method.process], search=ask.search, settle=ask.settle)
 
     def draw(self, model: Model, queries: Any, numbers: Sequence[int]) -> Iterator[Drawn]:
         from sfumato.fields.docking.things import drawn
@@ -179,12 +179,12 @@ class Docking(Recipe):
     def measurable(self, model: Model, measure: DockingMeasure, ask: DockingAsk) -> None:
         from sfumato.fields.docking.measure import cases
 
-        cases(model, measure, ask.search)
+        cases(model, measure, ask)
 
     def evaluate(self, model: Model, measure: DockingMeasure, ask: DockingAsk) -> Report:
         from sfumato.fields.docking.measure import evaluate
 
-        return evaluate(model, measure, ask.search)
+        return evaluate(model, measure, ask)
 
     def usage(self) -> Iterable[str]:
         return (

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from sfumato.diffusion.generate import Drawn, bunches, streams
 from sfumato.fields.docking.asking import Docked, Pose
 from sfumato.fields.docking.pose import closed
-from sfumato.fields.docking.settling import LOTS, searched
+from sfumato.fields.docking.settling import LOTS, searched, settled
 
 if TYPE_CHECKING:
     from sfumato.jobs.model import Model
@@ -29,7 +31,7 @@ def drawn(model: Model, queries: Docked, numbers: Sequence[int]) -> Iterator[Dra
 
 
 def poses_of(queries: Docked, part: Drawn) -> list[Pose]:
-    """The poses of a batch; what its coding may have torn is closed onto the conformer."""
+    """The poses of a batch; what its coding may have torn is closed onto the conformer, and what was drawn settles."""
     if "lots" in part.scores:
         return _found(queries, part)
     body = {name: value.cpu() for name, value in part.query["ligand"].items()}  # type: ignore[union-attr]
@@ -41,7 +43,18 @@ def poses_of(queries: Docked, part: Drawn) -> list[Pose]:
         if not queries.coding.whole:
             pose = closed(case.conformers[case.conformer(place)], case.joints, case.quads, pose)
         found.append(Pose(case, number, place, pose.numpy() + case.site.centre))
-    return found
+    return _settled(queries, found)
+
+
+def _settled(queries: Docked, poses: list[Pose]) -> list[Pose]:
+    """Each drawn pose, where poses are known, a few steps downhill; in their order."""
+    found = {pose.number: pose for pose in poses}
+    for k in sorted({number // queries.n for number in found}) if queries.settle else ():
+        own = [pose for pose in poses if pose.number // queries.n == k]
+        if queries.cases[k].others:
+            every = settled(queries.cases[k], np.stack([pose.places for pose in own]), queries.settle)
+            found |= {pose.number: replace(pose, places=places) for pose, places in zip(own, every)}
+    return list(found.values())
 
 
 def _found(queries: Docked, part: Drawn) -> list[Pose]:
