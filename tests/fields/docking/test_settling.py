@@ -60,6 +60,19 @@ def test_the_potential_falls_and_chemistry_stays(tmp_path: Path) -> None:
     assert settled(one, start, 0) is start
 
 
+def test_what_lies_in_the_wall_is_pushed_out(tmp_path: Path) -> None:
+    one = case(tmp_path, known=())
+    wall = one.site.structure.places
+    start = thrown(one, 8, 0.0) + wall[::9][:8, None] * 0.9
+
+    def nearest(places: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(places[:, :, None] - wall[None, None], axis=3).min((1, 2))
+
+    before, after = nearest(start), nearest(settled(one, start, 40))
+    assert before.max() < 2
+    assert after.mean() > before.mean() + 0.5
+
+
 def test_a_turned_world_settles_into_the_turned_poses(tmp_path: Path) -> None:
     one = case(tmp_path)
     R, by = drawn(1, 0, 7)["turn"][0].double().numpy(), np.array([3.0, -2.0, 1.0])
