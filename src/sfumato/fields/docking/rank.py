@@ -41,8 +41,10 @@ NUMBERS = (
 )
 """What is known of a pose; the last SAME are the same for all of a ligand."""
 SAME = 3
-PENALTY = 1.0
+PENALTY = 5.0
 """Of the squares of the weights, for standard numbers."""
+PARTS, FEW = 5, 20
+"""Parts of the ligands by which first poses are calibrated, and the fewest ligands with which they are."""
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -143,6 +145,31 @@ def fitted(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, penal
     return beta
 
 
+def sobered(x: np.ndarray, y: np.ndarray, weight: np.ndarray, owner: np.ndarray) -> tuple[float, float]:
+    """Slope and shift that make scores of first poses right as often as they say (Platt 1999). The first of many is the best by
+    luck too, so it is less sure than a pose of its score: seen on ligands that the regression of each part has not."""
+    scores, right = [], []
+    for part in range(PARTS):
+        out = owner % PARTS == part
+        beta = fitted(x[~out], y[~out], weight[~out])
+        found = x[out] @ beta[:-1] + beta[-1]
+        for each in np.unique(owner[out]):
+            own = np.flatnonzero(owner[out] == each)
+            first = own[found[own].argmax()]
+            scores.append(found[first])
+            right.append(y[out][first])
+    s, known = np.array(scores), np.array(right)
+    slope, shift = 1.0, 0.0
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(slope * s + shift, -30, 30)))
+        w = p * (1 - p)
+        pull = np.array([((p - known) * s).sum() + slope - 1, (p - known).sum() + 1e-3 * shift])
+        bend = np.array([[(w * s * s).sum() + 1, (w * s).sum()], [(w * s).sum(), w.sum() + 1e-3]])
+        step = np.linalg.solve(bend, pull)
+        slope, shift = slope - step[0], shift - step[1]
+    return max(float(slope), 0.05), float(shift)
+
+
 @dataclass(frozen=True)
 class Ranker:
     """mean, spread (d,) of the NUMBERS, weights (d + 1,), the last an intercept. folds: the same of rankers that have not seen
@@ -160,8 +187,11 @@ class Ranker:
         """From numbers (n, d) of poses, whether they are right (n,), and whose they are (n,): every ligand counts as one."""
         mean, spread = x.mean(0), x.std(0).clip(min=1e-6)
         _, back, count = np.unique(owner, return_inverse=True, return_counts=True)
-        weight = 10 / count[back]
-        beta = fitted((x - mean) / spread, y.astype(np.float64), weight)
+        standard, right, weight = (x - mean) / spread, y.astype(np.float64), 10 / count[back]
+        beta = fitted(standard, right, weight)
+        if len(count) >= FEW:
+            slope, shift = sobered(standard, right, weight, back)
+            beta = slope * beta + shift * (np.arange(len(beta)) == len(beta) - 1)
         return cls(tuple(mean.tolist()), tuple(spread.tolist()), tuple(beta.tolist()), made_of)
 
     def __call__(self, x: np.ndarray, name: str = "") -> np.ndarray:
