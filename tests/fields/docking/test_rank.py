@@ -32,23 +32,23 @@ def test_confidence_is_right_as_often_as_it_says() -> None:
 
 
 def test_the_first_of_many_is_no_surer_than_it_should_be() -> None:
-    """Poses of a ligand come in a few kinds, each right or wrong as a whole, and a number that tells right from wrong is off for a
-    kind as a whole: the best of many is so by luck too. What is said of first poses is still right as often as it says."""
+    """Poses of a ligand come in a few kinds, each right or wrong as a whole, and a number that tells right from wrong is off
+    for a kind as a whole: the best of many is so by luck too. What is said of first poses is still right as often as it says."""
     chance = np.random.default_rng(3)
-    kinds = chance.integers(4, size=(400, 40))
-    x = chance.normal(size=(400, 40, len(NUMBERS)))
-    y = np.take_along_axis(chance.random((400, 4)) < 0.2, kinds, 1)
+    kinds = chance.integers(4, size=(1200, 40))
+    x = chance.normal(size=(1200, 40, len(NUMBERS)))
+    y = np.take_along_axis(chance.random((1200, 4)) < 0.2, kinds, 1)
     x[:, :, 0] += 1.2 * y
-    x[:, :, 1] = 0.8 * y + np.take_along_axis(chance.normal(size=(400, 4)), kinds, 1)
-    flat, right, owner = x[:200].reshape(8000, -1), y[:200].reshape(-1), np.repeat(np.arange(200), 40)
+    x[:, :, 1] = 0.8 * y + np.take_along_axis(chance.normal(size=(1200, 4)), kinds, 1)
+    flat, right, owner = x[:600].reshape(24000, -1), y[:600].reshape(-1), np.repeat(np.arange(600), 40)
     ranker = Ranker.fit(flat, right, owner)
-    sure = np.stack([ranker(each) for each in x[200:]])
+    sure = np.stack([ranker(each) for each in x[600:]])
     first = sure.argmax(1)
-    was = y[200:][np.arange(200), first].mean()
+    was = y[600:][np.arange(600), first].mean()
     assert sure.max(1).mean() == pytest.approx(was, abs=0.06)
     middle, spread = flat.mean(0), flat.std(0)
-    plain = fitted((flat - middle) / spread, right.astype(float), np.full(8000, 0.25))
-    naive = 1 / (1 + np.exp(-(((x[200:] - middle) / spread) @ plain[:-1] + plain[-1])))
+    plain = fitted((flat - middle) / spread, right.astype(float), np.full(24000, 0.25))
+    naive = 1 / (1 + np.exp(-(((x[600:] - middle) / spread) @ plain[:-1] + plain[-1])))
     assert naive.max(1).mean() > was + 0.12  # without it they would be far too sure,
     assert (naive.argmax(1) == first).all()  # in the same order
 
