@@ -34,8 +34,8 @@ def poses_of(queries: Docked, part: Drawn) -> list[Pose]:
     """The poses of a batch; what its coding may have torn is closed onto the conformer, and what was drawn settles."""
     if "lots" in part.scores:
         return _found(queries, part)
-    body = {name: value.cpu() for name, value in part.query["ligand"].items()}  # type: ignore[union-attr]
-    own = {name: value.float().cpu() for name, value in part.x.items()}  # type: ignore[union-attr]
+    body = {name: value.cpu() for name, value in part.query["ligand"].items()}
+    own = {name: value.float().cpu() for name, value in part.x.items()}
     every, found = queries.coding.places(own, body).double(), []
     for number, places in zip(part.numbers, every):
         case, place = queries.at(number)
