@@ -73,7 +73,7 @@ def unpacked(wheel: Path, folds: Path, out: Path) -> Path:
 def trained(table: Path, out: Path, seed: int, fold: int, options: argparse.Namespace) -> tuple[Model, float]:
     """A run of one seed and fold, and the CPU seconds of its training; conformers are those of the first run."""
     run = Run(out / f"run_{seed}_{fold}")
-    if not run.config.exists():
+    if not (run.path / "seconds.json").is_file():  # none, or one that was cut off
         shutil.rmtree(run.path, ignore_errors=True)
         run.create()
         if made := sorted(out.glob("run_*/cache/complexes.json")):

@@ -283,6 +283,12 @@ def test_some_poses_are_searched_for_and_the_others_are_what_they_were(model: Mo
         return float(np.mean([np.linalg.norm(p.places[:, None] - known[None], axis=2).min(1).mean() for p in some]))
 
     assert far(poses[8:16]) < far(poses[:8])  # they lie where known atoms do
+    raw, case = model.sample(8, settle=0, **ask), poses[0].case
+    said = [
+        case.kin.log_density(np.stack([p.places for p in some]) - case.site.centre, 0.4).sum(1)
+        for some in (raw, poses[:8])
+    ]
+    assert (said[1] > said[0]).mean() > 0.8  # those that were drawn have slid to where known atoms are alike
     again = model.sample(12, **ask)
     assert all(np.allclose(a.places, b.places, atol=1e-3) for a, b in zip(poses[8:12], again[8:12]))
     alone = model.sample(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfumato.fields.docking.asking import Docked, Pose, held_out
-from sfumato.fields.docking.chemistry import chem
+from sfumato.fields.docking.chemistry import Ligand, chem
 from sfumato.fields.docking.judged import Judged
 from sfumato.fields.docking.overlay import overlays
 from sfumato.fields.docking.rank import ranked
@@ -91,18 +91,30 @@ def judged(
 
 
 def intact(queries: Docked, poses: Sequence[Pose]) -> float:
-    """Share of the written poses whose bonds, charges and stereo, read again from their places, are the input's."""
-    Chem = chem()
+    """Share of the written poses whose bonds, charges and stereo, read again from their places, are the input's. Where a
+    crystal's ligand left a centre open, which a pose cannot, that one is not compared."""
     from rdkit import rdBase
 
-    good, wanted = 0, {case.name: case.ligand.smiles for case in queries.cases}
     with rdBase.BlockLogs():
-        for pose in poses:
-            mol = Chem.MolFromMolBlock(block(pose.case.ligand, pose.places, {}), removeHs=False)
-            if mol is not None:
-                Chem.AssignStereochemistryFrom3D(mol)
-                good += Chem.MolToSmiles(mol) == wanted[pose.case.name]
+        good = sum(same(pose.case.ligand, block(pose.case.ligand, pose.places, {})) for pose in poses)
     return good / max(1, len(poses))
+
+
+def same(ligand: Ligand, text: str) -> bool:
+    """Whether a record of an SDF file holds a ligand as it is."""
+    Chem = chem()
+    mol = Chem.MolFromMolBlock(text, removeHs=False)
+    if mol is None or mol.GetNumAtoms() != len(ligand):
+        return False
+    Chem.AssignStereochemistryFrom3D(mol)
+    for mine, other in zip(ligand.mol.GetAtoms(), mol.GetAtoms()):
+        if mine.GetChiralTag() == Chem.ChiralType.CHI_UNSPECIFIED:
+            other.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
+    for bond in ligand.mol.GetBonds():
+        other = mol.GetBondBetweenAtoms(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
+        if other is not None and bond.GetStereo() == Chem.BondStereo.STEREONONE:
+            other.SetStereo(Chem.BondStereo.STEREONONE)
+    return bool(Chem.MolToSmiles(mol) == ligand.smiles)
 
 
 def interval(
