@@ -8,9 +8,11 @@ imported), split by Murcko scaffold. For each seed and fold `sfumato train docki
 for so many steps; the ligands of the fold are docked from conformers of their SMILES, templates being known poses of other
 scaffolds. OUT gets an .npz a seed and fold as it is done (what is there already is not done again), and results.json.
 
-Ranked is by a logistic regression on a dozen numbers of a pose, fitted for each fold on the poses of the other folds, which were
-drawn by networks that had not learned from those ligands either (of one fold alone: by parts of its scaffolds). Intervals: 90 %,
-scaffolds drawn anew.
+Of 40 poses of a ligand 24 are drawn by the network and 16 searched for, as `sfumato sample` has it. Ranked is by a logistic
+regression on a dozen numbers of a pose, fitted for each fold on the poses of the other folds, which were drawn by networks that
+had not learned from those ligands either (of one fold alone: by parts of its scaffolds). Beside it: the overlay on the nearest
+known pose; what is drawn alone and what is searched for alone, each with numbers and a ranker of its own; AutoDock Vina, where
+`benchmarks.docking_vina` has left OUT/vina.csv. Intervals: 90 %, scaffolds drawn anew.
 """
 
 from __future__ import annotations
@@ -71,13 +73,13 @@ def unpacked(wheel: Path, folds: Path, out: Path) -> Path:
 def trained(table: Path, out: Path, seed: int, fold: int, options: argparse.Namespace) -> tuple[Model, float]:
     """A run of one seed and fold, and the CPU seconds of its training; conformers are those of the first run."""
     run = Run(out / f"run_{seed}_{fold}")
-    if not run.config.exists():
+    if not (run.path / "seconds.json").is_file():  # none, or one that was cut off
         shutil.rmtree(run.path, ignore_errors=True)
         run.create()
         if made := sorted(out.glob("run_*/cache/complexes.json")):
             shutil.copytree(made[0].parent, run.cache, dirs_exist_ok=True)
         method, network = DockingMethod(process=options.process), PoseNetworkOptions(frame=options.frame)
-        recipe = Docking(table, fold=fold, jitter=options.jitter, network=network, method=method)
+        recipe = Docking(table, fold=fold, network=network, method=method)
         how = TrainOptions(steps=options.steps, batch=options.batch, seed=seed, threads=1, previews=0, snapshots=0,
                            precision="fp32", optim=OptimOptions(lr=options.lr))  # fmt: skip
         begin = time.process_time()
@@ -86,14 +88,15 @@ def trained(table: Path, out: Path, seed: int, fold: int, options: argparse.Name
     return load(run.path), json.loads((run.path / "seconds.json").read_text())
 
 
-def measured(model: Model, n: int, overlays: int) -> dict[str, Any]:
+def measured(model: Model, n: int) -> dict[str, Any]:
     """The fold's ligands docked: numbers of each pose, RMSD, and the baselines'."""
     store = model.companions.store
-    queries = held_out(store, n, process=process_of(model), overlays=overlays)
+    queries = held_out(store, n, process=process_of(model))
     begin = time.process_time()
     poses = drawn_poses(model, queries)
     seconds = time.process_time() - begin
-    found: dict[str, list[Any]] = {name: [] for name in ("x", "rmsd", "overlay", "overlay5", "centred", "random")}
+    names = ("x", "x_drawn", "x_searched", "rmsd", "overlay", "overlay5", "centred", "random")
+    found: dict[str, list[Any]] = {name: [] for name in names}
     begin = time.process_time()
     for k, case in enumerate(queries.cases):
         own = [pose for pose in poses if pose.number // n == k]
@@ -101,6 +104,10 @@ def measured(model: Model, n: int, overlays: int) -> dict[str, Any]:
         found["x"].append(scored(own))
         found["rmsd"].append(rmsd(np.stack([pose.places for pose in own]), truth, ways))
     scoring = time.process_time() - begin
+    for k in range(len(queries.cases)):
+        own = [pose for pose in poses if pose.number // n == k]
+        for name, searched in (("x_drawn", False), ("x_searched", True)):
+            found[name].append(scored([pose for pose in own if queries.searches(pose.number) == searched]))
     begin = time.process_time()
     chance = np.random.default_rng(0)
     for case in queries.cases:
@@ -119,6 +126,8 @@ def measured(model: Model, n: int, overlays: int) -> dict[str, Any]:
         "similarity": np.array([case.similarity for case in queries.cases]),
         "target": np.array([store.facts.target[case.known] for case in queries.cases]),
         "scaffold": np.array([store.facts.scaffold[case.known] for case in queries.cases]), "intact": intact(queries, poses),
+        "searched": np.array([[queries.searches(k * n + j) for j in range(n)] for k in range(len(queries.cases))]),
+        "places": np.concatenate([pose.places for pose in poses]).astype(np.float32),
         "drawing": seconds, "scoring": scoring, "overlaying": time.process_time() - begin,
         **{name: np.array(values) for name, values in found.items()},
     }  # fmt: skip
@@ -133,7 +142,7 @@ def _truth(store: Any, number: int | None) -> np.ndarray:
 def few_steps(model: Model, steps: Sequence[int], n: int) -> dict[str, list[float]]:
     """For each number of steps the share of poses, and of ligands with one, within 2 A."""
     store = model.companions.store
-    queries, found = held_out(store, n, process=process_of(model)), {}
+    queries, found = held_out(store, n, process=process_of(model), search=False), {}
     for count in steps:
         walk = model.walked(Walk(steps=count).over(model.walk))
         poses = [
@@ -156,6 +165,12 @@ def _right(queries: Docked, store: Any, poses: Sequence[Any]) -> np.ndarray:
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
+
+
+def only(parts: Sequence[dict[str, Any]], searched: bool) -> list[dict[str, Any]]:
+    """Only the poses that were searched for, or that were drawn, with the numbers that they have among themselves."""
+    name = "x_searched" if searched else "x_drawn"
+    return [{**part, "x": part[name], "rmsd": part["rmsd"][:, part["searched"][0] == searched]} for part in parts]
 
 
 def ranked(parts: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -204,15 +219,27 @@ def summary(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     first, over = far[:, 0] < RIGHT, joined["overlay"] < RIGHT
 
     def told(own: np.ndarray) -> dict[str, Any]:
-        best = share(drawn.min(1) < RIGHT, own)
-        return {"ligands": int(own.sum()), "top1": share(first, own), "best": best, "overlay": share(over, own)}
+        best, by = share(drawn.min(1) < RIGHT, own), paired(own)
+        known = {"ligands": int(own.sum()), "top1": share(first, own), "best": best, "overlay": share(over, own)}
+        return {**known, "above_overlay": by}
+
+    def paired(own: np.ndarray) -> list[float]:
+        if own.sum() < 2:
+            return []
+        return [round(v, 4) for v in interval((first.astype(float) - over)[own], [g for g, o in zip(groups, own) if o])]
 
     found: dict[str, Any] = {"ligands": len(first), "folds": len(parts), "poses": drawn.shape[1]}
     found |= {"top1": share(first), "top5": share(far[:, :5].min(1) < RIGHT), "top1_1A": share(far[:, 0] < 1)}
     found |= {"top1_by_agreement": share(agreed[:, 0] < RIGHT), "median": round(float(np.median(far[:, 0])), 3)}
     found |= {f"best_of_{k}": share(drawn[:, :k].min(1) < RIGHT) for k in (1, 5, 10, 40) if k <= drawn.shape[1]}
     found |= {name: share(joined[name] < RIGHT) for name in ("overlay", "overlay5", "centred", "random")}
-    found["above_overlay"] = [round(v, 4) for v in interval(first.astype(float) - over, groups)]
+    found["above_overlay"] = paired(np.ones(len(first), dtype=bool))
+    for name, some in (("drawn", only(parts, False)), ("searched", only(parts, True))):
+        own, _, _ = ranked(some)
+        found[f"{name}_alone"] = {
+            "poses": own.shape[1], "top1": share(own[:, 0] < RIGHT), "best": share(own.min(1) < RIGHT),
+            "poses_right": round(float((own < RIGHT).mean()), 4),
+        }  # fmt: skip
     found["confidence"] = {name: round(v, 4) for name, v in certainty(sure, first.astype(float)).items()}
     found["intact"] = float(np.mean([part["intact"] for part in parts]))
     found["seconds_a_pose"] = round(sum(p["drawing"] + p["scoring"] for p in parts) / drawn.size, 5)
@@ -233,9 +260,24 @@ def report(out: Path) -> dict[str, Any]:
         loaded = [dict(np.load(path, allow_pickle=False)) for path in sorted(out.glob(f"fold_{seed}_*.npz"))]
         parts = [{name: value if value.ndim else value.item() for name, value in part.items()} for part in loaded]
         found[f"seed {seed}"] = summary(parts)
+    if (out / "vina.csv").is_file():
+        found["vina"] = _vina(out / "vina.csv")
     if (out / "steps.json").is_file():
         found["steps"] = json.loads((out / "steps.json").read_text())
     (out / "results.json").write_text(json.dumps(found, indent=1))
+    return found
+
+
+def _vina(path: Path) -> dict[str, Any]:
+    """What Vina's table says: of each target and both, how many ligands, the shares of first and best poses, seconds a ligand."""
+    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    found = {}
+    for target in ("both", *sorted({row["target"] for row in rows})):
+        own = [row for row in rows if target in ("both", row["target"])]
+        first, best = (np.array([float(row[name]) for row in own]) < RIGHT for name in ("first", "best"))
+        seconds = np.mean([float(row["seconds"]) for row in own])
+        found[target] = {"ligands": len(own), "top1": round(float(first.mean()), 4), "best_of_9": round(float(best.mean()), 4),
+                         "seconds": round(float(seconds), 2)}  # fmt: skip
     return found
 
 
@@ -246,13 +288,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--which", type=int, nargs="+", default=list(range(FOLDS)))
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--process", choices=("heat", "flow", "fragments", "atoms"), default="heat")
     parser.add_argument("--frame", choices=("auto", "receptor", "free"), default="auto")
-    parser.add_argument("--jitter", type=float, default=1.0)
-    parser.add_argument("--overlays", type=int, default=0, help="of the poses of a ligand, overlays on known ones")
     parser.add_argument("-n", type=int, default=40)
     parser.add_argument("--few", type=int, nargs="*", default=[], help="numbers of steps to compare, on the first run")
     parser.add_argument("--report", action="store_true")
@@ -266,9 +306,7 @@ def main() -> None:
                 if file.is_file():
                     continue
                 model, seconds = trained(table, options.out, seed, fold, options)
-                np.savez(
-                    file.with_suffix(".part.npz"), training=seconds, **measured(model, options.n, options.overlays)
-                )
+                np.savez(file.with_suffix(".part.npz"), training=seconds, **measured(model, options.n))
                 file.with_suffix(".part.npz").rename(file)
                 print(json.dumps(report(options.out)[f"seed {seed}"]), flush=True)
                 if options.few and not (options.out / "steps.json").is_file():

@@ -78,7 +78,7 @@ def test_a_second_reader_sees_the_same(tmp_path: Path, suffix: str) -> None:
     assert np.allclose(other.b_factor, atoms.factors, atol=0.006)
 
 
-def test_of_alternate_locations_and_models_the_first_is_kept_and_said(tmp_path: Path) -> None:
+def test_of_equal_alternate_locations_and_of_models_the_first_is_kept_and_said(tmp_path: Path) -> None:
     rows = [("N", "A", "SER", "A", 5, "", 1.0), ("N", "B", "SER", "A", 5, "", 9.0), ("CA", "", "SER", "A", 5, "A", 2.0)]
     one = pdb(rows).replace("END\n", "")
     (tmp_path / "a.pdb").write_text(f"MODEL        1\n{one}ENDMDL\nMODEL        2\n{one}ENDMDL\nEND\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ def test_pdb_and_mmcif_say_the_same(tmp_path: Path) -> None:
         assert (getattr(one, name) == getattr(other, name)).all(), name
     assert np.allclose(one.places, other.places)
     assert len(one) == 40
+    (tmp_path / "b.pdb.gz").write_bytes(gzip.compress(pdb.read_bytes()))
+    assert np.array_equal(read_structure(tmp_path / "b.pdb.gz", "docking").places, one.places)
 
 
 def test_alternates_waters_and_insertion_codes(tmp_path: Path) -> None:

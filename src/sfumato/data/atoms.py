@@ -1,7 +1,7 @@
 """Structures of molecules in files: mmCIF and PDB, plain or gzipped, to flat arrays of atoms and back, by gemmi.
 
 Names, numbers and chains are kept as the file has them: author numbering with its insertion codes beside the file's own (label)
-numbering. Of alternate locations the first is kept, of several models the first, and it is said.
+numbering. Of alternate locations the likeliest is kept, of equals the first; of several models the first; and it is said.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Residue:
 @dataclass(frozen=True, eq=False)
 class Atoms:
     """The atoms of one model: coords (N, 3) float32 in Angstrom, names and elements (N,), ``residue`` (N,) int64 the place of
-    each in ``residues``, ``factors`` (N,) float32 its B-factor. ``told``: what of the file was left out."""
+    each in ``residues``, ``factors`` (N,) float32 its B-factor. ``told``: what of the file was left out; ``alternates``: of how
+    many atoms or residues other locations."""
 
     coords: np.ndarray
     names: tuple[str, ...]
@@ -54,6 +55,7 @@ class Atoms:
     residues: tuple[Residue, ...]
     factors: np.ndarray
     told: tuple[str, ...] = ()
+    alternates: int = 0
 
     def __len__(self) -> int:
         return len(self.coords)
@@ -83,10 +85,10 @@ def text_of(path: str | os.PathLike[str], limit: int = LARGEST) -> str:
     return str(raw.decode("utf-8", "replace"))
 
 
-def read_structure(path: str | os.PathLike[str], limit: int = LARGEST) -> Atoms:
-    """The atoms of the first model of a file. Raises DataError for one that is missing, damaged, too large or without atoms, or
-    that has a coordinate which is no number (the residue is named)."""
-    gemmi, path = needed("gemmi", "protein"), Path(path)
+def read_structure(path: str | os.PathLike[str], limit: int = LARGEST, extra: str = "protein") -> Atoms:
+    """The atoms of the first model of a file. ``extra`` is what brings gemmi. Raises DataError for one that is missing, damaged,
+    too large or without atoms, or that has a coordinate which is no number (the residue is named)."""
+    gemmi, path = needed("gemmi", extra), Path(path)
     text = text_of(path, limit)
     with decoding(path, REMEDY):
         labelled = not path.name.lower().removesuffix(".gz").endswith((".pdb", ".ent"))
@@ -139,12 +141,13 @@ def _flat(found: Any, labelled: bool) -> Atoms:
                     residue.het_flag == "H",
                 )
             )
-            seen: set[str] = set()
+            best: dict[str, Any] = {}
             for atom in residue:
-                if atom.name in seen:
-                    alternate += 1
-                    continue
-                seen.add(atom.name)
+                other = best.get(atom.name)
+                alternate += other is not None
+                if other is None or atom.occ > other.occ:
+                    best[atom.name] = atom
+            for atom in best.values():
                 coords.append(atom.pos.tolist())
                 names.append(atom.name)
                 elements.append(atom.element.name)
@@ -152,12 +155,12 @@ def _flat(found: Any, labelled: bool) -> Atoms:
                 factors.append(atom.b_iso)
     told = []
     if alternate or mixed:
-        told.append(f"alternate locations of {alternate + mixed} atom(s) or residue(s): the first is kept")
+        told.append(f"alternate locations of {alternate + mixed} atom(s) or residue(s): the likeliest is kept")
     if len(found) > 1:
         told.append(f"{len(found)} models: the first is kept")
     return Atoms(
         np.asarray(coords, dtype=np.float32).reshape(-1, 3), tuple(names), tuple(elements), np.asarray(place, dtype=np.int64),
-        tuple(residues), np.asarray(factors, dtype=np.float32), tuple(told),
+        tuple(residues), np.asarray(factors, dtype=np.float32), tuple(told), alternate + mixed,
     )  # fmt: skip
 
 

@@ -1,7 +1,5 @@
-"""Macromolecules from PDB and mmCIF files: residues and their heavy atoms, as arrays. Read by gemmi (MPL-2.0), when first needed.
-
-Of several models the first counts, of alternate locations the one with the highest occupancy, and of what is no amino acid
-(waters, ions, ligands, sugars) nothing but its names.
+"""Proteins from PDB and mmCIF files: residues and their heavy atoms, as arrays; of what is no amino acid (waters, ions, ligands,
+sugars) nothing but its names.
 """
 
 from __future__ import annotations
@@ -14,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from sfumato.errors import DataError, decoding, needed, shown
+from sfumato.data.atoms import SUFFIXES, Atoms, is_structure
+from sfumato.data.atoms import read_structure as read_atoms
+from sfumato.errors import DataError, needed, shown
 
-SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif")
-LARGEST = 2**28
-"""Bytes of a file that is read."""
 RESIDUES = ("ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE", "LEU", "LYS", "MET", "PHE", "PRO", "SER",
             "THR", "TRP", "TYR", "VAL")  # fmt: skip
 """The twenty, in the order of their numbers; 20 stands for any other."""
@@ -93,57 +90,36 @@ class Structure:
 
 
 def read_structure(path: Path, extra: str) -> Structure:
-    """The first model of a PDB or mmCIF file. ``extra`` is what brings gemmi. Raises DataError."""
-    if path.suffix.lower() not in SUFFIXES:
+    """The amino acids of the first model of a PDB or mmCIF file. ``extra`` is what brings gemmi. Raises DataError."""
+    if not is_structure(path):
         raise DataError(f"{shown(path)}: must be a PDB or mmCIF file, {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise DataError(f"{shown(path)}: there is no such file")
-    if path.stat().st_size > LARGEST:
-        raise DataError(f"{shown(path)}: has {path.stat().st_size:,} bytes; at most {LARGEST:,} are read")
-    gemmi = needed("gemmi", extra)
-    with decoding(path, "give a whole PDB or mmCIF file"):
-        read = gemmi.read_structure(str(path))
-        read.setup_entities()
-        found = _taken(gemmi, read[0]) if len(read) else None
-    if found is None or not len(found):
+    found = amino_acids(needed("gemmi", extra), read_atoms(path, extra=extra))
+    if not len(found):
         raise DataError(f"{shown(path)}: holds no amino acid; a protein is expected")
-    if not np.isfinite(found.places).all():
-        raise DataError(f"{shown(path)}: has coordinates that are no numbers; restore it from a copy")
     return found
 
 
-def _taken(gemmi: Any, model: Any) -> Structure:
-    names: list[str] = []
-    chains: list[str] = []
-    numbers: list[str] = []
-    rows: list[tuple[Any, ...]] = []
-    left: dict[str, None] = {}
-    twice = 0
-    for chain in model:
-        for residue in chain:
-            kind = gemmi.find_tabulated_residue(residue.name)
-            if not kind.is_amino_acid() and not {"N", "CA", "C"} <= {atom.name for atom in residue}:
-                left[residue.name] = None
-                continue
-            best: dict[str, Any] = {}
-            for atom in residue:
-                if atom.element.is_hydrogen:
-                    continue
-                other = best.get(atom.name)
-                twice += other is not None
-                if other is None or atom.occ > other.occ:
-                    best[atom.name] = atom
-            if not best:
-                continue
-            rows += [(a.name, a.element.name.upper(), a.pos.x, a.pos.y, a.pos.z, len(names)) for a in best.values()]
-            names.append(residue.name)
-            chains.append(chain.name)
-            numbers.append(str(residue.seqid).strip())
+def amino_acids(gemmi: Any, read: Atoms) -> Structure:
+    """The amino acids among atoms that were read, without hydrogens: residues that gemmi's table knows as such, and what has
+    their backbone."""
+    heavy = [element not in ("H", "D") for element in read.elements]
+    names: list[set[str]] = [set() for _ in read.residues]
+    for name, place, own in zip(read.names, read.residue.tolist(), heavy):
+        if own:
+            names[place].add(name)
+    table = {name: gemmi.find_tabulated_residue(name).is_amino_acid() for name in {each.name for each in read.residues}}
+    taken = [bool(own) and (table[each.name] or {"N", "CA", "C"} <= own) for each, own in zip(read.residues, names)]
+    left = dict.fromkeys(each.name for each, own, real in zip(read.residues, names, taken) if own and not real)
+    kept = np.array(heavy, dtype=bool) & np.array(taken, dtype=bool)[read.residue]
+    number = np.cumsum(taken) - 1
+    residues = [each for each, own in zip(read.residues, taken) if own]
     return Structure(
-        np.array(names, dtype=str), np.array(chains, dtype=str), np.array(numbers, dtype=str),
-        np.array([row[0] for row in rows], dtype=str), np.array([row[1] for row in rows], dtype=str),
-        np.array([row[2:5] for row in rows], dtype=np.float64).reshape(-1, 3), np.array([row[5] for row in rows], dtype=np.int64),
-        twice, tuple(left),
+        np.array([each.name for each in residues], dtype=str), np.array([each.chain for each in residues], dtype=str),
+        np.array([f"{each.number}{each.insertion}" for each in residues], dtype=str), np.array(read.names, dtype=str)[kept],
+        np.char.upper(np.array(read.elements, dtype=str))[kept], read.coords[kept].astype(np.float64),
+        number[read.residue[kept]], read.alternates, tuple(left),
     )  # fmt: skip
 
 

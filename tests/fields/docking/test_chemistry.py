@@ -13,6 +13,7 @@ from rdkit import Chem
 from sfumato.data.structures import read_structure
 from sfumato.errors import DataError
 from sfumato.fields.docking.chemistry import Ligand, alike, from_file, from_smiles, tanimoto
+from sfumato.fields.docking.measure import same
 from sfumato.fields.docking.sdf import block
 from tests.fields.docking import worlds
 
@@ -173,3 +174,19 @@ def test_every_ligand_of_the_shared_complexes_is_read_and_written_as_it_is(tmp_p
         (again,) = from_file(tmp_path / "again.sdf", posed=True)
         assert letters(again.mol) == letters(ligand.mol)
     assert len(index) == 54
+
+
+def test_what_is_read_again_is_compared_with_what_was_said() -> None:
+    """Another hand, bond or charge is seen; a centre that the input left open is not compared."""
+    plain = from_smiles("C[C@H](N)C(=O)OCC")
+    places = worlds.pose_of(plain, 0)
+    assert same(plain, block(plain, places, {}))
+    assert not same(plain, block(plain, places * [1, 1, -1], {}))
+    open_ = Ligand("open", Chem.MolFromSmiles("CC(N)C(=O)OCC"))
+    assert same(open_, block(plain, places, {}))
+    assert same(open_, block(plain, places * [1, 1, -1], {}))
+    for other in ("C[C@H](N)C(=C)OCC", "C[C@H]([NH3+])C(=O)OCC", "C[C@H](N)C(=O)OCCC", "C[C@H](O)C(=O)OCC"):
+        assert not same(plain, block(Ligand("x", Chem.MolFromSmiles(other)), worlds.pose_of(from_smiles(other), 1), {}))
+    double = from_smiles("C/C=C/C(=O)N")
+    assert same(double, block(double, worlds.pose_of(double, 0), {}))
+    assert not same(double, block(from_smiles("C/C=C\\C(=O)N"), worlds.pose_of(from_smiles("C/C=C\\C(=O)N"), 0), {}))

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -267,14 +268,30 @@ def test_a_complex_that_is_moved_is_moved_as_a_whole(model: Model) -> None:
     assert held.jitter == 0
 
 
-def test_overlays_stand_among_the_poses_and_need_no_network(model: Model, data: Path) -> None:
-    poses = model.sample(4, ligand=("CC(=O)Nc1ccc(OC)cc1",), templates=data, overlays=2, steps=1)
-    plain = model.sample(4, ligand=("CC(=O)Nc1ccc(OC)cc1",), templates=data, steps=1)
-    assert poses[0].case.templates
-    assert ["overlay" in pose.scores for pose in poses] == [False, False, True, True]
-    for a, b in zip(poses[:2], plain[:2]):
-        assert np.allclose(a.places, b.places)
-    for pose in poses[2:]:
-        template = pose.case.templates[pose.case.template(pose.place)][0]
-        apart_ = np.linalg.norm(pose.places[:, None] - template.places[None], axis=2).min(1)
-        assert apart_.mean() < 2  # it lies where the known one lies
+def test_some_poses_are_searched_for_and_the_others_are_what_they_were(model: Model, data: Path) -> None:
+    ask: dict[str, Any] = {"ligand": ("CC(=O)Nc1ccc(OC)cc1",), "templates": data, "steps": 1}
+    poses, plain = model.sample(18, **ask), model.sample(10, search=False, **ask)
+    assert [pose.place for pose in poses] == list(range(18))
+    assert ["searched" in pose.scores for pose in poses] == [False] * 8 + [True] * 8 + [False] * 2
+    assert not any("searched" in pose.scores for pose in plain)
+    for a, b in zip(poses[:8], plain[:8]):
+        assert np.allclose(a.places, b.places, atol=1e-4)
+    assert not any(pose.template for pose in poses[8:16])
+    known = np.concatenate([each.places for each in poses[0].case.others if each.places is not None])
+
+    def far(some: list[Any]) -> float:
+        return float(np.mean([np.linalg.norm(p.places[:, None] - known[None], axis=2).min(1).mean() for p in some]))
+
+    assert far(poses[8:16]) < far(poses[:8])  # they lie where known atoms do
+    raw, case = model.sample(8, settle=0, **ask), poses[0].case
+    said = [
+        case.kin.log_density(np.stack([p.places for p in some]) - case.site.centre, 0.4).sum(1)
+        for some in (raw, poses[:8])
+    ]
+    assert (said[1] > said[0]).mean() > 0.8  # those that were drawn have slid to where known atoms are alike
+    again = model.sample(12, **ask)
+    assert all(np.allclose(a.places, b.places, atol=1e-3) for a, b in zip(poses[8:12], again[8:12]))
+    alone = model.sample(
+        10, ligand=("CCO",), protein=data / "protein.pdb", box=(0.0, 0.0, 0.0, 16.0, 16.0, 16.0), steps=1
+    )
+    assert not any("searched" in pose.scores for pose in alone)  # nothing is known there

@@ -12,6 +12,7 @@ from sfumato.diffusion.rng import Streams
 from sfumato.diffusion.sample import Euler, sample
 from sfumato.fields.docking.batching import BLANK, Pocket, Shape, rows_of
 from sfumato.fields.docking.coding import CODINGS
+from sfumato.fields.docking.kin import Kin
 from sfumato.fields.docking.network import PoseNetwork
 from sfumato.fields.docking.options import DockingMethod
 from sfumato.fields.docking.pose import UNIT, Joints
@@ -30,7 +31,8 @@ def test_one_complex_is_learned_by_heart() -> None:
     shape = Shape.of(len(ligand), m, 0)
     chance = np.random.default_rng(0)
     pocket = Pocket(np.arange(8), 6 * chance.normal(size=(8, 2, 3)).astype(np.float32), np.ones(8, dtype=bool))
-    condition = rows_of(shape, [(ligand, joints, each) for each in found["conformers"]], [pocket] * K, [BLANK] * K)
+    condition = rows_of(shape, [(ligand, joints, each) for each in found["conformers"]], [pocket] * K, [BLANK] * K,
+                        [Kin.of(ligand, [], np.zeros(3))] * K)  # fmt: skip
     torsions = torch.zeros(K, shape.torsions)
     torsions[:, :m] = torch.from_numpy(found["torsions"])
     x = {

@@ -18,6 +18,7 @@ from sfumato.fields.docking.chemistry import EXTRA, SUFFIXES, Ligand, from_file,
 from sfumato.fields.docking.coding import CODINGS
 from sfumato.fields.docking.complexes import rows_of as table_of
 from sfumato.fields.docking.data import REACH, Store, ranked, site_around
+from sfumato.fields.docking.kin import Kin
 from sfumato.fields.docking.pose import Joints, conformers, quads_of
 from sfumato.training.progress import Watch
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("complex_name", "protein_path", "ligand_description", "protein_sequence")
 """Those of DiffDock's tables."""
+BLOCK, SETTLE = 8, 15
+"""Samples of one kind that follow each other, as many as there are conformers; steps in which a drawn pose settles."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,21 +41,34 @@ class Site:
     pocket: Pocket
     poses: tuple[Ligand, ...] = ()
 
-    def templates(self, ligand: Ligand) -> list[tuple[Ligand, float]]:
-        """Known poses that are most like a ligand; never its own, which would be no docking."""
-        own = [each for each in self.poses if each.key != ligand.key]
-        return [(own[i], likeness) for i, likeness in ranked(ligand, own, range(len(own)))]
+    def others(self, ligand: Ligand) -> tuple[Ligand, ...]:
+        """Known poses that may be shown with a ligand: never its own, which would be no docking."""
+        return tuple(each for each in self.poses if each.key != ligand.key)
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A ligand to dock at a site, and what it is called; ``known`` is its complex in the run, where it is of that."""
+    """A ligand to dock at a site, and what it is called; ``others``: known poses that may be shown with it; ``known`` is its
+    complex in the run, where it is of that."""
 
     name: str
     ligand: Ligand
     site: Site
-    templates: tuple[tuple[Ligand, float], ...]
+    others: tuple[Ligand, ...]
     known: int | None = None
+
+    @cached_property
+    def templates(self) -> tuple[tuple[Ligand, float], ...]:
+        """Known poses that are most like the ligand, and how much."""
+        return tuple(
+            (self.others[i], likeness)
+            for i, likeness in ranked(self.ligand, list(self.others), range(len(self.others)))
+        )
+
+    @cached_property
+    def kin(self) -> Kin:
+        """What the known poses say about each of its atoms, about the site's centre."""
+        return Kin.of(self.ligand, self.others, self.site.centre)
 
     @cached_property
     def joints(self) -> Joints:
@@ -85,18 +101,25 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Docked:
-    """``n`` samples of each of some cases: sample i is the i mod n-th of case i div n, and the last ``overlays`` of each
-    case are no samples but overlays on known poses. failed: name and reason of those that
-    cannot be docked."""
+    """``n`` samples of each of some cases: sample i is the i mod n-th of case i div n. ``search``: some are not drawn by the
+    network but searched for; ``settle``: steps that the others slide downhill. failed: name and reason of those that cannot be
+    docked."""
 
     cases: tuple[Case, ...]
     n: int
     failed: tuple[tuple[str, str], ...] = ()
     coding: Any = CODINGS["heat"]
-    overlays: int = 0
+    search: bool = True
+    settle: int = SETTLE
 
     def __len__(self) -> int:
         return len(self.cases) * self.n
+
+    def searches(self, number: int) -> bool:
+        """Whether a sample is searched for: where poses are known, the second and fourth block of eight of every five, so that
+        both ways see all conformers and a sample is of the same kind for any n."""
+        case, place = self.at(number)
+        return self.search and bool(case.others) and place // BLOCK % 5 in (1, 3)
 
     def at(self, number: int) -> tuple[Case, int]:
         """The case, and the place of the sample in it."""
@@ -122,6 +145,7 @@ class Docked:
         made = rows_of(
             shape, [(case.ligand, case.joints, case.conformers[case.conformer(place)].numpy()) for case, place in own],
             [case.site.pocket for case, _ in own], [self._template(case, place) for case, place in own],
+            [case.kin for case, _ in own],
         )  # fmt: skip
         return {"x": self.coding.blank(made["ligand"]), **made}
 
@@ -134,7 +158,12 @@ class Docked:
 
 
 def held_out(
-    store: Store, n: int, which: Sequence[int] | None = None, process: str = "heat", overlays: int = 0
+    store: Store,
+    n: int,
+    which: Sequence[int] | None = None,
+    process: str = "heat",
+    search: bool = True,
+    settle: int = SETTLE,
 ) -> Docked:
     """The complexes held out, docked anew from their SMILES' conformers."""
     sites = tuple(_own_site(store, number) for number in range(len(store.structures)))
@@ -143,10 +172,9 @@ def held_out(
     for i in store.held_out if which is None else which:
         known = store.known[i]
         ligand = Ligand(known.ligand.name, known.ligand.mol)
-        own = store.templates(known.ligand, known.receptor)
-        templates = tuple((store.known[j].ligand, likeness) for j, likeness in own)
-        _add(cases, failed, store.facts.names[i], lambda: ligand, sites[known.receptor], n, templates, i)  # noqa: B023
-    return Docked(tuple(cases), n, tuple(failed), CODINGS[process], overlays)
+        others = tuple(store.known[j].ligand for j in store.others(known.ligand, known.receptor))
+        _add(cases, failed, store.facts.names[i], lambda: ligand, sites[known.receptor], others, i)  # noqa: B023
+    return Docked(tuple(cases), n, tuple(failed), CODINGS[process], search, settle)
 
 
 def _own_site(store: Store, number: int) -> Site:
@@ -155,8 +183,8 @@ def _own_site(store: Store, number: int) -> Site:
 
 
 def _add(
-    cases: list[Case], failed: list[tuple[str, str]], name: str, ligand: Callable[[], Ligand], site: Site, n: int,
-    templates: tuple[tuple[Ligand, float], ...] | None = None, known: int | None = None, titled: bool = False,
+    cases: list[Case], failed: list[tuple[str, str]], name: str, ligand: Callable[[], Ligand], site: Site,
+    others: tuple[Ligand, ...] | None = None, known: int | None = None, titled: bool = False,
 ) -> None:  # fmt: skip
     """A case more, called ``name`` (or, if ``titled``, what its file calls it), or the reason why it is none."""
     try:
@@ -165,7 +193,7 @@ def _add(
             found.name if titled else name,
             found,
             site,
-            tuple(site.templates(found)) if templates is None else templates,
+            site.others(found) if others is None else others,
             known,
         )
         case.conformers  # noqa: B018 - made here, where it can fail alone
@@ -199,7 +227,7 @@ def asked(store: Store, ask: DockingAsk, n: int) -> Docked:
         jobs += [(name if not k else f"{name}_{k + 1}", ligand, one, titled) for k, ligand in enumerate(many)]
     with Watch("conformers", len(jobs), unit="ligands") as watch:
         for done, (name, ligand, one, titled) in enumerate(jobs):
-            _add(cases, failed, name, ligand, one, n, titled=titled)
+            _add(cases, failed, name, ligand, one, titled=titled)
             watch.show(done + 1)
     if not cases:
         raise DataError(failed[0][1] if failed else "no ligand to dock")
@@ -334,5 +362,5 @@ class Pose:
     @property
     def template(self) -> str:
         """The name of the template that was shown, "" for none."""
-        which = self.case.template(self.place)
+        which = None if "searched" in self.scores else self.case.template(self.place)
         return "" if which is None else self.case.templates[which][0].name

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sfumato.data.structures import Structure
 from sfumato.fields.docking.chemistry import FEATURES, Ligand, alike
+from sfumato.fields.docking.kin import KEPT, Kin
 from sfumato.fields.docking.pose import Joints
 
 STEPS = (8, 4, 32)
@@ -96,9 +97,11 @@ def rows_of(
     ligands: Sequence[tuple[Ligand, Joints, np.ndarray]],
     pockets: Sequence[Pocket],
     templates: Sequence[Template],
+    kins: Sequence[Kin],
 ) -> dict[str, dict[str, Tensor]]:
-    """The conditions of a batch of one shape: {"ligand", "pocket", "template"}, each a dict of tensors, rows first."""
-    return {"ligand": _ligands(shape, ligands), "pocket": _pockets(pockets), "template": _templates(shape, templates)}
+    """The conditions of a batch of one shape: {"ligand", "pocket", "template", "kin"}, each a dict of tensors, rows first."""
+    return {"ligand": _ligands(shape, ligands), "pocket": _pockets(pockets), "template": _templates(shape, templates),
+            "kin": _kins(shape, kins)}  # fmt: skip
 
 
 def _ligands(shape: Shape, ligands: Sequence[tuple[Ligand, Joints, np.ndarray]]) -> dict[str, Tensor]:
@@ -126,6 +129,15 @@ def _ligands(shape: Shape, ligands: Sequence[tuple[Ligand, Joints, np.ndarray]])
 def _pockets(pockets: Sequence[Pocket]) -> dict[str, Tensor]:
     every = [each.tensors for each in pockets]
     return {name: torch.stack([each[name] for each in every]) for name in every[0]}
+
+
+def _kins(shape: Shape, kins: Sequence[Kin]) -> dict[str, Tensor]:
+    B, N = len(kins), shape.atoms
+    made = {"places": torch.zeros(B, N, KEPT, 3), "weight": torch.zeros(B, N, KEPT)}
+    for row, each in enumerate(kins):
+        n = len(each.weight)
+        made["places"][row, :n], made["weight"][row, :n] = torch.from_numpy(each.places), torch.from_numpy(each.weight)
+    return made
 
 
 def _templates(shape: Shape, templates: Sequence[Template]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfumato.data.structures import SUFFIXES
+from sfumato.data.atoms import SUFFIXES, is_structure
 from sfumato.errors import DataError, decoding, shown
 
 LIGANDS = (".sdf", ".mol", ".mol2")
@@ -37,7 +37,7 @@ def found(source: Path) -> list[Complex]:
         return _table(source)
     if not source.is_dir():
         raise DataError(f"{shown(source)}: there is no such folder or table")
-    receptors = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    receptors = sorted(path for path in source.iterdir() if is_structure(path) and path.is_file())
     poses = sorted(path for path in source.iterdir() if path.suffix.lower() in LIGANDS and path.is_file())
     if poses:
         if len(receptors) != 1:
@@ -57,7 +57,8 @@ def found(source: Path) -> list[Complex]:
 
 def _folder(folder: Path) -> Complex | None:
     name = folder.name
-    proteins = [folder / f"{name}_{kind}{end}" for kind in ("protein", "pocket", "receptor") for end in SUFFIXES]
+    proteins = [folder / f"{name}_{kind}{end}" for kind in ("protein", "pocket", "receptor")
+                for end in (*SUFFIXES, *(f"{each}.gz" for each in SUFFIXES))]  # fmt: skip
     ligands = [folder / f"{name}_ligand{end}" for end in LIGANDS]
     protein, ligand = (next((path for path in each if path.is_file()), None) for each in (proteins, ligands))
     return None if protein is None or ligand is None else Complex(name, name, protein, ligand)

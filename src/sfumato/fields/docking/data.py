@@ -1,6 +1,6 @@
 """Prepared complexes: what the network is shown of them, as items.
 
-    cache/ligands.sdf, poses.npz, receptors.npz --Store--> Poses: {"x", "weight", "ligand", "pocket", "template"}
+    cache/ligands.sdf, poses.npz, receptors.npz --Store--> Poses: {"x", "weight", "ligand", "pocket", "template", "kin"}
 
 What depends on what is held out is made here, when a run is opened: the site of a receptor (the mean of the poses learned from)
 and the templates (known poses of the same receptor, of another scaffold).
@@ -24,6 +24,7 @@ from sfumato.fields.docking.batching import BLANK, Pocket, Shape, Template, rows
 from sfumato.fields.docking.chemistry import Ligand, chem, from_file, tanimoto
 from sfumato.fields.docking.coding import CODINGS
 from sfumato.fields.docking.facts import DockingFacts
+from sfumato.fields.docking.kin import Kin
 from sfumato.fields.docking.pose import UNIT, Joints
 from sfumato.fields.docking.preparing import PARTS, lying
 
@@ -118,11 +119,15 @@ class Store:
             Pocket.of(structure, site, self.facts.pocket) for structure, site in zip(self.structures, self.sites)
         )
 
-    def templates(self, ligand: Ligand, receptor: int, aside: Sequence[int] = ()) -> list[tuple[int, float]]:
-        """Known poses on a receptor for a ligand: the five most similar and their similarity, of those learned from, of at least
-        0.2; never the ligand itself, nor one of its scaffold, nor those set aside."""
-        own = [i for i in self.learned if self.known[i].receptor == receptor and i not in aside
-               and self.facts.scaffold[i] != ligand.scaffold and self.known[i].ligand.key != ligand.key]  # fmt: skip
+    def others(self, ligand: Ligand, receptor: int) -> list[int]:
+        """Known poses on a receptor that may be shown with a ligand: of those learned from; never the ligand itself, nor one of
+        its scaffold."""
+        return [i for i in self.learned if self.known[i].receptor == receptor
+                and self.facts.scaffold[i] != ligand.scaffold and self.known[i].ligand.key != ligand.key]  # fmt: skip
+
+    def templates(self, ligand: Ligand, receptor: int) -> list[tuple[int, float]]:
+        """Of those the five most similar, and their similarity, of at least 0.2."""
+        own = self.others(ligand, receptor)
         return ranked(ligand, [self.known[i].ligand for i in own], own)
 
     def template(self, ligand: Ligand, number: int, likeness: float, site: np.ndarray) -> Template:
@@ -189,6 +194,16 @@ class Poses:
         return found
 
     @cached_property
+    def kins(self) -> dict[int, Kin]:
+        """What known poses say about each complex's atoms."""
+        store, found = self.store, {}
+        for i in self.which:
+            known = store.known[i]
+            others = [store.known[j].ligand for j in store.others(known.ligand, known.receptor)]
+            found[i] = Kin.of(known.ligand, others, store.sites[known.receptor])
+        return found
+
+    @cached_property
     def shapes(self) -> list[Shape]:
         """What each item is padded to."""
         known = self.store.known
@@ -208,7 +223,7 @@ class Poses:
         return f"{self.store.facts.names[self.rows[index][0]]} (conformer {self.rows[index][1]})"
 
     def batch(self, indices: np.ndarray) -> dict[str, Any]:
-        """{"x", "weight", "ligand", "pocket", "template"} of items of one shape, x as the coding has it."""
+        """{"x", "weight", "ligand", "pocket", "template", "kin"} of items of one shape, x as the coding has it."""
         store, own = self.store, [self.rows[int(i)] for i in indices]
         shape = self.shapes[int(indices[0])]
         known = [store.known[i] for i, _, _ in own]
@@ -217,6 +232,7 @@ class Poses:
             [store.pockets[each.receptor] for each in known],
             [BLANK if t is None else store.template(each.ligand, *t, store.sites[each.receptor])
              for each, (_, _, t) in zip(known, own)],
+            [self.kins[i] for i, _, _ in own],
         )  # fmt: skip
         torsions = np.zeros((len(own), shape.torsions), dtype=np.float32)
         for row, each, (_, k, _) in zip(torsions, known, own):
@@ -244,6 +260,8 @@ def jittered(
     places = pocket["places"].flatten(1, 2) @ R.transpose(1, 2) + step[:, None]
     known = (template["places"] @ R.transpose(1, 2) + step[:, None]) * template["there"][..., None]
     places = places.unflatten(1, pocket["places"].shape[1:3]) * pocket["there"][..., None, None]
+    kin = made["kin"]["places"].flatten(1, 2) @ R.transpose(1, 2) + step[:, None]
     moved = {**made, "pocket": {**pocket, "places": places}, "template": {**template, "places": known}}
+    moved["kin"] = {**made["kin"], "places": kin.view_as(made["kin"]["places"])}
     centre = (R @ x["centre"][..., None])[..., 0] + step / UNIT
     return {**x, "centre": centre, "turn": R @ x["turn"]}, moved

@@ -21,3 +21,5 @@ class Judged:
     overlay: float
     centre: float
     """A from the centre of the first pose to that of the crystal's."""
+    agreed: float
+    """Share of the samples that lie within 2 A of the first pose."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,38 +139,56 @@ def _measured(path: Path, judged: Sequence[Judged]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4))
-    n = min(len(each.rmsd) for each in judged)
-    counts = np.arange(1, n + 1)
-    left.plot(
-        counts,
-        [np.mean([each.drawn[:k].min() < 2 for each in judged]) for k in counts],
-        color=OTHER,
-        label="best of N drawn",
-    )
-    left.plot(
-        counts,
-        [np.mean([each.rmsd[:k].min() < 2 for each in judged]) for k in counts],
-        color=MINE,
-        label="among the first N ranked",
-    )
-    left.axhline(
-        np.mean([each.overlay < 2 for each in judged]), color=TRUE, linestyle="--", label="overlay on the nearest pose"
-    )
-    left.set(xlabel="poses", ylabel="share within 2 A", ylim=(0, 1))
-    left.legend(frameon=False)
-    sure = np.array([each.sure[0] for each in judged])
+    figure, grid = plt.subplots(2, 2, figsize=(11, 8))
     first = np.array([each.rmsd[0] for each in judged])
-    if np.isfinite(sure).all():
-        middle.scatter(sure, first, s=14, color=MINE)
-        middle.set(xlabel="confidence of the first pose", ylabel="its RMSD [A]", yscale="log")
-        middle.axhline(2, color=TRUE, linestyle="--")
-    else:
-        middle.hist(np.minimum(first, 12), bins=24, color=MINE)
-        middle.set(xlabel="RMSD of the first pose [A]", ylabel="ligands")
-    right.scatter([each.similarity for each in judged], first, s=14, color=MINE)
-    right.axhline(2, color=TRUE, linestyle="--")
-    right.set(xlabel="similarity to the nearest known pose", ylabel="RMSD of the first pose [A]", yscale="log")
+    _of_many(grid[0, 0], judged)
+    _sure(grid[0, 1], np.array([each.sure[0] for each in judged]), first)
+    grid[1, 0].scatter([each.agreed for each in judged], first, s=14, color=MINE)
+    grid[1, 0].axhline(2, color=TRUE, linestyle="--")
+    grid[1, 0].set(xlabel="share of the samples within 2 A of the first pose", ylabel="its RMSD [A]", yscale="log")
+    _alike(grid[1, 1], judged)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _of_many(axis: Any, judged: Sequence[Judged]) -> None:
+    """How many ligands have a right pose among so many."""
+    counts = np.arange(1, min(len(each.rmsd) for each in judged) + 1)
+    drawn = [np.mean([each.drawn[:k].min() < 2 for each in judged]) for k in counts]
+    ranked = [np.mean([each.rmsd[:k].min() < 2 for each in judged]) for k in counts]
+    axis.plot(counts, drawn, color=OTHER, label="best of N drawn")
+    axis.plot(counts, ranked, color=MINE, label="among the first N ranked")
+    laid = np.mean([each.overlay < 2 for each in judged])
+    axis.axhline(laid, color=TRUE, linestyle="--", label="overlay on the nearest pose")
+    axis.set(xlabel="poses", ylabel="share within 2 A", ylim=(0, 1))
+    axis.legend(frameon=False)
+
+
+def _sure(axis: Any, sure: np.ndarray, first: np.ndarray) -> None:
+    """How often first poses are right, by how sure they were: parts of equal count, and each ligand."""
+    if not np.isfinite(sure).all():
+        axis.hist(np.minimum(first, 12), bins=24, color=MINE)
+        axis.set(xlabel="RMSD of the first pose [A]", ylabel="ligands")
+        return
+    parts = np.array_split(np.argsort(sure, kind="stable"), min(10, max(2, len(sure) // 6)))
+    axis.plot([0, 1], [0, 1], color=OTHER, linestyle=":")
+    axis.plot([sure[own].mean() for own in parts], [(first[own] < 2).mean() for own in parts], "o-", color=MINE)
+    axis.plot(sure, np.where(first < 2, 1.03, -0.03), "|", color=TRUE)
+    axis.set(xlabel="confidence of the first pose", ylabel="share within 2 A", xlim=(0, 1), ylim=(-0.06, 1.06))
+
+
+def _alike(axis: Any, judged: Sequence[Judged]) -> None:
+    """How many first poses are right, and overlays, by similarity to the nearest known pose."""
+    from sfumato.fields.docking.measure import BINS
+
+    edges = (0.0, *BINS, 1.01)
+    bins = [[each for each in judged if low <= each.similarity < high] for low, high in pairwise(edges)]
+    for k, own in enumerate(bins):
+        for shift, colour, right in ((-0.2, MINE, [each.rmsd[0] < 2 for each in own]),
+                                     (0.2, TRUE, [each.overlay < 2 for each in own])):  # fmt: skip
+            axis.bar(k + shift, np.mean(right) if own else 0, width=0.36, color=colour)
+    names = [f"{low:g} to {min(high, 1):g}\n({len(own)})" for low, high, own in zip(edges, edges[1:], bins)]
+    axis.set_xticks(range(len(bins)), names)
+    axis.set(xlabel="similarity to the nearest known pose (ligands)", ylabel="share within 2 A", ylim=(0, 1))
+    axis.legend(["first pose", "overlay"], frameon=False)

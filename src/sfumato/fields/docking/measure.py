@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfumato.fields.docking.asking import Docked, Pose, held_out
-from sfumato.fields.docking.chemistry import chem
+from sfumato.fields.docking.chemistry import Ligand, chem
 from sfumato.fields.docking.judged import Judged
 from sfumato.fields.docking.overlay import overlays
 from sfumato.fields.docking.rank import ranked
@@ -24,7 +24,7 @@ from sfumato.training.run import RunError
 
 if TYPE_CHECKING:
     from sfumato.fields.docking.companions import Companions
-    from sfumato.fields.docking.options import DockingMeasure
+    from sfumato.fields.docking.options import DockingAsk, DockingMeasure
     from sfumato.jobs.model import Model
 
 RIGHT = 2.0
@@ -34,13 +34,13 @@ BEST = (1, 5, 10, 40)
 DRAWS = 2000
 
 
-def cases(model: Model, measure: DockingMeasure, overlays: int = 0) -> Docked:
+def cases(model: Model, measure: DockingMeasure, ask: DockingAsk) -> Docked:
     """The held-out complexes to measure on. Raises RunError."""
     store = model.companions.store
     count = len(store.held_out)
     most = count if measure.cases is None else min(measure.cases, count)
     which = [store.held_out[k * count // most] for k in range(most)]
-    found = held_out(store, measure.n, which, process_of(model), overlays)
+    found = held_out(store, measure.n, which, process_of(model), ask.search, ask.settle)
     if len(found.cases) < 2:
         raise RunError(
             f"{model.run.path}: {len(found.cases)} held-out ligand(s) can be docked; two are needed to measure"
@@ -85,24 +85,36 @@ def judged(
             case.name, store.facts.target[case.known], store.facts.scaffold[case.known], case.similarity, far,
             np.array([place[p] for p in sorted(place)]), np.array([pose.scores.get("confidence", np.nan) for pose in order]),
             float("nan") if over is None else float(rmsd(over[None], truth, ways)[0]),
-            float(np.linalg.norm(order[0].places.mean(0) - truth.mean(0))),
+            float(np.linalg.norm(order[0].places.mean(0) - truth.mean(0))), order[0].scores["agreement"],
         ))  # fmt: skip
     return found
 
 
 def intact(queries: Docked, poses: Sequence[Pose]) -> float:
-    """Share of the written poses whose bonds, charges and stereo, read again from their places, are the input's."""
-    Chem = chem()
+    """Share of the written poses whose bonds, charges and stereo, read again from their places, are the input's. Where a
+    crystal's ligand left a centre open, which a pose cannot, that one is not compared."""
     from rdkit import rdBase
 
-    good, wanted = 0, {case.name: case.ligand.smiles for case in queries.cases}
     with rdBase.BlockLogs():
-        for pose in poses:
-            mol = Chem.MolFromMolBlock(block(pose.case.ligand, pose.places, {}), removeHs=False)
-            if mol is not None:
-                Chem.AssignStereochemistryFrom3D(mol)
-                good += Chem.MolToSmiles(mol) == wanted[pose.case.name]
+        good = sum(same(pose.case.ligand, block(pose.case.ligand, pose.places, {})) for pose in poses)
     return good / max(1, len(poses))
+
+
+def same(ligand: Ligand, text: str) -> bool:
+    """Whether a record of an SDF file holds a ligand as it is."""
+    Chem = chem()
+    mol = Chem.MolFromMolBlock(text, removeHs=False)
+    if mol is None or mol.GetNumAtoms() != len(ligand):
+        return False
+    Chem.AssignStereochemistryFrom3D(mol)
+    for mine, other in zip(ligand.mol.GetAtoms(), mol.GetAtoms()):
+        if mine.GetChiralTag() == Chem.ChiralType.CHI_UNSPECIFIED:
+            other.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
+    for bond in ligand.mol.GetBonds():
+        other = mol.GetBondBetweenAtoms(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
+        if other is not None and bond.GetStereo() == Chem.BondStereo.STEREONONE:
+            other.SetStereo(Chem.BondStereo.STEREONONE)
+    return bool(Chem.MolToSmiles(mol) == ligand.smiles)
 
 
 def interval(
@@ -177,9 +189,9 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return np.asarray((last - (count - 1) / 2)[back])
 
 
-def evaluate(model: Model, measure: DockingMeasure, among: int = 0) -> Report:
-    """Held-out ligands docked and measured; ``among`` the poses of each are so many overlays. Raises RunError."""
-    queries = cases(model, measure, among)
+def evaluate(model: Model, measure: DockingMeasure, ask: DockingAsk) -> Report:
+    """Held-out ligands docked, searching and settling as ``ask`` has it, and measured. Raises RunError."""
+    queries = cases(model, measure, ask)
     laid = overlays(queries.cases) if measure.overlay else [None] * len(queries.cases)
     poses = drawn_poses(model, queries)
     found = judged(model.companions, queries, poses, laid)

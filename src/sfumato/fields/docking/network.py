@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sfumato.fields.docking.chemistry import FEATURES, RADII
 from sfumato.fields.docking.coding import CODINGS, PULLS
+from sfumato.fields.docking.kin import TAUS, looked
 from sfumato.networks.parts import ArrivalEmbedding, LevelEmbedding, no_autocast, standard, zero_
 from sfumato.networks.points import PairBlock, Radial, spread
 
@@ -28,19 +29,20 @@ class PoseNetwork(nn.Module):
     width, depth, heads   of the ligand's blocks; one block more goes over pocket and template, once a walk
     process     what is diffused, a name of CODINGS
     frame       "receptor": places themselves are seen, in the frame of the site; "free": distances alone
+    kin         whether atoms see where known poses have atoms like them
     """
 
     options: dict[str, Any]
 
     def __init__(
         self, *, width: int = 96, depth: int = 5, heads: int = 6, process: Literal["heat", "flow", "fragments", "atoms"] = "heat",
-        frame: Literal["receptor", "free"] = "receptor",
+        frame: Literal["receptor", "free"] = "receptor", kin: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.options = {
-            "kind": "pose", "width": width, "depth": depth, "heads": heads, "process": process, "frame": frame,
+            "kind": "pose", "width": width, "depth": depth, "heads": heads, "process": process, "frame": frame, "kin": kin,
         }  # fmt: skip
         self.heads, self.coding = heads, CODINGS[process]
         self.radial = Radial()
@@ -61,6 +63,8 @@ class PoseNetwork(nn.Module):
         self.sharpen = nn.Linear(width, every)
         self.blocks = nn.ModuleList(PairBlock(width, heads, width) for _ in range(depth))
         self.look = nn.ModuleList(nn.Linear(4 * heads if own else heads, width) for _ in range(depth))
+        self.kin = nn.Linear(2 * len(TAUS), width) if kin else None
+        every += len(TAUS) * kin
         self.pull, self.push = nn.Linear(width, PULLS * every), nn.Linear(width, PULLS * 3) if own else None
         self.final = nn.Linear(width, 2 * width)
         for layer in (self.bond, self.alike):
@@ -71,7 +75,11 @@ class PoseNetwork(nn.Module):
     # ---- once a walk -------------------------------------------------------------------------------------------------
 
     def given(
-        self, ligand: dict[str, Tensor], pocket: dict[str, Tensor], template: dict[str, Tensor]
+        self,
+        ligand: dict[str, Tensor],
+        pocket: dict[str, Tensor],
+        template: dict[str, Tensor],
+        kin: dict[str, Tensor],
     ) -> dict[str, Any]:
         """All that does not move: tokens of the ligand's atoms, keys and values of pocket and template, biases."""
         inside = (template["likeness"] > 0) | template["there"].any(1)
@@ -91,7 +99,7 @@ class PoseNetwork(nn.Module):
         hidden = torch.zeros_like(ligand["there"], dtype=torch.float32).masked_fill(~ligand["there"], -1e9)
         return {
             "atoms": self.atom(ligand["atoms"]), "keys": self.keys(standard(tokens)), "known": known.float(),
-            "blind": torch.cat((hidden, blind), 1), "fixed": places, "backbone": pocket["places"][:, :, 0], "body": {
+            "blind": torch.cat((hidden, blind), 1), "fixed": places, "backbone": pocket["places"][:, :, 0], "kin": kin, "body": {
                 name: ligand[name] for name in BODY},
         }  # fmt: skip
 
@@ -104,7 +112,8 @@ class PoseNetwork(nn.Module):
 
     def forward(
         self, x: dict[str, Tensor], level: dict[str, Tensor], level_s: dict[str, Tensor] | None = None, *, atoms: Tensor,
-        keys: Tensor, known: Tensor, blind: Tensor, fixed: Tensor, backbone: Tensor, body: dict[str, Tensor],
+        keys: Tensor, known: Tensor, blind: Tensor, fixed: Tensor, backbone: Tensor, kin: dict[str, Tensor],
+        body: dict[str, Tensor],
     ) -> dict[str, Tensor]:  # fmt: skip
         """What is shown of the parts of a pose, and their levels (B,) -> the answer of each part. level_s: where a flow map is to
         arrive. Raises ValueError where it is given to a network of another process than flow."""
@@ -127,6 +136,10 @@ class PoseNetwork(nn.Module):
         near = near * (1 + self.sharpen(condition).float())[:, None, None] + known
         biases = near.permute(0, 3, 1, 2).unflatten(1, (len(self.blocks), self.heads)) + blind[:, None, None, None]
         h, looks = atoms + self._placed(places, self.place), []
+        if self.kin is not None:
+            with torch.no_grad(), no_autocast(atoms):
+                density, way = looked(places, kin["places"].float(), kin["weight"].float())
+            h, looks = h + self.kin(torch.cat((density / 4, way.norm(dim=-1) / 2), -1)), [way]
         for block, look, bias, more in zip(self.blocks, self.look, biases.unbind(1), keys.chunk(len(self.blocks), -1)):
             h, shares = block(h, bias, more.chunk(2, -1), condition)
             with no_autocast(h):
@@ -143,7 +156,7 @@ class PoseNetwork(nn.Module):
         return answer
 
     def pulled(self, h: Tensor, looks: Tensor, there: Tensor) -> Tensor:
-        """Fields of pulls at the atoms, (PULLS, B, N, 3), from tokens and where their heads look (B, N, heads x depth, 3)."""
+        """Fields of pulls at the atoms, (PULLS, B, N, 3), from tokens and where their heads and kin look (B, N, looks, 3)."""
         pulls = self.pull(h).unflatten(-1, (PULLS, -1))
         direct = None if self.push is None else self.push(h).unflatten(-1, (PULLS, 3)).float()
         with no_autocast(h):

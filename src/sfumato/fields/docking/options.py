@@ -34,6 +34,8 @@ class PoseNetworkOptions:
     frame: Literal["auto", "receptor", "free"] = "auto"
     """receptor: places are shown in the receptor's own frame (few receptors); free: distances alone, so that a turned complex has
     turned poses (many); auto: receptor for up to 4 receptors."""
+    kin: bool = True
+    """Each atom sees where all known poses have atoms like it."""
 
     def __post_init__(self) -> None:
         check(
@@ -134,8 +136,11 @@ class DockingAsk:
     """Where: centre and sides of a box in A."""
     templates: Path | None = None
     """File or folder of known poses in the receptor's frame, shown to the network; nothing is trained."""
-    overlays: int = 0
-    """Of the poses of a ligand so many are not drawn, but conformers laid over the nearest known poses by shape and kind."""
+    search: bool = True
+    """Where poses are known, two blocks of eight of every five are not drawn by the network but searched for: conformers that
+    slide to where the known poses have atoms like theirs."""
+    settle: int = 15
+    """Steps in which poses that the network has drawn slide downhill on the same potential (0: none)."""
     hydrogens: bool = False
     """Write hydrogens too."""
 
@@ -144,8 +149,8 @@ class DockingAsk:
         check(
             self,
             (len(where) <= 1, where[0] if where else "box", "the only one of pocket_residues, reference and box"),
-            (self.overlays >= 0, "overlays", "0 or more"),
             (self.csv is None or not self.ligand, "csv", "given without ligand"),
+            (0 <= self.settle <= 1000, "settle", "from 0 to 1000 steps"),
             (self.box is None or min(self.box[3:]) > 0, "box", "cx cy cz and three sides above 0"),
         )
 

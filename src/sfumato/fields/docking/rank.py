@@ -30,15 +30,21 @@ NUMBERS = (
     "overlap",
     "overlap_kind",
     "overlap_all",
-    "similarity",
+    "kin",
+    "kin_near",
+    "kin_lead",
     "contact",
     "clash",
+    "similarity",
     "size",
     "torsions",
 )
-"""What is known of a pose."""
-PENALTY = 1.0
+"""What is known of a pose; the last SAME are the same for all of a ligand."""
+SAME = 3
+PENALTY = 5.0
 """Of the squares of the weights, for standard numbers."""
+PARTS, FEW = 5, 20
+"""Parts of the ligands by which first poses are calibrated, and the fewest ligands with which they are."""
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -53,10 +59,12 @@ def scored(poses: Sequence[Pose]) -> np.ndarray:
     agreement = (far < NEAR).mean(1)
     spread = np.log1p(far.mean(1))
     over, kind, every = overlaps(case, places)
+    # what known poses say of the atoms: precisely, from a little farther, and how far behind the best of the samples
+    kin, near = (case.kin.log_density(places - case.site.centre, tau).mean(1) for tau in (0.0, 1.0))
     contact, clash = touching(case, places)
-    n = len(case.ligand)
-    rest = np.broadcast_to([case.similarity, n / 20, len(case.joints) / 5], (P, 3))
-    return np.stack([agreement, spread, over, kind, every, rest[:, 0], contact, clash, rest[:, 1], rest[:, 2]], 1)
+    same = np.broadcast_to([case.similarity, len(case.ligand) / 20, len(case.joints) / 5], (P, SAME))
+    own = [agreement, spread, over, kind, every, kin, near, near - near.max(), contact, clash]
+    return np.concatenate((np.stack(own, 1), same), 1)
 
 
 def overlaps(case: Case, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -71,7 +79,7 @@ def overlaps(case: Case, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
         mine, other = case.ligand.atoms > 0, template.atoms > 0
         own = [_tanimoto(places, template.places, mine[:, k], other[:, k]) for k in (14, 29, 30, 31)]
         kind = np.concatenate((kind, np.mean(own, axis=0)[:, None]), 1)
-    known = [each.places for each in case.site.poses if each.places is not None and each.key != case.ligand.key]
+    known = [each.places for each in case.others if each.places is not None]
     covered = np.zeros(P)
     if known:
         cloud = np.concatenate(known)
@@ -137,6 +145,31 @@ def fitted(x: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None, penal
     return beta
 
 
+def sobered(x: np.ndarray, y: np.ndarray, weight: np.ndarray, owner: np.ndarray) -> tuple[float, float]:
+    """Slope and shift that make scores of first poses right as often as they say (Platt 1999). The first of many is the best by
+    luck too, so it is less sure than a pose of its score: seen on ligands that the regression of each part has not."""
+    scores, right = [], []
+    for part in range(PARTS):
+        out = owner % PARTS == part
+        beta = fitted(x[~out], y[~out], weight[~out])
+        found = x[out] @ beta[:-1] + beta[-1]
+        for each in np.unique(owner[out]):
+            own = np.flatnonzero(owner[out] == each)
+            first = own[found[own].argmax()]
+            scores.append(found[first])
+            right.append(y[out][first])
+    s, known = np.array(scores), np.array(right)
+    slope, shift = 1.0, 0.0
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(slope * s + shift, -30, 30)))
+        w = p * (1 - p)
+        pull = np.array([((p - known) * s).sum() + slope - 1, (p - known).sum() + 1e-3 * shift])
+        bend = np.array([[(w * s * s).sum() + 1, (w * s).sum()], [(w * s).sum(), w.sum() + 1e-3]])
+        step = np.linalg.solve(bend, pull)
+        slope, shift = slope - step[0], shift - step[1]
+    return max(float(slope), 0.05), float(shift)
+
+
 @dataclass(frozen=True)
 class Ranker:
     """mean, spread (d,) of the NUMBERS, weights (d + 1,), the last an intercept. folds: the same of rankers that have not seen
@@ -154,8 +187,11 @@ class Ranker:
         """From numbers (n, d) of poses, whether they are right (n,), and whose they are (n,): every ligand counts as one."""
         mean, spread = x.mean(0), x.std(0).clip(min=1e-6)
         _, back, count = np.unique(owner, return_inverse=True, return_counts=True)
-        weight = 10 / count[back]
-        beta = fitted((x - mean) / spread, y.astype(np.float64), weight)
+        standard, right, weight = (x - mean) / spread, y.astype(np.float64), 10 / count[back]
+        beta = fitted(standard, right, weight)
+        if len(count) >= FEW:
+            slope, shift = sobered(standard, right, weight, back)
+            beta = slope * beta + shift * (np.arange(len(beta)) == len(beta) - 1)
         return cls(tuple(mean.tolist()), tuple(spread.tolist()), tuple(beta.tolist()), made_of)
 
     def __call__(self, x: np.ndarray, name: str = "") -> np.ndarray:
@@ -173,13 +209,18 @@ class Ranker:
 
     @classmethod
     def read(cls, folder: Path) -> Ranker | None:
-        """From a run's folder; None where there is none. Raises RunError for a damaged one."""
+        """From a run's folder; None where there is none, or one of an earlier version's numbers, which is said. Raises RunError
+        for a damaged one."""
         from sfumato.training.run import RunError
+        from sfumato.training.telling import tell
 
         try:
             stored: dict[str, Any] = json.loads((folder / NAME).read_text(encoding="utf-8"))
             if tuple(stored.pop("numbers")) != NUMBERS:
-                raise ValueError("of other numbers")
+                tell(
+                    f"ranker    {folder / NAME} is of an earlier version: ranked by agreement until `sfumato docking rank`"
+                )
+                return None
             plain: dict[str, Any] = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
             }
@@ -191,7 +232,7 @@ class Ranker:
             return None
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise RunError(
-                f"{folder / NAME}: cannot be read ({error}); make it anew with `sfumato docking rank`"
+                f"{folder / NAME}: cannot be read ({error}); remove it, and make it anew with `sfumato docking rank`"
             ) from error
         return found
 
@@ -201,7 +242,7 @@ def ranked(ranker: Ranker | None, poses: Sequence[Pose]) -> list[Pose]:
     x = scored(poses)
     sure = None if ranker is None else ranker(x, poses[0].case.name)
     key = x[:, 0] - 1e-3 * x[:, 1] if sure is None else sure
-    named = [dict(zip(NUMBERS[:8], map(float, row))) for row in x]
+    named = [dict(zip(NUMBERS[:-SAME], map(float, row))) for row in x]
     if sure is not None:
         named = [{"confidence": float(value), **each} for value, each in zip(sure, named)]
     made = [dataclasses.replace(pose, scores={**pose.scores, **each}) for pose, each in zip(poses, named)]

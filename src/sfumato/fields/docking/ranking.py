@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sfumato.errors import DataError
+from sfumato.fields.docking.asking import SETTLE
 from sfumato.fields.docking.measure import RIGHT, certainty, drawn_poses, process_of
 from sfumato.fields.docking.rank import NUMBERS, Ranker, scored
 from sfumato.fields.docking.symmetry import rmsd, symmetries
@@ -63,12 +64,12 @@ def crossed(
     return found, part
 
 
-def learn(model: Model, n: int, parts: int, overlays: int = 0) -> tuple[Path, str]:
+def learn(model: Model, n: int, parts: int, search: bool = True, settle: int = SETTLE) -> tuple[Path, str]:
     """Dock the held-out ligands, fit, write rank.json; returns it and what was found. Raises DataError."""
     from sfumato.fields.docking.asking import held_out
 
     store = model.companions.store
-    queries = held_out(store, n, process=process_of(model), overlays=overlays)
+    queries = held_out(store, n, process=process_of(model), search=search, settle=settle)
     scaffolds = [store.facts.scaffold[case.known] for case in queries.cases if case.known is not None]
     if len(set(scaffolds)) < 2 * parts:
         raise DataError(

@@ -43,7 +43,7 @@ class Docking(Recipe):
     Ask: ClassVar[type] = DockingAsk
     Measure: ClassVar[type] = DockingMeasure
     verbs: ClassVar[Mapping[str, str]] = {"rank": "sfumato.fields.docking.verbs:Rank"}
-    guided: ClassVar[tuple[str, ...]] = ("template",)
+    guided: ClassVar[tuple[str, ...]] = ("template", "kin")
     formats: ClassVar[tuple[str, ...]] = (".sdf",)
 
     data: Positional[Path]
@@ -55,7 +55,7 @@ class Docking(Recipe):
     """Share of the complexes held out, whole scaffolds, where no fold is."""
     pocket: int = 48
     """Residues of a pocket that are shown, the nearest to the site."""
-    drop: float = 0.3
+    drop: float = 0.15
     """Share of the training rows that are shown no template."""
     jitter: float = 1.0
     """A by which each complex learned from is moved as a whole (and turned by a sixth of it in radians), so that a place in the
@@ -117,13 +117,13 @@ class Docking(Recipe):
         from sfumato.fields.docking.network import PoseNetwork
 
         options = self.network
-        width, depth, heads = (512, 12, 16) if options.size == "large" else (96, 5, 6)
+        width, depth, heads = (512, 12, 16) if options.size == "large" else (96, 4, 4)
         frame = options.frame
         if frame == "auto":
             frame = "receptor" if len(facts.receptors) <= 4 else "free"
         return PoseNetwork(
             width=options.width or width, depth=options.depth or depth, heads=options.heads or heads, process=self.method.process,
-            frame=frame,
+            frame=frame, kin=options.kin,
         )  # fmt: skip
 
     def task(self, data: Data, network: nn.Module) -> Task:
@@ -135,16 +135,21 @@ class Docking(Recipe):
     # ---- samples -----------------------------------------------------------------------------------------------------
 
     def walk(self, name: str = "usual") -> Walk:
-        """20 steps even in time, with as much fresh noise as the process has; unguided."""
+        """10 steps even in time, with as much fresh noise as the process has; unguided."""
         super().walk(name)  # which refuses other names
-        return Walk(steps=20, grid="uniform", eta=float(self.method.process != "flow"), w=1.0, batch=40)
+        return Walk(steps=10, grid="uniform", eta=float(self.method.process != "flow"), w=1.0, batch=40)
 
     def queries(self, model: Model, ask: DockingAsk, n: int | None) -> Queries:
         from sfumato.fields.docking.asking import asked
         from sfumato.fields.docking.coding import CODINGS
 
         found = asked(model.companions.store, ask, POSES if n is None else n)
-        return dataclasses.replace(found, coding=CODINGS[self.method.process], overlays=ask.overlays)
+        return dataclasses.replace(found, coding=CODINGS[self.method.process], search=ask.search, settle=ask.settle)
+
+    def draw(self, model: Model, queries: Any, numbers: Sequence[int]) -> Iterator[Drawn]:
+        from sfumato.fields.docking.things import drawn
+
+        return drawn(model, queries, numbers)
 
     def things(self, model: Model, queries: Any, drawn: Drawn) -> list[Pose]:
         from sfumato.fields.docking.things import poses_of
@@ -174,12 +179,12 @@ class Docking(Recipe):
     def measurable(self, model: Model, measure: DockingMeasure, ask: DockingAsk) -> None:
         from sfumato.fields.docking.measure import cases
 
-        cases(model, measure, ask.overlays)
+        cases(model, measure, ask)
 
     def evaluate(self, model: Model, measure: DockingMeasure, ask: DockingAsk) -> Report:
         from sfumato.fields.docking.measure import evaluate
 
-        return evaluate(model, measure, ask.overlays)
+        return evaluate(model, measure, ask)
 
     def usage(self) -> Iterable[str]:
         return (

@@ -23,8 +23,10 @@ class Rank:
     """Run directory."""
     n: Annotated[int, arg(aliases=["-n"])] = POSES
     """Poses of each held-out ligand."""
-    overlays: int = 0
-    """Of these so many are overlays on known poses, where samples are to be ranked together with some."""
+    search: bool = True
+    """Some of these are searched for, as some of the poses that `sample` makes."""
+    settle: int = 15
+    """Steps in which the others slide downhill, as those that `sample` makes."""
     parts: int = 5
     """Groups of scaffolds, each judged by a ranker that was fitted on the others."""
     walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
@@ -33,7 +35,7 @@ class Rank:
     def __post_init__(self) -> None:
         check(
             self,
-            (0 <= self.overlays <= self.n, "overlays", "from 0 to n"),
+            (0 <= self.settle <= 1000, "settle", "from 0 to 1000 steps"),
             (2 <= self.n <= 10_000, "n", "from 2 to 10000"),
             (2 <= self.parts <= 100, "parts", "from 2 to 100"),
         )
@@ -45,7 +47,7 @@ class Rank:
         if (of := config.field_of(self.run)) not in (None, "docking"):
             raise Wrong(f"run = {str(self.run)!r}: must be a run of docking, this is one of {of}")
         loaded = model.load(self.run, self.walk, self.drawing)
-        path, told = learn(loaded, self.n, self.parts, self.overlays)
+        path, told = learn(loaded, self.n, self.parts, self.search, self.settle)
         show(told)
         say(f"kept in   {path}\nmeasure   sfumato evaluate {self.run}")
         return 0
