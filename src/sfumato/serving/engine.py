@@ -158,6 +158,7 @@ class Engine:
         self.team: Team | None = None
         self.counts, self.stopping = Counts(), False
         self._until, self._order, self._few = 0, 0, dict[int, int]()
+        self._thread = 0
 
     # ---- from other threads ------------------------------------------------------------------------------------------
 
@@ -180,6 +181,10 @@ class Engine:
             raise call.error
         return call.answer
 
+    def here(self) -> bool:
+        """Whether this is the engine's own thread."""
+        return threading.get_ident() == self._thread
+
     def wake(self) -> None:
         """Somebody has gone."""
         with self.news:
@@ -196,6 +201,7 @@ class Engine:
     @torch.no_grad()
     def run(self) -> None:
         """Turn after turn, until stopped."""
+        self._thread = threading.get_ident()
         while True:
             with self.news:
                 while not (self.inbox or self.rows or self.calls or self.stopping):

@@ -146,6 +146,12 @@ class Docking(Recipe):
         found = asked(model.companions.store, ask, POSES if n is None else n)
         return dataclasses.replace(found, coding=CODINGS[self.method.process], overlays=ask.overlays)
 
+    def named(self, ask: DockingAsk) -> Iterable[tuple[str, str]]:
+        """Ligands, and receptors of a table, that are files."""
+        from sfumato.fields.docking.asking import files_of
+
+        return files_of(ask)
+
     def things(self, model: Model, queries: Any, drawn: Drawn) -> list[Pose]:
         from sfumato.fields.docking.things import poses_of
 
