@@ -57,8 +57,9 @@ def autoencoder(folder: Path) -> list[str]:
 def captions(folder: Path) -> list[str]:
     from tests.fields.captions.squares import folder as squares
 
-    return [str(squares(folder / "squares", 32)), "--vocab", "280", "--side", "16", "--held-out", "0.25", "--network.width", "32",
-            "--network.depth", "1", "--network.text-depth", "1", "--batch", "8", "--precision", "fp32", "--steps", "2"]  # fmt: skip
+    data = squares(folder / "squares", 32)
+    return [str(data), "--vocab", "280", "--side", "16", "--held-out", "0.25", "--network.width", "32", "--network.depth", "1",
+            "--network.text-depth", "1", "--batch", "8", "--precision", "fp32", "--steps", "2"]  # fmt: skip
 
 
 def docking(folder: Path) -> list[str]:

@@ -24,7 +24,9 @@ pytest.importorskip("uvicorn")
 
 from sfumato.jobs.model import load
 from sfumato.jobs.walk import Drawing, Walk
+from sfumato.serving.hooks import signed
 from tests.serving.small import Server, served, taken
+from tests.serving.test_hooks import KEY, listener
 
 NAMES = ("classes", "classes_map", "policy", "vectors")
 QUICK = 2.0
@@ -34,7 +36,9 @@ QUICK = 2.0
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("served")
-    with served(taken(folder, *NAMES), folder, "--queue", "64", "--deadline", "60") as found:
+    (folder / "key").write_text(KEY.decode())
+    words = ("--queue", "64", "--deadline", "60", "--webhook-key", str(folder / "key"))
+    with served(taken(folder, *NAMES), folder, *words) as found:
         yield found
         assert found.end() == 0, found.log.read_text()[-2000:]
 
@@ -152,6 +156,28 @@ def test_the_same_key_is_the_same_request(server: Server):
         found = list(pool.map(lambda i: server.ask("POST", "/v1/samples", body, {"Idempotency-Key": "k"}), range(100)))
     assert len({job["id"] for _, job, _ in found}) == 1
     assert server.ask("POST", "/v1/samples", {**body, "seed": 6}, {"Idempotency-Key": "k"})[0] == 409
+
+
+def test_another_server_is_told_of_the_end(server: Server):
+    with listener(200) as (url, heard):
+        job = server.draw(run="vectors", n=2, walk={"steps": 3}, webhook_url=url)
+        _, given_up, _ = server.ask(
+            "POST", "/v1/samples", {"run": "classes", "walk": {"steps": 1000}, "webhook_url": url}
+        )
+        server.ask("DELETE", f"/v1/samples/{given_up['id']}")
+        end = time.monotonic() + 20
+        while len(heard) < 2 and time.monotonic() < end:
+            time.sleep(0.02)
+    told = [json.loads(body) for _, _, body in heard]
+    assert {(each["type"], each["data"]["id"]) for each in told} == {
+        ("samples.done", job["id"]), ("samples.cancelled", given_up["id"])
+    }  # fmt: skip
+    assert all(len(each["data"]["things"]) == (2 if each["type"] == "samples.done" else 0) for each in told)
+    for _, headers, body in heard:
+        right = signed(KEY, headers["webhook-id"], int(headers["webhook-timestamp"]), body)
+        assert headers["webhook-signature"] == right["webhook-signature"]
+    status, problem, _ = server.ask("POST", "/v1/samples", {"run": "vectors", "webhook_url": "http://evil.example/"})
+    assert (status, problem["field"]) == (422, "webhook_url")
 
 
 def test_health_metrics_and_what_is_served(server: Server):
