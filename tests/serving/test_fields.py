@@ -123,6 +123,24 @@ def test_what_a_field_draws_can_be_looked_at(name: str, runs: dict[str, Path], s
 
 
 @pytest.mark.slow
+def test_a_thing_that_is_a_folder_comes_as_one_file(runs: dict[str, Path], server: Server, jobs: Any, tmp_path: Path):
+    zarr = pytest.importorskip("zarr")
+    each = FIELDS["weather"]
+    body = {"run": "run-weather", "n": each.n, "seed": SEED, "query": dict(each.query), "walk": dict(each.walk)}
+    job = server.draw(**body, format=".zarr")
+    (thing,) = job["things"]
+    assert thing["file"] == "samples.zarr.zip"
+    assert thing["making"]["suffix"] == ".zarr"
+    (tmp_path / "it.zip").write_bytes(server.ask("GET", thing["url"])[1])
+    store = zarr.open_group(zarr.storage.ZipStore(tmp_path / "it.zip", mode="r"), mode="r", zarr_format=2)
+    (tmp_path / "it.nc").write_bytes(server.ask("GET", jobs["weather"]["things"][0]["url"])[1])
+    h5netcdf = pytest.importorskip("h5netcdf")
+    with h5netcdf.File(tmp_path / "it.nc", "r") as file:
+        for name in ("msl", "z"):
+            assert np.allclose(store[name][...], file[name][...], rtol=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "query"), [
     ("docking", {"ligand": ["{secret}.sdf"]}), ("docking", {"ligand": ["CCO", "{secret}.mol2"]}),
     ("docking", {"csv": "ligand_description,protein_path\nCCO,{secret}.pdb\n"}),

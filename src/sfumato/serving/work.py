@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shutil
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +91,17 @@ class Named(Served):
         )  # fmt: skip
 
 
+def packed(store: Path) -> Path:
+    """A thing that is a folder, such as a zarr store, as one file that readers of it open too."""
+    file = store.with_name(f"{store.name}.zip")
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as out:
+        for path in sorted(store.rglob("*")):
+            if path.is_file():
+                out.write(path, str(path.relative_to(store)))
+    shutil.rmtree(store)
+    return file
+
+
 class Work:
     """A request: prepared (which refuses what makes no sense), then done."""
 
@@ -155,9 +168,10 @@ class Work:
 
         self.files: list[str] = []
         for path in self.recipe.write(self.model, self.queries, each(), desk, making):
-            self.files.append(str(path.relative_to(folder)))
+            self.files.append(str((packed(path) if path.is_dir() else path).relative_to(folder)))
         if single and not self.files:  # linked tables go into a folder
-            self.files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+            every = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+            self.files = sorted(str(path) for path in every if path.parts[0] != "given")
         self.text = making
         self._finish(folder, things, single)
 
@@ -171,7 +185,7 @@ class Work:
         view = (
             main if Path(main).suffix.lower() in PLAIN else self._viewed(folder, [thing for _, thing in things], number)
         )
-        making = self.model.making(self.ask, Path(main).suffix)
+        making = self.model.making(self.ask, Path(main.removesuffix(".zip")).suffix)
         if not single and len(things) == 1:  # of several in one file it is that of the set
             making = making.of(self.queries, number)
         self.tell(

@@ -279,13 +279,22 @@ async function finished(card, thing) {
   const type = thing.view ? thing.view_type : thing.type;
   if (!type.startsWith("image/")) card.things.classList.add("wide");
   await show(box, path, type, words);
-  caption.replaceChildren(make("span", {}, thing.name || `no. ${thing.number}`),
-    make("button", { type: "button", onclick: () => download(thing) }, `Save ${thing.file.split(".").pop()}`));
+  const files = [thing.file, ...thing.files.filter((each) => each !== thing.file && !each.endsWith(".json"))].slice(0, 6);
+  const ending = (name) => name.split("/").pop().split(".").pop();
+  const told = files.length > new Set(files.map(ending)).size ? (name) => name.split("/").pop() : ending;
+  const buttons = files.map((name) => make("button", { type: "button", onclick: () => download(thing, name) }, `Save ${told(name)}`));
+  if (!/\.png$/.test(thing.file)) {  // which carries it inside
+    const making = () => saved(URL.createObjectURL(new Blob([JSON.stringify(thing.making)], { type: "application/json" })), `${thing.file.split("/").pop()}.json`);
+    buttons.push(make("button", { type: "button", onclick: making, title: "What made it: drop this file here, and the form is filled again" }, "Making"));
+  }
+  caption.replaceChildren(make("span", {}, thing.name || `no. ${thing.number}`), make("span", { class: "buttons" }, ...buttons));
 }
 
-async function download(thing) {
-  const { url } = await blob(thing.url);
-  make("a", { href: url, download: thing.file.split("/").pop() }).click();
+function saved(url, name) { make("a", { href: url, download: name }).click(); }
+
+async function download(thing, name) {
+  const { url } = await blob(name === thing.file ? thing.url : `${thing.url}?file=${encodeURIComponent(name)}`);
+  saved(url, name.split("/").pop());
 }
 
 // ---- drawing ---------------------------------------------------------------------------------------------------------------
