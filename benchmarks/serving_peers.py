@@ -12,6 +12,7 @@ import argparse
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -202,31 +203,12 @@ def raises(kind: str, port: int) -> str:
     return f"{status}, {'with the place of a file' if b'secret' in raw else 'nothing told'}"
 
 
-def broken(run: Path, room: Path) -> Path:
-    """A run whose network gives nothing but NaN."""
-    import shutil
-
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(run, room / "broken")
-    file = room / "broken" / "model.safetensors"
-    kept = load_file(file)
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as opened:
-        told = opened.metadata()
-    save_file({name: torch.full_like(value, float("nan")) if value.is_floating_point() else value
-               for name, value in kept.items()}, file, told)  # fmt: skip
-    return room / "broken"
-
-
 def of_ours(server: Any, run: str) -> dict[str, str]:
     """What only a server with processes of its own that draw can be put to."""
     out = {"files by their names": reads(server.port)}
     status, job, _ = server.ask("POST", "/v1/samples", {"run": "broken", "walk": {"steps": 3}}, {"Prefer": "wait=60"})
     where = "with a place" if str(server.log.parent) in json.dumps(job) else "nothing told of the machine"
-    out["a network that gives NaN"] = f"{status}, {job.get('state')}: {job.get('why', '')[:60]}..., {where}"
+    out["a network that gives NaN"] = f"{status}, {job.get('detail', '')[:60]}..., {where}"
     _, job, _ = server.ask("POST", "/v1/samples", {"run": run, "walk": {"steps": 1000}})
     server.until(job["id"], "running")
     os.kill(server.workers()[0], signal.SIGKILL)
@@ -248,10 +230,11 @@ def main() -> None:
     table: dict[str, dict[str, str]] = json.loads(asked.out.read_text()) if asked.out.is_file() else {}
     for kind in asked.kinds:
         if kind == "ours":
-            from tests.serving.small import served
+            from tests.serving.small import broken, served
 
             with tempfile.TemporaryDirectory() as room:
-                runs = [asked.run.resolve(), broken(asked.run, Path(room))]
+                runs = [Path(shutil.copytree(asked.run, Path(room) / asked.run.name))]
+                runs.append(broken(runs[0]))
                 with served(runs, Path(room), "--queue", "16") as server:
                     table[kind] = faults(
                         kind, server.port, asked.run.name, lambda s=server: int(s.metric("samples_total"))

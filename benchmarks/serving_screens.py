@@ -76,6 +76,10 @@ def main() -> None:
                     page.goto(f"http://localhost:{server.port}")
                     page.wait_for_selector("body[data-ready=true]")
                     first = looked(page, name, asked.n, asked.steps)
+                    page.set_viewport_size(
+                        {"width": wide, "height": page.evaluate("document.documentElement.scrollHeight")}
+                    )
+                    page.evaluate("scrollTo(0, 0)")
                     page.screenshot(path=asked.out / f"{name}-{width}-{theme}.png", full_page=True)
                     told[f"{name} {width} {theme}"] = {"first_look_ms": first, "faults": faults(page, wide) + said,
                                                        "state": page.inner_text(".card .state")}  # fmt: skip

@@ -25,7 +25,7 @@ pytest.importorskip("uvicorn")
 from sfumato.jobs.model import load
 from sfumato.jobs.walk import Drawing, Walk
 from sfumato.serving.hooks import signed
-from tests.serving.small import Server, served, taken
+from tests.serving.small import Server, broken, served, taken
 from tests.serving.test_hooks import KEY, listener
 
 NAMES = ("classes", "classes_map", "policy", "vectors")
@@ -38,7 +38,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("served")
     (folder / "key").write_text(KEY.decode())
     words = ("--queue", "64", "--deadline", "60", "--webhook-key", str(folder / "key"))
-    with served(taken(folder, *NAMES), folder, *words) as found:
+    runs = taken(folder, *NAMES)
+    with served([*runs, broken(folder / "vectors")], folder, *words) as found:
         yield found
         assert found.end() == 0, found.log.read_text()[-2000:]
 
@@ -183,7 +184,7 @@ def test_another_server_is_told_of_the_end(server: Server):
 def test_health_metrics_and_what_is_served(server: Server):
     assert server.ask("GET", "/healthz")[0] == 200
     _, runs, _ = server.ask("GET", "/v1/runs")
-    assert [run["name"] for run in runs["data"]] == list(NAMES)
+    assert [run["name"] for run in runs["data"]] == [*NAMES, "broken"]
     classes = server.ask("GET", "/v1/runs/classes")[1]
     assert set(classes["query"]["properties"]["label"]["enum"]) == {"red", "green", "blue", None}
     before = server.metric("samples_total")
@@ -331,6 +332,26 @@ def test_a_deadline_ends_a_request(server: Server):
     found = server.until(job["id"], "cancelled", "done")
     assert found["state"] == "cancelled"
     assert "0.4 s" in found["why"]
+
+
+# ---- S5: a network that fails --------------------------------------------------------------------------------------------
+
+
+def test_a_network_that_answers_no_numbers_harms_nobody_else(server: Server):
+    """A problem with the number of the request, no trace and no place; what others ask meanwhile is drawn."""
+    with ThreadPoolExecutor(4) as pool:
+        good = [pool.submit(server.draw, run="vectors", n=2, seed=i, walk={"steps": 20}) for i in range(3)]
+        status, problem, headers = server.ask(
+            "POST", "/v1/samples", {"run": "broken", "walk": {"steps": 20}}, {"Prefer": "wait=60"}
+        )
+        assert all(each.result()["state"] == "done" for each in good)
+    assert (status, headers["content-type"]) == (500, "application/problem+json")
+    assert "finite" in problem["detail"]
+    assert str(server.log.parent) not in json.dumps(problem)
+    assert "Traceback" not in json.dumps(problem)
+    status, job, _ = server.ask("GET", f"/v1/samples/{problem['id']}")
+    assert (status, job["state"], job["things"]) == (200, "failed", [])
+    assert server.ask("GET", "/readyz")[0] == 200
 
 
 # ---- S7: everybody at once -----------------------------------------------------------------------------------------------

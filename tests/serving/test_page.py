@@ -63,7 +63,7 @@ def done(page: Any) -> None:
 
 
 def test_the_form_follows_the_schema_of_the_run(page: Any):
-    assert page.locator("#q-label option").all_inner_texts() == ["any", "blue", "green", "red"]
+    assert page.locator("#q-label option").all_inner_texts() == ["as usual", "blue", "green", "red"]
     assert page.locator("#q-vector").count() == 0  # the run has learned none
     page.select_option("#run", "policy")
     assert page.locator("#w-field").is_hidden()
