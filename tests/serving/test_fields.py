@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -120,6 +121,23 @@ def test_what_a_field_draws_can_be_looked_at(name: str, runs: dict[str, Path], s
         assert status == 200
         assert headers["content-type"].startswith(kind.split(";")[0])
         assert len(raw) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["captions", "images", "policy", "text"])
+def test_a_thing_is_made_again_in_its_bits_from_its_making(name: str, runs: dict[str, Path], server: Server):
+    if name not in runs:
+        pytest.skip(f"needs the extra sfumato[{name}]")
+    each = FIELDS[name]
+    body = {"run": f"run-{name}", "n": 2, "seed": 8, "query": dict(each.query), "walk": dict(each.walk), "exact": True}
+    thing = server.draw(**body)["things"][1]
+    right = server.ask("GET", thing["url"])[1]
+    making = json.dumps(thing["making"]).encode()
+    status, job, _ = server.ask("POST", "/v1/remake", raw=making, headers={"X-File-Name": "making.json"})
+    assert status == 202, job
+    job = server.until(job["id"], "done", "failed")
+    assert [again["number"] for again in job["things"]] == [1]
+    assert server.ask("GET", job["things"][0]["url"])[1] == right
 
 
 @pytest.mark.slow

@@ -432,6 +432,25 @@ def test_answers_tell_browsers_to_run_nothing(server: Server):
     assert headers["x-content-type-options"] == "nosniff"
 
 
+def test_nobody_is_spoken_to_who_did_not_ask(server: Server):
+    """Of all processes of the server: no socket of the network but the listening one and what was accepted there, and no other
+    process than those that draw."""
+    server.draw(run="classes", n=2, walk={"steps": 3}, previews=2)
+    drawing = server.workers()
+    children = [Path(f"/proc/{pid}/task/{pid}/children").read_text() for pid in drawing]
+    assert len(drawing) == 1
+    assert children == [""]
+    table = [line.split() for kind in ("tcp", "tcp6", "udp", "udp6") for line in
+             Path(f"/proc/{server.process.pid}/net/{kind}").read_text().splitlines()[1:]]  # fmt: skip
+    port_of = {words[9]: int(words[1].rpartition(":")[2], 16) for words in table}
+    found = {}
+    for pid in (server.process.pid, *drawing):
+        links = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink() and each.exists()]
+        own = [match[1] for link in links if (match := re.fullmatch(r"socket:\[(\d+)\]", link))]
+        found[pid] = {port_of[inode] for inode in own if inode in port_of}
+    assert found == {server.process.pid: {server.port}, drawing[0]: set()}
+
+
 # ---- S1: slow ones -------------------------------------------------------------------------------------------------------
 
 
