@@ -89,7 +89,7 @@ async function blob(path) {
 
 // ---- the form --------------------------------------------------------------------------------------------------------------
 
-const FLAGS = { "-n": "How many", "--w": "Guidance", "--steps": "Steps", "--seed": "Seed", "--out": "the file", "--solver": "solver" };
+const FLAGS = { "-n": "“How many”", "--w": "“Guidance”", "--steps": "“Steps”", "--seed": "“Seed”", "--out": "the file", "--solver": "“solver”" };
 function hinted(text) {  // what an option means, in the words of the page; of several sentences the first
   const found = text.startsWith("...") ? text : text.replace(/([^.])\.\s.*$/, "$1.");
   return found.replace(/(^|[\s(])(--?[a-z]+)\b/g, (all, before, flag) => before + (FLAGS[flag] || flag));
