@@ -303,8 +303,8 @@ class Bareness:
         for size in range(len(self.states)):
             end = time.process_time() + seconds
             while time.process_time() < end:
-                for rows in sorted({1, min(16, cap), min(32, cap), cap}):
-                    repeats = max(1, cap // 4 // rows)
+                for rows in sorted({1, 8, 16, 32, cap}):
+                    repeats = max(1, 8 // rows)
                     begun = time.process_time()
                     for _ in range(repeats):
                         self.call(size, rows)
