@@ -21,8 +21,8 @@ from sfumato.jobs.finite import refused, unfinite
 from sfumato.jobs.model import Model, Told
 from sfumato.jobs.walk import Plain as PlainPush
 from sfumato.jobs.walk import Projected, Walk, spelt
-from sfumato.serving.engine import Cancelled, Engine, Walker
-from sfumato.serving.rows import Row, one_row
+from sfumato.serving.engine import Cancelled, Engine, Line, Walker
+from sfumato.serving.rows import Row, calls, one_row
 
 AHEAD = 256
 """Rows of a request that are under way at once."""
@@ -90,13 +90,13 @@ class Gated:
     """
 
     def __init__(self, denoiser: Any, engine: Engine, asker: Asker, cost: int = 20):
-        self.denoiser, self.engine, self.asker, self.cost = denoiser, engine, asker, cost
+        self.denoiser, self.engine, self.asker, self.line = denoiser, engine, asker, Line(cost)
 
     def __call__(self, *arguments: Any, **known: Any) -> Any:
         work = torch.no_grad()(lambda: self.denoiser.network(*arguments, **known))
         if self.engine.here():
             return work()
-        return self.engine.call(work, self.asker.share, tree.rows(arguments[0]), self.cost, lambda: self.asker.gone)
+        return self.engine.call(work, self.asker.share, tree.rows(arguments[0]), self.line, lambda: self.asker.gone)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.denoiser.network, name)
@@ -137,7 +137,9 @@ class Served(Model):
         walk = walk or self.walk
         solver = self.solver(walk)
         if self.asker.exact or solver.counts or look is not None:
-            cost = 3 * (walk.steps or 20) if solver.counts else walk.steps or 20
+            cost = calls(solver, walk.steps or 20) * (3 if solver.counts else 1)
+            if self.recipe.guided and walk.w not in (None, 0, 1):
+                cost *= 2
             waiting = replace(self, denoiser=gated(bare(self.denoiser), self.engine, self.asker, cost))
             yield from Model.draw(
                 waiting, queries, numbers, walk=walk, seed=seed, stream=stream, begin=begin, look=look, finite=finite
