@@ -223,6 +223,15 @@ def test_two_replicas_on_ray_draw_what_is_drawn_offline(tmp_path: Path):
             assert raw.decode().count("event: thing") == 2
             _, job, _ = server.ask("POST", "/v1/samples", {"run": "vectors", "n": 8, "walk": {"steps": 1000}})
             assert server.ask("DELETE", f"/v1/samples/{job['id']}")[1]["state"] in ("cancelled", "done")
+            raw = json.dumps({"run": "vectors", "n": 64, "walk": {"steps": 1000}}).encode()
+            head = (
+                "POST /v1/samples HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nPrefer: wait=60\r\n"
+            )
+            with socket.create_connection(("127.0.0.1", port), 20) as line:
+                line.sendall(f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw)
+                while not (running := server.ask("GET", "/v1/samples?state=running")[1]["data"]):
+                    time.sleep(0.05)
+            assert server.until(running[0]["id"], "cancelled", "done")["state"] == "cancelled"  # who waits and goes
         finally:
             process.send_signal(signal.SIGINT)
             try:
