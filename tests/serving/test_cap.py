@@ -70,6 +70,9 @@ def test_one_call_that_was_held_up_changes_nothing():
     quiet = Device(DEVICES["sixteen at once"]).cap()
     for place in range(40):
         assert Device(DEVICES["sixteen at once"], slow={place: 50.0}).cap().rows == quiet.rows
+    for size in range(5):  # nor all of one size: six calls each
+        slow = {6 * size + i: 50.0 for i in range(6)}
+        assert Device(DEVICES["sixteen at once"], slow=slow).cap().rows >= quiet.rows
 
 
 def test_the_ceiling_is_what_the_cap_gains_over_one():
