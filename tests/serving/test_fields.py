@@ -70,8 +70,8 @@ def numbers(name: str, raw: bytes) -> np.ndarray:
             return np.concatenate([np.asarray(file[key][...], float).ravel() for key in sorted(file.variables)])
     if name.endswith(".py"):
         return np.frombuffer(raw, np.uint8).astype(float)
-    lines = [line for line in raw.decode().splitlines() if "sfumato" not in line and not line.startswith("{")]
-    return np.array([float(each) for each in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", "\n".join(lines))])
+    lines = [line for line in raw.decode().splitlines() if "sfumato" not in line and '"weights"' not in line]
+    return np.array([float(each) for each in re.findall(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?", "\n".join(lines))])
 
 
 def files(server: Server, job: dict[str, Any], suffix: str) -> dict[str, bytes]:

@@ -307,7 +307,8 @@ class Engine:
             return
         if before is not None:
             before.leave()
-        found = fair.chosen([*self.rows, *self.calls], self.shares, self._most)
+        waiting: list[Any] = [*self.rows, *self.calls]
+        found = fair.chosen(waiting, self.shares, self._most)
         if found and isinstance(found[0], Call):
             self.team = None
             self._made(found[0])
