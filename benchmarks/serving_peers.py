@@ -12,6 +12,7 @@ import argparse
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -36,6 +37,8 @@ class Ask(BaseModel):
     w: float = 1.0
 @app.post("/draw")
 def draw(ask: Ask):
+    if ask.seed == 666:
+        raise RuntimeError("the network at /srv/secret/weights is broken")
     for _ in range(50):
         time.sleep(0.02)
     with lock:
@@ -51,6 +54,8 @@ import time, threading
 import gradio as gr
 done, lock = [0], threading.Lock()
 def draw(seed, w):
+    if seed == 666:
+        raise RuntimeError("the network at /srv/secret/weights is broken")
     for _ in range(50):
         time.sleep(0.02)
     with lock:
@@ -174,6 +179,47 @@ def faults(kind: str, port: int, run: str, done: Callable[[], int]) -> dict[str,
     return out
 
 
+PLACES = ("/../../../../etc/passwd", "/..%2f..%2f..%2f..%2fetc%2fpasswd", "/%2e%2e/%2e%2e/etc/passwd", "/file=/etc/passwd",
+          "/gradio_api/file=/etc/passwd", "/gradio_api/file=/proc/self/cmdline", "/page/..%2fserver.py", "/page//etc/passwd",
+          "/v1/runs/..%2f..%2fetc%2fpasswd")  # fmt: skip
+
+
+def reads(port: int) -> str:
+    """Whether a file of the machine can be had by its name."""
+    found = Counter()
+    for place in PLACES:
+        status, raw = ask(port, "GET", place)
+        found["read" if b"root:" in raw or b"python" in raw[:300] else str(status)] += 1
+    return ", ".join(f"{count} x {code}" for code, count in sorted(found.items()))
+
+
+def raises(kind: str, port: int) -> str:
+    """What a client sees where the function raises: for Gradio what its event stream says."""
+    if kind == "fastapi":
+        status, raw = ask(port, "POST", PATHS[kind], body(kind, 666, ""))
+    else:
+        status, raw = ask(port, "POST", PATHS[kind], body(kind, 666, ""))
+        status, raw = ask(port, "GET", f"{PATHS[kind]}/{json.loads(raw)['event_id']}")
+    return f"{status}, {'with the place of a file' if b'secret' in raw else 'nothing told'}"
+
+
+def of_ours(server: Any, run: str) -> dict[str, str]:
+    """What only a server with processes of its own that draw can be put to."""
+    out = {"files by their names": reads(server.port)}
+    status, job, _ = server.ask("POST", "/v1/samples", {"run": "broken", "walk": {"steps": 3}}, {"Prefer": "wait=60"})
+    where = "with a place" if str(server.log.parent) in json.dumps(job) else "nothing told of the machine"
+    out["a network that gives NaN"] = f"{status}, {job.get('detail', '')[:60]}..., {where}"
+    _, job, _ = server.ask("POST", "/v1/samples", {"run": run, "walk": {"steps": 1000}})
+    server.until(job["id"], "running")
+    os.kill(server.workers()[0], signal.SIGKILL)
+    begun = time.monotonic()
+    done = server.until(job["id"], "done", "failed", seconds=90)
+    out["the process that draws is killed"] = (
+        f"started again, request {done['state']} after {time.monotonic() - begun:.0f} s"
+    )
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--run", type=Path, default=Path("tests/runs/a3fdda3/classes"))
@@ -184,16 +230,20 @@ def main() -> None:
     table: dict[str, dict[str, str]] = json.loads(asked.out.read_text()) if asked.out.is_file() else {}
     for kind in asked.kinds:
         if kind == "ours":
-            from tests.serving.small import served
+            from tests.serving.small import broken, served
 
-            with (
-                tempfile.TemporaryDirectory() as room,
-                served([asked.run.resolve()], Path(room), "--queue", "16") as server,
-            ):
-                table[kind] = faults(kind, server.port, asked.run.name, lambda s=server: int(s.metric("samples_total")))
+            with tempfile.TemporaryDirectory() as room:
+                runs = [Path(shutil.copytree(asked.run, Path(room) / asked.run.name))]
+                runs.append(broken(runs[0]))
+                with served(runs, Path(room), "--queue", "16") as server:
+                    table[kind] = faults(
+                        kind, server.port, asked.run.name, lambda s=server: int(s.metric("samples_total"))
+                    )
+                    table[kind] |= of_ours(server, asked.run.name)
         else:
             with peer(asked.peers, FASTAPI if kind == "fastapi" else GRADIO) as port:
                 table[kind] = faults(kind, port, "", lambda port=port: int(ask(port, "GET", "/done")[1]))
+                table[kind] |= {"files by their names": reads(port), "a function that raises": raises(kind, port)}
         print(kind, json.dumps(table[kind], indent=1))
     asked.out.write_text(json.dumps(table, indent=1) + "\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -294,3 +295,16 @@ def test_zero_terminal_ends_without_signal() -> None:
 def test_schedules_are_values(schedule: Any) -> None:
     assert schedule == type(schedule)(**vars(schedule))
     assert hash(schedule) == hash(type(schedule)(**vars(schedule)))
+
+
+def test_rates_are_asked_for_by_many_threads_at_once() -> None:
+    """torch has one level of forward differentiation for all threads of a process."""
+    schedule = VP()
+    right = schedule.rates(INSIDE)
+
+    def one(number: int) -> float:
+        found = schedule.rates(INSIDE)
+        return max(float((a - b).abs().max()) for a, b in zip(found, right, strict=True))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert max(pool.map(one, range(400))) == 0

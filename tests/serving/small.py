@@ -161,6 +161,22 @@ def taken(folder: Path, *names: str) -> list[Path]:
     return [folder / name for name in names]
 
 
+def broken(run: Path) -> Path:
+    """A copy of a run, "broken" beside it, whose network answers nothing but NaN."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    out = run.with_name("broken")
+    shutil.copytree(run, out)
+    file = out / "model.safetensors"
+    with safe_open(file, "pt") as opened:
+        told = opened.metadata()
+    spoilt = {name: torch.full_like(value, float("nan")) if value.is_floating_point() else value
+              for name, value in load_file(file).items()}  # fmt: skip
+    save_file(spoilt, file, told)
+    return out
+
+
 @dataclass
 class Server:
     """A server in a process of its own."""

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfumato.serving.engine import Cancelled, Engine
+from sfumato.serving.engine import QUANTUM, Call, Cancelled, Engine, Line
+from sfumato.serving.fair import PATIENCE
 from tests.serving.small import Exact, Told, alone, close, row, run_out, walker
 
 GUIDED = [(1.0, 0.0, 1.0), (2.5, 0.0, 1.0), (0.0, 0.0, 1.0), (3.0, 0.3, 0.7), (0.0, 0.2, 0.6), (4.0, 0.9, 1.0)]
@@ -141,8 +142,6 @@ def test_a_row_that_has_gone_is_in_no_further_call_and_the_others_do_not_notice(
 
 def test_a_short_walk_does_not_wait_for_long_ones():
     """Four steps asked for while batches full of 200 are under way are done within 4 turns of their own and the quantum."""
-    from sfumato.serving.engine import QUANTUM
-
     model, long, short = Exact(), Told(), Told()
     engine = Engine(lambda key: 4)
     of = walker(model)
@@ -165,14 +164,28 @@ def test_whoever_asks_for_the_bits_waits_in_the_same_line():
     engine.enter([row(model, owner, 0, steps=30)])
     thread = threading.Thread(target=engine.run, daemon=True)
     thread.start()
-    assert engine.call(lambda: 5, "b", 1, 1, lambda: False) == 5
+    assert engine.call(lambda: 5, "b", 1, Line(1), lambda: False) == 5
     with pytest.raises(ZeroDivisionError):
-        engine.call(lambda: 1 / 0, "b", 1, 1, lambda: False)
+        engine.call(lambda: 1 / 0, "b", 1, Line(1), lambda: False)
     with pytest.raises(Cancelled):
-        engine.call(lambda: 5, "b", 1, 1, lambda: True)
+        engine.call(lambda: 5, "b", 1, Line(1), lambda: True)
     engine.stop()
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_what_is_done_call_by_call_waits_as_one_and_not_anew_for_each_call():
+    """Short rows come without end, each shorter than what is left of twenty calls: these are made within four times their own
+    length, and not each of them after four times that."""
+    model, engine, line, turns = Exact(), Engine(lambda key: 1), Line(20), 0
+    for number in range(20):
+        call = Call(lambda: None, "", 1, line, lambda: False)
+        engine.inbox.append(call)
+        while not call.done.is_set():
+            engine.enter([row(model, Told(), 1000 * number + turns, steps=2)])
+            engine.turn()
+            turns += 1
+            assert turns <= (PATIENCE + 2) * 20 + QUANTUM
 
 
 def test_what_breaks_a_step_breaks_it_for_those_in_it_alone():

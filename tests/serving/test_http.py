@@ -24,7 +24,9 @@ pytest.importorskip("uvicorn")
 
 from sfumato.jobs.model import load
 from sfumato.jobs.walk import Drawing, Walk
-from tests.serving.small import Server, served, taken
+from sfumato.serving.hooks import signed
+from tests.serving.small import Server, broken, served, taken
+from tests.serving.test_hooks import KEY, listener
 
 NAMES = ("classes", "classes_map", "policy", "vectors")
 QUICK = 2.0
@@ -34,7 +36,10 @@ QUICK = 2.0
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("served")
-    with served(taken(folder, *NAMES), folder, "--queue", "64", "--deadline", "60") as found:
+    (folder / "key").write_text(KEY.decode())
+    words = ("--queue", "64", "--deadline", "60", "--webhook-key", str(folder / "key"))
+    runs = taken(folder, *NAMES)
+    with served([*runs, broken(folder / "vectors")], folder, *words) as found:
         yield found
         assert found.end() == 0, found.log.read_text()[-2000:]
 
@@ -154,10 +159,32 @@ def test_the_same_key_is_the_same_request(server: Server):
     assert server.ask("POST", "/v1/samples", {**body, "seed": 6}, {"Idempotency-Key": "k"})[0] == 409
 
 
+def test_another_server_is_told_of_the_end(server: Server):
+    with listener(200) as (url, heard):
+        job = server.draw(run="vectors", n=2, walk={"steps": 3}, webhook_url=url)
+        _, given_up, _ = server.ask(
+            "POST", "/v1/samples", {"run": "classes", "walk": {"steps": 1000}, "webhook_url": url}
+        )
+        server.ask("DELETE", f"/v1/samples/{given_up['id']}")
+        end = time.monotonic() + 20
+        while len(heard) < 2 and time.monotonic() < end:
+            time.sleep(0.02)
+    told = [json.loads(body) for _, _, body in heard]
+    assert {(each["type"], each["data"]["id"]) for each in told} == {
+        ("samples.done", job["id"]), ("samples.cancelled", given_up["id"])
+    }  # fmt: skip
+    assert all(len(each["data"]["things"]) == (2 if each["type"] == "samples.done" else 0) for each in told)
+    for _, headers, body in heard:
+        right = signed(KEY, headers["webhook-id"], int(headers["webhook-timestamp"]), body)
+        assert headers["webhook-signature"] == right["webhook-signature"]
+    status, problem, _ = server.ask("POST", "/v1/samples", {"run": "vectors", "webhook_url": "http://evil.example/"})
+    assert (status, problem["field"]) == (422, "webhook_url")
+
+
 def test_health_metrics_and_what_is_served(server: Server):
     assert server.ask("GET", "/healthz")[0] == 200
     _, runs, _ = server.ask("GET", "/v1/runs")
-    assert [run["name"] for run in runs["data"]] == list(NAMES)
+    assert [run["name"] for run in runs["data"]] == [*NAMES, "broken"]
     classes = server.ask("GET", "/v1/runs/classes")[1]
     assert set(classes["query"]["properties"]["label"]["enum"]) == {"red", "green", "blue", None}
     before = server.metric("samples_total")
@@ -307,6 +334,26 @@ def test_a_deadline_ends_a_request(server: Server):
     assert "0.4 s" in found["why"]
 
 
+# ---- S5: a network that fails --------------------------------------------------------------------------------------------
+
+
+def test_a_network_that_answers_no_numbers_harms_nobody_else(server: Server):
+    """A problem with the number of the request, no trace and no place; what others ask meanwhile is drawn."""
+    with ThreadPoolExecutor(4) as pool:
+        good = [pool.submit(server.draw, run="vectors", n=2, seed=i, walk={"steps": 20}) for i in range(3)]
+        status, problem, headers = server.ask(
+            "POST", "/v1/samples", {"run": "broken", "walk": {"steps": 20}}, {"Prefer": "wait=60"}
+        )
+        assert all(each.result()["state"] == "done" for each in good)
+    assert (status, headers["content-type"]) == (500, "application/problem+json")
+    assert "finite" in problem["detail"]
+    assert str(server.log.parent) not in json.dumps(problem)
+    assert "Traceback" not in json.dumps(problem)
+    status, job, _ = server.ask("GET", f"/v1/samples/{problem['id']}")
+    assert (status, job["state"], job["things"]) == (200, "failed", [])
+    assert server.ask("GET", "/readyz")[0] == 200
+
+
 # ---- S7: everybody at once -----------------------------------------------------------------------------------------------
 
 
@@ -383,6 +430,25 @@ def test_answers_tell_browsers_to_run_nothing(server: Server):
     _, _, headers = server.ask("GET", "/")
     assert "default-src 'self'" in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_nobody_is_spoken_to_who_did_not_ask(server: Server):
+    """Of all processes of the server: no socket of the network but the listening one and what was accepted there, and no other
+    process than those that draw."""
+    server.draw(run="classes", n=2, walk={"steps": 3}, previews=2)
+    drawing = server.workers()
+    children = [Path(f"/proc/{pid}/task/{pid}/children").read_text() for pid in drawing]
+    assert len(drawing) == 1
+    assert children == [""]
+    table = [line.split() for kind in ("tcp", "tcp6", "udp", "udp6") for line in
+             Path(f"/proc/{server.process.pid}/net/{kind}").read_text().splitlines()[1:]]  # fmt: skip
+    port_of = {words[9]: int(words[1].rpartition(":")[2], 16) for words in table}
+    found = {}
+    for pid in (server.process.pid, *drawing):
+        links = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink() and each.exists()]
+        own = [match[1] for link in links if (match := re.fullmatch(r"socket:\[(\d+)\]", link))]
+        found[pid] = {port_of[inode] for inode in own if inode in port_of}
+    assert found == {server.process.pid: {server.port}, drawing[0]: set()}
 
 
 # ---- S1: slow ones -------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def done(page: Any) -> None:
 
 
 def test_the_form_follows_the_schema_of_the_run(page: Any):
-    assert page.locator("#q-label option").all_inner_texts() == ["any", "blue", "green", "red"]
+    assert page.locator("#q-label option").all_inner_texts() == ["as usual", "blue", "green", "red"]
     assert page.locator("#q-vector").count() == 0  # the run has learned none
     page.select_option("#run", "policy")
     assert page.locator("#w-field").is_hidden()
@@ -119,6 +119,28 @@ def test_a_dropped_thing_fills_the_form(page: Any, server: Server, tmp_path: Pat
     assert page.input_value("#run") == "classes_map"
     assert page.input_value("#q-label") == "blue"
     assert page.input_value("#steps") == "3"
+
+
+def test_the_making_of_a_thing_that_is_no_picture_is_saved_and_recalled(page: Any, tmp_path: Path):
+    page.select_option("#run", "policy")
+    page.fill("#seed", "77")
+    page.fill("#steps", "5")
+    page.fill("#n", "1")
+    page.click("#go")
+    done(page)
+    with page.expect_download() as download:
+        page.click("figcaption button:text-is('Making')")
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    with page.expect_download() as download:
+        page.click("figcaption button:text-is('Save npy')")
+    assert download.value.suggested_filename == "0000.npy"
+    page.fill("#seed", "1")
+    page.fill("#steps", "9")
+    page.select_option("#run", "classes")
+    page.set_input_files("#file", file)
+    sync.expect(page.locator("#seed")).to_have_value("77", timeout=WAIT)
+    assert (page.input_value("#run"), page.input_value("#steps")) == ("policy", "5")
 
 
 def test_a_grid_over_two_things_and_two_cards_side_by_side(page: Any):

@@ -10,12 +10,16 @@ on a schedule it was not trained with. Derivatives are taken by forward-mode dif
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
+
+LEVEL = threading.RLock()
+"""Held while torch differentiates forward: it has one level of that for all threads of a process."""
 
 
 class Schedule:
@@ -43,7 +47,7 @@ class Schedule:
 
     def rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """d alpha/dt and d sigma/dt, by one forward-mode pass."""
-        with forward_ad.dual_level():
+        with LEVEL, forward_ad.dual_level():
             dual = forward_ad.make_dual(t.contiguous(), torch.ones_like(t))  # an expanded t cannot be dual
             rates = [forward_ad.unpack_dual(f(dual)).tangent for f in (self.alpha, self.sigma)]
         alpha, sigma = (torch.zeros_like(t) if rate is None else rate for rate in rates)

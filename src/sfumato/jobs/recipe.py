@@ -217,6 +217,11 @@ class Recipe:
         run has no such thing. For forms."""
         return {}
 
+    def named(self, ask: Any) -> Iterable[tuple[str, str]]:
+        """Files that words of a query name: (option, path) of each, beside the options that are paths. A server, to which files
+        come with the request, reads no other, and refuses a query that names one."""
+        return ()
+
     def begin(self, process: Process, z: Tree, times: Tree, query: Mapping[str, Tree]) -> tuple[Tree, Tree]:
         """The first state and the times to walk through, from the noise z and the walk's own times (n + 1,)."""
         return process.start(z), times

@@ -269,6 +269,10 @@ class Serve:
     """File of those who may come in, a line each: CLASS:TOKEN, or CLASS:TOKEN:WEIGHT for its share of the device."""
     host: tuple[str, ...] = ()
     """Names by which the server may be called besides localhost."""
+    webhook_key: Path | None = None
+    """File with a key: requests may name an address (webhook_url) that is told of their end, signed with it."""
+    webhook_allow: tuple[str, ...] = ()
+    """Hosts that may be told so, besides this machine where it serves itself alone."""
     workers: int = 1
     """Processes that draw."""
     threads: int = 0

@@ -19,6 +19,7 @@ from sfumato.errors import Mendable
 from sfumato.jobs.making import made
 from sfumato.serving.asked import SEED, Asked, Kind, Limits, body_schema, safe, schema, understood
 from sfumato.serving.board import Board, Job
+from sfumato.serving.hooks import Hooks
 from sfumato.serving.metrics import Tally, exposition
 from sfumato.serving.pool import Pool
 from sfumato.serving.problem import Problem, of_line
@@ -36,6 +37,7 @@ class Api:
     limits: Limits = Limits()
     queue: int = 256
     tally: Tally = field(default_factory=Tally)
+    hooks: Hooks = field(default_factory=Hooks)
     draining: bool = False
 
     # ---- asking --------------------------------------------------------------------------------------------------------
@@ -69,6 +71,8 @@ class Api:
     def opened(self, asked: Asked, share: str, numbers: tuple[int, ...] | None = None) -> Job:
         """A request under way. Raises Problem."""
         rows = asked.n if numbers is None else len(numbers)
+        if asked.webhook:
+            self.hooks.check(asked.webhook)
         self.room(rows)
         wish: dict[str, Any] = {
             "run": asked.run, "n": asked.n, "numbers": None if numbers is None else list(numbers), "query": dict(asked.query),
@@ -88,18 +92,25 @@ class Api:
         self.pool.submit(job)
         loop = asyncio.get_running_loop()
         late = loop.call_later(asked.deadline, lambda: self.ended_late(job))
-        task = loop.create_task(self._noted(job, late))
+        task = loop.create_task(self._noted(job, late, asked.webhook))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return job
 
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def _noted(self, job: Job, late: asyncio.TimerHandle) -> None:
+    async def _noted(self, job: Job, late: asyncio.TimerHandle, webhook: str) -> None:
         await job.finished()
         late.cancel()
         self.tally.ended[job.state] += 1
         self.board.sweep()
+        if webhook and (job.admitted or job.status != 422):  # whoever is refused knows at once
+            await self.hooks.tell(webhook, job.id, {"type": f"samples.{job.state}", "data": job.shown()})
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is under way, or somebody has still to be told."""
+        return bool(self.board.live()) or bool(self._tasks)
 
     def ended_late(self, job: Job) -> None:
         """A request is past its deadline."""
@@ -173,7 +184,7 @@ class Api:
             live[job.state] += job.rows
         caps = {name: run.get("cap", 0) for name, run in self.pool.runs.items()}
         kept = sum(job.size for job in self.board.jobs.values())
-        return exposition(self.tally, live, self.pool.hands, caps, self.pool.restarts, kept)
+        return exposition(self.tally, live, self.pool.hands, caps, self.pool.restarts, kept, self.hooks.told)
 
     # ---- making again --------------------------------------------------------------------------------------------------
 

@@ -128,6 +128,8 @@ def _samples(app: FastAPI, api: Api, secured: bool) -> None:
         if seconds is not None and job.live:
             await waited(api, request, job, seconds)
             api.raise_refused(job)
+        if seconds is not None and job.state == "failed":
+            raise Problem(500, job.why, id=job.id)
         return JSONResponse(api.shown(job), 202 if job.live else 200, {"location": f"/v1/samples/{job.id}"})
 
     @app.get("/v1/samples")

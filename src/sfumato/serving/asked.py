@@ -28,7 +28,7 @@ SEED = 2**53 - 1
 """Seeds are below it: what every program's JSON can say."""
 ASIDE = ("batch",)
 """Options of a walk that are the server's own business."""
-TOP = ("run", "n", "seed", "query", "walk", "format", "previews", "film", "exact", "deadline_s")
+TOP = ("run", "n", "seed", "query", "walk", "format", "previews", "film", "exact", "deadline_s", "webhook_url")
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ class Asked:
     exact: bool
     deadline: float
     files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    webhook: str = ""
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,15 @@ def understood(said: Mapping[str, Any], kinds: Mapping[str, Kind], limits: Limit
     if not isinstance(form, str) or (form and form not in kind.formats):
         right = f"one of {', '.join(kind.formats)}"
         raise Problem(422, f"format = {str(form)[:30]!r}: must be {right}", "format", right, kind.formats[0])
+    webhook = said.get("webhook_url") or ""
+    if not isinstance(webhook, str):
+        raise Problem(422, "webhook_url: expected words", "webhook_url", "an address", "https://example.org/done")
     return Asked(
         run, _whole(said, "n", 1, 1, limits.rows), _whole(said, "seed", 0, -SEED, SEED),
         {name: value for name, value in chosen.items() if name not in files},
         {name: value for name, value in to_plain(how).items() if value is not None}, named[:60], form,
         _whole(said, "previews", 0, 0, limits.steps), film, _flag(said, "exact"),
-        _number(said, "deadline_s", limits.deadline, 0.001, limits.deadline), files,
+        _number(said, "deadline_s", limits.deadline, 0.001, limits.deadline), files, webhook,
     )  # fmt: skip
 
 
@@ -300,5 +304,7 @@ def body_schema(kind: Kind, run: str, limits: Limits, choices: Mapping[str, list
             "exact": flag("The very bits of `sfumato sample`, in a batch of its own; slower."),
             "deadline_s": {"type": "number", "minimum": 0.001, "maximum": limits.deadline, "default": limits.deadline,
                            "description": "Seconds after which it is cancelled."},
+            "webhook_url": {"type": "string", "format": "uri", "maxLength": 2000,
+                            "description": "Told by a signed POST once the request has ended."},
         },
     }  # fmt: skip

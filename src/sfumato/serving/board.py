@@ -116,11 +116,20 @@ class Job:
         }  # fmt: skip
 
 
-class Board:
-    """All requests, by their numbers. What has ended is kept for ``keep`` seconds, and ``room`` bytes of it."""
+def place_of(number: str, of: int) -> int:
+    """Which of so many boards a request of this number is on. Raises ValueError for what is no number."""
+    return int(number[:16], 16) % of
 
-    def __init__(self, folder: Path, keep: float = 900.0, room: int = 512 << 20):
-        self.folder, self.keep, self.room = folder, keep, room
+
+class Board:
+    """All requests, by their numbers. What has ended is kept for ``keep`` seconds, and ``room`` bytes of it.
+
+    Args:
+        place, of: which of several boards this is: all its numbers say so, see :func:`place_of`.
+    """
+
+    def __init__(self, folder: Path, keep: float = 900.0, room: int = 512 << 20, place: int = 0, of: int = 1):
+        self.folder, self.keep, self.room, self.place, self.of = folder, keep, room, place, of
         self.jobs: OrderedDict[str, Job] = OrderedDict()
         self.gone: OrderedDict[str, None] = OrderedDict()
         self.keys: dict[tuple[str, str], tuple[str, str]] = {}
@@ -128,6 +137,8 @@ class Board:
     def open(self, run: str, share: str, wish: dict[str, Any], rows: int, command: str, deadline: float) -> Job:
         """A new request, with a folder of its own."""
         number = secrets.token_hex(16)
+        while place_of(number, self.of) != self.place:
+            number = secrets.token_hex(16)
         folder = self.folder / number
         folder.mkdir(parents=True)
         job = Job(number, run, share, wish, folder, rows, command, deadline)

@@ -32,6 +32,12 @@ class Cap:
     rows: int
     table: tuple[tuple[int, float], ...]
 
+    @classmethod
+    def of(cls, table: tuple[tuple[int, float], ...]) -> Cap:
+        """The largest of the sizes of which a row costs no more than 5 % above the best."""
+        least = min((seconds / rows for rows, seconds in table), default=0.0)
+        return cls(max((rows for rows, seconds in table if seconds / rows <= least * (1 + GAIN)), default=1), table)
+
     def per_row(self, rows: int) -> float:
         """Seconds of a row in a batch of so many, by the nearest that was measured."""
         if not self.table:
@@ -48,8 +54,9 @@ class Cap:
 def measure(
     call: Callable[[int], None], most: int, repeats: int = 5, clock: Callable[[], float] = time.perf_counter
 ) -> Cap:
-    """The cap of a call of so many rows: as long as doubling them saves 5 % of a row's time, twice in a row looked at, so that
-    one slow measurement ends nothing."""
+    """The cap of a call of so many rows. They are doubled as long as that saves 5 % of a row's time, twice in a row looked at,
+    so that one slow measurement ends nothing; of the sizes that were looked at it is the largest of which a row costs no more
+    than 5 % above the best: room that costs nothing, for which nobody waits."""
     table: list[tuple[int, float]] = []
     size, idle = 1, 0
     while size <= most and idle < 2:
@@ -67,11 +74,7 @@ def measure(
         if taken > LONGEST:
             break
         size *= 2
-    if not table:
-        return Cap(1, ())
-    least = min(seconds / rows for rows, seconds in table)
-    rows = next(rows for rows, seconds in table if seconds / rows <= least * (1 + GAIN))
-    return Cap(rows, tuple(table))
+    return Cap.of(tuple(table))
 
 
 def _timed(call: Callable[[int], None], size: int, clock: Callable[[], float]) -> float:
@@ -89,7 +92,7 @@ def of_model(model: Model, most: int, weights: str) -> Cap:
     with suppress(OSError, ValueError, KeyError, TypeError):
         stored = json.loads(file.read_text(encoding="utf-8"))
         if stored["here"] == key:
-            return Cap(int(stored["rows"]), tuple((int(rows), float(s)) for rows, s in stored["table"]))
+            return Cap.of(tuple((int(rows), float(s)) for rows, s in stored["table"]))
     try:
         queries = model.recipe.queries(model, model.recipe.Ask(), 1)
         query = tree.to(dict(queries.batch([0])), model.device)
@@ -112,7 +115,7 @@ def of_model(model: Model, most: int, weights: str) -> Cap:
     except Exception:  # what is drawn otherwise than by a walk, such as pictures that are coded and decoded
         return Cap(min(16, most), ())
     with suppress(OSError):
-        file.write_text(json.dumps({"here": key, "rows": found.rows, "table": found.table}), encoding="utf-8")
+        file.write_text(json.dumps({"here": key, "table": found.table}), encoding="utf-8")
     return found
 
 

@@ -61,23 +61,44 @@ class Walker:
 
 
 @dataclass(eq=False)
+class Line:
+    """What is done call by call, as one that waits: how many calls it takes, about, how many were made, and how long it has
+    waited between them."""
+
+    cost: int = 20
+    made: int = 0
+    waited: int = 0
+
+
+@dataclass(eq=False)
 class Call:
-    """A single call of the network that waits in line as rows do."""
+    """A single call of the network that waits in line as rows do: the next one of its line."""
 
     work: Callable[[], Any]
     share: str
     rows: int
-    cost: int
+    line: Line
     gone: Callable[[], bool]
     order: int = 0
-    waited: int = 0
     done: threading.Event = field(default_factory=threading.Event)
     answer: Any = None
     error: BaseException | None = None
 
     @property
+    def cost(self) -> int:
+        return self.line.cost
+
+    @property
     def left(self) -> float:
-        return self.cost
+        return max(1, self.line.cost - self.line.made)
+
+    @property
+    def waited(self) -> int:
+        return self.line.waited
+
+    @waited.setter
+    def waited(self, calls: int) -> None:
+        self.line.waited = calls
 
     @property
     def key(self) -> Any:
@@ -158,6 +179,7 @@ class Engine:
         self.team: Team | None = None
         self.counts, self.stopping = Counts(), False
         self._until, self._order, self._few = 0, 0, dict[int, int]()
+        self._thread = 0
 
     # ---- from other threads ------------------------------------------------------------------------------------------
 
@@ -167,9 +189,9 @@ class Engine:
             self.inbox.append(list(rows))
             self.news.notify()
 
-    def call(self, work: Callable[[], Any], share: str, rows: int, cost: int, gone: Callable[[], bool]) -> Any:
+    def call(self, work: Callable[[], Any], share: str, rows: int, line: Line, gone: Callable[[], bool]) -> Any:
         """The outcome of ``work``, one call of the network of so many rows, once it was this one's turn. Raises Cancelled."""
-        call = Call(work, share, rows, cost, gone)
+        call = Call(work, share, rows, line, gone)
         with self.news:
             if self.stopping:
                 raise Cancelled
@@ -179,6 +201,10 @@ class Engine:
         if call.error is not None:
             raise call.error
         return call.answer
+
+    def here(self) -> bool:
+        """Whether this is the engine's own thread."""
+        return threading.get_ident() == self._thread
 
     def wake(self) -> None:
         """Somebody has gone."""
@@ -196,6 +222,7 @@ class Engine:
     @torch.no_grad()
     def run(self) -> None:
         """Turn after turn, until stopped."""
+        self._thread = threading.get_ident()
         while True:
             with self.news:
                 while not (self.inbox or self.rows or self.calls or self.stopping):
@@ -280,7 +307,8 @@ class Engine:
             return
         if before is not None:
             before.leave()
-        found = fair.chosen([*self.rows, *self.calls], self.shares, self._most)
+        waiting: list[Any] = [*self.rows, *self.calls]
+        found = fair.chosen(waiting, self.shares, self._most)
         if found and isinstance(found[0], Call):
             self.team = None
             self._made(found[0])
@@ -299,9 +327,10 @@ class Engine:
         except BaseException as error:
             call.error = error
         self.calls.remove(call)
-        call.done.set()
+        call.line.made += 1
         self._counted(call.rows)
-        self._passed(call.rows, {call.share: call.rows}, ())
+        self._passed(1, {call.share: call.rows}, ())
+        call.done.set()
         self.counts.network += time.perf_counter() - begun
 
     def _passed(self, cost: int, paid: Mapping[str, int], walked: Sequence[Row]) -> None:

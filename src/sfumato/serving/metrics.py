@@ -36,8 +36,9 @@ def _escaped(word: str) -> str:
 
 
 def exposition(
-    tally: Tally, live: Mapping[str, int], hands: Iterable[Any], caps: Mapping[str, int], restarts: int, kept: int
-) -> str:
+    tally: Tally, live: Mapping[str, int], hands: Iterable[Any], caps: Mapping[str, int], restarts: int, kept: int,
+    hooks: Mapping[str, int],
+) -> str:  # fmt: skip
     """All of it. live: state -> rows; hands: the processes that draw."""
     out: list[str] = []
 
@@ -70,6 +71,8 @@ def exposition(
         [line("worker_ready", hand.ready.is_set(), worker=hand.number) for hand in hands])  # fmt: skip
     say("worker_restarts_total", "counter", "Workers that died and were started again.",
         [line("worker_restarts_total", restarts)])  # fmt: skip
+    say("webhooks_total", "counter", "Servers told that a request has ended.",
+        [line("webhooks_total", hooks.get(outcome, 0), outcome=outcome) for outcome in ("taken", "lost")])  # fmt: skip
     say("kept_bytes", "gauge", "Bytes of what was made and is kept.", [line("kept_bytes", kept)])
     pids = {"http": os.getpid()} | {str(h.number): h.process.pid for h in hands if h.process is not None}
     say("resident_bytes", "gauge", "Memory of each process.",

@@ -103,9 +103,7 @@ class Pool:
         ours, theirs = socket.socketpair()
         hand.starts += 1
         words = [f"{name}={folder}" for name, folder in self.folders.items()]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        if self.threads:
-            environment |= {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
+        environment = surroundings(hand.number, self.threads)
         hand.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "sfumato.serving.worker", str(theirs.fileno()), str(self.most), str(self.threads), *words,
             pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, env=environment,
@@ -219,6 +217,25 @@ class Pool:
             hand.figures = said
         else:
             self.broken = said["why"]
+
+
+def devices() -> list[str]:
+    """The accelerators that may be used here, as CUDA is told of them; none where there is none."""
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if told is not None:
+        return [each.strip() for each in told.split(",") if each.strip()]
+    return [str(number) for number in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
+
+
+def surroundings(number: int, threads: int) -> dict[str, str]:
+    """The environment of the process of a number: a device of its own, in turn where there are more processes; threads, 0 as
+    torch likes."""
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    if threads:
+        found |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if every := devices():
+        found["CUDA_VISIBLE_DEVICES"] = every[number % len(every)]
+    return found
 
 
 TYPES = {

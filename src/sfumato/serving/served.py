@@ -21,8 +21,8 @@ from sfumato.jobs.finite import refused, unfinite
 from sfumato.jobs.model import Model, Told
 from sfumato.jobs.walk import Plain as PlainPush
 from sfumato.jobs.walk import Projected, Walk, spelt
-from sfumato.serving.engine import Cancelled, Engine, Walker
-from sfumato.serving.rows import Row, one_row
+from sfumato.serving.engine import Cancelled, Engine, Line, Walker
+from sfumato.serving.rows import Row, calls, one_row
 
 AHEAD = 256
 """Rows of a request that are under way at once."""
@@ -81,30 +81,39 @@ class Bunch:
         return Drawn(x, self.query, self.numbers, {})
 
 
-@dataclass(frozen=True)
 class Gated:
-    """A denoiser each of whose calls waits in the engine's line."""
+    """A network each of whose calls waits in the engine's line, but for those that the engine makes itself: so whatever a field
+    does with its network beside ``model.draw`` takes its turn, and ends where nobody waits for it any more.
 
-    base: Any
-    engine: Engine
-    asker: Asker
-    cost: int
+    Args:
+        denoiser: whose network it is, as the engine knows it. cost: calls that will be made, about.
+    """
 
-    @property
-    def process(self) -> Any:
-        return self.base.process
+    def __init__(self, denoiser: Any, engine: Engine, asker: Asker, cost: int = 20):
+        self.denoiser, self.engine, self.asker, self.line = denoiser, engine, asker, Line(cost)
 
-    @property
-    def network(self) -> Any:
-        return self.base.network
+    def __call__(self, *arguments: Any, **known: Any) -> Any:
+        work = torch.no_grad()(lambda: self.denoiser.network(*arguments, **known))
+        if self.engine.here():
+            return work()
+        return self.engine.call(work, self.asker.share, tree.rows(arguments[0]), self.line, lambda: self.asker.gone)
 
-    def given(self, **condition: Tree) -> Tree:
-        """What the denoiser makes of the conditions."""
-        return self.base.given(**condition)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.denoiser.network, name)
 
-    def __call__(self, x_t: Tree, t: Tree, s: Tree | None = None, **known: Any) -> Any:
-        work = torch.no_grad()(lambda: self.base(x_t, t, s, **known))
-        return self.engine.call(work, self.asker.share, tree.rows(x_t), self.cost, lambda: self.asker.gone)
+
+def gated(denoiser: Any, engine: Engine, asker: Asker, cost: int = 20) -> Any:
+    """A denoiser whose network waits in line."""
+    return replace(denoiser, network=Gated(denoiser, engine, asker, cost))
+
+
+def bare(denoiser: Any) -> Any:
+    """A denoiser as the engine walks it: of a gated one that which was gated, the same for everybody."""
+    network = getattr(denoiser, "network", None)
+    if not isinstance(network, Gated):
+        return denoiser
+    before = network.denoiser
+    return before if before.process is denoiser.process else replace(before, process=denoiser.process)
 
 
 @dataclass(frozen=True)
@@ -128,10 +137,12 @@ class Served(Model):
         walk = walk or self.walk
         solver = self.solver(walk)
         if self.asker.exact or solver.counts or look is not None:
-            cost = 3 * (walk.steps or 20) if solver.counts else walk.steps or 20
-            gated = replace(self, denoiser=Gated(self.denoiser, self.engine, self.asker, cost))
+            cost = calls(solver, walk.steps or 20) * (3 if solver.counts else 1)
+            if self.recipe.guided and walk.w not in (None, 0, 1):
+                cost *= 2
+            waiting = replace(self, denoiser=gated(bare(self.denoiser), self.engine, self.asker, cost))
             yield from Model.draw(
-                gated, queries, numbers, walk=walk, seed=seed, stream=stream, begin=begin, look=look, finite=finite
+                waiting, queries, numbers, walk=walk, seed=seed, stream=stream, begin=begin, look=look, finite=finite
             )
             return
         with options_meet_the_core(f"drawing from {self.run.path.name}"):
@@ -161,13 +172,14 @@ class Served(Model):
             raise Cancelled
         query = tree.to(dict(queries.batch(numbers)), self.device)
         condition = {name: value for name, value in query.items() if name not in RESERVED}
-        strong = self.denoiser.given(**condition) if condition else None
+        denoiser = bare(self.denoiser)
+        strong = denoiser.given(**condition) if condition else None
         sides: dict[str, Tree] = {"strong": strong}
         names = [name for name in self.recipe.guided if name in query]
         w = 1.0 if walk.w is None else walk.w
         if names and all(each.guides() for each in self.adaptations) and w != 1:
             hidden = {**tree.hide(condition, names), **(query.get("weak") or {})}
-            sides["weak"] = self.denoiser.given(**hidden)
+            sides["weak"] = denoiser.given(**hidden)
         walker, bunch = self._walker(walk, solver), Bunch(self.asker, numbers, query)
         low, high = walk.guide_from or 0.0, 1.0 if walk.guide_to is None else walk.guide_to
         rows = []
@@ -189,7 +201,7 @@ class Served(Model):
             return how.around(said, w if plain else float(w[0]), (), None)
 
         words = (repr(solver), "" if plain else (repr(how), walk.w))
-        return Walker(self.denoiser, solver, str(words), around, self.recipe.guide)
+        return Walker(bare(self.denoiser), solver, str(words), around, self.recipe.guide)
 
     def _beginning(
         self, queries: Queries, number: int, query: Mapping[str, Tree], walk: Walk, solver: Any, seed: int | None,

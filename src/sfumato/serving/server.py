@@ -8,11 +8,11 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sfumato.errors import Wrong, install
 from sfumato.jobs.config import read_config
@@ -21,7 +21,11 @@ from sfumato.jobs.flags import listed, plain
 from sfumato.jobs.recipe import say
 from sfumato.serving.asked import Kind, Limits
 from sfumato.serving.guard import Guard, Token, is_loopback, tokens_of
+from sfumato.serving.hooks import Hooks, key_of
 from sfumato.training.run import Run, RunError
+
+if TYPE_CHECKING:
+    from sfumato.serving.api import Api
 
 FILES = ("/v1/samples", "/v1/making", "/v1/remake")
 """Paths to which files may be brought."""
@@ -47,6 +51,8 @@ class Settings:
     header_s: float = 10.0
     body_s: float = 30.0
     connections: int = 1024
+    webhook_key: Path | None = None
+    webhook_allow: tuple[str, ...] = ()
 
 
 def verb(options: Any) -> int:
@@ -55,7 +61,8 @@ def verb(options: Any) -> int:
     settings = Settings(
         tuple(options.runs), options.port, options.bind, options.token, tuple(name.lower() for name in options.host),
         options.workers, options.threads, options.cap, options.queue, limits, 60 * options.keep_minutes,
-        options.keep_mb << 20, options.drain,
+        options.keep_mb << 20, options.drain, webhook_key=options.webhook_key,
+        webhook_allow=tuple(name.lower() for name in options.webhook_allow),
     )  # fmt: skip
     return serve(settings)
 
@@ -93,6 +100,22 @@ def tokens(settings: Settings) -> tuple[Token, ...]:
         raise Wrong(f"token = {str(settings.token)!r}: {error}") from error
 
 
+def hooks(settings: Settings) -> Hooks:
+    """Who is told of the end of requests. Raises Wrong for a key that is none."""
+    file, hosts = settings.webhook_key, settings.webhook_allow
+    if file is None:
+        if hosts:
+            raise Wrong(f"webhook_allow = {hosts[0]!r}: what is told is signed; give --webhook-key FILE too")
+        return Hooks()
+    try:
+        alone = is_loopback(settings.bind) and not settings.hosts and settings.token is None
+        return Hooks(key_of(file.read_text(encoding="utf-8")), hosts, alone)
+    except (OSError, UnicodeDecodeError) as error:
+        raise Wrong(f"webhook_key = {str(file)!r}: cannot be read ({type(error).__name__})") from error
+    except ValueError as error:
+        raise Wrong(f"webhook_key = {str(file)!r}: {error}") from error
+
+
 def bound(settings: Settings) -> socket.socket:
     """The listening socket. Raises Wrong where the port is taken."""
     family = socket.AF_INET6 if ":" in settings.bind else socket.AF_INET
@@ -116,6 +139,7 @@ def serve(settings: Settings) -> int:
         raise RunError(f"the package {error.name} is not installed; {install('serve')}") from None
     runs = named(settings.runs)
     kinds = {name: kind_of(path) for name, path in runs.items()}
+    hooks(settings)
     who, end = tokens(settings), bound(settings)
     room = Path(tempfile.mkdtemp(prefix="sfumato-serve-"))
     try:
@@ -126,6 +150,32 @@ def serve(settings: Settings) -> int:
     return 0
 
 
+def api_of(
+    settings: Settings, runs: Mapping[str, Path], kinds: Mapping[str, Kind], who: Sequence[Token], room: Path,
+    place: int = 0, of: int = 1,
+) -> Api:  # fmt: skip
+    """The API over runs, whose processes are not started yet. place, of: which of several servers behind one door it is."""
+    from sfumato.serving.api import Api
+    from sfumato.serving.board import Board
+    from sfumato.serving.pool import Pool
+
+    board = Board(room, settings.keep, settings.room, place, of)
+    pool = Pool(
+        board, runs, settings.workers, settings.cap, settings.threads, {each.share: each.weight for each in who}
+    )
+    return Api(pool, board, kinds, settings.limits, settings.queue, hooks=hooks(settings))
+
+
+def guard_of(
+    app: Any, settings: Settings, kinds: Mapping[str, Kind], who: tuple[Token, ...],
+    count: Callable[[str, int, str], None] = lambda path, status, share: None,
+) -> Guard:  # fmt: skip
+    """Who may come in, around an application."""
+    files = FILES if any(takes_files(kind) for kind in kinds.values()) else FILES[1:]
+    limits = settings.limits
+    return Guard(app, settings.hosts, who, limits.body, limits.file_body, files, settings.body_s, count)
+
+
 async def _served(
     settings: Settings,
     runs: dict[str, Path],
@@ -134,21 +184,12 @@ async def _served(
     end: socket.socket,
     room: Path,
 ) -> None:
-    from sfumato.serving.api import Api
     from sfumato.serving.app import application
-    from sfumato.serving.board import Board
     from sfumato.serving.http import server_of
-    from sfumato.serving.pool import Pool
 
-    board = Board(room, settings.keep, settings.room)
-    pool = Pool(
-        board, runs, settings.workers, settings.cap, settings.threads, {each.share: each.weight for each in who}
-    )
-    api = Api(pool, board, kinds, settings.limits, settings.queue)
-    guard = Guard(
-        application(api, bool(who)), settings.hosts, who, settings.limits.body, settings.limits.file_body,
-        FILES if any(takes_files(kind) for kind in kinds.values()) else FILES[1:], settings.body_s, api.tally.answered,
-    )  # fmt: skip
+    api = api_of(settings, runs, kinds, who, room)
+    pool, board = api.pool, api.board
+    guard = guard_of(application(api, bool(who)), settings, kinds, who, api.tally.answered)
     server = server_of(guard, settings.header_s, settings.connections)
     await pool.start()
     port = end.getsockname()[1]
@@ -200,7 +241,7 @@ def _asked_to_end(api: Any, server: Any, seconds: float) -> Iterator[None]:
         say(f"ending: requests under way have {seconds:g} s")
         try:
             async with asyncio.timeout(0 if api.pool.broken else seconds):
-                while api.board.live():
+                while api.busy:
                     await asyncio.sleep(0.05)
         except TimeoutError:
             for job in api.board.live():

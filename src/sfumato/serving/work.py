@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shutil
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +23,7 @@ from sfumato.jobs.strict import options, to_plain
 from sfumato.jobs.walk import Walk
 from sfumato.serving.engine import Engine
 from sfumato.serving.rows import Row
-from sfumato.serving.served import Asker, Served
+from sfumato.serving.served import Asker, Served, gated
 
 SHOWN = 64
 """Things on a sheet at most, of a field that writes one file."""
@@ -29,6 +31,8 @@ LARGEST = 1 << 24
 """Numbers of one sample at most."""
 PLAIN = {".png", ".gif", ".jpg", ".jpeg", ".webp", ".mp4", ".webm", ".csv"}
 """Files that a browser shows as they are: of others the field draws a view."""
+LOOKING = threading.Lock()
+"""Held while a picture is made: what draws curves and maps (matplotlib) is made for one thread."""
 OFTEN = 0.05
 """Seconds between two words on how far a request is."""
 
@@ -87,6 +91,17 @@ class Named(Served):
         )  # fmt: skip
 
 
+def packed(store: Path) -> Path:
+    """A thing that is a folder, such as a zarr store, as one file that readers of it open too."""
+    file = store.with_name(f"{store.name}.zip")
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as out:
+        for path in sorted(store.rglob("*")):
+            if path.is_file():
+                out.write(path, str(path.relative_to(store)))
+    shutil.rmtree(store)
+    return file
+
+
 class Work:
     """A request: prepared (which refuses what makes no sense), then done."""
 
@@ -110,12 +125,15 @@ class Work:
             raise Wrong(f"steps = {walk.steps}: must be at most {wish.most_steps} here")
         own = {each.name: getattr(loaded, each.name) for each in dataclasses.fields(Model)}
         own |= {"walk": walk, "drawing": dataclasses.replace(loaded.drawing, seed=wish.seed)}
+        own["denoiser"] = gated(loaded.denoiser, self.engine, self.asker)
         self.model = Named(
             **own, engine=self.engine, asker=self.asker, name=laden.name, weights=laden.weights, files=wish.files
         )
         self.model.solver(walk), self.model.grid(walk), self.model.guided(walk)
         self.ask = options(loaded.recipe.Ask, wish.query)
         self.recipe = loaded.recipe
+        for name, file in self.recipe.named(self.ask):
+            raise Wrong(f"{name} = {file[-60:]!r}: a file that is named and does not come along is not read here")
         if wish.format and wish.format not in self.recipe.formats:
             raise Wrong(f"format = {wish.format!r}: must be one of {', '.join(self.recipe.formats)}")
         self.queries = self.recipe.queries(self.model, self.ask, wish.n)
@@ -150,9 +168,10 @@ class Work:
 
         self.files: list[str] = []
         for path in self.recipe.write(self.model, self.queries, each(), desk, making):
-            self.files.append(str(path.relative_to(folder)))
+            self.files.append(str((packed(path) if path.is_dir() else path).relative_to(folder)))
         if single and not self.files:  # linked tables go into a folder
-            self.files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+            every = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+            self.files = sorted(str(path) for path in every if path.parts[0] != "given")
         self.text = making
         self._finish(folder, things, single)
 
@@ -160,14 +179,14 @@ class Work:
         """Tell of the thing whose files are all there, with what shows it."""
         if not things or not self.files:
             return
-        number = 0 if single else things[-1][0]
+        number = 0 if single else things[0][0]
         main = next((name for name in self.files if Path(name).suffix.lower() in self.recipe.formats), self.files[0])
         main = next((name for name in self.files if Path(name).suffix == (self.wish.format or "?")), main)
         view = (
             main if Path(main).suffix.lower() in PLAIN else self._viewed(folder, [thing for _, thing in things], number)
         )
-        making = self.model.making(self.ask, Path(main).suffix)
-        if not single:
+        making = self.model.making(self.ask, Path(main.removesuffix(".zip")).suffix)
+        if not single and len(things) == 1:  # of several in one file it is that of the set
             making = making.of(self.queries, number)
         self.tell(
             op="thing", id=self.wish.id, number=number, files=self.files, main=main, view=view,
@@ -178,11 +197,12 @@ class Work:
 
     def _viewed(self, folder: Path, things: Sequence[Any], number: int) -> str:
         """A picture of things by their field, as a file beside them; "" where there is nothing to see."""
-        sheet = self.recipe.picture(self.model, things[:SHOWN])
-        if sheet is None:
-            return ""
-        name = f"view-{number:04d}{getattr(sheet, 'suffix', '.png')}"
-        sheet.save(folder / name)
+        with LOOKING:
+            sheet = self.recipe.picture(self.model, things[:SHOWN])
+            if sheet is None:
+                return ""
+            name = f"view-{number:04d}{getattr(sheet, 'suffix', '.png')}"
+            sheet.save(folder / name)
         return name
 
     # ---- on the way: called by the engine -------------------------------------------------------------------------------
@@ -220,6 +240,10 @@ class Work:
     @torch.no_grad()
     def pictured(self, drawn: Drawn) -> tuple[bytes, str]:
         """A state as a person sees it, and its type; nothing where the field cannot show one on the way."""
+        with LOOKING:
+            return self._pictured(drawn)
+
+    def _pictured(self, drawn: Drawn) -> tuple[bytes, str]:
         try:
             sheet: Any = self.recipe.picture(self.model, self.recipe.things(self.model, self.queries, drawn))
         except Exception:  # a step of a rollout is no thing of its field yet

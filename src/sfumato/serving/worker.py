@@ -6,7 +6,10 @@ sample is a function of its run, query, seed and number.
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import queue
+import re
 import signal
 import socket
 import sys
@@ -14,10 +17,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from torch.autograd import forward_ad
 
 from sfumato.errors import Mendable, one_line
 from sfumato.jobs.model import load
@@ -51,8 +56,10 @@ class Worker:
 
     def load(self) -> None:
         """Load every run, and measure how many rows pay. Tells each."""
+        derived()
         for name, folder in self.runs.items():
             model = load(folder)
+            warmed(model)
             laden = Laden(name, model, fingerprint(model.run))
             found = cap.of_model(model, self.most, laden.weights)
             self.laden[name], self.caps[id(model.denoiser)] = laden, found
@@ -128,7 +135,7 @@ class Worker:
             self.works[number] = work
             work.prepare()
         except Mendable as error:
-            self.wire.send(op="refused", id=number, why=str(error))
+            self.wire.send(op="refused", id=number, why=self._said(str(error), said))
         except Exception as error:
             self._broken(number, error)
         else:
@@ -143,11 +150,19 @@ class Worker:
             except Cancelled:
                 self.wire.send(op="cancelled", id=number)
             except Mendable as error:
-                self.wire.send(op="failed", id=number, why=one_line(error), kind=type(error).__name__)
+                why = self._said(one_line(error), said)
+                self.wire.send(op="failed", id=number, why=why, kind=type(error).__name__)
             except Exception as error:
                 self._broken(number, error)
         finally:
             self.works.pop(number, None)
+
+    def _said(self, text: str, wish: Mapping[str, Any]) -> str:
+        """A complaint without the places of this machine: a run has its name, a file that came with the request its own."""
+        text = re.sub(re.escape(f"{wish['folder']}/") + r"(?:given/\w+/)?", "", text)
+        for name, folder in self.runs.items():
+            text = re.sub(re.escape(str(folder)) + r"(?=[:/,;\s'\"]|$)", name, text)
+        return text
 
     def _flush(self) -> None:
         """Wait until what was to be shown is shown."""
@@ -159,6 +174,24 @@ class Worker:
         """A bug, or a machine that fails: its traceback goes to the log, under the number of the request, and to nobody else."""
         print(f"request {number}: {''.join(traceback.format_exception(error))}", file=sys.stderr)
         self.wire.send(op="failed", id=number, why="", kind=type(error).__name__)
+
+
+def derived() -> None:
+    """A derivative, so that torch has compiled what it needs for one while there is but one thread: Python 3.11 reads source in
+    two of them wrongly ("AST constructor recursion depth mismatch")."""
+    with forward_ad.dual_level():
+        forward_ad.make_dual(torch.zeros(1), torch.ones(1))
+
+
+@torch.no_grad()
+def warmed(model: Any) -> None:
+    """One usual sample in a single step, made into a thing, so that the first request waits for nothing that is loaded when it
+    is first used. A run that cannot tells whoever asks."""
+    one = dataclasses.replace(model, walk=dataclasses.replace(model.walk, steps=1, tol=None))
+    with suppress(Exception):
+        queries = one.recipe.queries(one, one.recipe.Ask(), 1)
+        for drawn in one.recipe.draw(one, queries, range(min(1, len(queries)))):
+            one.recipe.things(one, queries, drawn)
 
 
 def guided(model: Any) -> bool:
@@ -186,5 +219,13 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def leave(status: int) -> NoReturn:
+    """At once: nothing here has to be put in order, and Python's own end picks up for seconds what torch has left."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

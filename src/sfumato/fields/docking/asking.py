@@ -246,6 +246,17 @@ def _wanted(ask: DockingAsk) -> Iterator[tuple[str, str, Path, Path | None]]:
         yield row.get("complex_name") or f"complex_{i + 1}", row["ligand_description"], ask.csv.parent, protein
 
 
+def files_of(ask: DockingAsk) -> Iterator[tuple[str, str]]:
+    """What of a query is looked for among files by its words: option and path of each. Raises DataError for a table that is
+    none."""
+    option = "ligand" if ask.csv is None else "csv"
+    for _, text, _, protein in _wanted(ask):
+        if protein is not None and protein != ask.protein:
+            yield option, str(protein)
+        if Path(text).suffix.lower() in SUFFIXES:
+            yield option, text
+
+
 def _apart(cases: Sequence[Case]) -> tuple[Case, ...]:
     """Cases of different names: what comes again is counted."""
     seen: dict[str, int] = {}

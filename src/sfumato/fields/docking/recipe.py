@@ -151,6 +151,12 @@ class Docking(Recipe):
 
         return drawn(model, queries, numbers)
 
+    def named(self, ask: DockingAsk) -> Iterable[tuple[str, str]]:
+        """Ligands, and receptors of a table, that are files."""
+        from sfumato.fields.docking.asking import files_of
+
+        return files_of(ask)
+
     def things(self, model: Model, queries: Any, drawn: Drawn) -> list[Pose]:
         from sfumato.fields.docking.things import poses_of
 

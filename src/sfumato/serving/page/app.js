@@ -24,7 +24,7 @@ function complain(problem) {
   document.querySelectorAll("[aria-invalid]").forEach((node) => node.removeAttribute("aria-invalid"));
   const name = problem && problem.field ? problem.field.split(".").pop() : "";
   const node = name && ($(`q-${name}`) || $(`k-${name}`) || $(name));
-  if (node) { node.setAttribute("aria-invalid", "true"); node.setAttribute("aria-describedby", "complaint"); node.focus(); }
+  if (node) { for (let each = node.closest("details"); each; each = each.parentElement.closest("details")) each.open = true; node.setAttribute("aria-invalid", "true"); node.setAttribute("aria-describedby", "complaint"); node.focus(); }
 }
 
 async function ask(path, options = {}) {
@@ -89,17 +89,23 @@ async function blob(path) {
 
 // ---- the form --------------------------------------------------------------------------------------------------------------
 
+const FLAGS = { "-n": "“How many”", "--w": "“Guidance”", "--steps": "“Steps”", "--seed": "“Seed”", "--out": "the file", "--solver": "“solver”" };
+function hinted(text) {  // what an option means, in the words of the page; of several sentences the first
+  const found = text.startsWith("...") ? text : text.replace(/([^.])\.\s.*$/, "$1.");
+  return found.replace(/(^|[\s(])(--?[a-z]+)\b/g, (all, before, flag) => before + (FLAGS[flag] || flag));
+}
+
 function input(name, schema, prefix) {
   const id = `${prefix}-${name}`;
   const types = [].concat(schema.type);
   const label = make("label", { for: id }, name.replaceAll("_", " "));
-  const about = schema.description ? make("p", { class: "hint", id: `${id}-hint` }, schema.description.startsWith("...") ? schema.description : schema.description.replace(/([^.])\.\s.*$/, "$1.")) : null;
+  const about = schema.description ? make("p", { class: "hint", id: `${id}-hint` }, hinted(schema.description)) : null;
   const more = about ? { "aria-describedby": `${id}-hint` } : {};
   const usual = schema.default;
   const hint = usual === null || usual === undefined ? "" : String(usual);
   let node;
   if (schema.enum) {
-    node = make("select", { id, ...more }, ...(types.includes("null") ? [make("option", { value: "" }, "any")] : []),
+    node = make("select", { id, ...more }, ...(types.includes("null") ? [make("option", { value: "" }, "as usual")] : []),
       ...schema.enum.filter((each) => each !== null).map((each) => make("option", { value: each }, String(each))));
     if (usual) node.value = usual;
   } else if (schema.format === "file") {
@@ -150,13 +156,16 @@ function put(name, schema, prefix, found) {
 }
 
 const SHOWN_APART = ["steps", "w"];
+const MOST = 5;  // options of a query that stand open
 function choose(name) {
   const run = state.runs.find((each) => each.name === name);
   if (!run) return;
   state.run = run;
   $("run").value = name;
   const query = Object.entries(run.query.properties).filter(([key]) => !(run.choices[key] && run.choices[key].length === 0));
-  $("query").replaceChildren(make("legend", {}, "What for"), ...query.map(([key, schema]) => input(key, schema, "q")));
+  const fields = query.map(([key, schema]) => input(key, schema, "q"));
+  const rest = fields.length > MOST ? [make("details", {}, make("summary", {}, "More of it"), ...fields.splice(MOST - 1))] : [];
+  $("query").replaceChildren(make("legend", {}, "What for"), ...fields, ...rest);
   $("query").hidden = query.length === 0;
   const walk = Object.entries(run.body.properties.walk.properties).filter(([key]) => !SHOWN_APART.includes(key));
   $("walk").replaceChildren(...walk.map(([key, schema]) => {
@@ -239,7 +248,10 @@ async function show(box, path, type, words) {
   const { url, blob: found } = await blob(path);
   if (type.startsWith("image/")) {
     const picture = make("img", { src: url, alt: words });
-    picture.addEventListener("load", () => picture.classList.toggle("small", picture.naturalWidth <= 64));
+    picture.addEventListener("load", () => {
+      picture.classList.toggle("small", picture.naturalWidth <= 64);
+      if (picture.naturalWidth > 400 && box.closest(".things")) box.closest(".things").classList.add("large");  // curves, maps: to be read
+    });
     box.replaceChildren(picture);
   } else if (type.startsWith("video/")) box.replaceChildren(make("video", { src: url, controls: true, loop: true, "aria-label": words }));
   else if (type.startsWith("text/csv")) { box.classList.add("table"); box.tabIndex = 0; box.setAttribute("role", "region"); box.setAttribute("aria-label", words); box.replaceChildren(sheet(csv(await found.text()))); }
@@ -279,13 +291,22 @@ async function finished(card, thing) {
   const type = thing.view ? thing.view_type : thing.type;
   if (!type.startsWith("image/")) card.things.classList.add("wide");
   await show(box, path, type, words);
-  caption.replaceChildren(make("span", {}, thing.name || `no. ${thing.number}`),
-    make("button", { type: "button", onclick: () => download(thing) }, `Save ${thing.file.split(".").pop()}`));
+  const files = [thing.file, ...thing.files.filter((each) => each !== thing.file && !each.endsWith(".json"))].slice(0, 6);
+  const ending = (name) => name.split("/").pop().split(".").pop();
+  const told = files.length > new Set(files.map(ending)).size ? (name) => name.split("/").pop() : ending;
+  const buttons = files.map((name) => make("button", { type: "button", onclick: () => download(thing, name) }, `Save ${told(name)}`));
+  if (!/\.png$/.test(thing.file)) {  // which carries it inside
+    const making = () => saved(URL.createObjectURL(new Blob([JSON.stringify(thing.making)], { type: "application/json" })), `${thing.file.split("/").pop()}.json`);
+    buttons.push(make("button", { type: "button", onclick: making, title: "What made it: drop this file here, and the form is filled again" }, "Making"));
+  }
+  caption.replaceChildren(make("span", {}, thing.name || (/\d/.test(thing.file) ? `no. ${thing.number}` : thing.file)), make("span", { class: "buttons" }, ...buttons));
 }
 
-async function download(thing) {
-  const { url } = await blob(thing.url);
-  make("a", { href: url, download: thing.file.split("/").pop() }).click();
+function saved(url, name) { make("a", { href: url, download: name }).click(); }
+
+async function download(thing, name) {
+  const { url } = await blob(name === thing.file ? thing.url : `${thing.url}?file=${encodeURIComponent(name)}`);
+  saved(url, name.split("/").pop());
 }
 
 // ---- drawing ---------------------------------------------------------------------------------------------------------------
@@ -378,6 +399,7 @@ async function draw(event) {
     const job = await post("/v1/samples", { ...body, previews: Math.min(16, Number($("steps").value) || 16) });
     const card = opened(job);
     $("now").replaceChildren(card.node);
+    if (card.node.getBoundingClientRect().top > innerHeight / 2) card.node.scrollIntoView({ block: "start" });  // on a phone it is below the form
     for (let i = 0; i < Math.min(job.step.of || body.n, body.n) && i < 64; i += 1) if (state.run.formats[0] === ".png") figure(card, i);
     $("go").disabled = false;
     remember(job, await follow(card));
@@ -414,7 +436,9 @@ async function mini(thing) {  // a small picture, or a few words, that stay when
 }
 
 function about(entry) {
-  const query = Object.entries(entry.asked.query || {}).filter(([, each]) => each !== null && each !== undefined && each !== "").map(([name, each]) => `${name} ${each}`);
+  const run = state.runs.find((each) => each.name === entry.run);
+  const usual = (name) => (run && run.query.properties[name] ? run.query.properties[name].default : null);
+  const query = Object.entries(entry.asked.query || {}).filter(([name, each]) => each !== null && each !== undefined && each !== "" && String(each) !== String(usual(name))).map(([name, each]) => `${name} ${each}`);
   return [entry.run, ...query, `seed ${entry.asked.seed}`, entry.walk && entry.walk.steps ? `${entry.walk.steps} steps` : "", entry.guided && entry.walk && entry.walk.w !== undefined && entry.walk.w !== null ? `w ${entry.walk.w}` : ""].filter(Boolean).join(", ");
 }
 
@@ -610,6 +634,7 @@ async function begin() {
     } catch (problem) { say(problem.detail || "the server does not answer"); }
     await new Promise((resolve) => setTimeout(resolve, 700));
   }
+  listed();  // now that it is known what is usual
   say(`ready: ${state.runs.map((each) => each.name).join(", ")}`);
   document.body.dataset.ready = "true";
 }
