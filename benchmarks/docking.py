@@ -31,7 +31,8 @@ import numpy as np
 import torch
 
 from sfumato.fields.docking.asking import Docked, held_out
-from sfumato.fields.docking.measure import BINS, RIGHT, certainty, drawn_poses, intact, interval, process_of
+from sfumato.fields.docking.judged import BINS
+from sfumato.fields.docking.measure import RIGHT, certainty, drawn_poses, intact, interval, process_of
 from sfumato.fields.docking.options import DockingMethod, PoseNetworkOptions
 from sfumato.fields.docking.overlay import overlay
 from sfumato.fields.docking.rank import NUMBERS, Ranker, scored

@@ -89,6 +89,13 @@ def test_every_kind_of_run_is_drawn_as_offline(server: Server, run: str, walk: d
         assert np.abs(mine.astype(float) - theirs.astype(float)).max() <= (1 if mine.dtype == np.uint8 else 1e-4)
 
 
+def test_a_solver_that_was_fitted_before_is_taken_from_the_run(server: Server):
+    walk = {"steps": 3, "solver": "fit"}
+    wanted = offline(server, "classes", 3, walk, 2)
+    for mine, theirs in zip(numbers(server, server.draw(run="classes", n=3, seed=2, walk=walk)), wanted, strict=True):
+        assert np.abs(mine.astype(int) - theirs.astype(int)).max() <= 1
+
+
 def test_the_very_bits_are_had_where_they_are_asked_for(server: Server):
     job = server.draw(run="vectors", n=2, seed=3, walk={"steps": 5}, exact=True)
     for mine, theirs in zip(numbers(server, job), offline(server, "vectors", 2, {"steps": 5}, 3), strict=True):
@@ -225,6 +232,7 @@ WRONG: list[tuple[str, Any, int, str]] = [
     ("no steps", {"run": "classes", "walk": {"steps": 0}}, 422, "walk.steps"),
     ("a solver of none", {"run": "classes", "walk": {"solver": "dpmpp"}}, 422, "walk.solver"),
     ("a solver of tokens", {"run": "classes", "walk": {"solver": "confidence"}}, 422, "walk.solver"),
+    ("a solver to be fitted", {"run": "classes", "walk": {"solver": "fit", "steps": 7}}, 422, "walk.solver"),
     ("a misspelt option", {"run": "classes", "walk": {"stepz": 3}}, 422, "walk.stepz"),
     ("a label that is none", {"run": "classes", "query": {"label": "gren"}}, 422, "query.label"),
     ("a query of another field", {"run": "classes", "query": {"prompt": "x"}}, 422, "query.prompt"),

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from sfumato.jobs.walk import Drawing
 
 NAME = "fits.json"
+STREAM = ("fit",)
+"""Of the noises that solvers are fitted to."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def _drawn(model: Sampled, queries: Any, numbers: Sequence[int], walk: Walk, sol
     """Where a walk brings the noises of these numbers, in their order."""
     import torch
 
-    parts = list(model.draw(queries, numbers, walk=walk, stream=("fit",), seed=0, with_solver=solver))
+    parts = list(model.draw(queries, numbers, walk=walk, stream=STREAM, seed=0, with_solver=solver))
     x = torch.cat([part.x for part in parts])
     order = torch.tensor([number for part in parts for number in part.numbers]).argsort()
     return x[order.to(x.device)]

@@ -16,8 +16,9 @@ from sfumato.diffusion.generate import RESERVED, Queries, bunches, streams
 from sfumato.diffusion.rng import widest
 from sfumato.diffusion.sample import check_times, check_world
 from sfumato.diffusion.tree import Tree
-from sfumato.errors import options_meet_the_core
+from sfumato.errors import Wrong, options_meet_the_core
 from sfumato.jobs.finite import refused, unfinite
+from sfumato.jobs.fits import STREAM as FITTING
 from sfumato.jobs.model import Model, Told
 from sfumato.jobs.walk import Plain as PlainPush
 from sfumato.jobs.walk import Projected, Walk, spelt
@@ -132,8 +133,16 @@ class Served(Model):
     def draw(
         self, queries: Queries, numbers: Sequence[int], *, walk: Walk | None = None, seed: int | None = None,
         stream: Sequence[str | int] = ("sample",), begin: Any = None, look: Any = None, finite: bool = True,
+        with_solver: Any = None,
     ) -> Iterator[Drawn]:  # fmt: skip
-        """As offline: the same samples in the same portions, to rounding (in its bits where exact is asked)."""
+        """As offline: the same samples in the same portions, to rounding (in its bits where exact is asked).
+
+        Raises Wrong where a solver would have to be fitted first: nobody else would be served meanwhile."""
+        if with_solver is not None or tuple(stream) == FITTING:
+            raise Wrong(
+                "solver = 'fit': none is fitted to this run for so many steps yet; `sfumato sample RUN --solver fit --steps N` "
+                "does that once, and the server takes it from there"
+            )
         walk = walk or self.walk
         solver = self.solver(walk)
         if self.asker.exact or solver.counts or look is not None:

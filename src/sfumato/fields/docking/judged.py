@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+BINS = (0.3, 0.5, 0.7)
+"""Similarities to the nearest known pose between which results are told apart."""
+
 
 @dataclass(frozen=True)
 class Judged:

@@ -180,7 +180,7 @@ def _sure(axis: Any, sure: np.ndarray, first: np.ndarray) -> None:
 
 def _alike(axis: Any, judged: Sequence[Judged]) -> None:
     """How many first poses are right, and overlays, by similarity to the nearest known pose."""
-    from sfumato.fields.docking.measure import BINS
+    from sfumato.fields.docking.judged import BINS
 
     edges = (0.0, *BINS, 1.01)
     bins = [[each for each in judged if low <= each.similarity < high] for low, high in pairwise(edges)]

@@ -13,7 +13,7 @@ import numpy as np
 
 from sfumato.fields.docking.asking import Docked, Pose, held_out
 from sfumato.fields.docking.chemistry import Ligand, chem
-from sfumato.fields.docking.judged import Judged
+from sfumato.fields.docking.judged import BINS, Judged
 from sfumato.fields.docking.overlay import overlays
 from sfumato.fields.docking.rank import ranked
 from sfumato.fields.docking.sdf import block
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from sfumato.jobs.model import Model
 
 RIGHT = 2.0
-BINS = (0.3, 0.5, 0.7)
-"""Similarities to the nearest known pose between which results are told apart."""
 BEST = (1, 5, 10, 40)
 DRAWS = 2000
 
