@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion import Denoiser, Masked, Streams, key
-from sfumato.diffusion.gaps import Gaps, log_opened, opened
+from sfumato.diffusion.gaps import Gaps, opened
 from sfumato.diffusion.sample import walk
 from sfumato.diffusion.stretching import Stretch
 
@@ -220,13 +220,6 @@ def test_opening_moves_what_follows() -> None:
     becomes = torch.tensor([[-1, EXPAND, -1, DELETE, 1, -1, -1, -1]])
     assert opened(x, becomes, GAPS).tolist() == [[0, GAP, GAP, 1, 1, 2, NOTHING, NOTHING]]
     assert opened(x, torch.full_like(x, -1), GAPS).tolist() == x.tolist()
-
-
-def test_only_gaps_are_learned_from() -> None:
-    answer, becomes = torch.randn(1, 3, 6), torch.tensor([[-1, 2, -1]])
-    found = log_opened(answer, becomes)
-    assert found[0, [0, 2]].tolist() == [0, 0]
-    assert float(found[0, 1]) == pytest.approx(float(answer[0, 1].softmax(0)[2].log()), rel=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [{"q": 0.6}, {"q": 0.0}, {"d": -0.1}, {"q": 0.5, "d": 0.5}, {"most": 0}])

@@ -65,8 +65,9 @@ class Source:
     def _before(self) -> tuple[np.ndarray, np.ndarray]:
         return self._sorted(1, 2)
 
-    def places(self, left: Sequence[int], right: Sequence[int]) -> np.ndarray:
-        """Where these tokens stand on the left and on the right, at most MOST places: of one side alone two at least."""
+    def places(self, left: Sequence[int], right: Sequence[int], before: int | None = None) -> np.ndarray:
+        """Where these tokens stand on the left and on the right, at most MOST places: of one side alone two at least. Nothing
+        from the place ``before`` on is looked at."""
         if left and right:
             pair, index = (left[-1], right[0]), self._around
         elif len(left) > 1:
@@ -79,6 +80,8 @@ class Source:
             return np.zeros(0, dtype=np.int64)
         order, pairs = index
         first, last = np.searchsorted(pairs, pair[0] * self.base + pair[1] + np.array([0, 1]))
+        if before is not None:  # of one pair the places are in order
+            last = first + np.searchsorted(order[first:last], before - len(right))
         found = order[first : last : 1 + (last - first) // MOST].astype(np.int64)
         for distance, token in [(-i, t) for i, t in enumerate(reversed(left), 1)] + list(enumerate(right, 1)):
             at = found + distance
