@@ -163,6 +163,44 @@ def test_the_score_is_the_probability_of_the_text_whatever_its_length_and_deriva
     assert max(off) - min(off) < 1e-9
 
 
+@dataclass(frozen=True)
+class Counting:
+    """The chain, and how often it was asked."""
+
+    calls: list[int]
+
+    def __call__(self, x: Tensor, level: Tensor, **condition: Any) -> Tensor:
+        self.calls.append(len(x))
+        return chain()(x, level)
+
+
+def test_a_budget_opens_several_gaps_in_fewer_calls_and_costs_more_the_larger_it_is() -> None:
+    """Distance, in total variation, from the posterior of text and length; and calls until nothing is open."""
+    law, count, calls, away = posterior([0], [2, 1], 5), 2000, [], []
+    x = torch.tensor([0, GAP, 2, 1] + [NOTHING] * 24).expand(count, -1)
+    times = torch.linspace(1, 0, 81, dtype=F64)
+    for budget in (0.0, 0.1, 100.0):
+        asked = Counting([])
+        rng = Streams(key("budget"), range(count))
+        *_, (rows, _) = walk(Denoiser(asked, Masked(GAP)), x, times, Stretch(GAPS, budget=budget), rng, x_t=x)
+        assert not bool((rows == GAP).any())
+        found = texts(rows, 1, 2)
+        seen = {run: found.count(run) / count for run in law}
+        calls.append(len(asked.calls))
+        away.append(sum(abs(seen[run] - p) for run, p in law.items()) / 2)
+    assert calls[0] > 1.2 * calls[1] > 1.2 * calls[2]
+    noise = sum(math.sqrt(p * (1 - p) / count) for p in law.values()) / 2
+    assert away[0] < 1.3 * noise
+    assert away[1] < away[2]
+    assert away[2] > 1.5 * noise
+
+
+def test_gaps_that_are_opened_together_find_room_for_all() -> None:
+    rows, _ = stretched([1, *[GAP] * 5, 2], 100, Stretch(GAPS, budget=100.0), length=9)
+    assert not bool((rows == GAP).any())
+    assert all([k for k in row if k != NOTHING][-1] == 2 for row in rows.tolist())  # none has pushed out what is after
+
+
 def test_what_stands_and_where_gaps_end() -> None:
     rows, _ = stretched([1, GAP, 0, GAP, GAP, 2], 100, Stretch(GAPS), length=9, steps=3)
     assert not bool((rows == GAP).any())  # the last step opens what is left
@@ -228,6 +266,7 @@ def test_grammars_that_make_no_sense(wrong: dict[str, Any]) -> None:
         Gaps(EXPAND, DELETE, GAP, NOTHING, **wrong)
 
 
-def test_no_temperature_is_below_zero() -> None:
-    with pytest.raises(ValueError, match="neither may be negative"):
-        Stretch(GAPS, -1.0)
+def test_nothing_is_below_zero() -> None:
+    for wrong in ({"temperature": -1.0}, {"warmth": -1.0}, {"budget": -0.1}):
+        with pytest.raises(ValueError, match="none may be negative"):
+            Stretch(GAPS, **wrong)

@@ -83,9 +83,9 @@ class TokenTransformer(nn.Module):
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor, level: Tensor, level_s: Tensor | None = None, where: Tensor | None = None) -> Tensor:
-        """x (B, L) int64 -> logits (B, L, answers), or those of the places ``where`` (B, L) alone, (n, answers), which saves
-        most of the last layer where few are asked about; the levels (B,) or (B, L) say which tokens are given, and nothing
-        else.
+        """x (B, L) int64 -> logits (B, L, answers), or those of the places ``where`` (n,) alone, counted through all rows, (n,
+        answers), which saves most of the last layer where few are asked about; the levels (B,) or (B, L) say which tokens are
+        given, and nothing else.
 
         Raises ValueError for tokens of another shape or type, or beyond the table.
         """
@@ -95,7 +95,7 @@ class TokenTransformer(nn.Module):
         mask = self.sight(x, level)
         for block in self.blocks:
             h = block(h, turns, mask)
-        return self.said(h, x) if where is None else self.said(h[where], x[where])
+        return self.said(h, x) if where is None else self.said(h.flatten(0, 1)[where], x.flatten()[where])
 
     def said(self, h: Tensor, x: Tensor) -> Tensor:
         """Logits (..., answers) from the last states h (..., width) of tokens x (...)."""

@@ -110,8 +110,12 @@ def opened(
     stream: Sequence[str | int],
     look: Look | None = None,
 ) -> list[Opened]:
-    """The gap opened once for each number, at a temperature (0: the likeliest rule each time). No end of the text is drawn."""
+    """The gap opened once for each number, at a temperature (0: the likeliest rule each time). No end of the text is drawn.
+
+    One gap is opened after the other, or as many together as the budget of the model's walk allows, where it has one.
+    """
     gaps = tries.gaps
+    budget = getattr(model.solver(model.walk), "budget", 0.0)
     row = torch.from_numpy(tries.row).to(model.device)
 
     def begin(process: Any, z: Tensor, query: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -125,7 +129,7 @@ def opened(
     found = []
     for drawn in generate(
         denoiser, tries, numbers, seed=model.drawing.seed, stream=stream, begin=begin, guide=guide,
-        solver=Stretch(gaps, 0.0, temperature), batch=model.given.batch or min(len(numbers), 16), device=model.device,
+        solver=Stretch(gaps, 0.0, temperature, budget), batch=model.given.batch or min(len(numbers), 16), device=model.device,
         look=look,
     ):  # fmt: skip
         x: Any = drawn.x
