@@ -1,6 +1,6 @@
 """Whole lines of held-out documents written anew by a run of text, with everything around them in sight.
 
-    python -m benchmarks.text_lines RUN --out OUT.json [--lines 100] [--parts calls echoes]
+    python -m benchmarks.text_lines RUN --out OUT.json [--lines 100] [--parts calls budgets echoes open]
 
 Lines of 8 to 60 characters that stand in no training document, of documents that parse, are written as `sfumato text fill
 --lines` writes them: the surest token first, at temperature .7, as many tokens as stood there. Of each way to write them: how
@@ -8,7 +8,9 @@ many are what stood there, how like it the others are, and how many are sound: t
 of the same batch was written the same, and none of the training text is it (blanks at the ends do not count).
 
   calls     in 1, 2, 4, 8 calls of the network and in one a token
-  echoes    in 8 calls and in one a token where what stands between the same tokens elsewhere counts, as the verb has it
+  budgets   in as many calls as it takes to reveal tokens of so many nats of entropy together
+  echoes    in one call a token where what stands between the same tokens elsewhere counts, as the verb has it
+  open      by the verb as it is: as many tokens as it finds, the likeliest of four tries
 
 Nothing is run: texts are parsed alone. --show lines are printed with what is around them. A second call with the same OUT goes
 on with the parts that are missing.
@@ -25,6 +27,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,10 +36,12 @@ import numpy as np
 import torch
 
 from benchmarks.text import held_out_lines
-from sfumato.diffusion import Confidence, Streams, key, sample, uniform
+from sfumato.diffusion import Confidence, EntropyBound, Solver, Streams, key, uniform
+from sfumato.diffusion.sample import walk
 from sfumato.fields.text.data import Corpus
 from sfumato.fields.text.echo import Echo, Echoing, Source
 from sfumato.fields.text.filling import Draft, fill
+from sfumato.fields.text.opening import fill_open
 from sfumato.fields.text.originals import Hole, Original
 from sfumato.fields.text.reading import reader
 from sfumato.fields.text.writing import Layout, Sharpened, around, laid_out
@@ -100,39 +106,64 @@ def judged(places: Sequence[Place], written: Sequence[bytes], known: set[bytes])
     }  # fmt: skip
 
 
-def in_calls(model: Model, corpus: Corpus, places: Sequence[Place], calls: int | None, batch: int = 16) -> list[bytes]:
-    """The lines written in so many calls of the network, or (None) in one a token: lines of as many tokens together."""
-    end, written = corpus.facts.end, [b""] * len(places)
-    sizes = [(len(p.layout.tokens), int((~p.layout.known).sum()) if calls is None else 0) for p in places]
-    for size in sorted(set(sizes)):
-        members = [i for i, own in enumerate(sizes) if own == size]
-        for start in range(0, len(members), batch):
-            rows = members[start : start + batch]
+class Written(NamedTuple):
+    """Lines, and how many calls of the network each took, where that is known."""
+
+    lines: list[bytes]
+    calls: list[int]
+
+
+def drawn(model: Model, corpus: Corpus, places: Sequence[Place], solver: Solver, calls: int | None) -> Written:
+    """The lines drawn in so many calls at most, or (None) in as many as the line has tokens: of as many tokens together."""
+    found: dict[int, tuple[bytes, int]] = {}
+    for size, members in grouped(places).items():
+        for start in range(0, len(members), 16):
+            rows = members[start : start + 16]
             x = torch.from_numpy(np.stack([places[i].layout.tokens for i in rows]))
             known = torch.from_numpy(np.stack([places[i].layout.known for i in rows]))
             closed = torch.ones(len(rows), dtype=torch.bool)
-            guess = around(Sharpened(reader(model.denoiser), torch.full((len(rows),), WARMTH), end, closed), x, known)
+            warmth = torch.full((len(rows),), WARMTH)
+            guess = around(Sharpened(reader(model.denoiser), warmth, corpus.facts.end, closed), x, known)
             rng = Streams(key("lines", "written"), rows)
             times = uniform(guess.process.schedule, calls or size[1])
-            drawn = sample(guess, guess.process.prior(x, rng), times, Confidence(), rng)
-            for i, row, there in zip(rows, drawn.numpy(), known.numpy(), strict=True):
-                written[i] = corpus.vocabulary.decode(row[~there])
-    return written
+            states = [state for state, _ in walk(guess, guess.process.prior(x, rng), times, solver, rng)]
+            moved = torch.stack([(a != b).any(1) for a, b in pairwise(states)]).sum(0)
+            for i, row, there, count in zip(rows, states[-1].numpy(), known.numpy(), moved.tolist(), strict=True):
+                found[i] = corpus.vocabulary.decode(row[~there]), count
+    return Written([found[i][0] for i in range(len(places))], [found[i][1] for i in range(len(places))])
 
 
-def in_calls_with_echoes(model: Model, corpus: Corpus, places: Sequence[Place], calls: int | None) -> list[bytes]:
-    """The same by the field's own verb, each line alone."""
+def grouped(places: Sequence[Place]) -> dict[tuple[int, int], list[int]]:
+    """The places whose layouts and holes have as many tokens: (tokens, of the hole) -> their numbers."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for i, place in enumerate(places):
+        found.setdefault((len(place.layout.tokens), int((~place.layout.known).sum())), []).append(i)
+    return dict(sorted(found.items()))
+
+
+def by_the_verb(model: Model, corpus: Corpus, places: Sequence[Place], open_: bool) -> Written:
+    """Each line alone by what `sfumato text fill` does: of as many tokens as stood there, or as many as it finds."""
     written, train = [], Source(np.asarray(corpus.train).astype(np.int64))
     for p in places:
         text, hole = p.before + p.line + p.after, Hole(len(p.before), len(p.before) + len(p.line))
         draft = Draft.of(text, [hole], corpus.vocabulary, None)
-        tokens = int((draft.hole == 0).sum())
         heard = Echoing(reader(model.denoiser), Echo((train, Source(draft.tokens)), corpus.facts.end))
-        walk = model.walked(Walk(batch=1, steps=calls or tokens), "surest")
-        who = dataclasses.replace(model, denoiser=heard, walk=walk)  # type: ignore[arg-type]
-        (made,) = fill(who, Original(Path(p.name), text), [hole], temperature=WARMTH)
+        steps = int((draft.hole == 0).sum())
+        who = dataclasses.replace(model, denoiser=heard, walk=model.walked(Walk(batch=1, steps=steps), "surest"))  # type: ignore[arg-type]
+        file = Original(Path(p.name), text)
+        (made,) = (fill_open if open_ else fill)(who, file, [hole], temperature=WARMTH)
         written.append(made[len(p.before) : len(made) - len(p.after)])
-    return written
+    return Written(written, [])
+
+
+WAYS: dict[str, dict[str, Callable[[Model, Corpus, Sequence[Place]], Written]]] = {
+    "calls": {
+        f"{calls or 'one a token'}": partial(drawn, solver=Confidence(), calls=calls) for calls in (None, 8, 4, 2, 1)
+    },
+    "budgets": {f"{budget:g}": partial(drawn, solver=EntropyBound(budget), calls=None) for budget in (0.1, 0.3, 1.0)},
+    "echoes": {"one a token": partial(by_the_verb, open_=False)},
+    "open": {"4 tries": partial(by_the_verb, open_=True)},
+}
 
 
 def main() -> None:
@@ -141,7 +172,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--lines", type=int, default=100)
-    parser.add_argument("--parts", nargs="*", choices=("calls", "echoes"), default=["calls", "echoes"])
+    parser.add_argument("--parts", nargs="*", choices=WAYS, default=list(WAYS))
     parser.add_argument("--show", type=int, default=10)
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="bf16")
     asked = parser.parse_args()
@@ -152,21 +183,18 @@ def main() -> None:
     places = chosen(corpus, asked.lines)
     known = {line.strip() for _, ids in corpus.texts("train") for line in corpus.vocabulary.decode(ids).splitlines()}
     found["asked"] = {name: str(value) for name, value in vars(asked).items()}
-    ways: dict[str, tuple[Callable[..., list[bytes]], tuple[int | None, ...]]] = {
-        "calls": (in_calls, (None, 8, 4, 2, 1)), "echoes": (in_calls_with_echoes, (None, 8)),
-    }  # fmt: skip
-    written: dict[str, list[bytes]] = {}
     for part in asked.parts:
-        write, counts = ways[part]
-        for calls in counts:
-            name = f"{part}, {calls or 'one a token'}"
+        for way, write in WAYS[part].items():
+            name = f"{part}, {way}"
             if name in found:
                 continue
             began = time.process_time()
-            written[name] = write(model, corpus, places, calls)
+            made = write(model, corpus, places)
             seconds = time.process_time() - began
-            found[name] = {**judged(places, written[name], known), "cpu seconds": seconds}
-            found["shown"] = [*found.get("shown", []), *shown(name, places, written[name], asked.show)]
+            found[name] = {**judged(places, made.lines, known), "cpu seconds": seconds}
+            if made.calls:
+                found[name]["calls"] = float(np.mean(made.calls))
+            found["shown"] = [*found.get("shown", []), *shown(name, places, made.lines, asked.show)]
             asked.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
             print(name, json.dumps(found[name]), flush=True)
 

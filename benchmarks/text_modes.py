@@ -33,7 +33,7 @@ import numpy as np
 from sfumato.fields.text import bits, measure, reading, scoring
 from sfumato.fields.text.data import Corpus
 from sfumato.fields.text.echo import Echo, Echoing, Source
-from sfumato.fields.text.opening import Tries, opened
+from sfumato.fields.text.opening import Tries, heard, opened
 from sfumato.fields.text.opening import likeliest as the_likeliest
 from sfumato.fields.text.options import TextAsk
 from sfumato.fields.text.reading import reader
@@ -109,7 +109,7 @@ def document(corpus: Corpus, row: np.ndarray, first: int, size: int) -> np.ndarr
 def holes_of(model: Model, corpus: Corpus, asked: argparse.Namespace) -> dict[str, Any]:
     gaps, window, found = gaps_of(model.facts), corpus.facts.window, {}
     train = Source(np.asarray(corpus.train).astype(np.int64))
-    for size in (1, 3, 8):
+    for size in asked.sizes:
         drawn = measure.drawn_holes(corpus, size, asked.holes)
         if drawn is None:
             continue
@@ -129,10 +129,13 @@ def holes_of(model: Model, corpus: Corpus, asked: argparse.Namespace) -> dict[st
             who = model if asked.alone else dataclasses.replace(model, denoiser=echoing)
             tries = Tries.of(row[:first], row[first + size :], gaps, window, max(1, asked.tries))
             texts = opened(who, tries, [0], temperature=0.0, stream=("hole", number))
-            counts["unknown, one try"] += texts[0].tokens.tolist() == truth[number].tolist()
+            counts["unknown, one try, by the network's lengths"] += texts[0].tokens.tolist() == truth[number].tolist()
             if asked.tries:
                 texts += opened(who, tries, range(asked.tries), temperature=0.7, stream=("hole", number))
-            best = the_likeliest(texts, lambda tokens: True)
+            if asked.alone:
+                best = the_likeliest(texts, lambda tokens: True)
+            else:
+                best = heard(texts, echoing.echo, tries, lambda tokens: True)
             assert best is not None
             counts["unknown"] += best.tokens.tolist() == truth[number].tolist()
             counts["unknown, its length"] += len(best.tokens) == size
@@ -191,6 +194,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--holes", type=int, default=100)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[1, 3, 8], help="tokens of the holes")
     parser.add_argument("--tries", type=int, default=8, help="drawn besides the likeliest rule each time")
     parser.add_argument("--texts", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=30_000)

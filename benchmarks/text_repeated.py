@@ -24,7 +24,8 @@ import torch
 
 from benchmarks.text import SKIP
 from benchmarks.twin import course, next_token, twin_of
-from sfumato.diffusion import Denoiser
+from sfumato.data.dataset import split
+from sfumato.diffusion import Denoiser, key
 from sfumato.fields.text import measure
 from sfumato.fields.text.data import Corpus
 from sfumato.fields.text.options import TextNetwork
@@ -39,12 +40,15 @@ from sfumato.training.run import Run
 
 
 def part(recipe: Text, bytes_: int, window: int) -> Corpus:
-    """Of the documents that train: so many bytes, each k-th of them; held out are the run's own, at most so many tokens."""
+    """Of the documents that train: so many bytes of small ones, in an order that their names fix; held out are the run's own."""
     documents = recipe.documents(lambda _: None)
-    every = Corpus.of(documents, vocab=recipe.vocab, window=window, held_out=recipe.held_out, tell=lambda _: None)
-    names = every.names["train"]
-    k = max(1, round(sum(len(d.text) for d in documents) * (1 - recipe.held_out) / bytes_))
-    kept = {*names[::k], *every.names["held_out"]}
+    train, rest = split([document.key for document in documents], recipe.held_out)
+    kept, total = {documents[i].name for i in rest}, 0
+    for i in sorted(train, key=lambda i: key("few", documents[i].name)):
+        size = len(documents[i].text)
+        if total < bytes_ and size <= bytes_ / 4:
+            kept.add(documents[i].name)
+            total += size
     few = [document for document in documents if document.name in kept]
     return Corpus.of(few, vocab=recipe.vocab, window=window, held_out=recipe.held_out, tell=lambda _: None)
 
