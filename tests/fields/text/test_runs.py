@@ -47,6 +47,9 @@ def test_what_stands_elsewhere_is_weighed_against_what_was_drawn() -> None:
     three = once.runs([0, 1, 2], [3, 4, 0], drawn)
     assert three[5, 6, 7] == pytest.approx((1 + 1 / 2) / 2)
     assert often.runs([0, 1, 2], [3, 4, 0], drawn)[8,] < 0.02
+    two = Echo((Source(np.array([0, 0, *line, 1, 2, 9, 3, 4, 0, 0, 0] + [9] * 30)),), 10)
+    law = two.runs([2, 1, 2], [3, 4, 1], drawn)
+    assert (law[5, 6, 7], law[9,], law[8,]) == pytest.approx((1 / 4, 1 / 4, 2 * 0.75 / 4))  # two kinds count two
     assert once.runs([4, 4], [3, 4], drawn) == drawn
     ends = Echo((Source(np.array([0, 1, 2, 11, 3, 4] + [9] * 30)),), 10)  # an end is no text: the hole itself
     assert ends.runs([1, 2], [3, 4], drawn) == drawn
