@@ -9,7 +9,7 @@ of the same batch was written the same, and none of the training text is it (bla
 
   calls     in 1, 2, 4, 8 calls of the network and in one a token
   budgets   in as many calls as it takes to reveal tokens of so many nats of entropy together
-  echoes    in one call a token where what stands between the same tokens elsewhere counts, as the verb has it
+  echoes    in 8 calls and in one a token where what stands between the same tokens elsewhere counts, as the verb has it
   open      by the verb as it is: as many tokens as it finds, the likeliest of four tries
 
 Nothing is run: texts are parsed alone. --show lines are printed with what is around them. A second call with the same OUT goes
@@ -141,14 +141,16 @@ def grouped(places: Sequence[Place]) -> dict[tuple[int, int], list[int]]:
     return dict(sorted(found.items()))
 
 
-def by_the_verb(model: Model, corpus: Corpus, places: Sequence[Place], open_: bool) -> Written:
+def by_the_verb(
+    model: Model, corpus: Corpus, places: Sequence[Place], open_: bool, calls: int | None = None
+) -> Written:
     """Each line alone by what `sfumato text fill` does: of as many tokens as stood there, or as many as it finds."""
     written, train = [], Source(np.asarray(corpus.train).astype(np.int64))
     for p in places:
         text, hole = p.before + p.line + p.after, Hole(len(p.before), len(p.before) + len(p.line))
         draft = Draft.of(text, [hole], corpus.vocabulary, None)
         heard = Echoing(reader(model.denoiser), Echo((train, Source(draft.tokens)), corpus.facts.end))
-        steps = int((draft.hole == 0).sum())
+        steps = calls or int((draft.hole == 0).sum())
         who = dataclasses.replace(model, denoiser=heard, walk=model.walked(Walk(batch=1, steps=steps), "surest"))  # type: ignore[arg-type]
         file = Original(Path(p.name), text)
         (made,) = (fill_open if open_ else fill)(who, file, [hole], temperature=WARMTH)
@@ -161,7 +163,7 @@ WAYS: dict[str, dict[str, Callable[[Model, Corpus, Sequence[Place]], Written]]] 
         f"{calls or 'one a token'}": partial(drawn, solver=Confidence(), calls=calls) for calls in (None, 8, 4, 2, 1)
     },
     "budgets": {f"{budget:g}": partial(drawn, solver=EntropyBound(budget), calls=None) for budget in (0.1, 0.3, 1.0)},
-    "echoes": {"one a token": partial(by_the_verb, open_=False)},
+    "echoes": {"one a token": partial(by_the_verb, open_=False), "8": partial(by_the_verb, open_=False, calls=8)},
     "open": {"4 tries": partial(by_the_verb, open_=True)},
 }
 
