@@ -5,10 +5,12 @@
 Parts are measured one after the other and written down at once; a second call with the same OUT goes on with those that are
 missing. Everything is a function of the run and the options.
 
-  bits      bits per byte of held-out documents, 32 tokens at a time, with the seconds of the processor with and without reading
-            what is given once
-  holes     of 1, 3 and 8 tokens of held-out windows filled to the token: their length known, the surest first; unknown, the
-            likeliest of --tries and one that takes the likeliest rule each time; and how often the length alone is right
+  bits      bits per byte of held-out documents, 32 tokens at a time, alone and with what was read before, beside the rulers
+  cache     the seconds of the processor with and without reading what is given once, on fewer documents
+  course    the same of fewer documents at each snapshot of the training
+  holes     of 1, 3 and 8 tokens of held-out windows filled to the token: their length known, the surest first, by a trigram,
+            alone and with echoes; unknown, the likeliest of --tries and one that takes the likeliest rule each time, and how
+            often the length alone is right, all with echoes as `sfumato text fill` has them, or --alone
   blocks    texts of two windows by blocks of 32: what is true of them and tokens a second, with and without the cache
   steps     texts of one window in 4 to 128 steps: how many parse, stand alone and are not copied
 """
@@ -16,9 +18,11 @@ missing. Everything is a function of the run and the options.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,13 +33,18 @@ import numpy as np
 from sfumato.fields.text import bits, measure, reading, scoring
 from sfumato.fields.text.data import Corpus
 from sfumato.fields.text.echo import Echo, Echoing, Source
-from sfumato.fields.text.opening import Tries, likeliest, opened
+from sfumato.fields.text.opening import Tries, heard, opened
+from sfumato.fields.text.opening import likeliest as the_likeliest
 from sfumato.fields.text.options import TextAsk
+from sfumato.fields.text.reading import reader
 from sfumato.fields.text.recipe import gaps_of
+from sfumato.fields.text.rulers import likeliest
 from sfumato.fields.text.samples import Seen
+from sfumato.jobs.config import read_config
 from sfumato.jobs.model import Model, load
-from sfumato.jobs.walk import Walk
+from sfumato.jobs.walk import Drawing, Walk
 from sfumato.metrics.intervals import share_interval
+from sfumato.training.ema import read_snapshots
 
 
 @contextmanager
@@ -52,20 +61,37 @@ def uncached() -> Iterator[None]:
 
 
 def bits_of(model: Model, corpus: Corpus, asked: argparse.Namespace) -> dict[str, Any]:
-    found: dict[str, Any] = {}
     chosen = measure.choose(corpus, asked.tokens)
+    alone, heard = measure.read_bits(corpus, model.denoiser, chosen, 32, 2, model.device, lambda *_: None)
+    ruled = measure.rulers(corpus, chosen, model.run.cache)
+    return {
+        "bits per byte": alone.interval(), "heard": heard.interval(), "documents": len(chosen),
+        "rulers": {name: each.per_byte for name, each in ruled.items()},
+    }  # fmt: skip
+
+
+def cache_of(model: Model, corpus: Corpus, asked: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    chosen = measure.choose(corpus, asked.early)
     for name in ("once", "every time"):
         began = time.process_time()
-
-        def own() -> bits.Scores:
-            return measure.own_bits(corpus, model.denoiser, chosen, 32, 2, model.device, lambda *_: None)
-
-        if name == "once":
-            scores = own()
-        else:
-            with uncached():
-                scores = own()
+        with contextlib.nullcontext() if name == "once" else uncached():
+            scores = measure.own_bits(corpus, model.denoiser, chosen, 32, 2, model.device, lambda *_: None)
         found[name] = {"bits per byte": scores.interval(), "cpu seconds": time.process_time() - began}
+    return found | {"documents": len(chosen)}
+
+
+def course_of(model: Model, corpus: Corpus, asked: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    chosen = measure.choose(corpus, asked.early)
+    network, width = model.denoiser.network.network, read_config(model.run).training.ema[0]  # type: ignore[attr-defined]
+    last = {name: value.clone() for name, value in network.state_dict().items()}
+    for snapshot in read_snapshots(model.run.snapshots):
+        if snapshot.width == width:
+            network.load_state_dict(dict(snapshot.weights))
+            alone, heard = measure.read_bits(corpus, model.denoiser, chosen, 32, 2, model.device, lambda *_: None)
+            found[str(snapshot.step)] = {"bits per byte": alone.interval(), "heard": heard.interval()}
+    network.load_state_dict(last)
     return found | {"documents": len(chosen)}
 
 
@@ -83,42 +109,41 @@ def document(corpus: Corpus, row: np.ndarray, first: int, size: int) -> np.ndarr
 def holes_of(model: Model, corpus: Corpus, asked: argparse.Namespace) -> dict[str, Any]:
     gaps, window, found = gaps_of(model.facts), corpus.facts.window, {}
     train = Source(np.asarray(corpus.train).astype(np.int64))
-    for size in (1, 3, 8):
+    for size in asked.sizes:
         drawn = measure.drawn_holes(corpus, size, asked.holes)
         if drawn is None:
             continue
         x, open_ = drawn
-        n, right, length, alone = len(x), 0, 0, 0
-        known = 0
-        for start in range(0, n, 32):
-            part = slice(start, start + 32)
-            written = measure.fill(model.denoiser, x[part], ~open_[part], size, model.device)
-            known += int((written == x[part]).all(1).sum())
-        echoes = 0
+        truth, counts = x[open_].reshape(-1, size).numpy(), Counter[str]()
+        before = np.stack([row[f - 2 : f] for row, f in zip(x.numpy(), open_.int().argmax(1).tolist(), strict=True)])
+        trigram = likeliest(corpus.train, before, size, corpus.facts.vocab)
+        counts["known, a trigram"] = int((trigram == truth).all(1).sum())
         for number, (row, where) in enumerate(zip(x.numpy(), open_.numpy(), strict=True)):
+            one = slice(number, number + 1)
             first = int(where.argmax())
-            truth = row[first : first + size]
-            file = document(corpus, row, first, size)
-            guess = Echoing(model.denoiser, Echo((train, Source(file)), corpus.facts.end))
-            written = measure.fill(guess, x[number : number + 1], ~open_[number : number + 1], size, model.device)  # type: ignore[arg-type]
-            echoes += bool((written == x[number]).all())
+            file = Source(document(corpus, row, first, size))
+            echoing: Any = Echoing(reader(model.denoiser), Echo((train, file), corpus.facts.end))
+            for name, guess in (("known, alone", model.denoiser), ("known", echoing)):
+                written = measure.fill(guess, x[one], ~open_[one], size, model.device)
+                counts[name] += bool((written == x[number]).all())
+            who = model if asked.alone else dataclasses.replace(model, denoiser=echoing)
             tries = Tries.of(row[:first], row[first + size :], gaps, window, max(1, asked.tries))
-            greedy = opened(model, tries, [0], temperature=0.0, stream=("hole", number))
-            more = (
-                opened(model, tries, range(asked.tries), temperature=0.7, stream=("hole", number))
-                if asked.tries
-                else []
-            )
-            best = likeliest([*greedy, *more], lambda tokens: True)
+            texts = opened(who, tries, [0], temperature=0.0, stream=("hole", number))
+            counts["unknown, one try, by the network's lengths"] += texts[0].tokens.tolist() == truth[number].tolist()
+            if asked.tries:
+                texts += opened(who, tries, range(asked.tries), temperature=0.7, stream=("hole", number))
+            if asked.alone:
+                best = the_likeliest(texts, lambda tokens: True)
+            else:
+                best = heard(texts, echoing.echo, tries, lambda tokens: True)
             assert best is not None
-            right += best.tokens.tolist() == truth.tolist()
-            alone += greedy[0].tokens.tolist() == truth.tolist()
-            length += len(best.tokens) == size
+            counts["unknown"] += best.tokens.tolist() == truth[number].tolist()
+            counts["unknown, its length"] += len(best.tokens) == size
+        n = len(x)
         found[str(size)] = {
-            "holes": n, "length known": known / n, "... with echoes": echoes / n, "length unknown": right / n,
-            "... 90 %": share_interval(right / n, n),
-            "length unknown, one try": alone / n, "length right": length / n,
-        }  # fmt: skip
+            "holes": n,
+            **{name: [hits / n, *share_interval(hits / n, n)] for name, hits in counts.items()},
+        }
     return found
 
 
@@ -159,7 +184,7 @@ def steps_of(model: Model, corpus: Corpus, asked: argparse.Namespace) -> dict[st
 
 
 PARTS: dict[str, Callable[[Model, Corpus, argparse.Namespace], dict[str, Any]]] = {
-    "holes": holes_of, "bits": bits_of, "blocks": blocks_of, "steps": steps_of,
+    "bits": bits_of, "cache": cache_of, "holes": holes_of, "course": course_of, "blocks": blocks_of, "steps": steps_of,
 }  # fmt: skip
 
 
@@ -169,13 +194,19 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--holes", type=int, default=100)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[1, 3, 8], help="tokens of the holes")
     parser.add_argument("--tries", type=int, default=8, help="drawn besides the likeliest rule each time")
     parser.add_argument("--texts", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=30_000)
+    parser.add_argument(
+        "--early", type=int, default=16_000, help="held-out tokens scored in the course of the training"
+    )
+    parser.add_argument("--alone", action="store_true", help="holes of unknown length without echoes")
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="bf16")
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     asked = parser.parse_args()
     found: dict[str, Any] = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else {}
-    model = load(asked.run)
+    model = load(asked.run, drawing=Drawing(precision=asked.precision))
     recipe: Any = model.recipe
     corpus = recipe.corpus(model.run)
     for name in asked.parts:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion import Denoiser, Masked, Streams, key
-from sfumato.diffusion.gaps import Gaps, log_opened, opened
+from sfumato.diffusion.gaps import Gaps, opened
 from sfumato.diffusion.sample import walk
 from sfumato.diffusion.stretching import Stretch
 
@@ -163,6 +163,53 @@ def test_the_score_is_the_probability_of_the_text_whatever_its_length_and_deriva
     assert max(off) - min(off) < 1e-9
 
 
+@dataclass(frozen=True)
+class Counting:
+    """The chain, and how often it was asked."""
+
+    calls: list[int]
+
+    def __call__(self, x: Tensor, level: Tensor, **condition: Any) -> Tensor:
+        self.calls.append(len(x))
+        return chain()(x, level)
+
+
+def test_a_budget_opens_several_gaps_in_fewer_calls() -> None:
+    """Down to the depth of the grammar's tree; and what is drawn is near the posterior of text and length still."""
+    law, count, calls = posterior([0], [2, 1], 5), 600, []
+    x = torch.tensor([0, GAP, 2, 1] + [NOTHING] * 24).expand(count, -1)
+    times = torch.linspace(1, 0, 81, dtype=F64)
+    noise = sum(math.sqrt(p * (1 - p) / count) for p in law.values()) / 2
+    for budget in (0.0, 2.0, 100.0):
+        asked = Counting([])
+        rng = Streams(key("budget"), range(count))
+        *_, (rows, _) = walk(Denoiser(asked, Masked(GAP)), x, times, Stretch(GAPS, budget=budget), rng, x_t=x)
+        assert not bool((rows == GAP).any())
+        found = texts(rows, 1, 2)
+        away = sum(abs(found.count(run) / count - p) for run, p in law.items()) / 2
+        assert away < 1.5 * noise
+        calls.append(len(asked.calls))
+    assert calls[0] > 1.5 * calls[1] > 1.5 * calls[2]
+
+
+def test_the_budget_holds_what_opening_together_may_cost() -> None:
+    """The summed entropy of what is opened less the greatest: .5 and .2 of .5, .2, .9 may be for .25; one is always opened."""
+    entropy = torch.tensor([[0.5, 0.0, 0.2, 0.9], [0.9, 0.8, 0.0, 0.0]], dtype=F64)
+    gap = torch.tensor([[True, False, True, True], [True, True, False, False]])
+    score = (-entropy).masked_fill(~gap, -torch.inf)
+    for budget, opened_ in (
+        (0.0, [[2], [1]]), (0.1, [[2], [1]]), (0.25, [[0, 2], [1]]), (0.75, [[0, 2, 3], [1]]), (0.85, [[0, 2, 3], [0, 1]]),
+    ):  # fmt: skip
+        chosen = Stretch(GAPS, budget=budget).first(gap, score, entropy)
+        assert [row.nonzero()[:, 0].tolist() for row in chosen] == opened_
+
+
+def test_gaps_that_are_opened_together_find_room_for_all() -> None:
+    rows, _ = stretched([1, *[GAP] * 5, 2], 100, Stretch(GAPS, budget=100.0), length=9)
+    assert not bool((rows == GAP).any())
+    assert all([k for k in row if k != NOTHING][-1] == 2 for row in rows.tolist())  # none has pushed out what is after
+
+
 def test_what_stands_and_where_gaps_end() -> None:
     rows, _ = stretched([1, GAP, 0, GAP, GAP, 2], 100, Stretch(GAPS), length=9, steps=3)
     assert not bool((rows == GAP).any())  # the last step opens what is left
@@ -222,19 +269,13 @@ def test_opening_moves_what_follows() -> None:
     assert opened(x, torch.full_like(x, -1), GAPS).tolist() == x.tolist()
 
 
-def test_only_gaps_are_learned_from() -> None:
-    answer, becomes = torch.randn(1, 3, 6), torch.tensor([[-1, 2, -1]])
-    found = log_opened(answer, becomes)
-    assert found[0, [0, 2]].tolist() == [0, 0]
-    assert float(found[0, 1]) == pytest.approx(float(answer[0, 1].softmax(0)[2].log()), rel=1e-5)
-
-
 @pytest.mark.parametrize("wrong", [{"q": 0.6}, {"q": 0.0}, {"d": -0.1}, {"q": 0.5, "d": 0.5}, {"most": 0}])
 def test_grammars_that_make_no_sense(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be 0 < q"):
         Gaps(EXPAND, DELETE, GAP, NOTHING, **wrong)
 
 
-def test_no_temperature_is_below_zero() -> None:
-    with pytest.raises(ValueError, match="neither may be negative"):
-        Stretch(GAPS, -1.0)
+def test_nothing_is_below_zero() -> None:
+    for wrong in ({"temperature": -1.0}, {"warmth": -1.0}, {"budget": -0.1}):
+        with pytest.raises(ValueError, match="none may be negative"):
+            Stretch(GAPS, **wrong)

@@ -110,12 +110,6 @@ class Gaps:
         return rule.log()
 
 
-def log_opened(answer: Tensor, becomes: Tensor) -> Tensor:
-    """log p of what each gap becomes (B, L) under logits (B, L, V), float32; 0 where there is no gap (-1)."""
-    log_p = torch.log_softmax(answer.float(), -1).gather(-1, becomes.clamp_min(0)[..., None])[..., 0]
-    return torch.where(becomes >= 0, log_p, 0.0)
-
-
 def opened(x: Tensor, becomes: Tensor, gaps: Gaps) -> Tensor:
     """Rows x (B, L) in which gaps became something (B, L), -1 where nothing is opened: what follows moves on or back. A row
     that grows beyond L loses its end."""

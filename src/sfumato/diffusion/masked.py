@@ -168,7 +168,11 @@ class Masked:
             if bool((x >= belief.shape[-1]).any()):
                 raise ValueError(f"token {int(x.max())} is beyond the {answer.shape[-1]} logits per token")
             surprise = -belief.gather(-1, x[..., None])[..., 0]
-        rate = loss_rate(self.schedule, t, x) / (1 - share(self.schedule, t, x)).clamp_min(1e-300)
+        return self.bound(surprise, hidden, t, weight)
+
+    def bound(self, surprise: Tensor, hidden: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The loss (B,) of ``surprise``, -log p of the data's tokens (B, L), which is read where they are ``hidden`` (B, L)."""
+        rate = loss_rate(self.schedule, t, surprise) / (1 - share(self.schedule, t, surprise)).clamp_min(1e-300)
         lost = torch.where(hidden, rate.clamp_max(1e30) * torch.where(hidden, surprise, 0.0), 0.0)
         return mean_counted(lost, t, weight)
 

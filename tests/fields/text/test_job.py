@@ -157,7 +157,8 @@ def test_the_report_has_every_number_beside_its_ruler(run: Path, capsys: pytest.
     words = ["evaluate", str(run), "--holes", "20", "-n", "4", "--span", "8", "--draws", "1", "--steps", "8"]
     assert main(words) == 0
     said = capsys.readouterr().out
-    for name in ("bits_per_byte", "... of xz", "... of 3-gram of tokens", "holes_of_3_right", "... of 3 by a trigram",
+    for name in ("bits_per_byte", "bits_per_byte_heard", "... of xz", "... of 3-gram of tokens", "holes_of_3_right",
+                 "... of 3 by a trigram",
                  "parses", "sound"):  # fmt: skip
         assert name in said
     metrics = json.loads((run / "metrics.json").read_text())

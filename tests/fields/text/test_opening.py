@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,6 +122,20 @@ def test_the_likeliest_text_is_found_among_those_of_all_lengths() -> None:
     assert log_p(best.tokens) == max(log_p(each.tokens) for each in found)
     assert len({len(each.tokens) for each in found}) > 3
     assert likeliest(found, lambda tokens: False) is None
+
+
+def test_a_walk_with_a_budget_opens_several_gaps_in_a_call() -> None:
+    """The budget is that of the walk that is asked for; without one, one gap is opened in a call."""
+    tries = Tries.of(np.array(ids(b"ab")), np.array(ids(b"ca")), GAPS, 24, 40)
+    calls = []
+    for solver in ("confidence", "entropy_bound:budget=0.1", "entropy_bound:budget=50"):
+        asked = model(24)
+        asked = replace(asked, walk=replace(asked.walk, solver=solver), given=Walk(batch=40))
+        texts = opened(asked, tries, range(40), temperature=1.0, stream=("few",))
+        assert len({len(each.tokens) for each in texts}) > 3
+        network: Any = asked.denoiser.network
+        calls.append(len(network.seen))
+    assert calls[0] > calls[1] > calls[2]
 
 
 def test_all_but_the_holes_is_kept_to_the_byte() -> None:

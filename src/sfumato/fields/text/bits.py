@@ -24,11 +24,13 @@ from sfumato.metrics.distances import MetricError
 
 
 class Span(NamedTuple):
-    """What one call sees: the tokens (n,), of which those from `first` on are scored, and the document they are of."""
+    """What one call sees: the tokens (n,), of which those from `first` on are scored, the document they are of, and where in
+    it, an end before it counted, they begin."""
 
     tokens: np.ndarray
     first: int
     document: int
+    start: int
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,19 @@ def spans(
         for first in range(1 + (given[number] if given else 0), len(tokens), block):
             last = min(first + block, len(tokens))
             start = max(0, last - context - block)
-            yield Span(tokens[start:last], first - start, number)
+            yield Span(tokens[start:last], first - start, number, start)
+
+
+class Asked(NamedTuple):
+    """One draw of masks over spans: what is hidden (B, L), the surprise there (B, L) in nats, float64 and 0 elsewhere, and the
+    share (B,) of the scored tokens that it is."""
+
+    open_: Tensor
+    surprise: Tensor
+    share: Tensor
+
+
+See = Callable[[Sequence[int], Sequence[Span], Sequence[Asked]], None]
 
 
 @torch.no_grad()
@@ -91,6 +105,7 @@ def score(
     device: torch.device | str = "cpu",
     look: Callable[[int, int], None] | None = None,
     given: Sequence[int] | None = None,
+    see: See | None = None,
 ) -> Scores:
     """Bits and bytes of `documents`, lists of tokens (n,).
 
@@ -98,36 +113,48 @@ def score(
         lengths: bytes of each token, (V + 2,).
         draws: masks per block, of as many different sizes. They are functions of the block's and the draw's number.
         look: told after each batch how many of how many spans are done.
+        see: shown each draw of each batch: the numbers of its spans, and the spans.
 
     Raises:
         ValueError: draws below 1; see also `spans`. MetricError: the model's bound is not finite.
     """
+    nats, done = np.zeros(len(documents)), 0
+    everything = list(spans(documents, end, context, block, given))
+    for numbers, each in asked(denoiser, everything, draws, batch, device):
+        bounds = torch.stack([(one.surprise.sum(1) / one.share) for one in each]).mean(0)
+        for number, value in zip(numbers, bounds.tolist(), strict=True):
+            nats[everything[number].document] += value
+        done += len(numbers)
+        if see is not None:
+            see(numbers, [everything[number] for number in numbers], each)
+        if look is not None:
+            look(done, len(everything))
+    if not np.isfinite(nats).all():
+        raise MetricError(
+            "the bound on the probability of a document is not finite: the network answers NaN or infinity"
+        )
+    return Scores(nats / math.log(2), sizes(documents, lengths, given))
+
+
+@torch.no_grad()
+def asked(
+    denoiser: Denoiser, everything: Sequence[Span], draws: int, batch: int, device: torch.device | str
+) -> Iterator[tuple[list[int], list[Asked]]]:
+    """The numbers of spans that are looked at together, and each of their draws, until all have been. ValueError for draws
+    below 1."""
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws}")
     denoiser = reader(denoiser)
-    everything = list(spans(documents, end, context, block, given))
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)  # those that `reader` can read together
     for number, span in enumerate(everything):
         groups[len(span.tokens), span.first].append(number)
-    nats = np.zeros(len(documents))
-    done = 0
     for _, members in sorted(groups.items()):
         for start in range(0, len(members), batch):
             numbers = members[start : start + batch]
             part = [everything[number] for number in numbers]
             x = torch.from_numpy(np.stack([span.tokens for span in part])).to(device)
             first = torch.tensor([span.first for span in part], device=device)
-            bounds = [_bound(denoiser, x, first, draw, draws, numbers) for draw in range(draws)]
-            for span, value in zip(part, torch.stack(bounds).mean(0).tolist()):
-                nats[span.document] += value
-            done += len(part)
-            if look is not None:
-                look(done, len(everything))
-    if not np.isfinite(nats).all():
-        raise MetricError(
-            "the bound on the probability of a document is not finite: the network answers NaN or infinity"
-        )
-    return Scores(nats / math.log(2), sizes(documents, lengths, given))
+            yield numbers, [_drawn(denoiser, x, first, draw, draws, numbers) for draw in range(draws)]
 
 
 def sizes(documents: Sequence[np.ndarray], lengths: np.ndarray, given: Sequence[int] | None = None) -> np.ndarray:
@@ -136,8 +163,8 @@ def sizes(documents: Sequence[np.ndarray], lengths: np.ndarray, given: Sequence[
     return np.array([int(lengths[ids[begin:]].sum()) for ids, begin in zip(documents, first)], dtype=np.int64)
 
 
-def _bound(denoiser: Denoiser, x: Tensor, first: Tensor, draw: int, draws: int, numbers: Sequence[int]) -> Tensor:
-    """One draw of the bound of the tokens from `first` on, in nats, (B,) float64.
+def _drawn(denoiser: Denoiser, x: Tensor, first: Tensor, draw: int, draws: int, numbers: Sequence[int]) -> Asked:
+    """One draw of masks over the tokens from `first` on.
 
     Of K tokens k = 1 ... K are hidden, each number as likely as the others, and the surprise at them is taken K / k times:
     the same expectation as the integral over time, for every schedule (Hoogeboom 2022, arXiv 2110.02037), without its
@@ -150,8 +177,8 @@ def _bound(denoiser: Denoiser, x: Tensor, first: Tensor, draw: int, draws: int, 
     scored = torch.arange(x.shape[1], device=x.device) >= first[:, None]
     place = order.masked_fill(~scored, 2.0).argsort(1).argsort(1)
     open_ = place < hidden[:, None]
-    surprise = surprise_at(denoiser, x, open_, torch.where(scored, (hidden / count)[:, None], 0.0))
-    return surprise.sum(1) * count / hidden
+    share = hidden / count
+    return Asked(open_, surprise_at(denoiser, x, open_, torch.where(scored, share[:, None], 0.0)), share)
 
 
 def surprise_at(denoiser: Denoiser, x: Tensor, open_: Tensor, t: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ T the number of different tokens seen there. What is asked about is never among 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ REACH = 3
 """Neighbours on each side that are looked at."""
 MOST = 4096
 """Places that are counted for one context."""
+LONGEST = 24
+"""Tokens, at most, of a run of unknown length that is looked up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +68,9 @@ class Source:
     def _before(self) -> tuple[np.ndarray, np.ndarray]:
         return self._sorted(1, 2)
 
-    def places(self, left: Sequence[int], right: Sequence[int]) -> np.ndarray:
-        """Where these tokens stand on the left and on the right, at most MOST places: of one side alone two at least."""
+    def places(self, left: Sequence[int], right: Sequence[int], before: int | None = None) -> np.ndarray:
+        """Where these tokens stand on the left and on the right, at most MOST places: of one side alone two at least. Nothing
+        from the place ``before`` on is looked at."""
         if left and right:
             pair, index = (left[-1], right[0]), self._around
         elif len(left) > 1:
@@ -79,6 +83,8 @@ class Source:
             return np.zeros(0, dtype=np.int64)
         order, pairs = index
         first, last = np.searchsorted(pairs, pair[0] * self.base + pair[1] + np.array([0, 1]))
+        if before is not None:  # of one pair the places are in order
+            last = first + np.searchsorted(order[first:last], before - len(right))
         found = order[first : last : 1 + (last - first) // MOST].astype(np.int64)
         for distance, token in [(-i, t) for i, t in enumerate(reversed(left), 1)] + list(enumerate(right, 1)):
             at = found + distance
@@ -93,6 +99,21 @@ class Echo:
 
     sources: tuple[Source, ...]
     end: int
+
+    def runs(
+        self, left: Sequence[int], right: Sequence[int], known: Mapping[tuple[int, ...], float]
+    ) -> dict[tuple[int, ...], float]:
+        """The law of what stands between known neighbours, of whatever length, where the network's of some runs is `known`:
+        by the back-off of `mixed`, from two neighbours on each side on."""
+        law = dict(known)
+        for source in self.sources:
+            for reach in range(2, REACH + 1):
+                there = runs(source, left[-reach:], right[:reach], LONGEST)
+                there = Counter({run: n for run, n in there.items() if all(token < self.end for token in run)})
+                if there:
+                    total = there.total() + len(there)
+                    law = {run: (there[run] + len(there) * law.get(run, 0.0)) / total for run in {**law, **there}}
+        return law
 
     def mixed(
         self, law: np.ndarray, left: Sequence[int], right: Sequence[int], skip: tuple[int, int] = (-1, -1)
@@ -118,6 +139,23 @@ class Echo:
                     law *= len(kinds) / (counts.sum() + len(kinds))
                     law[kinds] += counts / (counts.sum() + len(kinds))
         return law
+
+
+def runs(source: Source, left: Sequence[int], right: Sequence[int], most: int) -> Counter[tuple[int, ...]]:
+    """The runs of up to ``most`` tokens that stand in a source between these neighbours, two on the left at least, and how often
+    each does."""
+    first = source.places(left, [])
+    inside = first[first + most + len(right) <= len(source.tokens)] if len(left) > 1 and right else first[:0]
+    found: Counter[tuple[int, ...]] = Counter()
+    ended = np.zeros(len(inside), dtype=bool)
+    for n in range(most + 1):
+        here = ~ended
+        for distance, token in enumerate(right):
+            here = here & (source.tokens[inside + n + distance] == token)
+        for place in inside[here].tolist():
+            found[tuple(source.tokens[place : place + n].tolist())] += 1
+        ended |= here  # the nearest end of a run is its end
+    return found
 
 
 def known_around(tokens: np.ndarray, place: int, open_: np.ndarray) -> tuple[list[int], list[int]]:

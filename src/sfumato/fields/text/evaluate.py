@@ -58,6 +58,7 @@ def notes(model: Model, measure: Measured, ask: TextAsk) -> tuple[str, ...]:
     facts_ = model.facts
     said = [
         f"bits per byte are an upper bound: {measure.span} tokens are written at a time, what is before them is in sight",
+        "bits_per_byte_heard are those of the network, the text that it learned from and the document so far, mixed",
         "a trigram sees the left side of a hole alone; the model sees both and writes the surest first",
     ]
     if measure.n:

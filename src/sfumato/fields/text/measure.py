@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from sfumato.diffusion import Confidence, Denoiser, Streams, key, sample, uniform
-from sfumato.fields.text.bits import Scores, score
+from sfumato.fields.text.bits import Scores, See, score
 from sfumato.fields.text.data import Corpus
+from sfumato.fields.text.heard import Heard, Hearing
 from sfumato.fields.text.options import Measured
 from sfumato.fields.text.reading import reader
 from sfumato.fields.text.rulers import compressed, likeliest, ngram
@@ -48,19 +49,30 @@ def bits(
     MetricError where fewer than two documents are held out.
     """
     chosen = choose(corpus, asked.tokens)
-    mine = own_bits(corpus, denoiser, chosen, asked.span, asked.draws, device, look)
+    alone, heard = read_bits(corpus, denoiser, chosen, asked.span, asked.draws, device, look)
     return [
         _bits_row(name, scores, corpus.facts.train.documents)
         for name, scores in {
-            "bits_per_byte": mine,
+            "bits_per_byte": alone,
+            "bits_per_byte_heard": heard,
             **{f"... of {k}": v for k, v in rulers(corpus, chosen, cache).items()},
         }.items()
     ]
 
 
-def own_bits(
+def read_bits(
     corpus: Corpus, denoiser: Denoiser, chosen: Texts, span: int, draws: int, device: torch.device | str, look: Look
-) -> Scores:
+) -> tuple[Scores, Scores]:
+    """The model's bits of documents, `span` tokens at a time: alone, and where what it has read before counts (`heard`)."""
+    hearing = Hearing(Heard.of(corpus.train, [ids for _, ids in chosen], corpus.facts.end), draws)
+    alone = own_bits(corpus, denoiser, chosen, span, draws, device, look, hearing.see)
+    return alone, hearing.scores(alone)
+
+
+def own_bits(
+    corpus: Corpus, denoiser: Denoiser, chosen: Texts, span: int, draws: int, device: torch.device | str, look: Look,
+    see: See | None = None,
+) -> Scores:  # fmt: skip
     """The model's bits of documents, `span` tokens at a time."""
     span = min(span, corpus.facts.window - 1)
     return score(
@@ -75,6 +87,7 @@ def own_bits(
         device=device,
         look=lambda done, of: look("bits per byte", done, of),
         given=corpus.prompts_of([name for name, _ in chosen]),
+        see=see,
     )
 
 

@@ -82,8 +82,10 @@ class TokenTransformer(nn.Module):
         self.blocks = nn.ModuleList(TokenBlock(width, heads, hidden, dropout) for _ in range(depth))
         self.scale = nn.Parameter(torch.ones(width))
 
-    def forward(self, x: Tensor, level: Tensor, level_s: Tensor | None = None) -> Tensor:
-        """x (B, L) int64 -> logits (B, L, answers); the levels (B,) or (B, L) say which tokens are given, and nothing else.
+    def forward(self, x: Tensor, level: Tensor, level_s: Tensor | None = None, where: Tensor | None = None) -> Tensor:
+        """x (B, L) int64 -> logits (B, L, answers), or those of the places ``where`` (n,) alone, counted through all rows, (n,
+        answers), which saves most of the last layer where few are asked about; the levels (B,) or (B, L) say which tokens are
+        given, and nothing else.
 
         Raises ValueError for tokens of another shape or type, or beyond the table.
         """
@@ -93,6 +95,10 @@ class TokenTransformer(nn.Module):
         mask = self.sight(x, level)
         for block in self.blocks:
             h = block(h, turns, mask)
+        return self.said(h, x) if where is None else self.said(h.flatten(0, 1)[where], x.flatten()[where])
+
+    def said(self, h: Tensor, x: Tensor) -> Tensor:
+        """Logits (..., answers) from the last states h (..., width) of tokens x (...)."""
         return self.barred(nn.functional.linear(standard(h, self.scale), self.embed.weight[: self.answers]), x)
 
     def entered(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,7 +122,7 @@ class TokenTransformer(nn.Module):
         h, turns = self.entered(x, angles)
         for block, before in zip(self.blocks, kept, strict=True):
             h = block(h, turns, before=before)
-        return self.barred(nn.functional.linear(standard(h, self.scale), self.embed.weight[: self.answers]), x)
+        return self.said(h, x)
 
     def sight(self, x: Tensor, level: Tensor) -> Tensor | None:
         """Who sees whom: bool (B, L) or (B, L, L), True where it does; None: everybody everybody."""

@@ -6,6 +6,7 @@ it, of whatever length (`diffusion.stretching`), so that no rule of thumb about 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,6 +22,7 @@ from sfumato.diffusion.generate import Look
 from sfumato.diffusion.guidance import Wrapped
 from sfumato.diffusion.stretching import Stretch
 from sfumato.errors import DataError
+from sfumato.fields.text.echo import REACH, Echo
 from sfumato.fields.text.filling import TRIES
 from sfumato.fields.text.filling import Look as Seen
 from sfumato.fields.text.originals import Hole, Original
@@ -110,8 +112,12 @@ def opened(
     stream: Sequence[str | int],
     look: Look | None = None,
 ) -> list[Opened]:
-    """The gap opened once for each number, at a temperature (0: the likeliest rule each time). No end of the text is drawn."""
+    """The gap opened once for each number, at a temperature (0: the likeliest rule each time). No end of the text is drawn.
+
+    One gap is opened after the other, or as many together as the budget of the model's walk allows, where it has one.
+    """
     gaps = tries.gaps
+    budget = getattr(model.solver(model.walk), "budget", 0.0)
     row = torch.from_numpy(tries.row).to(model.device)
 
     def begin(process: Any, z: Tensor, query: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -125,7 +131,7 @@ def opened(
     found = []
     for drawn in generate(
         denoiser, tries, numbers, seed=model.drawing.seed, stream=stream, begin=begin, guide=guide,
-        solver=Stretch(gaps, 0.0, temperature), batch=model.given.batch or min(len(numbers), 16), device=model.device,
+        solver=Stretch(gaps, 0.0, temperature, budget), batch=model.given.batch or min(len(numbers), 16), device=model.device,
         look=look,
     ):  # fmt: skip
         x: Any = drawn.x
@@ -144,6 +150,21 @@ def likeliest(found: Sequence[Opened], fits: Callable[[np.ndarray], bool]) -> Op
     """The likeliest of those that fit; the first of equal ones; None where none does."""
     good = [each for each in found if fits(each.tokens)]
     return max(good, key=lambda each: each.log_text) if good else None
+
+
+def heard(
+    found: Sequence[Opened], echo: Echo, tries: Tries, fits: Callable[[np.ndarray], bool]
+) -> Opened | None:  # fmt: skip
+    """The likeliest that fits of those that were drawn, and of what stands elsewhere between the same tokens, whatever its
+    length; what was drawn is as likely as the model says it is beside the others that were drawn."""
+    top = max((each.log_text for each in found), default=0.0)
+    known = {tuple(each.tokens.tolist()): math.exp(each.log_text - top) for each in found}
+    total = sum(known.values())
+    law = echo.runs(
+        tries.before[-REACH:].tolist(), tries.after[:REACH].tolist(), {run: p / total for run, p in known.items()}
+    )  # fmt: skip
+    texts = [Opened(np.array(run, dtype=np.int64), math.log(max(p, 1e-300))) for run, p in law.items()]
+    return likeliest(texts, lambda tokens: len(tokens) <= tries.most and fits(tokens))
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -214,7 +235,8 @@ class Filled:
             see = self._seeing(row) if not attempt else None
             stream = ("gap", self.hole, attempt)
             found = opened(self.model, row, numbers, temperature=self.temperature, stream=stream, look=see)
-            best = likeliest(found, self.fits)
+            echo = getattr(self.model.denoiser, "echo", None)
+            best = likeliest(found, self.fits) if echo is None else heard(found, echo, row, self.fits)
             if best is not None:
                 return best.tokens
         raise DataError(_nothing(self))

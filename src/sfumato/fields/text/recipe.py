@@ -207,13 +207,11 @@ class Text(Recipe):
         return TrainOptions(batch=usual_batch(len(data.train), 32 if device == "cpu" else 256))
 
     def task(self, data: Data, network: nn.Module) -> Task:
-        from sfumato.fields.text.contexts import Contexts, Stretched
-        from sfumato.training.objective import plain
+        from sfumato.fields.text.contexts import Contexts, Hidden, Stretched
 
-        task = dataclasses.replace(super().task(data, network), times=Contexts(self.prefix, self.hole))
-        if not data.facts.gaps:
-            return task
-        return dataclasses.replace(task, criterion=Stretched(gaps_of(data.facts), self.stretch), judged=plain)
+        criterion = Stretched(gaps_of(data.facts), self.stretch) if data.facts.gaps else Hidden()
+        times = Contexts(self.prefix, self.hole)
+        return dataclasses.replace(super().task(data, network), times=times, criterion=criterion, judged=Hidden())
 
     # ---- texts -------------------------------------------------------------------------------------------------------
 
