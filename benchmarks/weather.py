@@ -57,8 +57,10 @@ EVERY = 20
 
 def recipe_of(data: Path, given: argparse.Namespace) -> Weather:
     """The recipe of a run."""
-    network = FieldNetworkOptions(width=given.width, dropout=given.dropout)
-    method = WeatherMethod(given.learn)
+    network = FieldNetworkOptions(
+        width=given.width, depth=given.depth, dropout=given.dropout, attention_levels=given.attention
+    )
+    method = WeatherMethod(given.learn, given.sigma_low, given.sigma_high, given.noise, given.reach)
     when = {"until": "2008-01-01", "held_until": "2009-01-01"}
     return Weather(data, VARIABLES, **when, mean=given.mean, weights=given.begin, network=network, method=method)
 
@@ -69,7 +71,10 @@ def learn(data: Path, given: argparse.Namespace) -> None:
     rate = OptimOptions(given.optimizer, lr=given.lr, weight_decay=given.weight_decay)
     usual = TrainOptions(seed=given.seed, batch=given.batch, previews=2, snapshots=6, threads=1, optim=rate)
     options = dataclasses.replace(usual, precision=given.precision)
-    options = within_seconds(recipe, options, given.seconds, given.folder / f"{given.name}-probe")
+    if given.steps:
+        options = dataclasses.replace(options, steps=given.steps)
+    else:
+        options = within_seconds(recipe, options, given.seconds, given.folder / f"{given.name}-probe")
     begin = time.process_time()
     train(recipe, options, out)
     (out / "cpu_seconds").write_text(f"{time.process_time() - begin}\n")
@@ -309,14 +314,26 @@ def main() -> None:
     parser.add_argument("--optimizer", default="adamw")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--year", default="2008")
+    parser.add_argument("--noise", default="auto")
     parser.add_argument("--solver")
     parser.add_argument("--grid")
-    for name, usual in (("seed", 0), ("members", 16), ("leads", 1), ("every", 6), ("batch", 64), ("walk-batch", 64)):
+    for name, usual in (
+        ("seed", 0),
+        ("members", 16),
+        ("leads", 1),
+        ("every", 6),
+        ("batch", 64),
+        ("walk-batch", 64),
+        ("attention", 1),
+    ):
         parser.add_argument(f"--{name}", type=int, default=usual)
     for name in ("steps", "width", "depth", "walk-steps", "after"):
         parser.add_argument(f"--{name}", type=int)
     for name, value in (("seconds", 600.0), ("dropout", 0.1), ("jitter", 0.5), ("lr", 1e-3), ("weight-decay", 0.0)):
         parser.add_argument(f"--{name}", type=float, default=value)
+    for name, value in (("sigma-low", 0.02), ("reach", 1000.0)):
+        parser.add_argument(f"--{name}", type=float, default=value)
+    parser.add_argument("--sigma-high", type=float)
     parser.add_argument("--ema", type=float)
     parser.add_argument("--pairs", nargs="*", default=[])
     given = parser.parse_args()

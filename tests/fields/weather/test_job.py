@@ -230,11 +230,12 @@ def test_a_rival_begins_with_the_weights_of_a_denoiser_and_answers_in_one_call(r
     )
 
 
-def test_what_a_regression_leaves_is_learned_and_forecast(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mean", ["ridge", "kernel"])
+def test_what_a_regression_leaves_is_learned_and_forecast(run: Path, tmp_path: Path, mean: str) -> None:
     """In a linear world nothing is left to learn but noise of spread 1, and a network that knows that much, v = 0,
     forecasts as the law does."""
-    data, out = run.parent / "fields.nc", tmp_path / "ridge"
-    words = ["--previews", "0", "--steps", "1", "--held-out", "0.2", "--mean", "ridge", "--out", str(out)]
+    data, out = run.parent / "fields.nc", tmp_path / mean
+    words = ["--previews", "0", "--steps", "1", "--held-out", "0.2", "--mean", mean, "--out", str(out)]
     assert main(["train", "weather", str(data), *worlds.TRAIN, *words]) == 0
     model = load(out)
     store, facts = model.companions, model.facts

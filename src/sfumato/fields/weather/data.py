@@ -102,8 +102,8 @@ def prepare(run: Run, source: Path, wanted: Wanted, tell: Callable[[str], None])
             f"{len(held):,} held out"
         )
     facts = replace(facts, count=len(learned), held=len(held))
-    if wanted.mean == "ridge":
-        facts = replace(facts, residual=fitted(run, learned))
+    if wanted.mean != "none":
+        facts = replace(facts, residual=fitted(run, learned, wanted.mean))
     facts.write(run)
     return facts
 

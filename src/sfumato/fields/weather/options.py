@@ -77,29 +77,48 @@ class WeatherMethod:
     a denoiser's weights (--weights RUN)."""
     sigma_low: float = 0.02
     """Least noise that is trained, in units of the spread of a step's change."""
-    sigma_high: float = 88.0
-    """Most of it, from which samples begin."""
-    noise: Literal["auto", "sphere", "cells"] = "auto"
-    """Isotropic on the sphere, or white by cell. auto: on the sphere where the grid is the globe."""
+    sigma_high: float | None = None
+    """Most of it, from which samples begin (none: 88, and 25 of smooth noise)."""
+    noise: Literal["auto", "sphere", "cells", "smooth"] = "auto"
+    """Isotropic on the sphere, white by cell, or of a region correlated over ``reach``. auto: on the sphere where the grid is
+    the globe."""
+    reach: float = 1000.0
+    """Of smooth noise: the distance in km over which its correlation falls to 1/e."""
 
     def __post_init__(self) -> None:
         check(
             self,
-            (LOWEST <= self.sigma_low < self.sigma_high, "sigma_low", f"from {LOWEST:g} to below sigma_high"),
-            (self.sigma_high < math.inf, "sigma_high", "a finite number"),
+            (LOWEST <= self.sigma_low < self.most, "sigma_low", f"from {LOWEST:g} to below sigma_high"),
+            (self.most < math.inf, "sigma_high", "a finite number"),
+            (0 < self.reach < math.inf, "reach", "above 0 km"),
         )
+
+    @property
+    def most(self) -> float:
+        """The most noise. Where it is smooth, less of it drowns the large scales."""
+        return self.sigma_high if self.sigma_high is not None else 25.0 if self.noise == "smooth" else 88.0
 
     def build(self, grid: Grid | None = None) -> Gaussian:
         """The process, on a grid."""
         from sfumato.diffusion import EDM, Gaussian
 
+        schedule = EDM(LOWEST, self.most)
         if grid is None or self.noise == "cells" or (self.noise == "auto" and not grid.globe):
-            return Gaussian(EDM(LOWEST, self.sigma_high), "v")
+            return Gaussian(schedule, "v")
+        if self.noise == "smooth":
+            from sfumato.fields.weather.smooth import MOST_CELLS, SmoothGaussian
+
+            if grid.globe or grid.shape[0] * grid.shape[1] > MOST_CELLS:
+                raise Wrong(
+                    f"method.noise = 'smooth': must be auto on a globe or a grid of more than {MOST_CELLS} cells ({grid.words()})"
+                )
+            north, east = tuple(grid.latitude.tolist()), tuple(grid.longitude.tolist())
+            return SmoothGaussian(schedule, "v", latitude=north, longitude=east, reach=self.reach)
         if not grid.globe:
-            raise Wrong(f"method.noise = 'sphere': must be cells or auto on a region ({grid.words()})")
+            raise Wrong(f"method.noise = 'sphere': must be cells, smooth or auto on a region ({grid.words()})")
         from sfumato.fields.weather.sphere import SphereGaussian
 
-        return SphereGaussian(EDM(LOWEST, self.sigma_high), "v", latitude=tuple(grid.latitude), columns=grid.shape[1])
+        return SphereGaussian(schedule, "v", latitude=tuple(grid.latitude), columns=grid.shape[1])
 
     def distribution(self) -> Times:
         """Even in t, from where sigma is ``sigma_low``."""
@@ -108,7 +127,7 @@ class WeatherMethod:
         from sfumato.diffusion import EDM, Uniform
 
         angle = torch.atan(torch.tensor(self.sigma_low, dtype=torch.float64))
-        return Uniform(float(EDM(LOWEST, self.sigma_high).at_angle(angle)))
+        return Uniform(float(EDM(LOWEST, self.most).at_angle(angle)))
 
     def dealt(self) -> Coupling:
         """Every sample keeps its noise."""
@@ -124,7 +143,7 @@ class WeatherMethod:
         """One line about the method."""
         if self.learn == "crps":
             return "one call a member, trained on their CRPS"
-        return f"EDM, noise {self.sigma_low:g} to {self.sigma_high:g} of a step's change, answers v"
+        return f"EDM, noise {self.sigma_low:g} to {self.most:g} of a step's change, answers v"
 
 
 @dataclass(frozen=True)

@@ -68,9 +68,9 @@ class Weather(Recipe):
     """Hold out the times from there to before this date (none: all the rest)."""
     held_out: float = 0.1
     """Share of the times, the last ones, held out where --until is not given."""
-    mean: Literal["none", "ridge"] = "none"
-    """What is learned of a step: its whole change, or what a ridge regression on the two frames leaves of it (the
-    pattern of CorrDiff: calibrated sooner; the whole change scores better with time)."""
+    mean: Literal["none", "ridge", "kernel"] = "none"
+    """What is learned of a step: its whole change, or what a regression on the two frames leaves of it (the pattern of
+    CorrDiff): ridge, a linear one, or kernel, of second degree, for up to 8192 times to learn from."""
     fine: Path | None = None
     """Downscaling: a file of fine fields with zeros (rain, in mm or m, on any cells) to be drawn for the coarse ones of
     their day."""
@@ -217,7 +217,8 @@ class Weather(Recipe):
         if self.method.learn == "crps":
             return Walk(steps=1, solver="euler", eta=0.0, grid="uniform", batch=64)
         churn = "churn:churn=2.5,low=0.75,high=100,inflation=1.05"
-        return Walk(steps=20, solver=churn, eta=0.0, grid="karras:sigma_min=0.03,sigma_max=80", batch=64)
+        highest = self.method.most * 10 / 11  # 80 of 88
+        return Walk(steps=20, solver=churn, eta=0.0, grid=f"karras:sigma_min=0.03,sigma_max={highest:g}", batch=64)
 
     def begin(self, process: Any, z: Tree, times: Tree, query: Mapping[str, Tree]) -> tuple[Tree, Tree]:
         """Of downscaling where it rains first, then how much."""
