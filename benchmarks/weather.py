@@ -60,9 +60,18 @@ def recipe_of(data: Path, given: argparse.Namespace) -> Weather:
     network = FieldNetworkOptions(
         width=given.width, depth=given.depth, dropout=given.dropout, attention_levels=given.attention
     )
-    method = WeatherMethod(given.learn, given.sigma_low, given.sigma_high, given.noise, given.reach)
+    method = WeatherMethod(given.learn, given.sigma_low)
     when = {"until": "2008-01-01", "held_until": "2009-01-01"}
-    return Weather(data, VARIABLES, **when, mean=given.mean, weights=given.begin, network=network, method=method)
+    return Weather(
+        data,
+        VARIABLES,
+        **when,
+        mean=given.mean,
+        weights=given.begin,
+        networks=given.networks,
+        network=network,
+        method=method,
+    )
 
 
 def learn(data: Path, given: argparse.Namespace) -> None:
@@ -314,7 +323,6 @@ def main() -> None:
     parser.add_argument("--optimizer", default="adamw")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--year", default="2008")
-    parser.add_argument("--noise", default="auto")
     parser.add_argument("--solver")
     parser.add_argument("--grid")
     for name, usual in (
@@ -331,9 +339,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int)
     for name, value in (("seconds", 600.0), ("dropout", 0.1), ("jitter", 0.5), ("lr", 1e-3), ("weight-decay", 0.0)):
         parser.add_argument(f"--{name}", type=float, default=value)
-    for name, value in (("sigma-low", 0.02), ("reach", 1000.0)):
-        parser.add_argument(f"--{name}", type=float, default=value)
-    parser.add_argument("--sigma-high", type=float)
+    parser.add_argument("--sigma-low", type=float, default=0.01)
     parser.add_argument("--ema", type=float)
     parser.add_argument("--pairs", nargs="*", default=[])
     given = parser.parse_args()

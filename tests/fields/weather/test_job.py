@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import h5netcdf
@@ -19,7 +20,9 @@ from sfumato.fields.weather.network import FieldNetwork, maps_of
 from sfumato.fields.weather.options import FieldNetworkOptions
 from sfumato.fields.weather.rollout import Forecasts, drawn
 from sfumato.fields.weather.writing import read
-from sfumato.jobs.model import load
+from sfumato.jobs.model import Model, load
+from sfumato.jobs.walk import Walk
+from sfumato.training import checkpoint
 from sfumato.training.loader import fetch
 from tests.fields.weather import worlds
 
@@ -228,6 +231,37 @@ def test_a_rival_begins_with_the_weights_of_a_denoiser_and_answers_in_one_call(r
         )
         != 0
     )
+
+
+def test_members_are_drawn_from_each_network_in_turn(run: Path, tmp_path: Path) -> None:
+    """As from each alone: member m is of network m mod 2, in an ensemble of any size; what was not finished is trained by
+    `resume`, and nothing else is."""
+    data, out = run.parent / "fields.nc", tmp_path / "two"
+    words = ["--previews", "0", "--steps", "2", "--held-out", "0.2", "--networks", "2", "--out", str(out)]
+    assert main(["train", "weather", str(data), *worlds.TRAIN, *words]) == 0
+    first, second = out / "model.safetensors", out / "network-1" / "model.safetensors"
+    assert first.read_bytes() != second.read_bytes()
+    model = load(out, Walk(steps=4))
+    alone = dataclasses.replace(model, bring=lambda: dataclasses.replace(model.companions, others=()))
+    (other,) = model.companions.others
+    start = model.companions.starts(model.facts.until, model.facts.held_until, 2)[3:4]
+
+    def members(of: Model, count: int) -> torch.Tensor:
+        (part,) = drawn(of, Forecasts(of.companions, start, count, 2), range(count))
+        assert isinstance(part.x, torch.Tensor)
+        return part.x
+
+    both, one, two = members(model, 4), members(alone, 4), members(dataclasses.replace(alone, denoiser=other), 4)
+    assert torch.allclose(both[::2], one[::2], atol=1e-5)
+    assert torch.allclose(both[1::2], two[1::2], atol=1e-5)
+    assert not torch.allclose(both[1::2], one[1::2], atol=1e-3)
+    assert torch.allclose(members(model, 3), both[:3], atol=1e-5)
+    shutil.rmtree(out / "network-1")
+    kept = checkpoint.read_weights(first)[0]
+    assert len(load(out).companions.others) == 0  # a run stopped on the way forecasts with what is finished
+    assert main(["resume", str(out)]) == 0
+    assert all(torch.equal(value, kept[name]) for name, value in checkpoint.read_weights(first)[0].items())
+    assert torch.allclose(members(load(out, Walk(steps=4)), 4), both, atol=1e-5)
 
 
 @pytest.mark.parametrize("mean", ["ridge", "kernel"])

@@ -21,7 +21,7 @@ A = 0.9
 MEAN, SPREAD = {"msl": 101_000.0, "z": 55_000.0}, {"msl": 800.0, "z": 1500.0}
 LATITUDE, LONGITUDE = np.arange(75.0, -76.0, -30.0), np.arange(0.0, 360.0, 45.0)
 BEGIN, STEP = 946_728_000, 86_400  # 2000-01-01 12:00 UTC, a day
-CALIBRATED = "churn:churn=2.5,low=0.75,high=100,inflation=1"
+CALIBRATED = "churn:churn=2.5,low=0.75,high=100,inflation=1,middle=true"
 TRAIN = ["--network.width", "8", "--network.attention-levels", "0", "--batch", "4", "--threads", "1", "--previews", "1",
          "--precision", "fp32", "--snapshots", "0", "--method.noise", "cells"]  # fmt: skip
 

@@ -239,6 +239,8 @@ class Store:
     """What a regression says of a step, where a run learns what it leaves."""
     folder: Path | None = None
     """The cache of the run that it is of."""
+    others: tuple[Any, ...] = ()
+    """Denoisers that members are drawn from in turn, beside that of the run."""
 
     @classmethod
     def of(cls, run: Run, facts: WeatherFacts) -> Store:

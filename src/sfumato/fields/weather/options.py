@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 SIZES = {"small": (32, 1, (1, 2, 2)), "medium": (128, 1, (1, 2, 2)), "large": (192, 2, (1, 2, 3, 4))}
 """Width, depth and multipliers of the network."""
-LOWEST = 0.002
-"""Noise that is left in a sample, in units of the spread of a step's change."""
+LOWEST = 1e-7
+"""Noise that is left in a sample, in units of the spread of a step's change: so little that the last step of a walk ends at the
+network's guess, as GenCast's does."""
 
 
 @dataclass(frozen=True)
@@ -75,50 +76,32 @@ class WeatherMethod:
     learn: Literal["denoiser", "crps"] = "denoiser"
     """A denoiser, or the rival: members by one call each, from the same network, trained on their CRPS. Best begun from
     a denoiser's weights (--weights RUN)."""
-    sigma_low: float = 0.02
-    """Least noise that is trained, in units of the spread of a step's change."""
-    sigma_high: float | None = None
-    """Most of it, from which samples begin (none: 88, and 25 of smooth noise)."""
-    noise: Literal["auto", "sphere", "cells", "smooth"] = "auto"
-    """Isotropic on the sphere, white by cell, or of a region correlated over ``reach``. auto: on the sphere where the grid is
-    the globe."""
-    reach: float = 1000.0
-    """Of smooth noise: the distance in km over which its correlation falls to 1/e."""
+    sigma_low: float = 0.01
+    """Least noise that is trained, and from which a walk goes to the data in one step, in units of the spread of a step's
+    change."""
+    sigma_high: float = 88.0
+    """Most of it, from which samples begin."""
+    noise: Literal["auto", "sphere", "cells"] = "auto"
+    """Isotropic on the sphere, or white by cell. auto: on the sphere where the grid is the globe."""
 
     def __post_init__(self) -> None:
         check(
             self,
-            (LOWEST <= self.sigma_low < self.most, "sigma_low", f"from {LOWEST:g} to below sigma_high"),
-            (self.most < math.inf, "sigma_high", "a finite number"),
-            (0 < self.reach < math.inf, "reach", "above 0 km"),
+            (LOWEST <= self.sigma_low < self.sigma_high, "sigma_low", f"from {LOWEST:g} to below sigma_high"),
+            (self.sigma_high < math.inf, "sigma_high", "a finite number"),
         )
-
-    @property
-    def most(self) -> float:
-        """The most noise. Where it is smooth, less of it drowns the large scales."""
-        return self.sigma_high if self.sigma_high is not None else 25.0 if self.noise == "smooth" else 88.0
 
     def build(self, grid: Grid | None = None) -> Gaussian:
         """The process, on a grid."""
         from sfumato.diffusion import EDM, Gaussian
 
-        schedule = EDM(LOWEST, self.most)
         if grid is None or self.noise == "cells" or (self.noise == "auto" and not grid.globe):
-            return Gaussian(schedule, "v")
-        if self.noise == "smooth":
-            from sfumato.fields.weather.smooth import MOST_CELLS, SmoothGaussian
-
-            if grid.globe or grid.shape[0] * grid.shape[1] > MOST_CELLS:
-                raise Wrong(
-                    f"method.noise = 'smooth': must be auto on a globe or a grid of more than {MOST_CELLS} cells ({grid.words()})"
-                )
-            north, east = tuple(grid.latitude.tolist()), tuple(grid.longitude.tolist())
-            return SmoothGaussian(schedule, "v", latitude=north, longitude=east, reach=self.reach)
+            return Gaussian(EDM(LOWEST, self.sigma_high), "v")
         if not grid.globe:
-            raise Wrong(f"method.noise = 'sphere': must be cells, smooth or auto on a region ({grid.words()})")
+            raise Wrong(f"method.noise = 'sphere': must be cells or auto on a region ({grid.words()})")
         from sfumato.fields.weather.sphere import SphereGaussian
 
-        return SphereGaussian(schedule, "v", latitude=tuple(grid.latitude), columns=grid.shape[1])
+        return SphereGaussian(EDM(LOWEST, self.sigma_high), "v", latitude=tuple(grid.latitude), columns=grid.shape[1])
 
     def distribution(self) -> Times:
         """Even in t, from where sigma is ``sigma_low``."""
@@ -127,7 +110,7 @@ class WeatherMethod:
         from sfumato.diffusion import EDM, Uniform
 
         angle = torch.atan(torch.tensor(self.sigma_low, dtype=torch.float64))
-        return Uniform(float(EDM(LOWEST, self.most).at_angle(angle)))
+        return Uniform(float(EDM(LOWEST, self.sigma_high).at_angle(angle)))
 
     def dealt(self) -> Coupling:
         """Every sample keeps its noise."""
@@ -143,7 +126,7 @@ class WeatherMethod:
         """One line about the method."""
         if self.learn == "crps":
             return "one call a member, trained on their CRPS"
-        return f"EDM, noise {self.sigma_low:g} to {self.most:g} of a step's change, answers v"
+        return f"EDM, noise {self.sigma_low:g} to {self.sigma_high:g} of a step's change, answers v"
 
 
 @dataclass(frozen=True)

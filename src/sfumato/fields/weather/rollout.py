@@ -7,7 +7,7 @@ A query is a start; its samples are the members of the ensemble. The randomness 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,7 +130,7 @@ def drawn(model: Model, forecasts: Forecasts, numbers: Sequence[int]) -> Iterato
         for lead in range(1, forecasts.leads + 1):
             step = Step(forecasts, own, state, lead)
             change = torch.empty_like(state[:, 0])
-            for part in model.draw(step, range(len(own)), stream=("lead", lead)):
+            for part in _stepped(model, step, lead):
                 assert isinstance(part.x, Tensor)
                 change[list(part.numbers)] = part.x.float().cpu()
             now = arrived(forecasts, own, lead, state, change)
@@ -139,6 +139,16 @@ def drawn(model: Model, forecasts: Forecasts, numbers: Sequence[int]) -> Iterato
             made.append(now)
         query: Mapping[str, Any] = {}
         yield Drawn(torch.stack(made, 1), query, own, {})
+
+
+def _stepped(model: Model, step: Step, lead: int) -> Iterator[Drawn]:
+    """A step of each forecast, by the network that its member is of: a flow map is of one alone."""
+    others = () if model.adaptations else step.forecasts.store.others
+    every = (model, *(replace(model, denoiser=each) for each in others))
+    for place, each in enumerate(every):
+        own = [i for i in range(len(step)) if step.forecasts.at(step.numbers[i])[1] % len(every) == place]
+        if own:
+            yield from each.draw(step, own, stream=("lead", lead))
 
 
 def arrived(forecasts: Forecasts, own: Sequence[int], lead: int, state: Tensor, drawn: Tensor) -> Tensor:
