@@ -2,6 +2,7 @@
 pressure, the height of 500 hPa, the temperature of 850 hPa.
 
     python -m benchmarks.weather DATA train --name NAME [--seed 0 --seconds 600 --mean ridge --learn crps --begin RUN]
+    python -m benchmarks.weather DATA together --name NAME --of SCORED SCORED --as NAME
     python -m benchmarks.weather DATA map --name NAME --begin RUN --steps N
     python -m benchmarks.weather DATA score --name NAME --year 2008 --leads 1 --every 6 [--solver S --steps N]
     python -m benchmarks.weather DATA rain --name NAME --steps N [--year test]
@@ -31,13 +32,14 @@ import torch
 
 from benchmarks.common import store, within_seconds
 from sfumato.fields.weather.baselines import baselines
+from sfumato.fields.weather.data import places
 from sfumato.fields.weather.downscaling import measured
 from sfumato.fields.weather.grid import moment
-from sfumato.fields.weather.measure import gathered, scored
+from sfumato.fields.weather.measure import case, ensembles, gathered
 from sfumato.fields.weather.options import FieldNetworkOptions, WeatherMethod
 from sfumato.fields.weather.recipe import Weather
 from sfumato.fields.weather.report import gain, intervals, spread_skill
-from sfumato.fields.weather.scoring import Scores
+from sfumato.fields.weather.scoring import Scores, Scoring
 from sfumato.jobs.adapt import DistillOptions
 from sfumato.jobs.config import read_config
 from sfumato.jobs.distill import distill
@@ -51,8 +53,8 @@ from sfumato.training.options import TrainOptions
 
 VARIABLES, UNITS = ("msl", "z", "t"), np.array([0.01, 1 / 9.80665, 1.0])
 """In hPa, metres and kelvin."""
-EVERY = 20
-"""Starts between two writings."""
+EVERY, DRAWN = 20, "drawn"
+"""Starts between two writings; the name under which the forecasts themselves are kept beside their scores."""
 
 
 def recipe_of(data: Path, given: argparse.Namespace) -> Weather:
@@ -155,19 +157,44 @@ def measure(given: argparse.Namespace) -> None:
     done, cpu = kept(path)
     begin, beside = time.process_time(), baselines(model.companions, given.leads)
     beginning = time.process_time()
-    left, new = starts[len(done.get("begun", ())) :], []
-    for place, case in enumerate(scored(model, left, given.members, given.leads, beside), 1):
-        new.append(case)
+    left, new, scoring, drawings = starts[len(done.get("begun", ())) :], [], Scoring(model.companions), []
+    for place, (start, x) in enumerate(ensembles(model, left, given.members, given.leads), 1):
+        new.append(case(scoring, start, x.double(), beside))
+        drawings.append(x.numpy())
         if place % EVERY and place < len(left):
             continue
-        found = gathered(model.companions, new, given.members, given.leads)
-        parts = {f"{who}/{what}": each for who, own in found.by.items() for what, each in own.items()}
-        parts |= {f"power/{who}": each[None].repeat(len(new), 0) for who, each in found.power.items()}
-        parts |= {"begun": found.begun, "ranks": found.ranks[None].repeat(len(new), 0)}
+        parts = parts_of(gathered(model.companions, new, given.members, given.leads)) | {DRAWN: np.stack(drawings)}
         done = {name: np.concatenate((done[name], each)) if name in done else each for name, each in parts.items()}
         np.savez(path, cpu=cpu + time.process_time() - beginning, bars=beginning - begin, members=given.members, **done)
-        new = []
+        new, drawings = [], []
     summary(given.as_ or given.name, scores_of(path), kept(path)[1])
+
+
+def parts_of(found: Scores) -> dict[str, np.ndarray]:
+    """Scores as arrays whose first axis is that of the cases."""
+    count = len(found.begun)
+    parts = {f"{who}/{what}": each for who, own in found.by.items() for what, each in own.items()}
+    parts |= {f"power/{who}": each[None].repeat(count, 0) for who, each in found.power.items()}
+    return parts | {"begun": found.begun, "ranks": found.ranks[None].repeat(count, 0)}
+
+
+def together(given: argparse.Namespace) -> None:
+    """Score ensembles of the members of several runs, as one run of so many --networks has them: of what was drawn when these
+    were scored."""
+    files = [given.folder / "scores" / f"{name}.npz" for name in given.of]
+    done, begin = [kept(path)[0] for path in files], time.process_time()
+    store = load(given.folder / given.name).companions
+    starts = done[0]["begun"]
+    if any(not np.array_equal(each["begun"], starts) for each in done):
+        raise SystemExit(f"{' '.join(given.of)}: scored from other starts; score them alike")
+    x = np.concatenate([each[DRAWN] for each in done], 1)
+    members, leads = x.shape[1:3]
+    scoring, at, beside = Scoring(store), places(store.times, starts), baselines(store, leads)
+    new = [case(scoring, int(start), torch.from_numpy(each).double(), beside) for start, each in zip(at, x)]
+    parts = parts_of(gathered(store, new, members, leads))
+    path = given.folder / "scores" / f"{given.as_}.npz"
+    np.savez(path, cpu=time.process_time() - begin, bars=0.0, members=members, **parts)
+    summary(given.as_, scores_of(path), kept(path)[1])
 
 
 def as_it_was(model: Model, step: int) -> None:
@@ -312,7 +339,7 @@ def everything(given: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("verb", choices=("train", "map", "score", "rain", "report", "all"))
+    parser.add_argument("verb", choices=("train", "map", "score", "together", "rain", "report", "all"))
     parser.add_argument("--folder", type=Path, default=Path("runs/weather"))
     parser.add_argument("--name", default="model")
     parser.add_argument("--run", default="")
@@ -342,11 +369,13 @@ def main() -> None:
     parser.add_argument("--sigma-low", type=float, default=0.01)
     parser.add_argument("--ema", type=float)
     parser.add_argument("--pairs", nargs="*", default=[])
+    parser.add_argument("--of", nargs="*", default=[])
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.folder.mkdir(parents=True, exist_ok=True)
     verbs: dict[str, Callable[[], None]] = {
         "train": lambda: learn(given.data, given), "map": lambda: convert(given), "score": lambda: measure(given),
+        "together": lambda: together(given),
         "rain": lambda: downscale(given.data, given), "report": lambda: report(given), "all": lambda: everything(given),
     }  # fmt: skip
     verbs[given.verb]()
