@@ -115,7 +115,7 @@ def downscale(data: Path, given: argparse.Namespace) -> None:
         recipe = Weather(data, VARIABLES, **when, fine=data / "pcp_spread.nc", network=network)
         train(recipe, dataclasses.replace(options, precision="fp32"), out)
         (out / "cpu_seconds").write_text(f"{time.process_time() - begin}\n")
-    model, begin = load(out, Walk(steps=given.walk_steps)), time.process_time()
+    model, begin = load(out, Walk(steps=given.walk_steps, solver=given.solver)), time.process_time()
     first, last = (
         ("2009-01-01", "2011-01-01")
         if given.year == "test"
@@ -132,7 +132,7 @@ def downscale(data: Path, given: argparse.Namespace) -> None:
     } | found
     told["training_cpu_seconds"] = float((out / "cpu_seconds").read_text())
     text = json.dumps(told, indent=1)
-    (given.folder / f"{given.name}-{given.year}.json").write_text(text)
+    (given.folder / f"{given.as_ or given.name}-{given.year}.json").write_text(text)
     print(text, flush=True)
 
 

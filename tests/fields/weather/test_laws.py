@@ -7,15 +7,13 @@ import dataclasses
 import math
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from sfumato.diffusion import Denoiser, Gaussian
-from sfumato.diffusion.exact import GaussianData
+from sfumato.diffusion import Denoiser
 from sfumato.fields.weather.options import LOWEST, WeatherMethod
 from sfumato.fields.weather.recipe import Weather
 from sfumato.fields.weather.rollout import Forecasts, Step, arrived, drawn
@@ -60,47 +58,28 @@ def walked(power: Tensor, sigmas: list[float], inflation: float) -> Tensor:
     return value
 
 
-@dataclasses.dataclass(frozen=True)
-class Even(Gaussian):
-    """A process whose noise is one number everywhere: what a linear walk makes of it is its factor on noise."""
-
-    noise: float = 0.0
-
-    def prior(self, x: Tensor, rng: Any = None) -> Tensor:
-        return torch.full_like(x, self.noise)
-
-
-def spread_by(walk: Walk, power: Tensor) -> Tensor:
-    """The variance that a walk leaves of Gaussian numbers of variance ``power``, as a share of it: with the exact denoiser each
-    step is linear in x and in its fresh noise, so two calls of it say all."""
-    one, schedule = torch.ones(1, len(power), dtype=torch.float64), WeatherMethod().build().schedule
-    still, noisy = (
-        GaussianData(torch.zeros_like(power), power, process=Even(schedule, "v", noise=noise)) for noise in (0.0, 1.0)
-    )
-    solver, times = solver_of(walk, still.process, {}), grid_of(walk, None)(schedule, walk.steps or 1)
-    memory, value = solver.prepare(times), schedule.sigma(times[0]) ** 2 * one[0]
-    for t, s in pairwise(times):
-        kept, added = (solver.step(guess, x, t, s, memory, None)[0][0] for guess, x in ((still, one), (noisy, 0 * one)))
-        value = kept**2 * value + added**2
-    return value / power
-
-
 def test_the_usual_walk_spreads_waves_of_every_size_as_far_as_it_should() -> None:
     """Fields are smooth: their waves have variances from 50 times that of a cell down to a millionth. Those above a tenth within
     1 %, down to a hundredth within 3 %; those that are next to nothing are never made rougher. Heun's steps, as many, are
     wrong at both ends."""
+    process = WeatherMethod().build()
+
+    def spread(walk: Walk, power: Tensor) -> Tensor:
+        times = grid_of(walk, None)(process.schedule, walk.steps or 1)
+        return worlds.spread_by(process, solver_of(walk, process, {}), times, power)
+
     usual = Weather(Path("any")).walk()
     power = torch.logspace(math.log10(50), -2, 30, dtype=torch.float64)
-    found = spread_by(usual, power)
+    found = spread(usual, power)
     assert float((found[power > 0.1] - 1).abs().max()) < 0.01
     assert float((found - 1).abs().max()) < 0.03
     fine = torch.logspace(-2, -6, 20, dtype=torch.float64)
-    assert float(spread_by(usual, fine).max()) < 1
+    assert float(spread(usual, fine).max()) < 1
     heun = dataclasses.replace(usual, solver=worlds.CALIBRATED.replace("middle=true", "middle=false"))
-    assert float(spread_by(heun, power).max()) > 1.08
-    assert float(spread_by(heun, power).min()) < 0.95
+    assert float(spread(heun, power).max()) > 1.08
+    assert float(spread(heun, power).min()) < 0.95
     more = dataclasses.replace(usual, solver=worlds.CALIBRATED, steps=60)
-    assert float((spread_by(more, power[power > 0.1]) - 1).abs().max()) < 0.01  # nothing to give back with more steps
+    assert float((spread(more, power[power > 0.1]) - 1).abs().max()) < 0.01  # nothing to give back with more steps
 
 
 @pytest.mark.parametrize(("inflation", "steps"), [(1.0, 60), (1.05, 20)])
