@@ -15,7 +15,7 @@ import torch
 from sfumato.cli import main
 from sfumato.diffusion import Denoiser
 from sfumato.diffusion.loss import loss
-from sfumato.fields.weather import measure
+from sfumato.fields.weather import kernel, measure
 from sfumato.fields.weather.network import FieldNetwork, maps_of
 from sfumato.fields.weather.options import FieldNetworkOptions
 from sfumato.fields.weather.rollout import Forecasts, drawn
@@ -274,6 +274,17 @@ def test_what_a_regression_leaves_is_learned_and_forecast(run: Path, tmp_path: P
     wrong = (found[:, 0].mean(0) - worlds.MEAN["msl"] - worlds.A * first) / worlds.SPREAD["msl"]
     assert np.sqrt(np.square(wrong).mean()) < 0.3  # 196 numbers from 1200 days
     assert found[:, 0].std(0).mean() == pytest.approx(worlds.SPREAD["msl"] * np.sqrt(1 - worlds.A**2), rel=0.2)
+
+
+def test_a_table_of_too_many_times_is_refused_in_a_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "MOST_DAYS", 1000)
+    words = ["--steps", "1", "--held-out", "0.2", "--mean", "kernel", "--out", str(tmp_path / "k")]
+    assert main(["train", "weather", str(run.parent / "fields.nc"), *worlds.TRAIN, *words]) != 0
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "1,198 are more than 1,000; give --mean ridge" in last
+    assert not (tmp_path / "k").exists()
 
 
 class Nothing(torch.nn.Module):
