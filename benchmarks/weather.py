@@ -360,6 +360,7 @@ def main() -> None:
         ("batch", 64),
         ("walk-batch", 64),
         ("attention", 1),
+        ("networks", 1),
     ):
         parser.add_argument(f"--{name}", type=int, default=usual)
     for name in ("steps", "width", "depth", "walk-steps", "after"):
