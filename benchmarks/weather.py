@@ -60,7 +60,11 @@ EVERY, DRAWN = 20, "drawn"
 def recipe_of(data: Path, given: argparse.Namespace) -> Weather:
     """The recipe of a run."""
     network = FieldNetworkOptions(
-        width=given.width, depth=given.depth, dropout=given.dropout, attention_levels=given.attention
+        width=given.width,
+        depth=given.depth,
+        dropout=given.dropout,
+        attention_levels=given.attention,
+        guess=given.guess,
     )
     method = WeatherMethod(given.learn, given.sigma_low)
     when = {"until": "2008-01-01", "held_until": "2009-01-01"}
@@ -367,6 +371,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int)
     for name, value in (("seconds", 600.0), ("dropout", 0.1), ("jitter", 0.5), ("lr", 1e-3), ("weight-decay", 0.0)):
         parser.add_argument(f"--{name}", type=float, default=value)
+    parser.add_argument("--guess", action="store_true")
     parser.add_argument("--sigma-low", type=float, default=0.01)
     parser.add_argument("--ema", type=float)
     parser.add_argument("--pairs", nargs="*", default=[])
