@@ -240,7 +240,7 @@ class Store:
     folder: Path | None = None
     """The cache of the run that it is of."""
     others: tuple[Any, ...] = ()
-    """Denoisers that members are drawn from in turn, beside that of the run."""
+    """Networks that members are drawn from in turn, beside that of the run: :class:`~sfumato.fields.weather.several.Other`."""
 
     @classmethod
     def of(cls, run: Run, facts: WeatherFacts) -> Store:

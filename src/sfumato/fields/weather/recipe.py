@@ -78,7 +78,7 @@ class Weather(Recipe):
     """A finished run of such fields with whose weights to begin: a denoiser's for --method.learn crps."""
     networks: int = 1
     """Networks, trained one after the other, each as long, from other first weights and in another order; the members of a
-    forecast are drawn from each in turn. Two err less than one, and know it better."""
+    forecast are drawn from each in turn. With --mean every second one learns the whole change."""
     network: FieldNetworkOptions = field(default_factory=FieldNetworkOptions)
     """Network."""
     method: WeatherMethod = field(default_factory=WeatherMethod)
@@ -92,6 +92,7 @@ class Weather(Recipe):
             (self.variables is None or len(self.variables) > 0, "variables", "one name or more"),
             (self.levels is None or len(self.levels) > 0, "levels", "one or more"),
             (1 <= self.networks <= 64, "networks", "from 1 to 64"),
+            (not self.network.guess or self.mean != "none", "network.guess", "false without --mean"),
             (self.fine is None or self.networks == 1, "networks", "1 with --fine, which downscales"),
             (self.fine is None or self.mean == "none", "mean", "none with --fine, which downscales"),
             (
@@ -155,7 +156,7 @@ class Weather(Recipe):
         if self.networks > 1:
             from sfumato.fields.weather.several import trained
 
-            store = replace(store, others=trained(self, run, store.facts, self.networks, device))
+            store = replace(store, others=trained(self, run, store.facts, device))
         return store if self.fine is None else self._downscaling().FineStore.of(run, store)
 
     def _downscaling(self) -> Any:
@@ -227,7 +228,7 @@ class Weather(Recipe):
         if self.networks > 1:
             from sfumato.fields.weather.several import fit
 
-            fit(self, run, training, self.networks)
+            fit(self, run, training)
 
     # ---- samples -----------------------------------------------------------------------------------------------------
 
