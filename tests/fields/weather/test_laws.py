@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion import Denoiser
-from sfumato.fields.weather.network import FieldNetwork
 from sfumato.fields.weather.options import LOWEST, WeatherMethod
 from sfumato.fields.weather.recipe import Weather
 from sfumato.fields.weather.rollout import Forecasts, Step, arrived, drawn
@@ -160,30 +159,3 @@ def test_a_forecast_gone_on_with_is_the_unbroken_one(model: Model) -> None:
         assert torch.allclose(now, whole.x[:, lead - 1], atol=1e-5)
         state = torch.stack((now, state[:, 0]), 1)
     assert np.isfinite(whole.x.numpy()).all()
-
-
-def test_a_network_begins_with_the_best_linear_guess_and_adds_to_it_where_something_is_seen() -> None:
-    """Untrained it answers the conditional mean of normal numbers of that covariance, at every noise; what its U-Net says changes
-    the answer at a noise of 1 and next to nothing at 88."""
-    rng, process, shape = torch.Generator().manual_seed(0), WeatherMethod().build(), (2, 3, 4)
-    half = torch.randn(24, 24, generator=rng, dtype=torch.float64) / 5
-    covariance = half @ half.T + 1e-4 * torch.eye(24, dtype=torch.float64)
-    x = (torch.randn(200, 24, generator=rng, dtype=torch.float64) @ torch.linalg.cholesky(covariance).T).float()
-    power, modes = torch.linalg.eigh(covariance)
-    network = FieldNetwork(channels=2, maps=0, rows=3, columns=4, width=8, attention_levels=0, guess=True)
-    network.modes.copy_(modes), network.power.copy_(power)
-    told = {"state": torch.randn(200, 4, 3, 4, generator=rng), "clock": torch.zeros(200, 4)}
-    for sigma in (0.02, 1.0, 88.0):
-        t = process.schedule.at_angle(torch.atan(torch.tensor(sigma, dtype=torch.float64))).expand(200)
-        x_t = process.interpolate(x.reshape(200, *shape), torch.randn(200, *shape, generator=rng), t)
-        gain = covariance @ torch.linalg.inv(covariance + sigma**2 * torch.eye(24, dtype=torch.float64))
-        wanted = x_t.double().flatten(1) @ gain.T
-        with torch.no_grad():
-            network.body.head.bias.zero_()
-            guess = Denoiser(network, process)(x_t, t, **told).x.double().flatten(1)
-            network.body.head.bias.fill_(1.0)
-            more = Denoiser(network, process)(x_t, t, **told).x.double().flatten(1) - guess
-        assert float((guess - wanted).abs().max()) < 1e-4 * max(1.0, sigma), sigma
-        # a step of 1 in v is one of sigma / hypot(1, sigma) in x
-        added = sigma / math.hypot(1, sigma) / math.hypot(1, sigma / 8)
-        assert float((more.abs() - added).abs().max()) < 1e-3, sigma

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,16 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.errors import typed
-from sfumato.networks.parts import no_autocast
 from sfumato.networks.unet import UNet
 
 if TYPE_CHECKING:
     from sfumato.training.run import Run
 
-FADES = 8.0
-"""Noise, in spreads of what is learned, above which what a U-Net adds to a linear guess fades."""
-MOST_GUESSED = 2048
-"""Numbers of a field at most whose covariance is taken apart for a linear guess."""
 BEGIN = "begin.safetensors"
 """In a run's cache: the weights that it begins with."""
 
@@ -34,48 +28,31 @@ class FieldNetwork(nn.Module):
     closes      whether the last column is the neighbour of the first
     width, depth, multipliers, attention_levels, dropout, recompute   as of :class:`UNet`
 
-    guess       answer what the best linear guess does, from the covariance of what is learned alone, and what the U-Net adds to
-                that; it is shown the guess too
-
     What has no value (``there`` 0) is not seen: shown as 0, whatever noise is there.
-
-    The linear guess: of x = ``modes`` c, whose parts c are independent and of variances ``power``, the mean given
-    x_t = x + sigma z is modes (power / (power + sigma^2)) modes' x_t, and its v
-
-        modes (sigma (1 - power) / (power + sigma^2)) modes' shown.
-
-    It is exact where a field has nothing but noise: at its shortest waves. What the U-Net adds fades above a noise of
-    ``FADES``, where nothing of the change can be seen and it could but learn days by heart.
     """
 
     options: dict[str, Any]
     there: Tensor
     maps: Tensor
-    modes: Tensor
-    power: Tensor
 
     def __init__(
         self, *, channels: int, maps: int, rows: int, columns: int, closes: bool = False, width: int = 32, depth: int = 1,
         multipliers: tuple[int, ...] | list[int] = (1, 2, 2), attention_levels: int = 1, dropout: float = 0.0,
-        recompute: bool = False, guess: bool = False,
+        recompute: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.options = {
             "kind": "fields", "channels": channels, "maps": maps, "rows": rows, "columns": columns, "closes": closes,
             "width": width, "depth": depth, "multipliers": list(multipliers), "attention_levels": attention_levels,
             "dropout": dropout, "recompute": recompute,
-        } | ({"guess": True} if guess else {})  # fmt: skip
+        }  # fmt: skip
         self.closes = closes
         self.body = UNet(
             channels=channels, width=width, depth=depth, multipliers=multipliers, attention_levels=attention_levels, vectors=4,
-            beside=(2 + guess) * channels + maps, dropout=dropout, recompute=recompute,
+            beside=2 * channels + maps, dropout=dropout, recompute=recompute,
         )  # fmt: skip
         self.register_buffer("there", torch.ones(channels, rows, columns))
         self.register_buffer("maps", torch.zeros(maps, rows, columns))
-        self.guess = guess
-        if guess:
-            self.register_buffer("modes", torch.eye(channels * rows * columns))
-            self.register_buffer("power", torch.ones(channels * rows * columns))
 
     def forward(
         self, x: Tensor, level: Tensor, level_s: Tensor | None = None, *, state: Tensor, clock: Tensor
@@ -86,27 +63,14 @@ class FieldNetwork(nn.Module):
             raise ValueError(
                 f"x has shape {tuple(x.shape)} and state {tuple(state.shape)}, for a grid {tuple(self.there.shape)}"
             )
-        maps, seen = self.maps.to(x.dtype).expand(len(x), -1, -1, -1), x * self.there.to(x.dtype)
-        v = (self._guessed(seen, level),) if self.guess else ()
-        shown = torch.cat((seen, state.to(x.dtype), *v, maps), 1)
+        maps = self.maps.to(x.dtype).expand(len(x), -1, -1, -1)
+        shown = torch.cat((x * self.there.to(x.dtype), state.to(x.dtype), maps), 1)
         rows, columns = x.shape[2:]
         up, left = self._spare(rows, False), self._spare(columns, self.closes)
         shown = F.pad(shown, (0, 0, *up), mode="replicate")
         shown = F.pad(shown, (*left, 0, 0), mode="circular" if self.closes else "replicate")
         answer = self.body(shown[:, : x.shape[1]], level, level_s, vector=clock, beside=shown[:, x.shape[1] :])
-        answer = answer[:, :, up[0] : up[0] + rows, left[0] : left[0] + columns]
-        if not self.guess:
-            return answer
-        share = torch.rsqrt(1 + torch.exp(2 * (level.float() - math.log(FADES))))[:, None, None, None]
-        return torch.addcmul(v[0], answer, share.to(answer.dtype))
-
-    def _guessed(self, seen: Tensor, level: Tensor) -> Tensor:
-        """v of the linear guess, shaped like x."""
-        sigma = level.float().exp()[:, None]
-        with no_autocast(seen):
-            parts = seen.flatten(1).float() @ self.modes.float()
-            v = (parts * (sigma * (1 - self.power) / (self.power + sigma**2)).float()) @ self.modes.float().T
-        return v.reshape(seen.shape).to(seen.dtype)
+        return answer[:, :, up[0] : up[0] + rows, left[0] : left[0] + columns]
 
     def _spare(self, size: int, around: bool) -> tuple[int, int]:
         """How much to add before and after, so that halving goes on; around a circle enough to see across it."""
@@ -115,18 +79,6 @@ class FieldNetwork(nn.Module):
         if around:  # divisible with what is there; never more than once around
             more += divisor * (min(2 * max(divisor, 4), size - more) // divisor)
         return more // 2, more - more // 2
-
-
-def modes_of(windows: Any) -> tuple[Tensor, Tensor]:
-    """Of steps to learn from: the directions in which they vary independently (n, n), and their variances (n,)."""
-    import numpy as np
-
-    count, size, total = len(windows), int(np.prod(windows.store.frames.shape[1:])), 0.0
-    for start in range(0, count, 512):
-        x = windows.batch(np.arange(start, min(start + 512, count)))["x"].reshape(-1, size).astype(np.float64)
-        total = total + x.T @ x
-    power, modes = np.linalg.eigh(total / count)
-    return torch.from_numpy(modes).float(), torch.from_numpy(power.clip(min=1e-9)).float()
 
 
 def maps_of(store: Any) -> tuple[Tensor, Tensor]:
@@ -160,6 +112,6 @@ def begun(weights: Path, network: nn.Module) -> None:
 
     found, _ = checkpoint.read_weights(weights)
     own = network.state_dict()
-    found = {**found, **{name: own[name] for name in ("there", "maps", "modes", "power") if name in own}}
+    found = {**found, **{name: own[name] for name in ("there", "maps") if name in own}}
     checkpoint.fits(found, own, f"--weights ({weights.name})")
     network.load_state_dict(found)

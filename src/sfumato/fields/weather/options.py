@@ -40,8 +40,6 @@ class FieldNetworkOptions:
     """Lowest levels with attention."""
     dropout: float = 0.3
     """Share of each block's numbers that is dropped in training: years of weather are few."""
-    guess: bool = False
-    """Begin with the best linear guess, and learn what to add to it: of small regions, with --mean."""
     jitter: float = 0.5
     """Of downscaling: noise on the numbers that tell of the coarse fields, in training; without it a day is known by heart."""
 
@@ -97,17 +95,13 @@ class WeatherMethod:
         """The process, on a grid."""
         from sfumato.diffusion import EDM, Gaussian
 
-        if grid is None or self.white(grid):
+        if grid is None or self.noise == "cells" or (self.noise == "auto" and not grid.globe):
             return Gaussian(EDM(LOWEST, self.sigma_high), "v")
         if not grid.globe:
             raise Wrong(f"method.noise = 'sphere': must be cells or auto on a region ({grid.words()})")
         from sfumato.fields.weather.sphere import SphereGaussian
 
         return SphereGaussian(EDM(LOWEST, self.sigma_high), "v", latitude=tuple(grid.latitude), columns=grid.shape[1])
-
-    def white(self, grid: Grid) -> bool:
-        """Whether noise on a grid is white by cell."""
-        return self.noise == "cells" or (self.noise == "auto" and not grid.globe)
 
     def distribution(self) -> Times:
         """Even in t, from where sigma is ``sigma_low``."""

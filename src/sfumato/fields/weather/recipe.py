@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from sfumato.errors import Wrong, check
+from sfumato.errors import check
 from sfumato.fields.weather.facts import WeatherFacts
 from sfumato.fields.weather.options import FieldNetworkOptions, ForecastAsk, ForecastMeasure, WeatherMethod
 from sfumato.jobs.flags import Positional
@@ -92,7 +92,6 @@ class Weather(Recipe):
             (self.variables is None or len(self.variables) > 0, "variables", "one name or more"),
             (self.levels is None or len(self.levels) > 0, "levels", "one or more"),
             (1 <= self.networks <= 64, "networks", "from 1 to 64"),
-            (not self.network.guess or self.mean != "none", "network.guess", "false without --mean"),
             (self.fine is None or self.networks == 1, "networks", "1 with --fine, which downscales"),
             (self.fine is None or self.mean == "none", "mean", "none with --fine, which downscales"),
             (
@@ -181,19 +180,14 @@ class Weather(Recipe):
     def build(self, facts: WeatherFacts, device: str) -> nn.Module:
         if self.fine is not None:
             return self._downscaling().build(self.network, facts)
-        from sfumato.fields.weather.network import MOST_GUESSED, FieldNetwork
+        from sfumato.fields.weather.network import FieldNetwork
 
         options, (rows, columns) = self.network, facts.grid.shape
-        if options.guess and (len(facts.names) * rows * columns > MOST_GUESSED or not self.method.white(facts.grid)):
-            raise Wrong(
-                f"network.guess: is for fields of {MOST_GUESSED:,} numbers at most under noise white by cell, and these have "
-                f"{len(facts.names) * rows * columns:,} ({facts.grid.words()}); leave it out"
-            )
         width, depth, multipliers, recompute = options.of(device)
         return FieldNetwork(
             channels=len(facts.names), maps=4 + len(facts.maps) + len(facts.gappy), rows=rows, columns=columns,
             closes=facts.grid.closes, width=width, depth=depth, multipliers=multipliers,
-            attention_levels=options.attention_levels, dropout=options.dropout, recompute=recompute, guess=options.guess,
+            attention_levels=options.attention_levels, dropout=options.dropout, recompute=recompute,
         )  # fmt: skip
 
     def task(self, data: Data, network: nn.Module) -> Task:
@@ -201,14 +195,11 @@ class Weather(Recipe):
         if self.fine is not None:
             return self._downscaling().task(data, network)
         from sfumato.fields.weather.crps import AlmostFair
-        from sfumato.fields.weather.network import BEGIN, begun, maps_of, modes_of
+        from sfumato.fields.weather.network import BEGIN, begun, maps_of
 
         made: Any = network
         there, maps = maps_of(data.train.store)  # type: ignore[attr-defined]
         made.there.copy_(there), made.maps.copy_(maps)
-        if self.network.guess:
-            modes, power = modes_of(data.train)
-            made.modes.copy_(modes), made.power.copy_(power)
         task = super().task(data, network)
         if self.weights is not None:
             begun(data.train.store.folder / BEGIN, network)  # type: ignore[attr-defined]

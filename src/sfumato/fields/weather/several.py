@@ -37,7 +37,7 @@ def taught(recipe: Weather, number: int) -> Weather:
     """The recipe by which it learns."""
     if recipe.mean == "none" or number % 2 == 0:
         return recipe
-    return replace(recipe, mean="none", network=replace(recipe.network, guess=False))
+    return replace(recipe, mean="none")
 
 
 def fit(recipe: Weather, run: Run, training: TrainOptions) -> None:
