@@ -3,6 +3,7 @@ pressure, the height of 500 hPa, the temperature of 850 hPa.
 
     python -m benchmarks.weather DATA train --name NAME [--seed 0 --seconds 600 --mean ridge --learn crps --begin RUN]
     python -m benchmarks.weather DATA together --name NAME --of SCORED SCORED --as NAME
+    python -m benchmarks.weather DATA bar --name NAME --of SCORED
     python -m benchmarks.weather DATA map --name NAME --begin RUN --steps N
     python -m benchmarks.weather DATA score --name NAME --year 2008 --leads 1 --every 6 [--solver S --steps N]
     python -m benchmarks.weather DATA rain --name NAME --steps N [--year test]
@@ -35,7 +36,7 @@ from sfumato.fields.weather.baselines import baselines
 from sfumato.fields.weather.data import places
 from sfumato.fields.weather.downscaling import measured
 from sfumato.fields.weather.grid import moment
-from sfumato.fields.weather.measure import case, ensembles, gathered
+from sfumato.fields.weather.measure import case, ensembles, gathered, truth_of
 from sfumato.fields.weather.options import FieldNetworkOptions, WeatherMethod
 from sfumato.fields.weather.recipe import Weather
 from sfumato.fields.weather.report import gain, intervals, spread_skill
@@ -194,6 +195,29 @@ def together(given: argparse.Namespace) -> None:
     summary(given.as_, scores_of(path), kept(path)[1])
 
 
+def steady(given: argparse.Namespace) -> None:
+    """Scored forecasts against a bar of 300 members: as few as a forecast has move the bar itself by 2 %. Ratios of means, with 90%
+    intervals from blocks of ten days."""
+    store = load(given.folder / given.name).companions
+    for name in given.of:
+        found, _ = kept(given.folder / "scores" / f"{name}.npz")
+        own, at = found["model/crps"], places(store.times, found["begun"])
+        leads, scoring = own.shape[1], Scoring(store)
+        linear, bar = baselines(store, leads)["ridge"], []
+        for start in at:
+            x = torch.from_numpy(linear(int(start), 300)).double()
+            bar.append(scoring.plain(x, truth_of(store, int(start), leads))["crps"].numpy())
+        block, rng = (found["begun"] - found["begun"][0]) // (10 * 86400), np.random.default_rng(0)
+        sums = [np.stack([each[block == b].sum(0) for b in np.unique(block)]) for each in (own, np.stack(bar))]
+        draws = rng.integers(0, len(sums[0]), (2000, len(sums[0])))
+        low, high = np.quantile(sums[0][draws].sum(1) / sums[1][draws].sum(1) - 1, (0.05, 0.95), 0)
+        value = own.mean(0) / np.stack(bar).mean(0) - 1
+        for k in range(leads):
+            told = ", ".join(f"{100 * v:+.1f} ({100 * a:+.1f} to {100 * b:+.1f})" for v, a, b in
+                             zip(value[k], low[k], high[k]))  # fmt: skip
+            print(f"{name}  +{k + 1} d  CRPS against ridge of 300 members {told} %", flush=True)
+
+
 def as_it_was(model: Model, step: int) -> None:
     """The average that was kept nearest to a step of the training, instead of that of its end: stopped early."""
     width = read_config(model.run).training.ema[0]
@@ -326,6 +350,7 @@ def everything(given: argparse.Namespace) -> None:
             learn(given.data, told(name=name, steps=1993, **own))
         measure(told(name=name, as_=f"test-{name}", seed=place, **own, **TEST))
     together(told(name="kernel-0", of=[f"test-{name}" for name in NETWORKS], as_="test-both"))
+    steady(told(name="kernel-0", of=["test-both"]))
     if not (folder / "map-0" / "model.safetensors").is_file():
         convert(told(name="map-0", begin=first, steps=150))
     for steps in (1, 2, 4):
@@ -343,7 +368,7 @@ def everything(given: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("verb", choices=("train", "map", "score", "together", "rain", "report", "all"))
+    parser.add_argument("verb", choices=("train", "map", "score", "together", "bar", "rain", "report", "all"))
     parser.add_argument("--folder", type=Path, default=Path("runs/weather"))
     parser.add_argument("--name", default="model")
     parser.add_argument("--run", default="")
@@ -381,6 +406,7 @@ def main() -> None:
     verbs: dict[str, Callable[[], None]] = {
         "train": lambda: learn(given.data, given), "map": lambda: convert(given), "score": lambda: measure(given),
         "together": lambda: together(given),
+        "bar": lambda: steady(given),
         "rain": lambda: downscale(given.data, given), "report": lambda: report(given), "all": lambda: everything(given),
     }  # fmt: skip
     verbs[given.verb]()
