@@ -196,7 +196,7 @@ def together(given: argparse.Namespace) -> None:
 
 
 def steady(given: argparse.Namespace) -> None:
-    """Scored forecasts against a bar of 300 members: as few as a forecast has move the bar itself by 2 %. Ratios of means, with 90%
+    """Scored forecasts against a bar of 300 members: as few as a forecast has move the bar by 2 %. Ratios of means, with 90%
     intervals from blocks of ten days."""
     store = load(given.folder / given.name).companions
     for name in given.of:
