@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfumato.fields.weather.recipe import Weather
     from sfumato.training.options import TrainOptions
     from sfumato.training.run import Run
 
@@ -33,14 +32,14 @@ def place(run: Run, number: int) -> Run:
     return run.sub(f"network-{number}")
 
 
-def taught(recipe: Weather, number: int) -> Weather:
+def taught(recipe: Any, number: int) -> Any:
     """The recipe by which it learns."""
     if recipe.mean == "none" or number % 2 == 0:
         return recipe
     return replace(recipe, mean="none")
 
 
-def fit(recipe: Weather, run: Run, training: TrainOptions) -> None:
+def fit(recipe: Any, run: Run, training: TrainOptions) -> None:
     """Train those after the first, from where each stands on. Raises Stopped."""
     from sfumato.jobs.model import built
     from sfumato.training import loop
@@ -62,7 +61,7 @@ def _whole(windows: Any) -> Any:
     return replace(windows, store=replace(windows.store, mean=None))
 
 
-def trained(recipe: Weather, run: Run, facts: Any, device: Any) -> tuple[Other, ...]:
+def trained(recipe: Any, run: Run, facts: Any, device: Any) -> tuple[Other, ...]:
     """Those after the first that are finished. Raises CheckpointError."""
     from sfumato.diffusion import Denoiser
     from sfumato.jobs.model import built
