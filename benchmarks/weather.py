@@ -2,6 +2,8 @@
 pressure, the height of 500 hPa, the temperature of 850 hPa.
 
     python -m benchmarks.weather DATA train --name NAME [--seed 0 --seconds 600 --mean ridge --learn crps --begin RUN]
+    python -m benchmarks.weather DATA together --name NAME --of SCORED SCORED --as NAME
+    python -m benchmarks.weather DATA bar --name NAME --of SCORED
     python -m benchmarks.weather DATA map --name NAME --begin RUN --steps N
     python -m benchmarks.weather DATA score --name NAME --year 2008 --leads 1 --every 6 [--solver S --steps N]
     python -m benchmarks.weather DATA rain --name NAME --steps N [--year test]
@@ -31,13 +33,14 @@ import torch
 
 from benchmarks.common import store, within_seconds
 from sfumato.fields.weather.baselines import baselines
+from sfumato.fields.weather.data import places
 from sfumato.fields.weather.downscaling import measured
 from sfumato.fields.weather.grid import moment
-from sfumato.fields.weather.measure import gathered, scored
+from sfumato.fields.weather.measure import case, ensembles, gathered, truth_of
 from sfumato.fields.weather.options import FieldNetworkOptions, WeatherMethod
 from sfumato.fields.weather.recipe import Weather
 from sfumato.fields.weather.report import gain, intervals, spread_skill
-from sfumato.fields.weather.scoring import Scores
+from sfumato.fields.weather.scoring import Scores, Scoring
 from sfumato.jobs.adapt import DistillOptions
 from sfumato.jobs.config import read_config
 from sfumato.jobs.distill import distill
@@ -51,16 +54,27 @@ from sfumato.training.options import TrainOptions
 
 VARIABLES, UNITS = ("msl", "z", "t"), np.array([0.01, 1 / 9.80665, 1.0])
 """In hPa, metres and kelvin."""
-EVERY = 20
-"""Starts between two writings."""
+EVERY, DRAWN = 20, "drawn"
+"""Starts between two writings; the name under which the forecasts themselves are kept beside their scores."""
 
 
 def recipe_of(data: Path, given: argparse.Namespace) -> Weather:
     """The recipe of a run."""
-    network = FieldNetworkOptions(width=given.width, dropout=given.dropout)
-    method = WeatherMethod(given.learn)
+    network = FieldNetworkOptions(
+        width=given.width, depth=given.depth, dropout=given.dropout, attention_levels=given.attention
+    )
+    method = WeatherMethod(given.learn, given.sigma_low)
     when = {"until": "2008-01-01", "held_until": "2009-01-01"}
-    return Weather(data, VARIABLES, **when, mean=given.mean, weights=given.begin, network=network, method=method)
+    return Weather(
+        data,
+        VARIABLES,
+        **when,
+        mean=given.mean,
+        weights=given.begin,
+        networks=given.networks,
+        network=network,
+        method=method,
+    )
 
 
 def learn(data: Path, given: argparse.Namespace) -> None:
@@ -69,7 +83,10 @@ def learn(data: Path, given: argparse.Namespace) -> None:
     rate = OptimOptions(given.optimizer, lr=given.lr, weight_decay=given.weight_decay)
     usual = TrainOptions(seed=given.seed, batch=given.batch, previews=2, snapshots=6, threads=1, optim=rate)
     options = dataclasses.replace(usual, precision=given.precision)
-    options = within_seconds(recipe, options, given.seconds, given.folder / f"{given.name}-probe")
+    if given.steps:
+        options = dataclasses.replace(options, steps=given.steps)
+    else:
+        options = within_seconds(recipe, options, given.seconds, given.folder / f"{given.name}-probe")
     begin = time.process_time()
     train(recipe, options, out)
     (out / "cpu_seconds").write_text(f"{time.process_time() - begin}\n")
@@ -78,12 +95,9 @@ def learn(data: Path, given: argparse.Namespace) -> None:
 def convert(given: argparse.Namespace) -> None:
     """Make a flow map of a run."""
     begin, out = time.process_time(), given.folder / given.name
-    distill(
-        given.begin,
-        DistillOptions(),
-        TrainOptions(seed=given.seed, steps=given.steps, previews=2, snapshots=0, threads=1),
-        out,
-    )(out / "cpu_seconds").write_text(f"{time.process_time() - begin}\n")
+    training = TrainOptions(seed=given.seed, steps=given.steps, previews=2, snapshots=0, threads=1)
+    distill(given.begin, DistillOptions(), training, out)
+    (out / "cpu_seconds").write_text(f"{time.process_time() - begin}\n")
 
 
 def downscale(data: Path, given: argparse.Namespace) -> None:
@@ -99,7 +113,7 @@ def downscale(data: Path, given: argparse.Namespace) -> None:
         recipe = Weather(data, VARIABLES, **when, fine=data / "pcp_spread.nc", network=network)
         train(recipe, dataclasses.replace(options, precision="fp32"), out)
         (out / "cpu_seconds").write_text(f"{time.process_time() - begin}\n")
-    model, begin = load(out, Walk(steps=given.walk_steps)), time.process_time()
+    model, begin = load(out, Walk(steps=given.walk_steps, solver=given.solver)), time.process_time()
     first, last = (
         ("2009-01-01", "2011-01-01")
         if given.year == "test"
@@ -116,7 +130,7 @@ def downscale(data: Path, given: argparse.Namespace) -> None:
     } | found
     told["training_cpu_seconds"] = float((out / "cpu_seconds").read_text())
     text = json.dumps(told, indent=1)
-    (given.folder / f"{given.name}-{given.year}.json").write_text(text)
+    (given.folder / f"{given.as_ or given.name}-{given.year}.json").write_text(text)
     print(text, flush=True)
 
 
@@ -141,19 +155,67 @@ def measure(given: argparse.Namespace) -> None:
     done, cpu = kept(path)
     begin, beside = time.process_time(), baselines(model.companions, given.leads)
     beginning = time.process_time()
-    left, new = starts[len(done.get("begun", ())) :], []
-    for place, case in enumerate(scored(model, left, given.members, given.leads, beside), 1):
-        new.append(case)
+    left, new, scoring, drawings = starts[len(done.get("begun", ())) :], [], Scoring(model.companions), []
+    for place, (start, x) in enumerate(ensembles(model, left, given.members, given.leads), 1):
+        new.append(case(scoring, start, x.double(), beside))
+        drawings.append(x.numpy())
         if place % EVERY and place < len(left):
             continue
-        found = gathered(model.companions, new, given.members, given.leads)
-        parts = {f"{who}/{what}": each for who, own in found.by.items() for what, each in own.items()}
-        parts |= {f"power/{who}": each[None].repeat(len(new), 0) for who, each in found.power.items()}
-        parts |= {"begun": found.begun, "ranks": found.ranks[None].repeat(len(new), 0)}
+        parts = parts_of(gathered(model.companions, new, given.members, given.leads)) | {DRAWN: np.stack(drawings)}
         done = {name: np.concatenate((done[name], each)) if name in done else each for name, each in parts.items()}
         np.savez(path, cpu=cpu + time.process_time() - beginning, bars=beginning - begin, members=given.members, **done)
-        new = []
+        new, drawings = [], []
     summary(given.as_ or given.name, scores_of(path), kept(path)[1])
+
+
+def parts_of(found: Scores) -> dict[str, np.ndarray]:
+    """Scores as arrays whose first axis is that of the cases."""
+    count = len(found.begun)
+    parts = {f"{who}/{what}": each for who, own in found.by.items() for what, each in own.items()}
+    parts |= {f"power/{who}": each[None].repeat(count, 0) for who, each in found.power.items()}
+    return parts | {"begun": found.begun, "ranks": found.ranks[None].repeat(count, 0)}
+
+
+def together(given: argparse.Namespace) -> None:
+    """Score ensembles of the members of several runs, as one run of so many --networks has them: of what was drawn when these
+    were scored."""
+    files = [given.folder / "scores" / f"{name}.npz" for name in given.of]
+    done, begin = [kept(path)[0] for path in files], time.process_time()
+    store = load(given.folder / given.name).companions
+    starts = done[0]["begun"]
+    if any(not np.array_equal(each["begun"], starts) for each in done):
+        raise SystemExit(f"{' '.join(given.of)}: scored from other starts; score them alike")
+    x = np.concatenate([each[DRAWN] for each in done], 1)
+    members, leads = x.shape[1:3]
+    scoring, at, beside = Scoring(store), places(store.times, starts), baselines(store, leads)
+    new = [case(scoring, int(start), torch.from_numpy(each).double(), beside) for start, each in zip(at, x)]
+    parts = parts_of(gathered(store, new, members, leads))
+    path = given.folder / "scores" / f"{given.as_}.npz"
+    np.savez(path, cpu=time.process_time() - begin, bars=0.0, members=members, **parts)
+    summary(given.as_, scores_of(path), kept(path)[1])
+
+
+def steady(given: argparse.Namespace) -> None:
+    """Scored forecasts against a bar of 300 members: as few as a forecast has move the bar by 2 %. Ratios of means, with 90%
+    intervals from blocks of ten days."""
+    store = load(given.folder / given.name).companions
+    for name in given.of:
+        found, _ = kept(given.folder / "scores" / f"{name}.npz")
+        own, at = found["model/crps"], places(store.times, found["begun"])
+        leads, scoring = own.shape[1], Scoring(store)
+        linear, bar = baselines(store, leads)["ridge"], []
+        for start in at:
+            x = torch.from_numpy(linear(int(start), 300)).double()
+            bar.append(scoring.plain(x, truth_of(store, int(start), leads))["crps"].numpy())
+        block, rng = (found["begun"] - found["begun"][0]) // (10 * 86400), np.random.default_rng(0)
+        sums = [np.stack([each[block == b].sum(0) for b in np.unique(block)]) for each in (own, np.stack(bar))]
+        draws = rng.integers(0, len(sums[0]), (2000, len(sums[0])))
+        low, high = np.quantile(sums[0][draws].sum(1) / sums[1][draws].sum(1) - 1, (0.05, 0.95), 0)
+        value = own.mean(0) / np.stack(bar).mean(0) - 1
+        for k in range(leads):
+            told = ", ".join(f"{100 * v:+.1f} ({100 * a:+.1f} to {100 * b:+.1f})" for v, a, b in
+                             zip(value[k], low[k], high[k]))  # fmt: skip
+            print(f"{name}  +{k + 1} d  CRPS against ridge of 300 members {told} %", flush=True)
 
 
 def as_it_was(model: Model, step: int) -> None:
@@ -245,9 +307,9 @@ def report(given: argparse.Namespace) -> None:
         told[name] = {"cpu_seconds": round(kept(given.folder / "scores" / f"{name}.npz")[1], 1)} | facts_of(
             found, spread
         )
-        run = given.folder / name / "cpu_seconds"
-        told[name] |= {"training_cpu_seconds": round(float(run.read_text()), 1)} if run.is_file() else {}
         summary(name, found, told[name]["cpu_seconds"])
+    spent = {file.parent.name: round(float(file.read_text()), 1) for file in given.folder.glob("*/cpu_seconds")}
+    told["training_cpu_seconds"] = dict(sorted(spent.items()))
     for own, other in (pair.split(":") for pair in given.pairs):
         told[f"{own} against {other}"] = versus(every[own], every[other])
     store("weather", told)
@@ -266,39 +328,47 @@ def versus(own: Scores, other: Scores) -> Mapping[str, Any]:
     return {"starts": len(both)} | told
 
 
-CHOSEN = {
-    "mean": "ridge", "width": 24, "dropout": 0.3, "weight_decay": 0.1, "seconds": 180.0, "precision": "fp32", "members": 16,
-}  # fmt: skip
-"""What stood best on 2008, for forecasts."""
+CHOSEN = {"width": 24, "weight_decay": 0.1, "precision": "fp32", "members": 8}
+"""What stood best on 2008, for forecasts. Eight members of each network: two networks together have sixteen."""
+NETWORKS: Mapping[str, dict[str, Any]] = {
+    "kernel-0": {"mean": "kernel", "dropout": 0.3},
+    "direct-0": {"mean": "none", "dropout": 0.2, "after": 1329},
+}
+"""One that learns what a regression of second degree leaves of a step, and one that learns the whole change, stopped early."""
 TEST = {"year": "test", "leads": 5, "every": 3}
 
 
 def everything(given: argparse.Namespace) -> None:
-    """All that the page claims: two forecasters, the rival, flow maps, rain; what is done is not done again."""
+    """All that the page claims: two networks, alone and together, flow maps, the rival, rain; what is done is not done again."""
 
     def told(**changes: Any) -> argparse.Namespace:
         return argparse.Namespace(**{**vars(given), **CHOSEN, **changes})
 
-    folder = given.folder
-    for seed in (0, 1):
-        if not (folder / f"ridge-{seed}" / "model.safetensors").is_file():
-            learn(given.data, told(name=f"ridge-{seed}", seed=seed))
-        measure(told(name=f"ridge-{seed}", as_=f"test-ridge-{seed}", **TEST))
-    if not (folder / "crps-0" / "model.safetensors").is_file():
-        learn(given.data, told(name="crps-0", learn="crps", begin=folder / "ridge-0", seconds=60.0, lr=5e-4))
-    measure(told(name="crps-0", as_="test-crps-0", **TEST))
+    folder, first = given.folder, given.folder / "kernel-0"
+    for place, (name, own) in enumerate(NETWORKS.items()):
+        if not (folder / name / "model.safetensors").is_file():
+            learn(given.data, told(name=name, steps=1993, **own))
+        measure(told(name=name, as_=f"test-{name}", seed=place, **own, **TEST))
+    together(told(name="kernel-0", of=[f"test-{name}" for name in NETWORKS], as_="test-both"))
+    steady(told(name="kernel-0", of=["test-both"]))
     if not (folder / "map-0" / "model.safetensors").is_file():
-        convert(told(name="map-0", begin=folder / "ridge-0", steps=600))
+        convert(told(name="map-0", begin=first, steps=150))
     for steps in (1, 2, 4):
-        measure(told(name="map-0", as_=f"test-map-{steps}", steps=steps, **TEST))
-    downscale(given.data, told(name="rain-0", steps=3000, width=256, dropout=0.3, year="test", every=1))
-    report(told(pairs=["test-crps-0:test-ridge-0", *(f"test-map-{steps}:test-ridge-0" for steps in (1, 2, 4))]))
+        measure(told(name="map-0", as_=f"test-map-{steps}", steps=steps, **{**TEST, "leads": 3}))
+    if not (folder / "crps-0" / "model.safetensors").is_file():
+        rival = {"mean": "kernel", "dropout": 0.3, "learn": "crps"}
+        learn(given.data, told(name="crps-0", begin=first, steps=277, lr=5e-4, **rival))
+    measure(told(name="crps-0", as_="test-crps-0", **TEST))
+    rain = {"steps": 3000, "width": 256, "dropout": 0.3, "members": 16}
+    downscale(given.data, told(name="rain-0", year="test", every=1, **rain))
+    others = ["test-both", "test-crps-0", *(f"test-map-{steps}" for steps in (1, 2, 4))]
+    report(told(pairs=[f"{name}:test-kernel-0" for name in others]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("verb", choices=("train", "map", "score", "rain", "report", "all"))
+    parser.add_argument("verb", choices=("train", "map", "score", "together", "bar", "rain", "report", "all"))
     parser.add_argument("--folder", type=Path, default=Path("runs/weather"))
     parser.add_argument("--name", default="model")
     parser.add_argument("--run", default="")
@@ -311,19 +381,32 @@ def main() -> None:
     parser.add_argument("--year", default="2008")
     parser.add_argument("--solver")
     parser.add_argument("--grid")
-    for name, usual in (("seed", 0), ("members", 16), ("leads", 1), ("every", 6), ("batch", 64), ("walk-batch", 64)):
+    for name, usual in (
+        ("seed", 0),
+        ("members", 16),
+        ("leads", 1),
+        ("every", 6),
+        ("batch", 64),
+        ("walk-batch", 64),
+        ("attention", 1),
+        ("networks", 1),
+    ):
         parser.add_argument(f"--{name}", type=int, default=usual)
     for name in ("steps", "width", "depth", "walk-steps", "after"):
         parser.add_argument(f"--{name}", type=int)
     for name, value in (("seconds", 600.0), ("dropout", 0.1), ("jitter", 0.5), ("lr", 1e-3), ("weight-decay", 0.0)):
         parser.add_argument(f"--{name}", type=float, default=value)
+    parser.add_argument("--sigma-low", type=float, default=0.01)
     parser.add_argument("--ema", type=float)
     parser.add_argument("--pairs", nargs="*", default=[])
+    parser.add_argument("--of", nargs="*", default=[])
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.folder.mkdir(parents=True, exist_ok=True)
     verbs: dict[str, Callable[[], None]] = {
         "train": lambda: learn(given.data, given), "map": lambda: convert(given), "score": lambda: measure(given),
+        "together": lambda: together(given),
+        "bar": lambda: steady(given),
         "rain": lambda: downscale(given.data, given), "report": lambda: report(given), "all": lambda: everything(given),
     }  # fmt: skip
     verbs[given.verb]()

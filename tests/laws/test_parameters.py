@@ -28,6 +28,7 @@ from sfumato.diffusion import (
     Renoised,
     ab,
     dpmpp_2m,
+    dpmpp_2s,
     euler,
     heun,
     sample,
@@ -166,15 +167,21 @@ def test_churn_is_capped_a_step() -> None:
         assert found == pytest.approx([2 ** (-i / 2) for i in range(5)], rel=1e-9)
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.3, 2.0), (0.05, 0.6)])
-def test_churn_has_its_range(low: float, high: float) -> None:
-    """Steps that begin outside of it are Heun's own, to the last digit or so; inside there is fresh noise in each."""
+@pytest.mark.parametrize(("low", "high", "middle"), [(0.3, 2.0, False), (0.05, 0.6, False), (0.3, 2.0, True)])
+def test_churn_has_its_range(low: float, high: float, middle: bool) -> None:
+    """Steps that begin outside of it are Heun's own, or DPM-Solver++ 2S's, to the last digit or so; inside there is fresh noise
+    in each."""
     data, schedule = mixture(VP()), VP()
     times = uniform(schedule, 24)
-    states = [x for x, _ in walk(data, normal(4, 1), times, Churn(20.0, low, high), torch.Generator().manual_seed(0))]
+    states = [
+        x
+        for x, _ in walk(
+            data, normal(4, 1), times, Churn(20.0, low, high, middle=middle), torch.Generator().manual_seed(0)
+        )
+    ]
     inside = 0
     for (t, s), (x_t, x_s) in zip(pairwise(times), pairwise(states), strict=True):
-        plain, _ = heun().step(data, x_t, t, s, None, None)
+        plain, _ = (dpmpp_2s() if middle else heun()).step(data, x_t, t, s, None, None)
         ratio = float(schedule.sigma(t) / schedule.alpha(t))
         assert ((x_s - plain).abs().max() > 1e-3) == (low <= ratio <= high and float(s) > 0) or float(s) == 0
         inside += low <= ratio <= high
@@ -323,9 +330,10 @@ def test_overstep_goes_so_much_too_far(schedule: str, gamma: float, low: float, 
 LAWS_HERE: dict[type, set[str]] = {
     Euler: {"eta"},
     diffusion.solvers.DPMpp2M: {"eta"},
+    diffusion.solvers.DPMpp2S: set(),
     diffusion.solvers.Heun: set(),
     Multistep: {"order", "corrector"},  # tests/laws/test_solvers.py has every order, with and without
-    Churn: {"churn", "low", "high", "inflation"},
+    Churn: {"churn", "low", "high", "inflation", "middle"},
     diffusion.solvers.EulerMaruyama: set(),
     PredictorCorrector: {"strength", "corrections"},
     AdaptiveSolver: {"rtol", "atol", "finest", "most"},

@@ -37,7 +37,18 @@ from sfumato.diffusion.schedule import (
     ZeroTerminal,
 )
 from sfumato.diffusion.selfconditioning import SelfConditioned, remember
-from sfumato.diffusion.solvers import SOLVERS, AdaptiveSolver, Renoised, ab, ancestral, dpmpp_2m, euler, heun, unipc
+from sfumato.diffusion.solvers import (
+    SOLVERS,
+    AdaptiveSolver,
+    Renoised,
+    ab,
+    ancestral,
+    dpmpp_2m,
+    dpmpp_2s,
+    euler,
+    heun,
+    unipc,
+)
 from sfumato.diffusion.times import (
     Adaptive,
     Covered,
@@ -128,6 +139,7 @@ __all__ = [
     "dequantised_bits",
     "descend",
     "dpmpp_2m",
+    "dpmpp_2s",
     "during",
     "edm",
     "edm_weight",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sfumato.diffusion.adaptive_solver import AdaptiveSolver, NotMet
-from sfumato.diffusion.flow_solvers import DPMpp2M, Heun, Multistep, Node, follow
+from sfumato.diffusion.flow_solvers import DPMpp2M, DPMpp2S, Heun, Multistep, Node, follow
 from sfumato.diffusion.sample import Euler, Solver
 from sfumato.diffusion.stochastic_solvers import Churn, EulerMaruyama, Overstep, PredictorCorrector, Renoised
 
@@ -12,6 +12,7 @@ __all__ = [
     "AdaptiveSolver",
     "Churn",
     "DPMpp2M",
+    "DPMpp2S",
     "Euler",
     "EulerMaruyama",
     "Heun",
@@ -24,6 +25,7 @@ __all__ = [
     "ab",
     "ancestral",
     "dpmpp_2m",
+    "dpmpp_2s",
     "euler",
     "follow",
     "heun",
@@ -51,6 +53,11 @@ def dpmpp_2m(eta: float = 0.0) -> DPMpp2M:
     return DPMpp2M(eta)
 
 
+def dpmpp_2s() -> DPMpp2S:
+    """DPM-Solver++(2S): second order, two calls a step."""
+    return DPMpp2S()
+
+
 def ab(order: int = 3) -> Multistep:
     """Adams-Bashforth in the angle, order 1 to 4."""
     return Multistep(order)
@@ -66,6 +73,7 @@ SOLVERS: dict[str, Solver] = {
     "ancestral": Euler(1.0),
     "heun": Heun(),
     "dpmpp_2m": DPMpp2M(),
+    "dpmpp_2s": DPMpp2S(),
     "ab2": Multistep(2),
     "ab3": Multistep(3),
     "ab4": Multistep(4),

@@ -11,26 +11,29 @@ from torch import Tensor
 
 from sfumato.diffusion.coefficients import along, blend
 from sfumato.diffusion.denoiser import Guess
-from sfumato.diffusion.flow_solvers import Heun
+from sfumato.diffusion.flow_solvers import DPMpp2S, Heun
 from sfumato.diffusion.rng import Rng
 from sfumato.diffusion.sample import Euler, Solver, still
 
 
 @dataclass(frozen=True)
 class Churn(Solver):
-    """EDM's stochastic sampler (Karras 2022, alg. 2): raise the noise a little, then a Heun step down from there.
+    """EDM's stochastic sampler (Karras 2022, alg. 2): raise the noise a little, then a Heun step down from there, or one of
+    DPM-Solver++ 2S as GenCast has it.
 
     Args:
         churn: S_churn, noise added over the whole walk; each of the n steps raises sigma by min(churn / n, sqrt(2) - 1).
         low, high: range of sigma / alpha in which noise is added (S_tmin, S_tmax), in units of the data's spread.
         inflation: S_noise, factor on the added noise. Karras used 1.003 for a network that removes a little too much;
             anything but 1 is a bias that no number of steps removes.
+        middle: step down by :class:`~sfumato.diffusion.flow_solvers.DPMpp2S` instead of Heun's method.
     """
 
     churn: float = 40.0
     low: float = 0.05
     high: float = 50.0
     inflation: float = 1.0
+    middle: bool = False
     order: int = 1
 
     def prepare(self, times: Tensor) -> int:
@@ -46,7 +49,8 @@ class Churn(Solver):
         scale = torch.where(up > t, schedule.alpha(up) / schedule.alpha(t), torch.ones_like(t))
         added = (schedule.sigma(up) ** 2 - (scale * schedule.sigma(t)) ** 2).clamp_min(0).sqrt()
         x_up = along(scale, x_t) * x_t + along(added * self.inflation, x_t) * guess.process.prior(x_t, rng)
-        return Heun().step(guess, x_up, up, s, None, rng)[0], memory
+        down: Solver = DPMpp2S() if self.middle else Heun()
+        return down.step(guess, x_up, up, s, None, rng)[0], memory
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,13 @@ class Walk:
     """The walk from noise to data. What is not given is chosen: by the run's conversion, by its field, by its process."""
 
     steps: int | None = None
-    """Steps from noise to data (for all solvers but heun and predictor_corrector, calls of the network)."""
+    """Steps from noise to data (for all solvers but heun, dpmpp_2s, churn and predictor_corrector, calls of the network)."""
     tol: float | None = None
     """Instead of steps: as many as each sample needs to keep its error below this, in units of the data's spread."""
     solver: str | None = None
-    """euler, ancestral, heun, dpmpp_2m, ab2, ab3, ab4, unipc, churn, euler_maruyama, predictor_corrector, adaptive; leap for
-    flow maps, descent for equilibrium matching, confidence, random_order, entropy_bound and remask for tokens; fit, which is
-    fitted to this run for the steps asked for (once, in 30 s). With parameters: churn:churn=2.5,low=0.75 or
+    """euler, ancestral, heun, dpmpp_2m, dpmpp_2s, ab2, ab3, ab4, unipc, churn, euler_maruyama, predictor_corrector, adaptive;
+    leap for flow maps, descent for equilibrium matching, confidence, random_order, entropy_bound and remask for tokens; fit, which
+    is fitted to this run for the steps asked for (once, in 30 s). With parameters: churn:churn=2.5,low=0.75 or
     leap:gamma=1,mean=true. One for each part of a product: "states=euler; values=dpmpp_2m"."""
     eta: float | None = None
     """Fresh noise of euler and dpmpp_2m (the solver where none is given beside it): 0 none (deterministic), 1 as much as DDPM.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sfumato.adapting.flow_map import Leap
 from sfumato.diffusion import tree
-from sfumato.diffusion.flow_solvers import DPMpp2M, Heun, Multistep
+from sfumato.diffusion.flow_solvers import DPMpp2M, DPMpp2S, Heun, Multistep
 from sfumato.diffusion.parts import Parts
 from sfumato.diffusion.rng import Streams
 from sfumato.diffusion.sample import Solver
@@ -90,12 +90,15 @@ def ends_apart(solver: Solver) -> bool:
     second guess at its end, a flow map may go to the mean there."""
     if isinstance(solver, Leap):
         return solver.mean
-    return isinstance(solver, Heun) or (isinstance(solver, Multistep) and (solver.corrector or solver.order > 2))
+    return isinstance(solver, (Heun, DPMpp2S)) or (
+        isinstance(solver, Multistep) and (solver.corrector or solver.order > 2)
+    )
 
 
 def calls(solver: Solver, steps: int) -> int:
     """Calls of the network that so many steps take, about: for shares and for waiting."""
-    return 2 * steps if isinstance(solver, Heun) or type(solver).__name__ in ("Churn", "PredictorCorrector") else steps
+    twice = isinstance(solver, (Heun, DPMpp2S)) or type(solver).__name__ in ("Churn", "PredictorCorrector")
+    return 2 * steps if twice else steps
 
 
 # ---- randomness --------------------------------------------------------------------------------------------------------

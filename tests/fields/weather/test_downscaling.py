@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import h5netcdf
 import numpy as np
@@ -11,11 +12,14 @@ import pytest
 import torch
 
 from sfumato.cli import main
+from sfumato.diffusion.sample import Euler
 from sfumato.errors import Mendable
 from sfumato.fields.weather.downscaling import Days, Rain, analogs, measured
 from sfumato.fields.weather.fine import FineStore, read
 from sfumato.fields.weather.rain import RainNetwork, RainTimes, cascade, rain
+from sfumato.fields.weather.recipe import Weather
 from sfumato.jobs.model import load
+from sfumato.jobs.walk import solver_of
 from tests.fields.weather import worlds
 
 COUNT, ROWS, COLUMNS = 240, 3, 4
@@ -153,6 +157,22 @@ def test_first_where_then_how_much() -> None:
     assert bool(((first == 0) | (second == 1)).all())
     assert 0.4 < float((first == 0).double().mean()) < 0.6
     assert float((first[first > 0] > 0.98).double().mean()) > 0.12  # of even times 0.02 would be
+
+
+def test_the_usual_walk_spreads_what_all_cells_share_as_far_as_it_should() -> None:
+    """Amounts of some hundred cells go together: their first component has 80 times the variance of a cell. The usual walk
+    leaves all of it that matters within 7 %; Euler's method, in half as many steps, leaves half of it."""
+    walk, power = Weather(Path("any"), fine=Path("other")).walk(), torch.tensor([80.0, 10, 1, 0.1], dtype=torch.float64)
+    process = rain().processes["amount"]
+
+    def spread(solver: Any, steps: int) -> torch.Tensor:
+        times = [each["amount"] for each in cascade(torch.linspace(1, 0, steps + 1, dtype=torch.float64))]
+        return worlds.spread_by(process, solver, times, power)
+
+    usual = solver_of(walk, rain(), {}).solvers["amount"]
+    assert walk.steps is not None
+    assert float((spread(usual, walk.steps) - 1).abs().max()) < 0.07
+    assert float(spread(Euler(), walk.steps // 2)[0]) < 0.55
 
 
 def test_what_is_dry_or_unknown_tells_nothing_of_its_amount() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import h5netcdf
@@ -14,12 +15,15 @@ import torch
 from sfumato.cli import main
 from sfumato.diffusion import Denoiser
 from sfumato.diffusion.loss import loss
-from sfumato.fields.weather import measure
+from sfumato.fields.weather import kernel, measure
 from sfumato.fields.weather.network import FieldNetwork, maps_of
 from sfumato.fields.weather.options import FieldNetworkOptions
 from sfumato.fields.weather.rollout import Forecasts, drawn
+from sfumato.fields.weather.sphere import SphereGaussian
 from sfumato.fields.weather.writing import read
-from sfumato.jobs.model import load
+from sfumato.jobs.model import Model, load
+from sfumato.jobs.walk import Walk
+from sfumato.training import checkpoint
 from sfumato.training.loader import fetch
 from tests.fields.weather import worlds
 
@@ -50,33 +54,20 @@ def test_a_forecast_is_a_file_in_the_names_units_and_grid_of_the_data(run: Path,
 def test_a_store_with_gaps_is_learned_and_forecast(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Zarr as WeatherBench2 has it, a globe on levels with noise of the sphere: looked at, learned, gone on with, forecast,
+    measured."""
     monkeypatch.setattr(
         measure, "pictures_of", lambda *_: {}
     )  # they are looked at in the demo's test, and take the longest
     values = worlds.fields(60)
     values["msl"][:, 1:3, 2] = np.nan
     data, out = worlds.store(tmp_path / "w.zarr", values, worlds.times(60), 3), tmp_path / "run"
-    assert main(["inspect", "weather", str(data), *worlds.TRAIN]) == 0
+    globe = ["sphere" if word == "cells" else word for word in worlds.TRAIN]
+    assert main(["inspect", "weather", str(data), *globe]) == 0
     assert "geopotential500" in capsys.readouterr().out
-    assert (
-        main(
-            [
-                "train",
-                "weather",
-                str(data),
-                *worlds.TRAIN,
-                "--previews",
-                "0",
-                "--steps",
-                "2",
-                "--held-out",
-                "0.3",
-                "--out",
-                str(out),
-            ]
-        )
-        == 0
-    )
+    words = ["--previews", "0", "--steps", "2", "--held-out", "0.3", "--out", str(out)]
+    assert main(["train", "weather", str(data), *globe, *words]) == 0
+    assert isinstance(load(out).process, SphereGaussian)
     assert main(["resume", str(out), "--steps", "3"]) == 0
     file = tmp_path / "f.nc"
     assert main(["sample", str(out), "--leads", "2", "-n", "2", "--steps", "3", "--out", str(file)]) == 0
@@ -230,11 +221,59 @@ def test_a_rival_begins_with_the_weights_of_a_denoiser_and_answers_in_one_call(r
     )
 
 
-def test_what_a_regression_leaves_is_learned_and_forecast(run: Path, tmp_path: Path) -> None:
+def test_members_are_drawn_from_each_network_in_turn(run: Path, tmp_path: Path) -> None:
+    """As from each alone: member m is of network m mod 2, in an ensemble of any size; the second draws the whole change where
+    the first draws what a regression leaves. What was not finished is trained by `resume`, and nothing else is."""
+    data, out = run.parent / "fields.nc", tmp_path / "two"
+    words = [
+        "--previews",
+        "0",
+        "--steps",
+        "2",
+        "--held-out",
+        "0.2",
+        "--networks",
+        "2",
+        "--mean",
+        "ridge",
+        "--out",
+        str(out),
+    ]
+    assert main(["train", "weather", str(data), *worlds.TRAIN, *words]) == 0
+    first = out / "model.safetensors"
+    model = load(out, Walk(steps=4))
+    (other,) = model.companions.others
+    assert other.whole
+    store = dataclasses.replace(model.companions, others=())
+    alone = dataclasses.replace(model, bring=lambda: store)
+    plain = dataclasses.replace(store, mean=None)
+    second = dataclasses.replace(model, denoiser=other.denoiser, bring=lambda: plain)
+    start = model.companions.starts(model.facts.until, model.facts.held_until, 2)[3:4]
+
+    def members(of: Model, count: int) -> torch.Tensor:
+        (part,) = drawn(of, Forecasts(of.companions, start, count, 2), range(count))
+        assert isinstance(part.x, torch.Tensor)
+        return part.x
+
+    both, one, two = members(model, 4), members(alone, 4), members(second, 4)
+    assert torch.allclose(both[::2], one[::2], atol=1e-5)
+    assert torch.allclose(both[1::2], two[1::2], atol=1e-5)
+    assert not torch.allclose(both[1::2], one[1::2], atol=1e-3)
+    assert torch.allclose(members(model, 3), both[:3], atol=1e-5)
+    shutil.rmtree(out / "network-1")
+    kept = checkpoint.read_weights(first)[0]
+    assert len(load(out).companions.others) == 0  # a run stopped on the way forecasts with what is finished
+    assert main(["resume", str(out)]) == 0
+    assert all(torch.equal(value, kept[name]) for name, value in checkpoint.read_weights(first)[0].items())
+    assert torch.allclose(members(load(out, Walk(steps=4)), 4), both, atol=1e-5)
+
+
+@pytest.mark.parametrize("mean", ["ridge", "kernel"])
+def test_what_a_regression_leaves_is_learned_and_forecast(run: Path, tmp_path: Path, mean: str) -> None:
     """In a linear world nothing is left to learn but noise of spread 1, and a network that knows that much, v = 0,
     forecasts as the law does."""
-    data, out = run.parent / "fields.nc", tmp_path / "ridge"
-    words = ["--previews", "0", "--steps", "1", "--held-out", "0.2", "--mean", "ridge", "--out", str(out)]
+    data, out = run.parent / "fields.nc", tmp_path / mean
+    words = ["--previews", "0", "--steps", "1", "--held-out", "0.2", "--mean", mean, "--out", str(out)]
     assert main(["train", "weather", str(data), *worlds.TRAIN, *words]) == 0
     model = load(out)
     store, facts = model.companions, model.facts
@@ -251,6 +290,17 @@ def test_what_a_regression_leaves_is_learned_and_forecast(run: Path, tmp_path: P
     wrong = (found[:, 0].mean(0) - worlds.MEAN["msl"] - worlds.A * first) / worlds.SPREAD["msl"]
     assert np.sqrt(np.square(wrong).mean()) < 0.3  # 196 numbers from 1200 days
     assert found[:, 0].std(0).mean() == pytest.approx(worlds.SPREAD["msl"] * np.sqrt(1 - worlds.A**2), rel=0.2)
+
+
+def test_a_table_of_too_many_times_is_refused_in_a_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "MOST_DAYS", 1000)
+    words = ["--steps", "1", "--held-out", "0.2", "--mean", "kernel", "--out", str(tmp_path / "k")]
+    assert main(["train", "weather", str(run.parent / "fields.nc"), *worlds.TRAIN, *words]) != 0
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "1,198 are more than 1,000; give --mean ridge" in last
+    assert not (tmp_path / "k").exists()
 
 
 class Nothing(torch.nn.Module):

@@ -45,7 +45,7 @@ def test_noise_beyond_what_was_there_spreads_an_ensemble_too_far(model: Model) -
     start = store.starts(facts.until, facts.held_until, 1)[:1]
     told = {}
     for inflation in ("1", "1.05"):
-        walked = worlds.knowing(model, steps=20, solver=CALIBRATED.replace("inflation=1", f"inflation={inflation}"))
+        walked = worlds.knowing(model, steps=20, solver=CALIBRATED.replace("inflation=1,", f"inflation={inflation},"))
         (part,) = drawn(walked, Forecasts(store, start, 256, 1), range(256))
         told[inflation] = float(part.x.var(0).mean())
     assert told["1.05"] > 1.01 * told["1"]
@@ -115,7 +115,7 @@ def test_training_times_are_even_on_the_schedule_between_the_two_noises() -> Non
     method = WeatherMethod()
     u = torch.linspace(0, 1, 9, dtype=torch.float64)
     t = method.distribution()(u, method.build().schedule)
-    assert torch.allclose(method.build().schedule.sigma(t), EDM(0.02, 88.0).sigma(u), rtol=1e-9)
+    assert torch.allclose(method.build().schedule.sigma(t), EDM(0.01, 88.0).sigma(u), rtol=1e-9)
 
 
 def test_the_loss_is_that_of_edm() -> None:

@@ -7,6 +7,7 @@ the second is carried one column to the east at every step. So the exact forecas
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sfumato.diffusion import Denoiser
+from sfumato.diffusion import Denoiser, Gaussian
+from sfumato.diffusion.exact import GaussianData
+from sfumato.diffusion.solvers import Churn
 from sfumato.jobs.model import Model
 
 A = 0.9
 MEAN, SPREAD = {"msl": 101_000.0, "z": 55_000.0}, {"msl": 800.0, "z": 1500.0}
 LATITUDE, LONGITUDE = np.arange(75.0, -76.0, -30.0), np.arange(0.0, 360.0, 45.0)
 BEGIN, STEP = 946_728_000, 86_400  # 2000-01-01 12:00 UTC, a day
-CALIBRATED = "churn:churn=2.5,low=0.75,high=100,inflation=1"
+CALIBRATED = "churn:churn=2.5,low=0.75,high=100,inflation=1,middle=true"
 TRAIN = ["--network.width", "8", "--network.attention-levels", "0", "--batch", "4", "--threads", "1", "--previews", "1",
          "--precision", "fp32", "--snapshots", "0", "--method.noise", "cells"]  # fmt: skip
 
@@ -171,6 +174,35 @@ class Linear(nn.Module):
         x_t = x.double().flatten(1) * radius
         guess = mean + ((x_t - mean) @ self.turn * (self.power / (self.power + sigma**2))) @ self.turn.T
         return ((-sigma * guess + (x_t - guess) / sigma) / radius).reshape(x.shape).to(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Even(Gaussian):
+    """A process whose noise is one number everywhere: what a linear walk makes of it is its factor on noise."""
+
+    noise: float = 0.0
+
+    def prior(self, x: Tensor, rng: Any = None) -> Tensor:
+        return torch.full_like(x, self.noise)
+
+
+def spread_by(process: Gaussian, solver: Any, times: Any, power: Tensor) -> Tensor:
+    """The variance that a walk leaves of Gaussian numbers of variance ``power`` (n,), as a share of it. With the exact denoiser
+    a step is linear in x and in its fresh noise, so a walk of one number says what becomes of the first noise, and of a
+    Churn, which remembers nothing of its states, each step by itself what it adds."""
+    told = {field.name: getattr(process, field.name) for field in dataclasses.fields(process)}
+    still, noisy = (
+        GaussianData(torch.zeros_like(power), power, process=Even(**told, noise=noise)) for noise in (0.0, 1.0)
+    )
+    x = torch.full((1, len(power)), float(process.schedule.sigma(times[0])), dtype=torch.float64)
+    added, memory = torch.zeros_like(power), solver.prepare(times)
+    for t, s in pairwise(times):
+        if isinstance(solver, Churn):
+            kept, _ = solver.step(still, torch.ones_like(x), t, s, memory, None)
+            fresh, _ = solver.step(noisy, torch.zeros_like(x), t, s, memory, None)
+            added = kept[0] ** 2 * added + fresh[0] ** 2
+        x, memory = solver.step(still, x, t, s, memory, None)
+    return (x[0] ** 2 + added) / power
 
 
 def lawful(facts: Any) -> tuple[Tensor, Tensor]:

@@ -102,8 +102,8 @@ def prepare(run: Run, source: Path, wanted: Wanted, tell: Callable[[str], None])
             f"{len(held):,} held out"
         )
     facts = replace(facts, count=len(learned), held=len(held))
-    if wanted.mean == "ridge":
-        facts = replace(facts, residual=fitted(run, learned))
+    if wanted.mean != "none":
+        facts = replace(facts, residual=fitted(run, learned, wanted.mean))
     facts.write(run)
     return facts
 
@@ -239,6 +239,8 @@ class Store:
     """What a regression says of a step, where a run learns what it leaves."""
     folder: Path | None = None
     """The cache of the run that it is of."""
+    others: tuple[Any, ...] = ()
+    """Networks that members are drawn from in turn, beside that of the run: :class:`~sfumato.fields.weather.several.Other`."""
 
     @classmethod
     def of(cls, run: Run, facts: WeatherFacts) -> Store:

@@ -70,17 +70,23 @@ def scored(
     model: Model, starts: np.ndarray, members: int, leads: int, beside: Mapping[str, Baseline]
 ) -> Iterator[Case]:
     """Each start's scores, as they come."""
+    scoring = Scoring(model.companions)
+    for start, x in ensembles(model, starts, members, leads):
+        yield case(scoring, start, x.double(), beside)
+
+
+def ensembles(model: Model, starts: np.ndarray, members: int, leads: int) -> Iterator[tuple[int, Tensor]]:
+    """Each start and its forecast (M, leads, C, rows, columns) in standard units, as they come."""
     from sfumato.training.progress import Watch
 
-    store = model.companions
-    forecasts, scoring = Forecasts(store, starts, members, leads), Scoring(store)
+    forecasts = Forecasts(model.companions, starts, members, leads)
     together = max(1, (model.walk.batch or 16) // members)
     with Watch("forecast", len(starts), unit="starts") as watch:
         for first in range(0, len(starts), together):
             own = range(first * members, min(first + together, len(starts)) * members)
             x = torch.cat([_tensor(part.x) for part in drawn(model, forecasts, own)])
             for i, each in enumerate(x.split(members)):
-                yield case(scoring, int(starts[first + i]), each.double(), beside)
+                yield int(starts[first + i]), each
             watch.show(min(first + together, len(starts)))
 
 

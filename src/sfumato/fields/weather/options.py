@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 SIZES = {"small": (32, 1, (1, 2, 2)), "medium": (128, 1, (1, 2, 2)), "large": (192, 2, (1, 2, 3, 4))}
 """Width, depth and multipliers of the network."""
-LOWEST = 0.002
-"""Noise that is left in a sample, in units of the spread of a step's change."""
+LOWEST = 1e-7
+"""Noise that is left in a sample, in units of the spread of a step's change: so little that the last step of a walk ends at the
+network's guess, as GenCast's does."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,9 @@ class WeatherMethod:
     learn: Literal["denoiser", "crps"] = "denoiser"
     """A denoiser, or the rival: members by one call each, from the same network, trained on their CRPS. Best begun from
     a denoiser's weights (--weights RUN)."""
-    sigma_low: float = 0.02
-    """Least noise that is trained, in units of the spread of a step's change."""
+    sigma_low: float = 0.01
+    """Least noise that is trained, and from which a walk goes to the data in one step, in units of the spread of a step's
+    change."""
     sigma_high: float = 88.0
     """Most of it, from which samples begin."""
     noise: Literal["auto", "sphere", "cells"] = "auto"

@@ -7,7 +7,7 @@ A query is a start; its samples are the members of the ensemble. The randomness 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,11 +129,9 @@ def drawn(model: Model, forecasts: Forecasts, numbers: Sequence[int]) -> Iterato
         state, made = forecasts.first(own), []
         for lead in range(1, forecasts.leads + 1):
             step = Step(forecasts, own, state, lead)
-            change = torch.empty_like(state[:, 0])
-            for part in model.draw(step, range(len(own)), stream=("lead", lead)):
-                assert isinstance(part.x, Tensor)
-                change[list(part.numbers)] = part.x.float().cpu()
-            now = arrived(forecasts, own, lead, state, change)
+            now = torch.empty_like(state[:, 0])
+            for rows, whole, x in _stepped(model, step):
+                now[rows] = arrived(forecasts, [own[i] for i in rows], lead, state[rows], x, whole)
             _held(model, forecasts, own, lead, now.abs().amax((2, 3)) / far)
             state = torch.stack((now, state[:, 0]), 1)
             made.append(now)
@@ -141,11 +139,26 @@ def drawn(model: Model, forecasts: Forecasts, numbers: Sequence[int]) -> Iterato
         yield Drawn(torch.stack(made, 1), query, own, {})
 
 
-def arrived(forecasts: Forecasts, own: Sequence[int], lead: int, state: Tensor, drawn: Tensor) -> Tensor:
+def _stepped(model: Model, step: Step) -> Iterator[tuple[list[int], bool, Tensor]]:
+    """A step of each forecast, by the network that its member is of (a flow map is of one alone): some rows of the step, whether
+    the whole change was drawn, and what was drawn."""
+    others = () if model.adaptations else step.forecasts.store.others
+    every = ((model, False), *((replace(model, denoiser=each.denoiser), each.whole) for each in others))
+    for place, (each, whole) in enumerate(every):
+        own = [i for i in range(len(step)) if step.forecasts.at(step.numbers[i])[1] % len(every) == place]
+        for part in each.draw(step, own, stream=("lead", step.lead)) if own else ():
+            assert isinstance(part.x, Tensor)
+            yield list(part.numbers), whole, part.x.float().cpu()
+
+
+def arrived(
+    forecasts: Forecasts, own: Sequence[int], lead: int, state: Tensor, drawn: Tensor, whole: bool = False
+) -> Tensor:
     """Where a drawn step (b, C, rows, columns) leads from the states (b, 2, C, rows, columns), in standard units; 0
-    where there is no value."""
+    where there is no value. ``whole``: the change itself was drawn, though the run has a regression."""
     store, facts = forecasts.store, forecasts.store.facts
-    change = drawn if store.mean is None else store.mean.restored(drawn, state, forecasts.due(own, lead))
+    plain = whole or store.mean is None
+    change = drawn if plain else store.mean.restored(drawn, state, forecasts.due(own, lead))  # type: ignore[union-attr]
     share = torch.tensor([d / s for d, s in zip(facts.change, facts.spread)])[:, None, None]
     return (state[:, 0] + change * share) * torch.from_numpy(~store.hidden)
 
