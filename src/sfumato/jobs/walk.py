@@ -33,8 +33,8 @@ class Walk:
     """Instead of steps: as many as each sample needs to keep its error below this, in units of the data's spread."""
     solver: str | None = None
     """euler, ancestral, heun, dpmpp_2m, dpmpp_2s, ab2, ab3, ab4, unipc, churn, euler_maruyama, predictor_corrector, adaptive;
-    leap for flow maps, descent for equilibrium matching, confidence, random_order, entropy_bound and remask for tokens; fit, which
-    is fitted to this run for the steps asked for (once, in 30 s). With parameters: churn:churn=2.5,low=0.75 or
+    leap for flow maps, descent for equilibrium matching, confidence, random_order, entropy_bound and remask for tokens; fit,
+    which is fitted to this run for the steps asked for (once, in 30 s). With parameters: churn:churn=2.5,low=0.75 or
     leap:gamma=1,mean=true. One for each part of a product: "states=euler; values=dpmpp_2m"."""
     eta: float | None = None
     """Fresh noise of euler and dpmpp_2m (the solver where none is given beside it): 0 none (deterministic), 1 as much as DDPM.
