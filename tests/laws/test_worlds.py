@@ -48,7 +48,19 @@ ALL: dict[str, Any] = {
     "remembering ab2": remember(ab(2)),
 }
 EVERYWHERE = set(WORLDS)
-OF_VECTORS = {"heun", "dpmpp_2m", "ab2", "ab3", "ab4", "unipc", "churn", "predictor_corrector", "adaptive", "renoised"}
+OF_VECTORS = {
+    "heun",
+    "dpmpp_2m",
+    "dpmpp_2s",
+    "ab2",
+    "ab3",
+    "ab4",
+    "unipc",
+    "churn",
+    "predictor_corrector",
+    "adaptive",
+    "renoised",
+}
 WALKS: dict[str, set[str]] = {
     **{name: set(VECTORS) for name in OF_VECTORS | {"remembering ab2"}},
     "euler": EVERYWHERE,
