@@ -24,7 +24,7 @@ from torch import Tensor
 from benchmarks.common import store
 from benchmarks.worlds import NAMES, digit_pictures, measured_grid, world
 from sfumato.diffusion import SOLVERS, Linear, cosine, karras, sample, uniform
-from sfumato.diffusion.fitted import fit, noises, starts
+from sfumato.diffusion.fitted import fit_solver, noises, starts
 from sfumato.jobs.fits import NAME
 from sfumato.jobs.model import Model, load
 from sfumato.jobs.walk import Drawing, Walk
@@ -71,7 +71,9 @@ def exact(seeds: int, own: int = 512, fresh: int = 512) -> Iterator[dict[str, An
             for seed in range(seeds):
                 begun = time.process_time()
                 known = starts(Linear(), calls, grids)
-                made = fit(noises(one, drawn(own, seed), 64), noises(one, drawn(own // 2, 500 + seed), 64), known)
+                made = fit_solver(
+                    noises(one, drawn(own, seed), 64), noises(one, drawn(own // 2, 500 + seed), 64), known
+                )
                 away = test.away(made.solver)
                 found.append([rows(away), rms(away), time.process_time() - begun, made.walks])
             yield {

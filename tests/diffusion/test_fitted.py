@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfumato.diffusion.exact import GaussianData, finite_data
-from sfumato.diffusion.fitted import GRIDS, Fitted, _numbers, _solver, fit, noises, starts
+from sfumato.diffusion.fitted import GRIDS, Fitted, _numbers, _solver, fit_solver, noises, starts
 from sfumato.diffusion.grids import cosine, uniform
 from sfumato.diffusion.process import Gaussian
 from sfumato.diffusion.sample import sample
@@ -50,7 +50,7 @@ def test_the_fixed_solvers_are_of_its_form(schedule: Schedule, steps: int) -> No
 @pytest.mark.parametrize("steps", [3, 4])
 def test_fitting_brings_noises_nearer_that_it_never_saw(steps: int) -> None:
     schedule = WORLD.process.schedule
-    found = fit(noises(WORLD, noise(96, 1)), noises(WORLD, noise(48, 2)), starts(schedule, steps, GRIDS))
+    found = fit_solver(noises(WORLD, noise(96, 1)), noises(WORLD, noise(48, 2)), starts(schedule, steps, GRIDS))
     fresh = noises(WORLD, noise(256, 3))
     fixed = min(
         float(fresh.away(solver).pow(2).mean(1).sqrt().mean()) for solver in starts(schedule, steps, GRIDS).values()
@@ -63,7 +63,7 @@ def test_fitting_brings_noises_nearer_that_it_never_saw(steps: int) -> None:
 @given(st.integers(1, 5), st.integers(0, 100), st.integers(1, 25))
 def test_it_is_never_worse_than_its_start_and_keeps_to_its_walks(steps: int, seed: int, walks: int) -> None:
     own, check = (noises(WORLD, noise(6, seed + i), fine=12) for i in (0, 1000))
-    found = fit(own, check, starts(WORLD.process.schedule, steps, {"cosine": cosine}), walks=walks)
+    found = fit_solver(own, check, starts(WORLD.process.schedule, steps, {"cosine": cosine}), walks=walks)
     assert found.error <= found.before
     assert found.walks <= walks
     assert found.solver.steps == steps
@@ -74,7 +74,7 @@ def test_it_is_never_worse_than_its_start_and_keeps_to_its_walks(steps: int, see
 def test_it_stops_when_it_is_told_to() -> None:
     own, check = (noises(WORLD, noise(6, seed), fine=12) for seed in (0, 1))
     known = starts(WORLD.process.schedule, 3, {"cosine": cosine})
-    found = fit(own, check, known, enough=lambda: True)
+    found = fit_solver(own, check, known, enough=lambda: True)
     assert (found.solver, found.better) == (known[found.start], False)
     assert found.walks <= 3
 
@@ -109,9 +109,9 @@ def test_a_row_whose_samples_are_not_finite_is_never_the_better_one() -> None:
     own, check = (noises(WORLD, noise(6, seed), fine=12) for seed in (0, 1))
     broken = check._replace(truth=torch.full_like(check.truth, torch.nan))
     with pytest.raises(ValueError, match="not finite"):
-        fit(own, broken, starts(WORLD.process.schedule, 3, {"cosine": cosine}))
+        fit_solver(own, broken, starts(WORLD.process.schedule, 3, {"cosine": cosine}))
     with pytest.raises(ValueError, match="begin"):
-        fit(own, check, {})
+        fit_solver(own, check, {})
 
 
 @pytest.mark.parametrize(

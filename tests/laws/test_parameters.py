@@ -343,8 +343,9 @@ LAWS_HERE: dict[type, set[str]] = {
     Confidence: {"temperature"},  # of tokens and of descent: tests/laws/test_parameters_beyond.py
     EntropyBound: {"budget"},
     Remask: {"strength"},
-    Stretch: {"gaps", "temperature", "warmth"},  # tests/diffusion/test_gaps.py
+    Stretch: {"gaps", "temperature", "warmth", "budget"},  # tests/diffusion/test_gaps.py
     Descent: {"step_size", "momentum", "tol", "most"},
+    diffusion.fitted.Fitted: {"angles", "factors"},  # tests/diffusion/test_fitted.py
     Parts: {"solvers"},  # tests/laws/test_worlds.py
     diffusion.selfconditioning.Remember: {"solver", "blank"},  # tests/diffusion/test_selfconditioning.py
 }

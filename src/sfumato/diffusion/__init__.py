@@ -4,6 +4,7 @@ from sfumato.diffusion.couplings import independent, optimal_transport
 from sfumato.diffusion.denoiser import Denoiser, Guess
 from sfumato.diffusion.equilibrium import Descent, Equilibrium, descend, residual
 from sfumato.diffusion.exact import GaussianData, MixtureData, finite_data
+from sfumato.diffusion.fitted import Fitted, fit_solver
 from sfumato.diffusion.generate import Blanks, Drawn, FromNoise, generate
 from sfumato.diffusion.geodesic import Geodesic
 from sfumato.diffusion.grids import Auto, ShiftedGrid, auto, cosine, karras, logsnr, uniform
@@ -87,6 +88,7 @@ __all__ = [
     "Endpoints",
     "EntropyBound",
     "Equilibrium",
+    "Fitted",
     "FromNoise",
     "Gaussian",
     "GaussianData",
@@ -147,6 +149,7 @@ __all__ = [
     "euler",
     "exceeds",
     "finite_data",
+    "fit_solver",
     "flow_matching",
     "generate",
     "guess_spread",

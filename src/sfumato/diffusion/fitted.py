@@ -6,8 +6,9 @@ A step of :class:`Fitted` from angle a to b lets both guessed endpoints stand at
 
 y being x_t on the quarter circle (``flow_solvers.py``), x_0, z_0 the guess at a and x_i, z_i the last two before it. Euler,
 Adams' methods with and without corrector (ab2, ab3, unipc) and DPM-Solver++(2M) are all of this form: :func:`starts` are the
-steps they would take. From the best of these :func:`fit` goes on to the stops and factors that bring a few noises nearest to
-where the model's own fine walk brings them. A dozen numbers are fitted, so a few dozen noises are enough; others check them.
+steps they would take. From the best of these :func:`fit_solver` goes on to the stops and factors that bring a few noises
+nearest to where the model's own fine walk brings them. A dozen numbers are fitted, so a few dozen noises are enough; others
+check them.
 
 The idea is that of S4S (Frankel 2025, arXiv 2502.17423: coefficients and times of a linear multistep method learned from the
 ends of fine walks); here the coefficients keep the first order (they vanish with the step), and the numbers are found by a
@@ -181,7 +182,7 @@ class Noises(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """What :func:`fit` found.
+    """What :func:`fit_solver` found.
 
     Attributes:
         solver: the best one, by the noises it was not fitted to.
@@ -212,7 +213,7 @@ def noises(denoiser: Guess, z: Tensor, fine: int = 64, **condition: Any) -> Nois
     return Noises(lambda solver: sample(denoiser, z, solver.grid(schedule, solver.steps), solver, **condition), truth)
 
 
-def fit(
+def fit_solver(
     own: Noises,
     check: Noises,
     known: Mapping[str, Fitted],

@@ -142,7 +142,7 @@ def _read(model: Sampled, found: Any) -> Fitted:
 
 def _fit(model: Sampled, walk: Walk, how: Fitting) -> Fit:
     """Fit the steps of this walk to the usual queries of the run, within the seconds."""
-    from sfumato.diffusion.fitted import GRIDS, Noises, fit, starts
+    from sfumato.diffusion.fitted import GRIDS, Noises, fit_solver, starts
 
     assert walk.steps is not None
     if walk.steps < 2:
@@ -167,7 +167,7 @@ def _fit(model: Sampled, walk: Walk, how: Fitting) -> Fit:
 
     known = starts(model.process.schedule, walk.steps, {"auto": model.grid(plain), **GRIDS})
     checking = noises(numbers[many:])
-    found = fit(noises(numbers[:many]), checking, known, enough=lambda: time.monotonic() - begun > seconds)
+    found = fit_solver(noises(numbers[:many]), checking, known, enough=lambda: time.monotonic() - begun > seconds)
     tell(
         f"fitted    {time.monotonic() - begun:.0f} s, to {many} noises; on {len(numbers) - many} others {found.error:.3g} from "
         f"{FINE} fine steps, where {found.start} is {found.before:.3g} from them"
