@@ -46,6 +46,14 @@ def test_it_is_fitted_once_and_kept(run: Path, tmp_path: Path, monkeypatch: pyte
     assert pixels(tmp_path / "a") == pixels(tmp_path / "b") != []
 
 
+def test_a_model_asks_its_run_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy draws many times a second, and weights are known by a hash of all of them."""
+    model = load(run, Walk(steps=3, solver=FIT))
+    monkeypatch.setattr(fits, "_found", None)
+    solver = model.solver(model.walk)
+    assert list(model.grid(model.walk)(model.process.schedule, 3)) == list(solver.grid(model.process.schedule, 3))
+
+
 def test_its_samples_are_nearer_to_the_fine_walk(run: Path) -> None:
     """On noises of another seed than those it was fitted to and checked on."""
     model = load(run, Walk(steps=3, solver="fit:seconds=600,noises=32"))

@@ -57,6 +57,9 @@ class Sampled(Protocol):
     def adaptations(self) -> Sequence[Any]: ...
 
     @property
+    def fits(self) -> dict[str, Any]: ...
+
+    @property
     def process(self) -> Any: ...
 
     def grid(self, walk: Walk) -> Grid: ...
@@ -82,6 +85,15 @@ def fitted(model: Sampled, walk: Walk) -> Fitted:
         Wrong: a run that has none (flow maps, tokens), or one for which fitting found nothing better than its start.
         RunError: a damaged file of the run.
     """
+    key = json.dumps({name: getattr(walk, name) for name in ("steps", "w", "guide_from", "guide_to", "guide_by")})
+    if key not in model.fits:  # a policy asks for it at every step
+        model.fits[key] = _found(model, walk, key)
+    solver: Fitted = model.fits[key]
+    return solver
+
+
+def _found(model: Sampled, walk: Walk, key: str) -> Fitted:
+    """What the run keeps for this key and these weights, or what is fitted now, and then kept."""
     how: Fitting = spelt("solver", walk.solver or "", {"fit": Fitting()})
     if model.adaptations:
         raise Wrong("solver = 'fit': this run is a flow map, whose steps are exact as they are; leave it out")
@@ -89,7 +101,9 @@ def fitted(model: Sampled, walk: Walk) -> Fitted:
         raise Wrong(
             f"solver = 'fit': is fitted to flows of vectors, and the states of this run are {model.process.states}"
         )
-    key, kept = _key(model, walk), _kept(model)
+    drawing = {name: getattr(model.drawing, name) for name in ("ema", "loops", "precision", "lora")}
+    key = json.dumps({**json.loads(key), **drawing, "weights": fingerprint(model.run)}, sort_keys=True)
+    kept = _kept(model)
     if key not in kept:
         found = _fit(model, walk, how)
         if not found.better:
@@ -98,26 +112,14 @@ def fitted(model: Sampled, walk: Walk) -> Fitted:
                 f"solver = 'fit': {walk.steps} steps fitted in {found.walks} walks are no better than --solver {solver} --grid "
                 f"{grid}: use that, or give it more, as --solver fit:seconds={4 * how.seconds:g},noises={4 * how.noises}"
             )
-        kept[key] = {
-            **dataclasses.asdict(found.solver),
-            "start": found.start,
-            "error": found.error,
-            "before": found.before,
-        }
+        told = {"start": found.start, "error": found.error, "before": found.before}
+        kept[key] = {**dataclasses.asdict(found.solver), **told}
+        file = model.run.path / NAME
         try:
-            write_text(model.run.path / NAME, sealed(kept))
+            write_text(file, sealed(kept))
         except OSError as error:
-            tell(
-                f"warning: {typed(model.run.path / NAME)} was not written ({error.strerror}): the fit is for this time alone"
-            )
+            tell(f"warning: {typed(file)} was not written ({error.strerror}): the fit is for this time alone")
     return _read(model, kept[key])
-
-
-def _key(model: Sampled, walk: Walk) -> str:
-    """What a fit is for: everything that the walk depends on, beside the noise."""
-    guided = {name: getattr(walk, name) for name in ("steps", "w", "guide_from", "guide_to", "guide_by")}
-    drawing = {name: getattr(model.drawing, name) for name in ("ema", "loops", "precision", "lora")}
-    return json.dumps({**guided, **drawing, "weights": fingerprint(model.run)}, sort_keys=True)
 
 
 def _kept(model: Sampled) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class Model:
         measured: what the run measured of itself (walk.json).
         bring: gives the companions, the same ones each time.
         given, named: what ``walk`` was resolved from.
+        fits: the solvers that were fitted to it, once they were asked for; see `fits.py`.
     """
 
     run: Run
@@ -60,6 +61,7 @@ class Model:
     bring: Callable[[], Any] = field(default=lambda: None, repr=False)
     given: Walk = field(default_factory=Walk)
     named: str = "usual"
+    fits: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def companions(self) -> Any:
