@@ -96,7 +96,7 @@ def trained(path: Path, count: int, fresh: int = 48) -> Iterator[dict[str, Any]]
 
     def drawn(many: int, **asked: Any) -> Tensor:
         walk = model.walked(Walk(**asked))
-        parts = list(model.draw(model.usual(many), range(many), walk=walk))
+        parts = list(model.draw(model.usual_queries(many), range(many), walk=walk))
         numbers = torch.tensor([number for part in parts for number in part.numbers])
         return torch.cat([part.x for part in parts])[numbers.argsort()].cpu()
 

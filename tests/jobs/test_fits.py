@@ -33,6 +33,12 @@ def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
+@pytest.fixture
+def accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is fitted is called better: a network of 60 steps and ten noises may say otherwise, by chance."""
+    monkeypatch.setattr("sfumato.diffusion.fitted.Fit.better", True)
+
+
 def pixels(folder: Path) -> list[bytes]:
     return [Image.open(file).tobytes() for file in sorted(folder.glob("*.png"))]
 
@@ -42,10 +48,20 @@ def test_it_is_fitted_once_and_kept(run: Path, tmp_path: Path, monkeypatch: pyte
     (found,) = [each for name, each in json.loads((run / "fits.json").read_text()).items() if name.startswith("{")]
     assert found["error"] < found["before"]
     monkeypatch.setattr(fits, "_fit", None)
-    assert sfumato("sample", run, "-n", 3, "--steps", 3, "--solver", "fit", "--out", tmp_path / "b") == 0
+    few = "fit:noises=8"  # more than were asked for are kept
+    assert sfumato("sample", run, "-n", 3, "--steps", 3, "--solver", few, "--out", tmp_path / "b") == 0
     assert pixels(tmp_path / "a") == pixels(tmp_path / "b") != []
 
 
+@pytest.mark.usefixtures("accepted")
+def test_more_noises_than_it_was_fitted_to_are_fitted_anew(run: Path) -> None:
+    first, more = (load(run, Walk(steps=3, solver=f"fit:seconds=600,noises={count}")) for count in (10, 24))
+    assert first.solver(first.walk) != more.solver(more.walk)
+    (kept,) = [each for name, each in json.loads((run / "fits.json").read_text()).items() if name.startswith("{")]
+    assert kept["noises"] == 24
+
+
+@pytest.mark.usefixtures("accepted")
 def test_a_model_asks_its_run_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A policy draws many times a second, and weights are known by a hash of all of them."""
     model = load(run, Walk(steps=3, solver=FIT))
@@ -55,12 +71,12 @@ def test_a_model_asks_its_run_once(run: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_its_samples_are_nearer_to_the_fine_walk(run: Path) -> None:
-    """On noises of another seed than those it was fitted to and checked on."""
+    """On noises of another seed than those it was fitted to and checked on. Five trainings gave .64 to .95 of the best other."""
     model = load(run, Walk(steps=3, solver="fit:seconds=600,noises=32"))
 
     def drawn(**asked: object) -> torch.Tensor:
         walk = model.walked(Walk(**asked, batch=32))  # type: ignore[arg-type]
-        return torch.cat([part.x for part in model.draw(model.usual(32), range(32), walk=walk, seed=7)])
+        return torch.cat([part.x for part in model.draw(model.usual_queries(32), range(32), walk=walk, seed=7)])
 
     fine = drawn(steps=64, solver="ab3", grid="cosine")
     away = {
@@ -73,6 +89,7 @@ def test_its_samples_are_nearer_to_the_fine_walk(run: Path) -> None:
     assert away["fit"] < min(value for name, value in away.items() if name != "fit")
 
 
+@pytest.mark.usefixtures("accepted")
 def test_each_way_of_walking_has_its_own(run: Path) -> None:
     for steps, w in ((2, 1.0), (2, 2.0), (3, 1.0)):
         load(run, Walk(steps=steps, w=w, solver=FIT))
@@ -80,6 +97,7 @@ def test_each_way_of_walking_has_its_own(run: Path) -> None:
     assert len(kept) == 3
 
 
+@pytest.mark.usefixtures("accepted")
 def test_new_weights_are_fitted_anew(run: Path) -> None:
     load(run, Walk(steps=3, solver=FIT))
     assert sfumato("resume", run, "--steps", 65) == 0
@@ -113,6 +131,7 @@ def test_nothing_better_is_said_with_what_to_use(run: Path, monkeypatch: pytest.
     assert not (run / "fits.json").exists()
 
 
+@pytest.mark.usefixtures("accepted")
 def test_a_damaged_file_is_named(run: Path) -> None:
     load(run, Walk(steps=3, solver=FIT))
     text = (run / "fits.json").read_text()

@@ -88,18 +88,18 @@ def test_docking_says_which_words_of_a_query_are_files(tmp_path: Path):
     pytest.importorskip("rdkit")
     docking = find.kind("docking")
     recipe, ask = docking(data=tmp_path), docking.Ask
-    assert list(recipe.named(ask(ligand=("CCO", "C/C=C\\C", "Brc1ccccc1")))) == []
-    assert list(recipe.named(ask(ligand=("CCO", "a.sdf", "/b/c.MOL2")))) == [
+    assert list(recipe.named_files(ask(ligand=("CCO", "C/C=C\\C", "Brc1ccccc1")))) == []
+    assert list(recipe.named_files(ask(ligand=("CCO", "a.sdf", "/b/c.MOL2")))) == [
         ("ligand", "a.sdf"),
         ("ligand", "/b/c.MOL2"),
     ]
     table = tmp_path / "many.csv"
     table.write_text("ligand_description,protein_path\nCCO,\nd.mol,e.pdb\n")
-    assert [(name, Path(file).name) for name, file in recipe.named(ask(csv=table))] == [
+    assert [(name, Path(file).name) for name, file in recipe.named_files(ask(csv=table))] == [
         ("csv", "e.pdb"),
         ("csv", "d.mol"),
     ]
-    assert list(recipe.named(ask(ligand=("CCO",), protein=tmp_path / "own.pdb", pocket_residues=("all",)))) == []
+    assert list(recipe.named_files(ask(ligand=("CCO",), protein=tmp_path / "own.pdb", pocket_residues=("all",)))) == []
 
 
 @pytest.mark.slow

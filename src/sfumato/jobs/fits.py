@@ -31,6 +31,10 @@ STREAM = ("fit",)
 """Of the noises that solvers are fitted to."""
 
 
+DEPENDS = ("steps", "w", "guide_from", "guide_to", "guide_by")
+"""Of a walk: what a fitted solver depends on, beside the noise."""
+
+
 @dataclass(frozen=True)
 class Fitting:
     """How a solver is fitted."""
@@ -64,7 +68,7 @@ class Sampled(Protocol):
 
     def grid(self, walk: Walk) -> Grid: ...
 
-    def usual(self, n: int) -> Queries: ...
+    def usual_queries(self, n: int) -> Queries: ...
 
     def draw(
         self,
@@ -85,15 +89,15 @@ def fitted(model: Sampled, walk: Walk) -> Fitted:
         Wrong: a run that has none (flow maps, tokens), or one for which fitting found nothing better than its start.
         RunError: a damaged file of the run.
     """
-    key = json.dumps({name: getattr(walk, name) for name in ("steps", "w", "guide_from", "guide_to", "guide_by")})
+    key = json.dumps({name: getattr(walk, name) for name in ("solver", *DEPENDS)})
     if key not in model.fits:  # a policy asks for it at every step
-        model.fits[key] = _found(model, walk, key)
+        model.fits[key] = _found(model, walk)
     solver: Fitted = model.fits[key]
     return solver
 
 
-def _found(model: Sampled, walk: Walk, key: str) -> Fitted:
-    """What the run keeps for this key and these weights, or what is fitted now, and then kept."""
+def _found(model: Sampled, walk: Walk) -> Fitted:
+    """What the run keeps for this walk and these weights, or what is fitted now, and then kept."""
     how: Fitting = spelt("solver", walk.solver or "", {"fit": Fitting()})
     if model.adaptations:
         raise Wrong("solver = 'fit': this run is a flow map, whose steps are exact as they are; leave it out")
@@ -102,9 +106,10 @@ def _found(model: Sampled, walk: Walk, key: str) -> Fitted:
             f"solver = 'fit': is fitted to flows of vectors, and the states of this run are {model.process.states}"
         )
     drawing = {name: getattr(model.drawing, name) for name in ("ema", "loops", "precision", "lora")}
-    key = json.dumps({**json.loads(key), **drawing, "weights": fingerprint(model.run)}, sort_keys=True)
+    walked = {name: getattr(walk, name) for name in DEPENDS}
+    key = json.dumps({**walked, **drawing, "weights": fingerprint(model.run)}, sort_keys=True)
     kept = _kept(model)
-    if key not in kept:
+    if kept.get(key, {}).get("noises", 0) < how.noises:  # none, or one that was fitted to fewer
         found = _fit(model, walk, how)
         if not found.better:
             solver, grid = found.start.split(", ")
@@ -112,7 +117,7 @@ def _found(model: Sampled, walk: Walk, key: str) -> Fitted:
                 f"solver = 'fit': {walk.steps} steps fitted in {found.walks} walks are no better than --solver {solver} --grid "
                 f"{grid}: use that, or give it more, as --solver fit:seconds={4 * how.seconds:g},noises={4 * how.noises}"
             )
-        told = {"start": found.start, "error": found.error, "before": found.before}
+        told = {"noises": how.noises, "start": found.start, "error": found.error, "before": found.before}
         kept[key] = {**dataclasses.asdict(found.solver), **told}
         file = model.run.path / NAME
         try:
@@ -197,7 +202,7 @@ def _seconds_each(steps: int, batch: int, draw: Callable[[Sequence[int]], Any], 
 
 def _asked(model: Sampled, count: int) -> tuple[Any, list[int]]:
     """The run's usual queries, and at most so many of them that can stand in one batch. Raises Wrong where they are too few."""
-    queries = model.usual(count)
+    queries = model.usual_queries(count)
     kinds, every = queries.buckets, range(len(queries))
     numbers = [number for number in every if kinds is None or int(kinds[number]) == int(kinds[0])][:count]
     if len(numbers) < 6:

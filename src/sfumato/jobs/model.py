@@ -131,7 +131,7 @@ class Model:
 
         return around
 
-    def usual(self, n: int) -> Queries:
+    def usual_queries(self, n: int) -> Queries:
         """n of the samples that are drawn where nothing is asked for."""
         found: Queries = self.recipe.queries(self, self.recipe.Ask(), n)
         return found

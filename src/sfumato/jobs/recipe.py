@@ -217,7 +217,7 @@ class Recipe:
         run has no such thing. For forms."""
         return {}
 
-    def named(self, ask: Any) -> Iterable[tuple[str, str]]:
+    def named_files(self, ask: Any) -> Iterable[tuple[str, str]]:
         """Files that words of a query name: (option, path) of each, beside the options that are paths. A server, to which files
         come with the request, reads no other, and refuses a query that names one."""
         return ()

@@ -132,7 +132,7 @@ class Work:
         self.model.solver(walk), self.model.grid(walk), self.model.guided(walk)
         self.ask = options(loaded.recipe.Ask, wish.query)
         self.recipe = loaded.recipe
-        for name, file in self.recipe.named(self.ask):
+        for name, file in self.recipe.named_files(self.ask):
             raise Wrong(f"{name} = {file[-60:]!r}: a file that is named and does not come along is not read here")
         if wish.format and wish.format not in self.recipe.formats:
             raise Wrong(f"format = {wish.format!r}: must be one of {', '.join(self.recipe.formats)}")

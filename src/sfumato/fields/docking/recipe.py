@@ -151,7 +151,7 @@ class Docking(Recipe):
 
         return drawn(model, queries, numbers)
 
-    def named(self, ask: DockingAsk) -> Iterable[tuple[str, str]]:
+    def named_files(self, ask: DockingAsk) -> Iterable[tuple[str, str]]:
         """Ligands, and receptors of a table, that are files."""
         from sfumato.fields.docking.asking import files_of
 
