@@ -454,9 +454,10 @@ def test_pure_noise_is_trained_where_items_are_no_pictures(tmp_path: Path, asked
     assert float((t == 1).double().mean()) == pytest.approx(share, abs=0.002)
 
 
-def test_pictures_have_no_share_at_pure_noise(tmp_path: Path):
-    assert (
-        sfumato("train", write_pictures(tmp_path / "p"), "--side", 8, *TINY, "--held-out", 0.4, "--out", tmp_path / "r")
-        == 0
-    )
+@pytest.mark.parametrize("file", [False, True])
+def test_pictures_have_no_share_at_pure_noise(tmp_path: Path, file: bool):
+    where = tmp_path / "p.npy" if file else write_pictures(tmp_path / "p")
+    if file:
+        np.save(where, BYTES)
+    assert sfumato("train", where, *TINY, "--held-out", 0.4, "--out", tmp_path / "r") == 0
     assert read_config(Run(tmp_path / "r")).recipe.method.cover is None
