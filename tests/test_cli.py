@@ -66,6 +66,23 @@ def test_the_status_stands_whatever_threads_still_do():
     assert (done.returncode, done.stdout.split()) == (7, ["said", "left"]), done.stderr
 
 
+def test_what_torch_says_of_itself_is_not_said_to_people():
+    """Torch 2.14 deprecates a function that it calls itself; other warnings of the future are shown."""
+    code = (
+        "import sys, warnings\n"
+        "from sfumato import cli\n"
+        "def main():\n"
+        "    warnings.warn('`torch.jit.script` is deprecated. Please switch', FutureWarning)\n"
+        "    warnings.warn(sys.argv[1], FutureWarning)\n"
+        "    return 0\n"
+        "cli.main = main\n"
+        "cli.command()"
+    )
+    done = in_a_process(code, "another of them")
+    assert "another of them" in done.stderr
+    assert "torch.jit" not in done.stderr
+
+
 FIELDS = """
 import sys
 from pathlib import Path

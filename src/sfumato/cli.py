@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING
@@ -225,6 +226,8 @@ def _complain(error: object) -> None:
 def command() -> NoReturn:
     """The command as a process: its status is the process's, whatever threads of others are still doing. One that is in the
     middle of C++ as Python ends (a tracker that still loads) would abort it: "terminate called without an active exception"."""
+    # torch 2.14 says this of itself, once a process, where forward-mode derivatives begin
+    warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
     code = main()
     here = threading.current_thread()
     others = [each for each in threading.enumerate() if each is not here]
