@@ -126,6 +126,17 @@ def test_a_bar_is_drawn_with_the_terminals_own_colours_alone(screen: dict[str, s
     assert "━" in screen["train"]
 
 
+def test_what_is_left_of_every_bar_says_that_all_was_done(screen: dict[str, str]):
+    """The last drawing stays on the screen: one that stands at 0 looks like work that was given up."""
+    left: dict[tuple[str, str], tuple[str, str]] = {}
+    for verb, text in list(screen.items())[:8]:  # not the mistakes: there it was given up
+        for line in lines(text):
+            if drawn := re.match(r"(\w[\w ]*?) +[━╸╺╌]+ +(\d+)/(\d+)", line):
+                left[verb, drawn[1]] = (drawn[2], drawn[3])
+    assert ("train", "measure speed") in left
+    assert {name: ends for name, ends in left.items() if ends[0] != ends[1]} == {}
+
+
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
 def test_who_wants_no_colours_gets_none(environment: dict[str, str], tmp_path: Path):
     write_pictures(tmp_path / "photos", 40, side=20)

@@ -114,8 +114,11 @@ def _measured(task: Task, training: TrainOptions, batch: int, tell: Say) -> tupl
 
     while True:
         try:
-            with Watch("measure", 1, unit="speeds", quiet=float("inf")):  # a terminal sees that something is done
-                return training, measure_threads(task, training, batch)
+            with Watch("measure speed", 1, quiet=float("inf")) as watch:  # a terminal sees that something is done
+                measured = training, measure_threads(task, training, batch)
+                if watch.live:
+                    watch.show(1)
+                return measured
         except (RuntimeError, MemoryError) as error:
             if not is_short(error):
                 raise
