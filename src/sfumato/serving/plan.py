@@ -4,7 +4,7 @@ once, for all that ever walk it, and a step of a batch looks up those of its row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import is_not
 from typing import Any
@@ -55,6 +55,9 @@ class Times:
         if not -len(self) <= place < len(self):
             raise IndexError(place)
         return tree.each(lambda leaf: leaf[place], self.stacked)
+
+    def __iter__(self) -> Iterator[Tree]:
+        return map(self.__getitem__, range(len(self)))
 
 
 # ---- of many -----------------------------------------------------------------------------------------------------------
