@@ -6,6 +6,7 @@ Three ways are measured in turn in one process, on the same rows, each as often 
 batches, collected for 50 ms or until the cap and run to the end of their longest walk; (c) the engine. Pictures are of two
 sizes, which cannot stand in one batch. The ceiling is what this machine gains from calls of the cap's size over calls of one
 row (or of 16 or 32, where those are faster still), measured before and after every way: the bare network alone, the same rows.
+All of it, the other ways and the bare network too, in a process that keeps its memory as the server's do (`pool.MEMORY`).
 So "share of the ceiling" is the CPU time that the rows' calls would take in batches of the best size, and nothing else done, over
 what was taken. Then the whole server, over
 HTTP, every answer compared with the offline sample of its seed. A figure of seconds is worth what the machine is worth; the
@@ -19,8 +20,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import random
 import statistics
+import sys
 import threading
 import time
 from collections import Counter
@@ -39,6 +42,7 @@ from sfumato.jobs.walk import Drawing, Walk
 from sfumato.networks import MLP, DiT
 from sfumato.serving import cap as caps
 from sfumato.serving.engine import Engine
+from sfumato.serving.pool import MEMORY
 from sfumato.serving.served import Asker, Served
 from sfumato.training.run import Run
 
@@ -285,7 +289,7 @@ class Bareness:
     slower now and then, and what is compared must have met the same."""
 
     def __init__(self, model: Model):
-        self.model, self.seconds = model, dict[tuple[int, int], list[float]]()
+        self.network, self.seconds = model.denoiser.network.network, dict[tuple[int, int], list[float]]()
         self.states = []
         for size in range(len(model.facts)):
             query = model.recipe.queries(model, size, 1).batch([0])
@@ -296,7 +300,7 @@ class Bareness:
         """One call."""
         x, known = self.states[size]
         which = torch.zeros(rows, dtype=torch.int64)
-        self.model.denoiser(tree.take(x, which).contiguous(), torch.full((rows,), 0.5), given=tree.take(known, which))
+        self.network(x[which], torch.full((rows,), 0.5), **tree.take(known, which))
 
     def look(self, cap: int, seconds: float = 1.0) -> None:
         """Time calls of one row and of many, for so long each size: each number of rows in a stretch of its own, as who serves
@@ -448,6 +452,10 @@ def main() -> None:
                         default=[Path("tests/runs/a3fdda3") / name for name in ("classes", "vectors", "policy")])  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/serving.json"))
     asked = parser.parse_args()
+    if missing := {name: value for name, value in MEMORY.items() if name not in os.environ}:
+        os.execve(
+            sys.executable, [sys.executable, "-m", "benchmarks.serving", *sys.argv[1:]], {**os.environ, **missing}
+        )
     torch.set_num_threads(1)
     results = json.loads(asked.out.read_text()) if asked.out.is_file() else {}
     for kind in asked.kinds:
