@@ -1,6 +1,6 @@
-"""The faults of TRUST's table of servers, sent to ours, to FastAPI with a plain function, and to Gradio, in one run.
+"""The faults of TRUST's table of servers, sent to ours, to FastAPI with a plain function, to Gradio and LitServe, in one run.
 
-    python -m benchmarks.serving_peers [--run RUN] [--peers ENVIRONMENT/bin/python]
+    python -m benchmarks.serving_peers [--run RUN] [--peers ENVIRONMENT/bin/python] [--litserve ENVIRONMENT/bin/python]
 
 Each server draws with a network that takes 20 ms a step in its own process: ours through its engine, the peers by a function of
 theirs. What is told of each fault is what a client sees.
@@ -70,7 +70,34 @@ def how_many():
     return done[0]
 threading.Event().wait()
 """
-PATHS = {"fastapi": "/draw", "gradio": "/gradio_api/call/draw", "ours": "/v1/samples"}
+LITSERVE = """
+import os, time
+import litserve as ls
+class Draw(ls.LitAPI):
+    def setup(self, device):
+        pass
+    def decode_request(self, request):
+        return request["seed"], request["w"]
+    def predict(self, asked):
+        seed, w = asked
+        if seed == 666:
+            raise RuntimeError("the network at /srv/secret/weights is broken")
+        for _ in range(50):
+            time.sleep(0.02)
+        with open("done", "ab") as file:  # of processes that share nothing else
+            file.write(b".")
+        return seed
+    def encode_response(self, found):
+        return {"x": found}
+if __name__ == "__main__":
+    server = ls.LitServer(Draw(api_path="/draw"), accelerator="cpu", timeout=3)
+    @server.app.get("/done")
+    def how_many():
+        return os.path.getsize("done") if os.path.exists("done") else 0
+    server.run(host="127.0.0.1", port=PORT, generate_client_file=False, log_level="error", api_server_worker_type="thread")
+"""
+SOURCES = {"fastapi": FASTAPI, "gradio": GRADIO, "litserve": LITSERVE}
+PATHS = {"litserve": "/draw", "fastapi": "/draw", "gradio": "/gradio_api/call/draw", "ours": "/v1/samples"}
 
 
 def free() -> int:
@@ -85,7 +112,10 @@ def peer(python: str, source: str) -> Iterator[int]:
     """A server of another make; its port."""
     port = free()
     environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"}
-    process = subprocess.Popen([python, "-c", source.replace("PORT", str(port))], env=environment,
+    room = tempfile.mkdtemp()
+    file = Path(room) / "peer.py"  # LitServe's processes read it again
+    file.write_text(source.replace("PORT", str(port)))
+    process = subprocess.Popen([python, str(file)], env=environment, cwd=room, start_new_session=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     try:
         end = time.monotonic() + 120
@@ -97,8 +127,9 @@ def peer(python: str, source: str) -> Iterator[int]:
                 time.sleep(0.1)
         yield port
     finally:
-        process.send_signal(signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)  # its workers, too
         process.wait()
+        shutil.rmtree(room)
 
 
 def ask(
@@ -118,7 +149,7 @@ def body(kind: str, seed: int, run: str) -> bytes:
     """A request of one second's work."""
     if kind == "ours":
         return json.dumps({"run": run, "seed": seed, "walk": {"steps": 1000, "w": 1.0}}).encode()
-    return json.dumps({"seed": seed, "w": 1.0} if kind == "fastapi" else {"data": [seed, 1.0]}).encode()
+    return json.dumps({"seed": seed, "w": 1.0} if kind != "gradio" else {"data": [seed, 1.0]}).encode()
 
 
 def faults(kind: str, port: int, run: str, done: Callable[[], int]) -> dict[str, str]:
@@ -137,8 +168,10 @@ def faults(kind: str, port: int, run: str, done: Callable[[], int]) -> dict[str,
         return ", ".join(f"{count} x {code}" for code, count in sorted(found.items()))
 
     out = {"40 at once": codes([body(kind, i, run) for i in range(40)], wait)}
-    time.sleep(2)
-    before = done()
+    before = -1
+    while done() > before:  # until nothing of it is worked at any more
+        before = done()
+        time.sleep(2)
     lines = []
     for i in range(10):
         raw = body(kind, 100 + i, run)
@@ -195,10 +228,8 @@ def reads(port: int) -> str:
 
 def raises(kind: str, port: int) -> str:
     """What a client sees where the function raises: for Gradio what its event stream says."""
-    if kind == "fastapi":
-        status, raw = ask(port, "POST", PATHS[kind], body(kind, 666, ""))
-    else:
-        status, raw = ask(port, "POST", PATHS[kind], body(kind, 666, ""))
+    status, raw = ask(port, "POST", PATHS[kind], body(kind, 666, ""))
+    if kind == "gradio":
         status, raw = ask(port, "GET", f"{PATHS[kind]}/{json.loads(raw)['event_id']}")
     return f"{status}, {'with the place of a file' if b'secret' in raw else 'nothing told'}"
 
@@ -224,7 +255,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--run", type=Path, default=Path("tests/runs/a3fdda3/classes"))
     parser.add_argument("--peers", default=sys.executable, help="a python that has fastapi and gradio")
-    parser.add_argument("--kinds", nargs="*", default=["ours", "fastapi", "gradio"])
+    parser.add_argument("--litserve", help="a python that has litserve (default: that row is left as it was)")
+    parser.add_argument("--kinds", nargs="*", default=["ours", "fastapi", "gradio", "litserve"])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/serving_peers.json"))
     asked = parser.parse_args()
     table: dict[str, dict[str, str]] = json.loads(asked.out.read_text()) if asked.out.is_file() else {}
@@ -240,11 +272,11 @@ def main() -> None:
                         kind, server.port, asked.run.name, lambda s=server: int(s.metric("samples_total"))
                     )
                     table[kind] |= of_ours(server, asked.run.name)
-        else:
-            with peer(asked.peers, FASTAPI if kind == "fastapi" else GRADIO) as port:
+        elif python := asked.litserve if kind == "litserve" else asked.peers:
+            with peer(python, SOURCES[kind]) as port:
                 table[kind] = faults(kind, port, "", lambda port=port: int(ask(port, "GET", "/done")[1]))
                 table[kind] |= {"files by their names": reads(port), "a function that raises": raises(kind, port)}
-        print(kind, json.dumps(table[kind], indent=1))
+        print(kind, json.dumps(table.get(kind), indent=1))
     asked.out.write_text(json.dumps(table, indent=1) + "\n")
 
 

@@ -25,8 +25,10 @@ from sfumato.diffusion.rng import Streams, key
 from sfumato.diffusion.sample import walk
 from sfumato.diffusion.solvers import SOLVERS
 from sfumato.jobs.walk import Plain
-from sfumato.serving.engine import Engine, Walker
-from sfumato.serving.rows import Row, one_row
+from sfumato.serving.engine import Engine
+from sfumato.serving.plan import Times
+from sfumato.serving.rows import Row
+from sfumato.serving.team import Walker
 
 ROOT = Path(__file__).parents[2]
 RUNS = ROOT / "tests" / "runs" / "a3fdda3"
@@ -101,36 +103,37 @@ def times_of(steps: int, shape: str = "cosine") -> torch.Tensor:
 def row(
     model: Any, owner: Any, number: int, steps: int = 6, solver: str = "euler", w: float = 1.0, mean: float = 1.0,
     low: float = 0.0, high: float = 1.0, shape: str = "cosine", share: str = "", of: Walker | None = None, dim: int = DIM,
-    **options: Any,
+    away: float = 0.0, **options: Any,
 ) -> Row:  # fmt: skip
-    """A row of the exact denoiser: sample ``number`` of seed 0."""
+    """A row of the exact denoiser: sample ``number`` of seed 0, guided away from a mean."""
     blank, means = torch.zeros(1, dim, dtype=torch.float64), torch.full((1, dim), mean, dtype=torch.float64)
 
     def begin() -> Any:
         rng = Streams(key("sample", 0), [number])
         return (
             model.process.start(model.process.prior(blank, rng)),
-            one_row(times_of(steps, shape), torch.device("cpu")),
+            Times.of(times_of(steps, shape), torch.float64, torch.device("cpu")),
             rng,
         )
 
     sides = {"strong": {"mean": means}}
     if w != 1:
-        sides["weak"] = {"mean": torch.zeros_like(means)}
+        sides["weak"] = {"mean": torch.full_like(means, away)}
     return Row(number, owner, of or walker(model, solver, **options), begin, {"x": blank}, sides, w, low, high, share)
 
 
-def alone(of: Row, w: float, mean: float, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
+def alone(of: Row, w: float, mean: float, low: float = 0.0, high: float = 1.0, away: float = 0.0) -> torch.Tensor:
     """The same sample drawn as offline: a batch of one, times for all, guidance around the denoiser."""
     from sfumato.diffusion import during, guide
 
     model = Exact()
     x_t, times, rng = of.begin()
     guess: Any = model
-    if w != 1:
-        guess = guide(model, w) if (low, high) == (0.0, 1.0) else during(guide(model, w), low, high)
-    stops = torch.stack([t[0] for t in times])
     means = torch.full_like(x_t, mean)
+    if w != 1:
+        pushed = guide(model, w, instead={"mean": torch.full_like(x_t, away)})
+        guess = pushed if (low, high) == (0.0, 1.0) else during(pushed, low, high)
+    stops = torch.stack([t[0] for t in times])
     *_, (x, _) = walk(guess, x_t, stops, of.walker.solver, rng, x_t=x_t, mean=means)
     return x
 

@@ -26,8 +26,9 @@ def mixture(model: Exact, owner: Told, solver: str, count: int = 14) -> list[tup
     for number in range(count):
         w, low, high = GUIDED[number % len(GUIDED)]
         steps, shape, mean = 2 + 3 * number % 11, ("cosine", "uniform", "late")[number % 3], number / 3 - 2
-        found.append((row(model, owner, number, steps, w=w, low=low, high=high, mean=mean, shape=shape, of=of),
-                      (w, mean, low, high)))  # fmt: skip
+        away = number % 4 - 1.5
+        found.append((row(model, owner, number, steps, w=w, low=low, high=high, mean=mean, shape=shape, of=of, away=away),
+                      (w, mean, low, high, away)))  # fmt: skip
     return found
 
 
@@ -101,7 +102,7 @@ def test_no_call_is_wasted():
     wanted = 0
     for each in rows:
         _, times, _ = each.begin()
-        for t in times[:-1]:
+        for t in list(times)[:-1]:
             guided = "weak" in each.sides and each.low <= float(t) <= each.high
             whole = each.w == 0 and guided
             wanted += 2 if guided and not whole else 1
@@ -136,7 +137,16 @@ def test_a_row_that_has_gone_is_in_no_further_call_and_the_others_do_not_notice(
     assert model.rows - before == 3
     assert isinstance(gone.error, Cancelled)
     assert len(engine.rows) == 3
+    late = Told()
+    leaves = [row(model, each, 8, steps=9, of=of) for each in (Told(), late)]
+    engine.enter(leaves[:1])
+    engine.turn()
+    leaves[0].owner.gone = True
+    engine.enter(leaves[1:])  # one comes as another goes
+    engine.turn()
+    assert late.steps == [(8, 1)]
     run_out(engine)
+    assert close(late.found[8], alone(leaves[1], 1.0, 1.0))
     assert all(close(owner.found[i], alone(rows[i], 1.0, 1.0)) for i in range(3))
 
 

@@ -29,6 +29,13 @@ def test_each_process_has_a_device_of_its_own_and_more_take_turns(monkeypatch: p
     assert surroundings(1, 2)["OMP_NUM_THREADS"] == "2"
 
 
+def test_who_says_how_memory_is_kept_is_heard(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    assert int(surroundings(0, 1)["MALLOC_TRIM_THRESHOLD_"]) > 1 << 27
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "4096")
+    assert surroundings(0, 1)["MALLOC_TRIM_THRESHOLD_"] == "4096"
+
+
 @pytest.mark.slow
 def test_two_processes_draw_what_one_draws_and_one_goes_on_where_the_other_dies(tmp_path: Path):
     with served(taken(tmp_path, "vectors", "classes"), tmp_path, "--workers", "2") as server:

@@ -3,7 +3,8 @@
 A walk asks for the same handful of numbers for every batch, each worth a dozen operations on tensors of one element,
 which together cost as much as a small network. So where a time is a single number on the CPU, as in sampling, they are
 worked out once, in float64, and remembered as Python numbers, which also never wait for a GPU. Times of their own for
-each sample or token, as in training, are tensors all the way.
+each sample or token, as in training, are tensors all the way; where those are known beforehand, as in a server that walks
+rows of many grids together, whoever made the tensor may have worked its coefficients out already (:data:`PLAN`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from typing import Any, overload
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
+
+PLAN = "_plan"
+"""An attribute of a tensor of times: ``plan(rule, owner, times)`` gives what ``rule(owner, *times)`` does, or None where it does
+not know. What is computed from the tensor does not bear it."""
 
 Coefficient = float | Tensor
 """One number, or a tensor () for all, (B,) per sample, (B, L) per token."""
@@ -83,7 +88,7 @@ def remembered(rule: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate ``rule(owner, *times)``, which gives coefficients as a tuple of tensors shaped like the times.
 
     Of single times it gives numbers, remembered for the 10,000 last used. The owner must be hashable: a frozen dataclass
-    (schedule, process, solver) or a tuple of them.
+    (schedule, process, solver) or a tuple of them. Of times with a :data:`PLAN` it gives what that says.
     """
 
     @lru_cache(maxsize=10_000)
@@ -95,7 +100,8 @@ def remembered(rule: Callable[..., Any]) -> Callable[..., Any]:
     def coefficients(owner: Any, *times: Tensor) -> tuple[Coefficient, ...]:
         if all(map(plain, times)):
             return numbers(owner, *(t.item() for t in times))
-        found: tuple[Coefficient, ...] = rule(owner, *times)
-        return found
+        plan = getattr(times[0], PLAN, None)
+        found: tuple[Coefficient, ...] | None = None if plan is None else plan(rule, owner, times)
+        return rule(owner, *times) if found is None else found
 
     return coefficients

@@ -16,13 +16,12 @@ from typing import Any, Protocol
 
 import torch
 
-from sfumato.diffusion import tree
-from sfumato.diffusion.sample import Solver, still
 from sfumato.diffusion.tree import Tree
 from sfumato.errors import Mendable
 from sfumato.serving import fair
-from sfumato.serving.guess import ByRow
-from sfumato.serving.rows import Row, Together, joined, settled, taken
+from sfumato.serving.plan import Plans
+from sfumato.serving.rows import Row
+from sfumato.serving.team import Team
 from sfumato.training.memory import is_short, release
 
 QUANTUM = 8
@@ -46,18 +45,6 @@ class Owner(Protocol):
 
     def failed(self, error: BaseException) -> None:
         """Nothing will come any more."""
-
-
-@dataclass(frozen=True)
-class Walker:
-    """How rows are walked: the denoiser, the solver and how it is spelt, guidance around what was said (of strengths (B,)),
-    and the field's own around that, for a query's batch."""
-
-    model: Any
-    solver: Solver
-    spelt: str
-    around: Callable[[Any, Any], Any]
-    guide: Callable[[Any, Mapping[str, Tree]], Any]
 
 
 @dataclass(eq=False)
@@ -105,53 +92,6 @@ class Call:
         return id(self)
 
 
-class Team:
-    """Rows that walk together, as one batch."""
-
-    def __init__(self, rows: Sequence[Row], count: Callable[[int], None]):
-        self.rows = list(rows)
-        self.walker: Walker = rows[0].walker
-        self.x_t = tree.join(*(row.x_t for row in rows))
-        self.memory = joined([row.memory for row in rows])
-        query = tree.join(*(dict(row.query) for row in rows))
-        strong = [row.sides["strong"] for row in rows]
-        weak = [row.sides["weak"] for row in rows if "weak" in row.sides]
-        # compared with times, hence as wide as those
-        w, low, high = (wide(each) for each in zip(*((row.w, row.low, row.high) for row in rows), strict=True))
-        self.guess = ByRow(
-            self.walker.model, tree.join(*strong) if strong[0] is not None else None, tree.join(*weak) if weak else None,
-            torch.tensor(["weak" in row.sides for row in rows]), w, low, high,
-            self.walker.around, count,
-        )  # fmt: skip
-        self.guided = self.walker.guide(self.guess, query)
-        self.rng = Together([row.rng for row in rows])
-        self.seen: Tree = None
-
-    def step(self) -> None:
-        """One step of all of them. Nothing is changed where it fails."""
-        t = tree.join(*(row.times[row.place] for row in self.rows))
-        s = tree.join(*(row.times[row.place + 1] for row in self.rows))
-        first = self.rows[0]
-        self.memory = settled(self.walker.solver, self.memory, self.x_t, t, first.steps_left)
-        x_s, memory = self.walker.solver.step(self.guided, self.x_t, t, s, self.memory, self.rng)
-        self.x_t, self.memory, self.seen = still(self.x_t, x_s, t, s), memory, None
-        for row in self.rows:
-            row.place += 1
-
-    def leave(self) -> None:
-        """Give each row its own state back."""
-        for i, row in enumerate(self.rows):
-            row.x_t, row.memory = tree.take(self.x_t, slice(i, i + 1)), taken(self.memory, slice(i, i + 1))
-            row.settle()
-
-    def data(self, i: int) -> Tree:
-        """What is guessed of a row as data, (1, ...)."""
-        if self.seen is None:
-            assert self.guess.last is not None
-            self.seen = self.guided.process.interpolate(*self.guess.last, torch.zeros((), dtype=torch.float64))
-        return tree.take(self.seen, slice(i, i + 1))
-
-
 @dataclass
 class Counts:
     """What was done so far."""
@@ -177,7 +117,8 @@ class Engine:
         self.rows: list[Row] = []
         self.calls: list[Call] = []
         self.team: Team | None = None
-        self.counts, self.stopping = Counts(), False
+        self.plans, self.counts, self.stopping = Plans(), Counts(), False
+        self._stale = False  # some of the team have arrived, have gone, or make a last step of another kind
         self._until, self._order, self._few = 0, 0, dict[int, int]()
         self._thread = 0
 
@@ -244,7 +185,7 @@ class Engine:
         if not (self.rows or self.calls):
             self.team = None
             return False
-        if changed or self.team is None or (self.counts.turns >= self._until and self._others()):
+        if changed or self._stale or self.team is None or (self.counts.turns >= self._until and self._others()):
             self._choose()
         if self.team is not None:
             self._step(self.team)
@@ -277,7 +218,7 @@ class Engine:
             self.calls.remove(call)
         if not any(row.owner.gone for row in self.rows):
             return False
-        self._disband()
+        self._stale = True
         gone = [row for row in self.rows if row.owner.gone]
         self.rows = [row for row in self.rows if not row.owner.gone]
         self.counts.left += len(gone)
@@ -288,11 +229,6 @@ class Engine:
     def _others(self) -> bool:
         return bool(self.calls) or self.team is None or len(self.team.rows) < len(self.rows)
 
-    def _disband(self) -> None:
-        if self.team is not None:
-            self.team.leave()
-            self.team = None
-
     def _most(self, key: Any) -> int:
         if isinstance(key, int):
             return 1
@@ -301,21 +237,24 @@ class Engine:
 
     def _choose(self) -> None:
         """Who walks from now on. A call that is chosen is made at once."""
-        before = self.team
-        self._until = self.counts.turns + QUANTUM
-        if before is not None and not self.calls and before.rows == self.rows:
-            return
+        before, stale = self.team, self._stale
+        self._until, self._stale = self.counts.turns + QUANTUM, False
         if before is not None:
-            before.leave()
+            if not stale and not self.calls and len(before.rows) == len(self.rows):
+                return
+            before.tell_keys()
         waiting: list[Any] = [*self.rows, *self.calls]
         found = fair.chosen(waiting, self.shares, self._most)
-        if found and isinstance(found[0], Call):
-            self.team = None
-            self._made(found[0])
-            return
-        if before is not None and len(found) == len(before.rows) and set(map(id, found)) == set(map(id, before.rows)):
-            return
-        self.team = Team(found, self._counted)
+        call = found[0] if isinstance(found[0], Call) else None
+        mine = set() if call is not None else set(map(id, found))
+        if before is not None:
+            others = [row for row in before.rows if id(row) not in mine]
+            if not others and len(mine) == len(before.rows):
+                return
+            before.leave([row for row in others if row.steps_left and not row.owner.gone])
+        self.team = Team(found, self.plans, self._counted, before) if call is None else None
+        if call is not None:
+            self._made(call)
 
     def _counted(self, rows: int) -> None:
         self.counts.rows += rows
@@ -358,31 +297,20 @@ class Engine:
         self._passed(self.counts.rows - before, _paid(team.rows, each), team.rows)
         for i, row in enumerate(team.rows):
             row.owner.stepped(row, lambda i=i: team.data(i))
-        if any(row.steps_left == 0 for row in team.rows):
-            team.leave()
-            self.team = None
-            done = [row for row in team.rows if row.steps_left == 0]
+        done = [row for row in team.rows if row.steps_left == 0]
+        if done:
+            team.leave(done)
+            self._stale = True
             self.rows = [row for row in self.rows if row.steps_left]
             self.counts.arrived += len(done)
             for row in done:
                 row.owner.arrived(row)
-            left = [row for row in team.rows if row.steps_left]
-            if left and not self._others_than(left):
-                self.team = self._again(left)
-        elif (
-            len({row.key[2] for row in team.rows}) > 1
-        ):  # some of them ask once in their last step, and the others twice
-            self._disband()
-
-    def _others_than(self, rows: Sequence[Row]) -> bool:
-        return bool(self.calls) or bool(self.inbox) or len(rows) < len(self.rows)
-
-    def _again(self, rows: Sequence[Row]) -> Team | None:
-        return Team(rows, self._counted) if len({row.key for row in rows}) == 1 else None
+        elif team.walker.ends_apart and 0 < sum(row.steps_left == 1 for row in team.rows) < len(team.rows):
+            self._stale = True  # some of them ask once in their last step, and the others twice
 
     def _broken(self, team: Team, error: Exception) -> None:
         """A step failed: where memory ran out smaller batches begin again, else those that walked fail."""
-        self.team = None
+        self.team, self._stale = None, False
         if is_short(error) and len(team.rows) > 1:
             release()
             self._few[id(team.walker.model)] = len(team.rows) // 2
@@ -394,11 +322,6 @@ class Engine:
         for owner in {id(row.owner): row.owner for row in team.rows}.values():
             owner.failed(error)
         self.rows = [row for row in self.rows if not row.owner.gone]
-
-
-def wide(numbers: Sequence[float]) -> torch.Tensor:
-    """Numbers as they are, on the CPU."""
-    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def _paid(rows: Sequence[Row], each: int) -> dict[str, int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from sfumato.diffusion import Guess, tree
 from sfumato.diffusion.paths import Endpoints
 from sfumato.diffusion.tree import Tree, own
+from sfumato.serving.plan import some
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,25 @@ class Said:
 
 
 SIDES = {"strong": "strong", "weak": "weak"}
+
+
+@dataclass(frozen=True)
+class Who:
+    """Which rows are in a call: ``strong`` on their strong side, then ``twins``, those who are guided, on their hidden one;
+    both again as masks of all rows, and ``alone`` (None: nobody) where the hidden side is all there is.
+
+    Args:
+        both: strong and twins, one after the other. sides: what the denoiser made of their conditions. w: of the twins.
+    """
+
+    is_twin: Tensor
+    is_plain: Tensor
+    twins: Tensor
+    strong: Tensor
+    both: Tensor
+    sides: Tree
+    w: Tensor
+    alone: Tensor | None
 
 
 class ByRow:
@@ -52,6 +72,9 @@ class ByRow:
         self.guided, self.w, self.low, self.high = guided, w, low, high
         self.place = guided.long().cumsum(0) - 1  # of a row among the guided ones
         self.all = torch.arange(len(w))
+        self.always = bool(((low <= 0) & (high >= 1) | ~guided).all())
+        self.mixed, self.weak_alone = guided & (w != 1), guided & (w == 0)
+        self.who: Who | None = None
         self.last: Endpoints | None = None
 
     @property
@@ -70,27 +93,37 @@ class ByRow:
 
     def _guess(self, x_t: Tree, t: Tree, s: Tree | None) -> Endpoints:
         if self.weak is None:
-            return self._called(x_t, t, s, self.all, self.all[:0])
-        some, whole, inside = self._inside(t)
-        twins = self.all[self.guided & some & (self.w != 1)]
-        if not len(twins):
-            return self._called(x_t, t, s, self.all, twins)
-        plain = ~(self.guided & whole & (self.w == 0))  # of strength 0 all the way the weak side is all there is
-        strong_rows = self.all[plain]
-        ends = self._called(x_t, t, s, strong_rows, twins)
-        n = len(strong_rows)
+            return self._called(x_t, t, s, None)
+        twins, whole, inside = (self.guided, self.guided, None) if self.always else self._inside(t)
+        who = self._who(self.mixed & twins, ~(self.weak_alone & whole))
+        if not len(who.twins):
+            return self._called(x_t, t, s, None)
+        ends = self._called(x_t, t, s, who)
+        n = len(who.strong)
         strong, weak = (tree.take(ends, part) for part in (slice(n), slice(n, None)))
-        if n < len(self.all):
+        if who.alone is not None:  # of strength 0 all the way the weak side is all there is
             base = tree.each(lambda value: value.new_zeros((len(self.all), *value.shape[1:])), weak)
-            strong = _put(_put(base, strong_rows, strong), self.all[~plain], tree.take(weak, ~plain[twins]))
-        mine = tree.take(strong, twins)
-        here = tree.take(x_t, twins), tree.take(t, twins)
-        w = self.w[twins].to(tree.first(x_t).device)
-        mixed = self.around(Said(self.process, {"strong": mine, "weak": weak}), w)(*here, given=SIDES)
-        if not bool(whole[twins].all()):
-            within = tree.take(inside, twins)
+            strong = _put(_put(base, who.strong, strong), self.all[who.alone], tree.take(weak, who.alone[who.twins]))
+        mine = tree.take(strong, who.twins)
+        said = Said(self.process, {"strong": mine, "weak": weak})
+        mixed = self.around(said, who.w.to(tree.first(x_t).device))(
+            tree.take(x_t, who.twins), some(t, who.twins), given=SIDES
+        )
+        if inside is not None and not bool(whole[who.twins].all()):
+            within = tree.take(inside, who.twins)
             mixed = Endpoints(_pick(within, mixed.x, mine.x), _pick(within, mixed.z, mine.z))
-        return mixed if len(twins) == len(self.all) else _put(strong, twins, mixed)
+        return mixed if len(who.twins) == len(self.all) else _put(strong, who.twins, mixed)
+
+    def _who(self, twins: Tensor, plain: Tensor) -> Who:
+        """Those of the last step, as long as they are the same."""
+        who = self.who
+        if who is None or not (torch.equal(who.is_twin, twins) and torch.equal(who.is_plain, plain)):
+            own, strong = self.all[twins], self.all[plain]
+            sides = tree.join(tree.take(self.strong, strong), tree.take(self.weak, self.place[own]))
+            who = Who(twins, plain, own, strong, torch.cat([strong, own]), sides, self.w[own],
+                      None if len(strong) == len(self.all) else ~plain)  # fmt: skip
+            self.who = who
+        return who
 
     def _inside(self, t: Tree) -> tuple[Tensor, Tensor, Tree]:
         """Of each row whether it is guided at any of its times, and at all of them, (B,); and where."""
@@ -103,16 +136,14 @@ class ByRow:
         flat = torch.cat([each.reshape(len(each), -1).cpu() for each in tree.leaves(inside)], 1)
         return flat.any(1), flat.all(1), inside
 
-    def _called(self, x_t: Tree, t: Tree, s: Tree | None, rows: Tensor, twins: Tensor) -> Endpoints:
-        """One call: these rows on their strong side, and those on their weak one."""
-        self.count(len(rows) + len(twins))
-        if not len(twins) and len(rows) == len(self.all):
+    def _called(self, x_t: Tree, t: Tree, s: Tree | None, who: Who | None) -> Endpoints:
+        """One call: all rows on their strong side, or those of ``who`` on their sides."""
+        self.count(len(self.all if who is None else who.both))
+        if who is None:
             known = self.strong
             return self.base(x_t, t, s) if known is None else self.base(x_t, t, s, given=known)
-        both = torch.cat([rows, twins])
-        sides = tree.join(tree.take(self.strong, rows), tree.take(self.weak, self.place[twins]))
-        ends = None if s is None else tree.take(s, both)
-        return self.base(tree.take(x_t, both), tree.take(t, both), ends, given=sides)
+        ends = None if s is None else some(s, who.both)
+        return self.base(tree.take(x_t, who.both), some(t, who.both), ends, given=who.sides)
 
 
 def _put(all_rows: Any, where: Tensor, some: Any) -> Any:

@@ -227,10 +227,15 @@ def devices() -> list[str]:
     return [str(number) for number in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
 
 
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 25), "MALLOC_TRIM_THRESHOLD_": str(1 << 28)}
+"""How glibc is to keep memory (mallopt(3)): what a batch needs for its layers is had again from the call before, up to 256 MB,
+and not given back to the system and fetched anew, page by page, at each of them. Others read none of it."""
+
+
 def surroundings(number: int, threads: int) -> dict[str, str]:
     """The environment of the process of a number: a device of its own, in turn where there are more processes; threads, 0 as
-    torch likes."""
-    found = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    torch likes; memory that is kept from call to call, unless it is told otherwise."""
+    found = {**MEMORY, **os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     if threads:
         found |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     if every := devices():

@@ -7,20 +7,20 @@ stand in one batch where all of that has the same form.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sfumato.adapting.flow_map import Leap
-from sfumato.diffusion import tree
 from sfumato.diffusion.flow_solvers import DPMpp2M, DPMpp2S, Heun, Multistep
 from sfumato.diffusion.parts import Parts
 from sfumato.diffusion.rng import Streams
 from sfumato.diffusion.sample import Solver
 from sfumato.diffusion.tree import Tree
 from sfumato.diffusion.unmasking import Confidence, RandomOrder
+from sfumato.serving.plan import Times
 
 # ---- what a solver remembers -------------------------------------------------------------------------------------------
 
@@ -135,7 +135,7 @@ class Row:
     Attributes:
         number: its place in what is drawn together; owner: whom to tell, see :class:`~sfumato.serving.engine.Owner`.
         walker: the model that it is drawn from, its solver and how it is guided: rows of one batch share it.
-        begin: gives its first state (1, ...), its times (n + 1 trees of one row) and its stream; called again where
+        begin: gives its first state (1, ...), its times and its stream; called again where
             memory ran out on the way.
         query: its query's batch, of one row. sides: what the denoiser makes of its conditions, "strong" and, where it is
             guided, "weak".
@@ -146,7 +146,7 @@ class Row:
     number: int
     owner: Any
     walker: Any
-    begin: Callable[[], tuple[Tree, list[Tree], Streams]]
+    begin: Callable[[], tuple[Tree, Times, Streams]]
     query: Mapping[str, Tree]
     sides: Mapping[str, Tree]
     w: float = 1.0
@@ -157,21 +157,24 @@ class Row:
     waited: int = 0
     order: int = 0
     x_t: Tree = None
-    times: list[Tree] = field(default_factory=list)
+    times: Any = ()
     rng: Any = None
     memory: Any = None
     static: Any = None
+    key: Any = None
+    """Rows of one key can stand in one batch."""
+    steps: int = 0
     cost: int = 1
 
     def start(self) -> None:
         """At its beginning, also once more."""
         self.x_t, self.times, self.rng = self.begin()
-        self.place, self.memory = 0, self.walker.solver.prepare(self.times)
+        self.place, self.memory, self.steps = 0, self.walker.solver.prepare(self.times), len(self.times) - 1
         self.static = (
             id(self.walker.model), self.walker.spelt, form(self.x_t), form(self.times[0]), form(dict(self.query)),
             form(self.sides["strong"]),
         )  # fmt: skip
-        self.cost = calls(self.walker.solver, len(self.times) - 1) * (2 if "weak" in self.sides else 1)
+        self.cost = calls(self.walker.solver, self.steps) * (2 if "weak" in self.sides else 1)
         self.settle()
 
     def settle(self) -> None:
@@ -179,27 +182,17 @@ class Row:
         if self.steps_left:
             solver = self.walker.solver
             self.memory = settled(solver, self.memory, self.x_t, self.times[self.place], self.steps_left)
+            self.fits(form(self.memory))
+
+    def fits(self, memory: Any) -> None:
+        """With whom it can stand now that its memory has this form."""
+        self.key = self.static, memory, self.steps_left == 1 and self.walker.ends_apart
 
     @property
     def steps_left(self) -> int:
-        return len(self.times) - 1 - self.place
+        return self.steps - self.place
 
     @property
     def left(self) -> float:
         """Network calls to go, about."""
-        return self.cost * self.steps_left / max(1, len(self.times) - 1)
-
-    @property
-    def key(self) -> Any:
-        """Rows of one key can stand in one batch."""
-        arriving = self.steps_left == 1 and ends_apart(self.walker.solver)
-        return self.static, form(self.memory), arriving
-
-
-def one_row(times: Any, device: torch.device) -> list[Tree]:
-    """Times of a walk of one row, however they are given, as n + 1 trees with that row: (1,), (1, L) or a dict of those."""
-
-    def shaped(t: Tensor) -> Tensor:
-        return (t.reshape(1) if t.ndim == 0 else t).to(device)
-
-    return [tree.each(shaped, t) for t in times]
+        return self.cost * self.steps_left / max(1, self.steps)

@@ -22,8 +22,10 @@ from sfumato.jobs.fits import STREAM as FITTING
 from sfumato.jobs.model import Model, Told
 from sfumato.jobs.walk import Plain as PlainPush
 from sfumato.jobs.walk import Projected, Walk, spelt
-from sfumato.serving.engine import Cancelled, Engine, Line, Walker
-from sfumato.serving.rows import Row, calls, one_row
+from sfumato.serving.engine import Cancelled, Engine, Line
+from sfumato.serving.plan import Times
+from sfumato.serving.rows import Row, calls
+from sfumato.serving.team import Walker
 
 AHEAD = 256
 """Rows of a request that are under way at once."""
@@ -59,8 +61,7 @@ class Bunch:
 
     def stepped(self, row: Row, data: Callable[[], Tree]) -> None:
         if self.asker.look is not None:
-            steps = len(row.times) - 1
-            self.asker.look(row.number, row.place, steps, lambda: Drawn(data(), row.query, [row.number], {}))
+            self.asker.look(row.number, row.place, row.steps, lambda: Drawn(data(), row.query, [row.number], {}))
 
     def arrived(self, row: Row) -> None:
         self.found[row.number] = row.x_t
@@ -224,7 +225,7 @@ class Served(Model):
             z = self.recipe.guide(self.denoiser, query).process.prior(query["x"], rng)
             x_t, times = first(process_of(self, query), z, grid(process.schedule, steps), query)
             check_times(times)
-            return x_t, one_row(_wide(times, self.device), self.device), rng
+            return x_t, Times.of(times, widest(self.device), self.device), rng
 
         return start
 
@@ -232,8 +233,3 @@ class Served(Model):
 def process_of(model: Model, query: Mapping[str, Tree]) -> Any:
     """The process as the field's own guess has it, which may hold what is known."""
     return model.recipe.guide(model.denoiser, query).process
-
-
-def _wide(times: Any, device: torch.device) -> list[Tree]:
-    """Times in the widest floats of the device."""
-    return [tree.each(lambda u: u.to(widest(device)), t) for t in times]

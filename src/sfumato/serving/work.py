@@ -222,10 +222,9 @@ class Work:
         """Of a film: the way into noise, from what was drawn, at the times of the way back."""
         process = self.model.process
         z = process.prior(row.x_t, row.begin()[2])
-        steps = len(row.times) - 1
-        for i, t in enumerate(row.times[::-1]):
+        for i, t in enumerate(reversed(row.times)):
             x_t = process.interpolate(row.x_t, z, t)
-            self._look("noising", row.number, i, steps, Drawn(x_t, row.query, [row.number], {}))
+            self._look("noising", row.number, i, row.steps, Drawn(x_t, row.query, [row.number], {}))
 
     def _look(self, what: str, number: int, step: int, steps: int, drawn: Drawn) -> None:
         def show() -> None:
