@@ -10,18 +10,21 @@ weighed against what stands there, from left to right and a few tokens on.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sfumato.fields.text.believing import CANDIDATES, LONGEST, Edit, Page, laws, log_runs
-from sfumato.fields.text.echo import known_around
+from sfumato.fields.text.echo import Echo, known_around
 
 if TYPE_CHECKING:
     from sfumato.data.vocabulary import Vocabulary
 
 LENGTH = 16
 """Bytes of a piece, at most, that is looked for."""
+ASKED = 16
+"""Ways to cut a line that the network is asked about, at most."""
 BEYOND = 3
 """Tokens after what differs that are asked, too, how likely they are."""
 
@@ -48,34 +51,59 @@ def span(was: np.ndarray, now: np.ndarray) -> tuple[int, int, np.ndarray]:
     return first, len(was) - end, now[first : len(now) - end]
 
 
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A line of a text with a piece in it: the tokens of the line before it and after it, the tokens of the text so, where the
+    piece is among them, how often it comes."""
+
+    before: np.ndarray
+    piece: int
+    after: np.ndarray
+    whole: np.ndarray
+    place: int
+    comes: float
+
+    def believed(self, echo: Echo, law: np.ndarray, line: tuple[int, int]) -> tuple[float, int]:
+        """How likely it is that the piece came in the place of another token, the likeliest, and that token; by a law (V,) and
+        what echoes but for the ``line`` itself, [first, last)."""
+        none = np.zeros(len(self.whole), dtype=bool)
+        own = echo.mixed(law, *known_around(self.whole, self.place, none), skip=line)
+        own[self.piece] = 0.0
+        return float(own.max() * self.comes), int(own.argmax())
+
+
 def recut(page: Page, tokens: np.ndarray, free: np.ndarray, doubt: float) -> list[Edit]:
     """Stretches of tokens (N,) that may change (``free``), weighed against what was meant if one token of them became another
-    and they were cut anew (`recutting`)."""
-    found = []
+    and they were cut anew."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], free.astype(np.int8), [0]])))
-    for begin, stop in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        line = tokens[begin:stop]
-        every = list(cuts(line, page.vocabulary))
-        wholes = [np.concatenate([tokens[:begin], a, [piece], b, tokens[stop:]]) for a, piece, b in every]
-        rows = [(whole, np.array([begin + len(a)])) for whole, (a, _, _) in zip(wholes, every, strict=True)]
-        echo, near = page.echo(tokens), []
-        for (a, piece, b), whole, law in zip(every, wholes, laws(page, rows), strict=True):
-            place = begin + len(a)
-            sides = known_around(whole, place, np.zeros(len(whole), dtype=bool))
-            own = echo.mixed(law[0], *sides, skip=(begin, stop))
-            own[piece] = 0.0
-            near.append((float(own.max() * page.comes(np.array([piece]))[0]), int(own.argmax()), piece, a, b))
-        for _, best, piece, a, b in sorted(near, key=lambda each: -each[0])[:CANDIDATES]:
-            first, last, now = span(line, np.concatenate([a, [best], b]))
-            if max(last - first, len(now)) > LONGEST:
-                continue
-            until = min(begin + last + BEYOND, len(tokens) - 1)
-            after = tokens[
-                begin + last : until
-            ]  # the same in both: else texts of more tokens would be compared with fewer
-            both = [np.concatenate([run, after]) for run in (line[first:last], now)]
-            there, meant = log_runs(page, tokens, begin + first, until, both)
-            odds = meant - there + float(np.log(doubt * page.comes(np.array([piece]))[0] / (1 - doubt)))
-            share = 1 / (1 + np.exp(-odds))
-            found.append(Edit(begin + first, begin + last, now, float(1 - share), float(share)))
+    lines = zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+    return [edit for line in lines for edit in _of_line(page, tokens, line, doubt)]
+
+
+def _of_line(page: Page, tokens: np.ndarray, line: tuple[int, int], doubt: float) -> list[Edit]:
+    begin, stop = line
+    every = [
+        Cut(
+            a, piece, b, np.concatenate([tokens[:begin], a, [piece], b, tokens[stop:]]), begin + len(a),
+            float(page.comes(np.array([piece]))[0]),
+        )
+        for a, piece, b in cuts(tokens[begin:stop], page.vocabulary)
+    ]  # fmt: skip
+    echo, flat = page.echo(tokens), np.full(page.end, 1 / page.end)
+    # what echoes alone is soon asked, the network is not
+    few = sorted(every, key=lambda cut: -cut.believed(echo, flat, line)[0])[:ASKED]
+    told = laws(page, [(cut.whole, np.array([cut.place])) for cut in few])
+    near = [(*cut.believed(echo, law[0], line), cut) for cut, law in zip(few, told, strict=True)]
+    found = []
+    for _, best, cut in sorted(near, key=lambda each: -each[0])[:CANDIDATES]:
+        first, last, now = span(tokens[begin:stop], np.concatenate([cut.before, [best], cut.after]))
+        if max(last - first, len(now)) > LONGEST:
+            continue
+        until = min(begin + last + BEYOND, len(tokens) - 1)
+        after = tokens[begin + last : until]  # the same in both: else texts of more tokens would be compared with fewer
+        both = [np.concatenate([run, after]) for run in (tokens[begin + first : begin + last], now)]
+        there, meant = log_runs(page, tokens, begin + first, until, both)
+        odds = meant - there + float(np.log(doubt * cut.comes / (1 - doubt)))
+        share = float(1 / (1 + np.exp(-odds)))
+        found.append(Edit(begin + first, begin + last, now, 1 - share, share))
     return found
