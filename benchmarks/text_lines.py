@@ -213,6 +213,7 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=100)
     parser.add_argument("--skip", type=int, default=0, help="lines that are passed over, to choose settings on others")
     parser.add_argument("--parts", nargs="*", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--ways", nargs="*", help="of the parts, those of these names alone")
     parser.add_argument("--show", type=int, default=10)
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="bf16")
     asked = parser.parse_args()
@@ -226,7 +227,7 @@ def main() -> None:
     for part in asked.parts:
         for way, write in WAYS[part].items():
             name = f"{part}, {way}"
-            if name in found:
+            if name in found or (asked.ways and way not in asked.ways):
                 continue
             began = time.process_time()
             made = write(model, corpus, places)

@@ -10,17 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 pytest.importorskip("tokenizers", reason="needs the extra sfumato[text]")
 
-from sfumato.data.vocabulary import Vocabulary
-from sfumato.diffusion import Denoiser, Masked
 from sfumato.fields.text.believing import APART, apart, beliefs
 from sfumato.fields.text.originals import Original, of_lines
-from sfumato.fields.text.recutting import cuts, span
-from sfumato.fields.text.repairing import Change, page_of, repair, repaired
+from sfumato.fields.text.repairing import Change, page_of, repair
 from sfumato.fields.text.reporting import changes
 from sfumato.metrics.distances import MetricError
 from tests.fields.text.markov import Chain, bytes_alone, chain, ids, told
@@ -182,55 +177,6 @@ def test_a_token_is_put_right_by_what_stands_between_its_neighbours_elsewhere() 
     assert found == text
     assert len(made) == 1
     assert repair(told(flat), of(text), doubt=0.01, sure=0.8, rounds=2) == (text, [])
-
-
-def test_every_piece_of_a_line_is_seen_as_what_was_put_there() -> None:
-    """By brute force, with a vocabulary that joins signs: all ways to cut a line in three of which the middle is a piece."""
-    words = Vocabulary.fit([b"return result; turn results of returns " * 20], 290)
-    line = words.encode(b"return resulN")
-    text, pieces = words.decode(line), set(words.pieces)
-    found = {(words.decode(a), words.pieces[piece], words.decode(b)) for a, piece, b in cuts(line, words)}
-    assert all(a + piece + b == text for a, piece, b in found)
-    every = [(text[:i], text[i:j], text[j:]) for i in range(len(text)) for j in range(i + 1, len(text) + 1)]
-    own = set()
-    for i in range(len(line)):
-        a, piece, b = words.decode(line[:i]), words.decode(line[i : i + 1]), words.decode(line[i + 1 :])
-        if [*words.encode(a), line[i], *words.encode(b)] == line.tolist():
-            own.add((a, piece, b))
-    assert found == {cut for cut in every if cut[1] in pieces} - own
-    assert len(own) >= 2
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 2), max_size=6), st.lists(st.integers(0, 2), max_size=6))
-def test_what_differs_is_what_is_put_in_the_place_of_the_other(was: list[int], now: list[int]) -> None:
-    first, last, there = span(np.array(was), np.array(now))
-    assert [*was[:first], *there.tolist(), *was[last:]] == now
-    assert first <= last
-    if was[first:last] and len(there):
-        assert was[first] != there[0]
-        assert was[last - 1] != there[-1]
-
-
-def test_a_wrong_token_that_was_cut_anew_is_put_right() -> None:
-    """A piece was put in the place of another, and its signs joined those beside it: no change of one token mends that."""
-    vocabulary = Vocabulary.fit([b"take value of name; values named value take name\n" * 20], 290)
-    text = b"".join(f"take valuename of namevalue {i}\n".encode() for i in range(10, 40))
-    broken = text.replace(b"namevalue 25", b"namedue 25")  # `d` for `val`; `named` is a piece
-    sizes = [
-        len(vocabulary.encode(line)) for line in (b"take valuename of namevalue 25", b"take valuename of namedue 25")
-    ]
-    assert sizes[1] < sizes[0]
-
-    def flat_(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(*x.shape, len(vocabulary) + 1)
-
-    model = told(flat_)
-    page = replace(page_of(model), vocabulary=vocabulary, denoiser=Denoiser(flat_, Masked(vocabulary.mask)))
-    found, made = repaired(page, of(broken), of_lines(broken, ["16"]), doubt=0.1, sure=0.3, rounds=2)
-    assert found == text
-    assert len(made) == 1
-    assert repaired(page, of(text), of_lines(text, ["16"]), doubt=0.1, sure=0.3, rounds=2) == (text, [])
 
 
 def test_below_one_half_what_is_likelier_still_wins() -> None:

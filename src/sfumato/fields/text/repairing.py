@@ -37,7 +37,6 @@ from sfumato.fields.text.believing import (
 )  # fmt: skip
 from sfumato.fields.text.echo import known_around, learned
 from sfumato.fields.text.originals import Hole, Original
-from sfumato.fields.text.recutting import recut
 from sfumato.fields.text.slips import Lexicon, counted, words
 
 if TYPE_CHECKING:
@@ -204,8 +203,6 @@ def repaired(
         if page.learned is not None:
             text = vocabulary.decode(tokens[1:-1])
             edits += [edit for edit in slipped(page, text, tokens, free, doubt) if edit.sure >= sure]
-        if where and len(places) <= FEW:
-            edits += [edit for edit in recut(page, tokens, free, doubt) if edit.sure >= sure]
         done = 0
         for edit in sorted(spaced(weighed(page, tokens, edits)), key=lambda each: -each.first):
             after = np.concatenate([tokens[: edit.first], edit.tokens, tokens[edit.last :]])
