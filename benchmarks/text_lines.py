@@ -11,7 +11,7 @@ of the same batch was written the same, and none of the training text is it (bla
   budgets   in as many calls as it takes to reveal tokens of so many nats of entropy together
   echoes    where what stands between the same tokens elsewhere counts, as the verb has it: in a call a token, in 8 steps, in 8
             where a step may mask again what it doubts, and a token a step with 8, 4 or 2 calls (`--calls`)
-  tries     the same, the first of four tries with which the document parses: in a call a token, and in 8 calls a try
+  tries     the same, the first of four tries with which the document parses: in a call a token, and in 8 calls a try; of eight
   open      by the verb as it is: as many tokens as it finds, of four tries one with which it parses; and whatever is likeliest
 
 Settings are chosen on lines that the first --skip ones are not among. Nothing is run: texts are parsed alone. --show lines are
@@ -197,6 +197,7 @@ WAYS: dict[str, dict[str, Callable[[Model, Corpus, Sequence[Place]], Written]]] 
     "tries": {
         "one a token": partial(by_the_verb, tries=4, parsed=True),
         **{f"{calls} calls": partial(by_the_verb, calls=calls, tries=4, parsed=True) for calls in (8, 4)},
+        "8 tries of 8 calls": partial(by_the_verb, calls=8, tries=8, parsed=True),
     },
     "open": {
         "that parses": partial(by_the_verb, open_=True, tries=4, parsed=True),
