@@ -251,6 +251,29 @@ def test_fill_by_the_command(run: Path, tmp_path: Path, capsysbinary: pytest.Cap
     assert b"draws = 2: must be given with --out, or with --diff, above 1" in capsysbinary.readouterr().err
     assert main([*words, "--lines", "9"]) == 1
     assert b"open.py: line 9 is asked for, the text has 2" in capsysbinary.readouterr().err.replace(b"\n", b" ")
+    assert main([*words, "--calls", "2", "--alone"]) == 1
+    assert b"calls = 2: must be given without alone" in capsysbinary.readouterr().err
+
+
+def test_what_parses_is_written_by_the_command(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """The file's own grammar is asked, of each try, unless that is not wanted; the network at most so often as is said."""
+    from sfumato.fields.text import grammar
+
+    file, asked = tmp_path / "open.py", list[str]()
+    file.write_bytes(b"apple = 0\nbasil = <fill:3>\ncedar = 2\n")
+    monkeypatch.setattr(grammar, "accepted", lambda text: asked.append(text) is not None)
+    words = ["text", "fill", str(run), str(file), "--walk", "any", "--tries", "3"]
+    assert main(words) == 0
+    plain = capsysbinary.readouterr().out
+    assert len(asked) == 3
+    assert asked[0].encode() == plain  # none parses, so the first stays
+    assert main([*words, "--unparsed"]) == 0
+    assert capsysbinary.readouterr().out == plain
+    assert len(asked) == 3
+    assert main([*words, "--calls", "1"]) == 0
+    assert capsysbinary.readouterr().out.startswith(b"apple = 0\nbasil = ")
 
 
 def test_score_by_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -292,8 +315,8 @@ def test_repair_by_the_command(run: Path, tmp_path: Path, capsysbinary: pytest.C
     assert new.startswith(raw[: raw.index(b"cedar %")])
     assert (told.out == b"") == (new == raw)
     assert told.err.count(b"line 10: ") == told.err.count(b") is now ")
-    assert main([*words, "--sure", "0.0005"]) == 1
-    assert b"sure = 0.0005: must be from 0.5 to 1" in capsysbinary.readouterr().err
+    assert main([*words, "--sure", "0"]) == 1
+    assert b"sure = 0.0: must be above 0, at most 1" in capsysbinary.readouterr().err
     file.write_bytes(b"ab\0")
     assert main(words) == 1
     assert b"odd.py: binary (a zero byte at 2); expected a text" in capsysbinary.readouterr().err

@@ -13,8 +13,9 @@ import torch
 
 pytest.importorskip("tokenizers", reason="needs the extra sfumato[text]")
 
+from sfumato.fields.text.believing import APART, apart, beliefs
 from sfumato.fields.text.originals import Original, of_lines
-from sfumato.fields.text.repairing import APART, Change, apart, beliefs, page_of, repair
+from sfumato.fields.text.repairing import Change, page_of, repair
 from sfumato.fields.text.reporting import changes
 from sfumato.metrics.distances import MetricError
 from tests.fields.text.markov import Chain, bytes_alone, chain, ids, told
@@ -176,3 +177,17 @@ def test_a_token_is_put_right_by_what_stands_between_its_neighbours_elsewhere() 
     assert found == text
     assert len(made) == 1
     assert repair(told(flat), of(text), doubt=0.01, sure=0.8, rounds=2) == (text, [])
+
+
+def test_below_one_half_what_is_likelier_still_wins() -> None:
+    """Of three signs that the model knows the likeliest is put where none of them stands, if so little is enough; where one of
+    them stands it stays as long as it is likelier that it was meant."""
+    network = Opinion(b"bcd")
+    network.answer[ids(b"bcd")] = torch.tensor([0.4, 0.3, 0.3], dtype=torch.float64).log()
+    for sure, right in ((0.5, b"xx"), (0.3, b"bb")):
+        found, made = repair(told(network), of(b"xx"), doubt=0.5, sure=sure, rounds=3, alone=True)
+        assert found == right
+        assert all(change.sure == pytest.approx(0.4, abs=0.01) for change in made)
+    stood = repair(told(network), of(b"cc"), doubt=0.99, sure=0.2, rounds=1, alone=True)
+    assert stood == (b"cc", [])  # .53 that it was meant, .27 that the likeliest was
+    assert repair(told(network), of(b"cc"), doubt=0.999, sure=0.2, rounds=3, alone=True)[0] == b"bb"

@@ -203,6 +203,15 @@ def echoing(model: Model, tokens: np.ndarray) -> Model:
     return replace(model, denoiser=Echoing(reader(model.denoiser), Echo(sources, model.facts.end)))
 
 
+def echo_of(guess: Any) -> Echo | None:
+    """What echoes in a guess, however much is around it; None: nothing does."""
+    while guess is not None:
+        if isinstance(guess, Echoing):
+            return guess.echo
+        guess = getattr(guess, "base", None)
+    return None
+
+
 def learned(model: Model) -> tuple[Source, ...]:
     """The text that a run learned from, where it still has it."""
     recipe: Any = model.recipe

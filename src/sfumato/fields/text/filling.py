@@ -6,7 +6,7 @@ the later. A draw that is no text in the file's encoding (half a character, or o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from sfumato.errors import DataError
+from sfumato.fields.text.grammar import Accepts, everything
 from sfumato.fields.text.originals import Hole, Original
 from sfumato.fields.text.queries import TextQueries
 from sfumato.fields.text.writing import Layout, in_window
@@ -88,12 +89,16 @@ def fill(
     *,
     usual: int | None = None,
     temperature: float = 0.7,
+    tries: int = 1,
+    accepts: Accepts = everything,
     look: Look | None = None,
 ) -> list[bytes]:
     """The text with its holes filled, ``draws`` times, as UTF-8; what is known of it is the same to the byte.
 
     Args:
         usual: tokens of a hole that does not say how long it is; None: as many as stand there.
+        tries, accepts: holes that are filled together are drawn up to so many times until what stands in all holes up to them
+            is accepted; where none is, the first stays.
         look: told what stands in the holes of the first draw as far as it is guessed, each time that it changes.
 
     Draw i depends on the seed and i alone. Raises DataError for holes that do not fit into a window, or into which nothing is
@@ -110,16 +115,14 @@ def fill(
         mine = (draft.hole >= first) & (draft.hole <= last)
         layout = Layout(draft.tokens[start:stop], done[start:stop], ends=False)
         see = _Seeing(look, rows[0], mine, slice(start, stop), vocabulary)
-        waiting = list(range(draws))
-        for attempt in range(TRIES):
+        waiting, first_of = list(range(draws)), _Firsts(original, accepts)
+        for attempt in range(max(TRIES, tries)):
             tails = {number: torch.from_numpy(rows[number, start:stop]) for number in waiting}
             queries = TextQueries(vocabulary, layout, draws, temperature, tails=tails)
             for number, x in _rows(model.draw(queries, waiting, walk=walk, stream=("fill", turn, attempt), look=see)):
                 rows[number, mine] = x[mine[start:stop]]
-            written = {
-                n: [vocabulary.decode(rows[n, draft.hole == i]) for i in range(first, last + 1)] for n in waiting
-            }
-            waiting = [number for number, texts in written.items() if not all(map(original.can, texts))]
+            written = {n: [vocabulary.decode(rows[n, draft.hole == i]) for i in range(last + 1)] for n in waiting}
+            waiting = first_of.left(rows, written, first, attempt + 1 >= tries)
             if not waiting:
                 break
         else:
@@ -129,6 +132,26 @@ def fill(
         see.tell(rows[0])
         done = done | mine
     return [_joined(original.text, holes, row, draft, vocabulary) for row in rows]
+
+
+class _Firsts:
+    """What was written first in each row that is text in the file's encoding."""
+
+    def __init__(self, original: Original, accepts: Accepts):
+        self.original, self.accepts = original, accepts
+        self.rows: dict[int, np.ndarray] = {}
+
+    def left(self, rows: np.ndarray, written: Mapping[int, Sequence[bytes]], first: int, last_try: bool) -> list[int]:
+        """Which rows are to be written again, of those in which this was written, into holes from the `first` on just now. After
+        the last try those that were never accepted stay as they were first."""
+        good = {n for n, texts in written.items() if all(map(self.original.can, texts[first:]))}
+        self.rows |= {n: rows[n].copy() for n in good if n not in self.rows}
+        waiting = [n for n in written if n not in good or not self.accepts(written[n])]
+        if not last_try:
+            return waiting
+        for number in [n for n in waiting if n in self.rows]:
+            rows[number] = self.rows[number]
+        return [n for n in waiting if n not in self.rows]
 
 
 def _rows(drawn: Iterator[Any]) -> Iterator[tuple[int, np.ndarray]]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,15 +23,19 @@ from sfumato.diffusion.generate import Look
 from sfumato.diffusion.guidance import Wrapped
 from sfumato.diffusion.stretching import Stretch
 from sfumato.errors import DataError
-from sfumato.fields.text.echo import REACH, Echo
+from sfumato.fields.text.echo import REACH, Echo, echo_of
 from sfumato.fields.text.filling import TRIES
 from sfumato.fields.text.filling import Look as Seen
+from sfumato.fields.text.grammar import Accepts, everything
 from sfumato.fields.text.originals import Hole, Original
 from sfumato.fields.text.queries import TextQueries
 from sfumato.fields.text.writing import Layout, Sharpened, in_window
 
 if TYPE_CHECKING:
     from sfumato.jobs.model import Model
+
+WEIGHED = 32
+"""Of the likeliest texts of a hole: how many are looked through for one that is preferred."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,17 +151,23 @@ def with_process(guess: Any, process: Masked) -> Any:
     return replace(guess, process=process) if base is None else replace(guess, base=with_process(base, process))
 
 
-def likeliest(found: Sequence[Opened], fits: Callable[[np.ndarray], bool]) -> Opened | None:
-    """The likeliest of those that fit; the first of equal ones; None where none does."""
-    good = [each for each in found if fits(each.tokens)]
-    return max(good, key=lambda each: each.log_text) if good else None
+Fits = Callable[[np.ndarray], bool]
+
+
+def likeliest(found: Sequence[Opened], fits: Fits, prefers: Fits = lambda tokens: True) -> Opened | None:
+    """The likeliest of those that fit and are preferred, of WEIGHED of them; the likeliest that fits where none of these is; the
+    first of equal ones; None where none fits."""
+    ordered = sorted(found, key=lambda each: -each.log_text)
+    good = list(islice((each for each in ordered if fits(each.tokens)), WEIGHED))
+    return next((each for each in good if prefers(each.tokens)), good[0] if good else None)
 
 
 def heard(
-    found: Sequence[Opened], echo: Echo, tries: Tries, fits: Callable[[np.ndarray], bool]
-) -> Opened | None:  # fmt: skip
+    found: Sequence[Opened], echo: Echo, tries: Tries, fits: Fits, prefers: Fits = lambda tokens: True
+) -> Opened | None:
     """The likeliest that fits of those that were drawn, and of what stands elsewhere between the same tokens, whatever its
-    length; what was drawn is as likely as the model says it is beside the others that were drawn."""
+    length; what was drawn is as likely as the model says it is beside the others that were drawn. Those that are preferred come
+    first, as in `likeliest`."""
     top = max((each.log_text for each in found), default=0.0)
     known = {tuple(each.tokens.tolist()): math.exp(each.log_text - top) for each in found}
     total = sum(known.values())
@@ -164,7 +175,7 @@ def heard(
         tries.before[-REACH:].tolist(), tries.after[:REACH].tolist(), {run: p / total for run, p in known.items()}
     )  # fmt: skip
     texts = [Opened(np.array(run, dtype=np.int64), math.log(max(p, 1e-300))) for run, p in law.items()]
-    return likeliest(texts, lambda tokens: len(tokens) <= tries.most and fits(tokens))
+    return likeliest(texts, lambda tokens: len(tokens) <= tries.most and fits(tokens), prefers)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -178,10 +189,12 @@ def fill_open(
     *,
     temperature: float = 0.7,
     tries: int = 4,
+    accepts: Accepts = everything,
     look: Seen | None = None,
 ) -> list[bytes]:
     """The text with its holes filled, ``draws`` times, as UTF-8; holes that do not say how long they are, are as long as the
-    likeliest of so many ``tries``. What is known of it is the same to the byte.
+    likeliest of so many ``tries``. What is known of it is the same to the byte. What is accepted in a hole and those before it
+    comes before what is likelier and is not.
 
     The holes of a draw are filled from the top, each with what was written before it in sight, and what is known up to the
     next. Draw i depends on the seed and i alone. Raises Wrong for a run without gaps, DataError where nothing is written that
@@ -198,8 +211,9 @@ def fill_open(
         for i, hole in enumerate(holes):
             after = ids[i + 1] if i + 2 < len(ids) else np.concatenate([ids[-1], [end]])
             see = None if look is None or number else partial(_told, look, vocabulary, end, known[i + 1])
-            one = Filled(model, original, before, after, i, number, temperature, see)
-            written = one.open(tries) if hole.tokens is None else one.of_length(hole.tokens)
+            whole = partial(_accepted, accepts, vocabulary, [*parts[1::2]])
+            one = Filled(model, original, before, after, i, hole.line, number, temperature, see, whole)
+            written = one.open(tries) if hole.tokens is None else one.of_length(hole.tokens, tries)
             before = np.concatenate([before, written, ids[i + 1]])
             parts += [vocabulary.decode(written), known[i + 1]]
         texts.append(b"".join(parts))
@@ -215,14 +229,17 @@ class Filled:
     before: np.ndarray
     after: np.ndarray
     hole: int
+    line: bool
     number: int
     temperature: float
     look: Callable[[bytes, np.ndarray], None] | None
+    prefers: Fits
 
     def fits(self, tokens: np.ndarray) -> bool:
-        """Whether it is text in the file's encoding."""
+        """Whether it is text in the file's encoding, and one line where it has to be."""
         recipe: Any = self.model.recipe
-        return self.original.can(recipe.vocabulary(self.model.run).decode(tokens))
+        text = recipe.vocabulary(self.model.run).decode(tokens)
+        return self.original.can(text) and not (self.line and (b"\n" in text or b"\r" in text))
 
     def open(self, tries: int) -> np.ndarray:
         """Of a length that the model finds, (n,)."""
@@ -235,14 +252,17 @@ class Filled:
             see = self._seeing(row) if not attempt else None
             stream = ("gap", self.hole, attempt)
             found = opened(self.model, row, numbers, temperature=self.temperature, stream=stream, look=see)
-            echo = getattr(self.model.denoiser, "echo", None)
-            best = likeliest(found, self.fits) if echo is None else heard(found, echo, row, self.fits)
+            echo = echo_of(self.model.denoiser)
+            if echo is None:
+                best = likeliest(found, self.fits, self.prefers)
+            else:
+                best = heard(found, echo, row, self.fits, self.prefers)
             if best is not None:
                 return best.tokens
         raise DataError(_nothing(self))
 
-    def of_length(self, count: int) -> np.ndarray:
-        """Of `count` tokens."""
+    def of_length(self, count: int, tries: int) -> np.ndarray:
+        """Of `count` tokens: the first of so many tries that is preferred, else the first."""
         window = self.model.facts.window
         if not 1 <= count <= window:
             raise DataError(
@@ -255,14 +275,20 @@ class Filled:
         place = np.arange(start, stop)
         layout = Layout(whole[start:stop], (place < first) | (place >= first + count), ends=False)
         queries = TextQueries(recipe.vocabulary(self.model.run), layout, self.number + 1, self.temperature)
-        walk = replace(self.model.walk, batch=self.model.given.batch or 1)
-        for attempt in range(TRIES):
+        walk, kept = replace(self.model.walk, batch=self.model.given.batch or 1), None
+        for attempt in range(max(TRIES, tries)):
+            if kept is not None and attempt >= tries:
+                break
             (drawn,) = self.model.draw(queries, [self.number], walk=walk, stream=("fill", self.hole, attempt))
             x: Any = drawn.x
-            written = x[0].cpu().numpy()[first - start : first - start + count]
+            written: np.ndarray = x[0].cpu().numpy()[first - start : first - start + count]
             if self.fits(written):
-                return np.asarray(written)
-        raise DataError(_nothing(self))
+                kept = written if kept is None else kept
+                if self.prefers(written):
+                    return written
+        if kept is None:
+            raise DataError(_nothing(self))
+        return kept
 
     def _seeing(self, row: Tries) -> Look | None:
         """Tells what is guessed in the gap of the first try."""
@@ -276,6 +302,10 @@ class Filled:
             look(before, row.between(x[0].cpu().numpy()))
 
         return see
+
+
+def _accepted(accepts: Accepts, vocabulary: Any, before: Sequence[bytes], tokens: np.ndarray) -> bool:
+    return accepts([*before, vocabulary.decode(tokens)])
 
 
 def _told(look: Seen, vocabulary: Any, end: int, after: bytes, before: bytes, tokens: np.ndarray) -> None:

@@ -69,11 +69,13 @@ def original(path: Path, encoding: str = "utf-8", limits: Limits = Limits()) -> 
 
 @dataclass(frozen=True)
 class Hole:
-    """A stretch of bytes [start, stop) of a text that is to be written anew; ``tokens`` where it says how long it is."""
+    """A stretch of bytes [start, stop) of a text that is to be written anew; ``tokens`` where it says how long it is, ``line``
+    where it is one line and stays one."""
 
     start: int
     stop: int
     tokens: int | None = None
+    line: bool = False
 
 
 def marked(text: bytes) -> list[Hole]:
@@ -104,7 +106,7 @@ def ranges(words: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def of_lines(text: bytes, words: Sequence[str]) -> list[Hole]:
-    """The lines of these ranges as holes, without the end of the last line of each, which stays.
+    """The lines of these ranges as holes, without the end of the last line of each, which stays; one line stays one.
 
     Raises Wrong for what is no range, DataError for lines that the text has not, and for ranges that overlap.
     """
@@ -120,5 +122,5 @@ def of_lines(text: bytes, words: Sequence[str]) -> list[Hole]:
         stop = starts[last] if last < len(starts) else len(text)
         whole = text[starts[first - 1] : stop]
         ending = 2 if whole.endswith(b"\r\n") else 1 if whole.endswith(b"\n") else 0
-        found.append(Hole(starts[first - 1], stop - ending))
+        found.append(Hole(starts[first - 1], stop - ending, line=first == last))
     return found

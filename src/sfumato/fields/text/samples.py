@@ -22,19 +22,20 @@ def parses(text: bytes) -> bool:
             return False
         whole = text[:PARSED_AT_MOST].decode("utf-8", "ignore")
     lines = whole.splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n") and _accepted(whole):
+    if lines and not lines[-1].endswith("\n") and accepted(whole):
         return True
     lines = lines if whole.endswith("\n") else lines[:-1]
-    if _accepted("".join(lines)):
+    if accepted("".join(lines)):
         return bool("".join(lines).strip())
     starts = [i for i, line in enumerate(lines) if line.strip() and not line[0].isspace()]
     for cut in starts[:0:-1]:  # the unfinished statement begins at one of the last lines that are not indented
-        if _accepted("".join(lines[:cut])):
+        if accepted("".join(lines[:cut])):
             return _unfinished("".join(lines[cut:]))
     return bool(lines) and _unfinished("".join(lines))
 
 
-def _accepted(source: str) -> bool:
+def accepted(source: str) -> bool:
+    """Whether Python's grammar accepts all of a text."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of doubtful escapes in strings
@@ -48,9 +49,9 @@ def _unfinished(source: str) -> bool:
     """Whether the text could be the beginning of a statement: closed by what it leaves open, it parses."""
     body = source.rstrip()
     indented = body + "\n" + " " * (len(body.splitlines()[-1]) - len(body.splitlines()[-1].lstrip()) + 1) + "pass\n"
-    if body.endswith(":") and _accepted(indented):
+    if body.endswith(":") and accepted(indented):
         return True
-    return any(_accepted(body + closing) for closing in _closings(body))
+    return any(accepted(body + closing) for closing in _closings(body))
 
 
 def _closings(source: str) -> list[str]:

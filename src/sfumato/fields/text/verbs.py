@@ -47,7 +47,13 @@ class Fill:
     """Tokens of a hole that does not say how long it is (default: the run finds it; one that has learned no gaps takes 8 for a
     mark, and for lines as many as stand there)."""
     tries: int = 4
-    """Of a hole whose length the run finds: the likeliest of so many is kept."""
+    """How often a hole is filled: of a length that the run finds, the likeliest is kept; of Python, one with which the file
+    parses comes first."""
+    unparsed: bool = False
+    """Of Python: take what is written as it comes, whether the file parses with it or not."""
+    calls: int | None = None
+    """Of holes of known length: ask the network at most so many times a try, and between let what stands elsewhere say which
+    token follows (default: as often as the walk has steps)."""
     alone: bool = False
     """Ask the model alone: what stands between the same tokens elsewhere, in the text and in the one that was learned from, does
     not count."""
@@ -72,6 +78,8 @@ class Fill:
             (self.hole is None or self.hole >= 1, "hole", "at least 1 token"),
             (self.draws >= 1, "draws", "at least 1"),
             (self.tries >= 1, "tries", "at least 1"),
+            (self.calls is None or self.calls >= 1, "calls", "at least 1"),
+            (self.calls is None or not self.alone, "calls", "given without alone: nothing else would say what follows"),
             (
                 self.draws == 1 or self.diff or self.out is not None,
                 "draws",
@@ -83,9 +91,11 @@ class Fill:
     def __call__(self) -> int:
         from sfumato.fields.text.echo import echoing
         from sfumato.fields.text.filling import Draft, fill
+        from sfumato.fields.text.grammar import everything, grammar
         from sfumato.fields.text.opening import fill_open
         from sfumato.fields.text.originals import marked, of_lines, original
         from sfumato.fields.text.showing import Writing
+        from sfumato.fields.text.steering import one_line, seldom
 
         to = places(self.out, self.draws)
         model = loaded(self.run, self.walk, self.drawing, self.named)
@@ -96,10 +106,15 @@ class Fill:
                 recipe: Any = model.recipe
                 draft = Draft.of(file.text, holes, recipe.vocabulary(model.run), 1)
                 model = echoing(model, draft.tokens)
+                model = model if self.calls is None else seldom(model, self.calls)
+            model = one_line(model, holes)
             with Writing() as writing:
-                how: Any = {"temperature": self.temperature, "look": writing.show}
+                how: Any = {
+                    "temperature": self.temperature, "tries": self.tries, "look": writing.show,
+                    "accepts": everything if self.unparsed else grammar(file, holes),
+                }  # fmt: skip
                 if model.facts.gaps and self.hole is None and any(hole.tokens is None for hole in holes):
-                    texts = fill_open(model, file, holes, self.draws, tries=self.tries, **how)
+                    texts = fill_open(model, file, holes, self.draws, **how)
                 else:
                     usual = self.hole or (None if self.lines else HOLE)
                     texts = fill(model, file, holes, self.draws, usual=usual, **how)
@@ -247,7 +262,7 @@ class Repair:
     doubt: float | None = None
     """Share of the tokens that were not meant, before looking (default: 0.001, of --lines 0.1)."""
     sure: float = 0.9
-    """What is put in their place was meant with this probability at least."""
+    """What is put in their place was meant with this probability at least, and likelier than what stands there."""
     alone: bool = False
     """Ask the model alone: what stands between the same tokens elsewhere, in the text and in the one that was learned from, does
     not count, and words are not weighed."""
@@ -265,7 +280,7 @@ class Repair:
         check(
             self,
             (self.doubt is None or 0 <= self.doubt < 1, "doubt", "from 0 to below 1"),
-            (0.5 <= self.sure <= 1, "sure", "from 0.5 to 1"),
+            (0 < self.sure <= 1, "sure", "above 0, at most 1"),
             (self.rounds >= 1, "rounds", "at least 1"),
             (self.batch is None or self.batch >= 1, "batch", "at least 1"),
         )
