@@ -182,6 +182,10 @@ def test_asking_for_the_states_alone_that_are_drawn_changes_nothing() -> None:
         assert torch.allclose(found[0]["values"], found[1]["values"], atol=1e-5)
         assert (network.some, network.all) == (calls, 4)
         assert (found[0]["states"] != found[0]["states"][:1]).any()
+    network.some = network.all = 0
+    together = [{part: torch.tensor(t) for part in ("states", "values")} for t in (1.0, 0.0)]
+    list(walk(quick, quick.process.prior(x, streams(n)), together, InTurn(), streams(n)))
+    assert (network.some, network.all) == (0, 1)  # where values move too, all is asked for at once
 
 
 def test_who_looks_at_the_guess_is_given_all_of_it() -> None:
@@ -203,16 +207,31 @@ def test_who_looks_at_the_guess_is_given_all_of_it() -> None:
     assert all(states.shape == seen[0].shape for states in seen)
 
 
-def test_where_every_column_is_given_nothing_is_asked() -> None:
-    guess, n = denoiser(JointTable(JOINT), JOINT.shape, 0), 5
-    network = Noticing(guess.network)
-    x = {"states": torch.ones(n, 2, dtype=torch.int64)}
-    z = guess.process.prior(x, streams(n))
-    times = [{"states": torch.zeros(n, 2)} for _ in range(3)]
-    times[0] = {"states": torch.full((n, 2), 0.0)}
-    *_, (last, _) = walk(Denoiser(network, guess.process), z, times, InTurn(), streams(n), x_t=x)
-    assert torch.equal(last["states"], x["states"])
-    assert network.all == 0
+class Asked(torch.nn.Module):
+    """A network of one kind of answer that counts its calls."""
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__()
+        self.network, self.calls = network, 0
+
+    def forward(self, shown, level):
+        self.calls += 1
+        return self.network(shown, level)
+
+
+def test_the_network_is_asked_when_something_is_drawn_and_once() -> None:
+    """In eight steps two columns take two calls, and a step of states and values together takes one."""
+    joint, normal, n = denoiser(JointTable(JOINT), JOINT.shape, 0), denoiser(GaussianColumns(COVARIANCE), [1] * 3, 3), 5
+    for guess, x, times, calls in (
+        (joint, {"states": torch.zeros(n, 2, dtype=torch.int64)}, walked(torch.linspace(1, 0, 9), (8, 0)), 2),
+        (normal, {"states": torch.zeros(n, 3, dtype=torch.int64), "values": torch.zeros(n, 3)},
+         [{part: torch.tensor(t) for part in ("states", "values")} for t in (1.0, 0.0)], 1),
+    ):  # fmt: skip
+        network = Asked(guess.network)
+        z = guess.process.prior(x, streams(n))
+        *_, (last, _) = walk(Denoiser(network, guess.process), z, times, InTurn(), streams(n))
+        assert network.calls == calls
+        assert (last["states"] != guess.process.processes["states"].mask_id).all()
 
 
 # ---- the process of states -------------------------------------------------------------------------------------------
