@@ -1,8 +1,13 @@
 """Attacks on tables of which it is known who is in them: honest rows give nobody away, copies give away all."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import sfumato
+from sfumato.cli import main
 from sfumato.fields.tables.attack import _caught, attacks
 from sfumato.fields.tables.copies import copied, nearest_share
 from sfumato.fields.tables.data import Facts
@@ -10,6 +15,8 @@ from sfumato.fields.tables.frames import Frame, frames, nearest, spread
 from sfumato.fields.tables.saying import remarks
 from sfumato.fields.tables.scoring import scores
 from sfumato.fields.tables.table import Column, Table
+from sfumato.fields.tables.writing import write_table
+from tests.fields.tables.tables import table
 
 pytest.importorskip("lightgbm")
 ROWS = 1200
@@ -109,3 +116,23 @@ def test_the_share_caught_is_counted_at_one_false_in_a_hundred() -> None:
     assert _caught(np.array([995.0, 988.5, 500.0, 2000.0]), others) == pytest.approx(0.5)
     assert _caught(others, others) == pytest.approx(0.01, abs=0.001)
     assert _caught(np.zeros(50), np.zeros(1000)) == pytest.approx(0.01)  # nothing is known: by lot
+
+
+@pytest.mark.slow
+def test_rows_that_were_learned_by_heart_are_an_alarm_and_those_of_a_short_training_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """CTGAN 264: who trains too long is told. 249 rows of six independent numbers say nothing but themselves."""
+    x = np.random.default_rng(0).normal(size=(400, 6))
+    file = write_table(table(**{f"c{i}": [f"{value:.3f}" for value in x[:, i]] for i in range(6)}), tmp_path / "a.csv")
+    said = {}
+    for steps in (60, 1200):
+        out = tmp_path / str(steps)
+        options = {"steps": steps, "batch": 128, "previews": 0, "snapshots": 0, "threads": 1, "held_out": 0.4}
+        sfumato.train(str(file), field="tables", out=out, **options)
+        capsys.readouterr()
+        assert main(["evaluate", str(out)]) == 0
+        said[steps] = re.sub(r"\s+", " ", capsys.readouterr().out)
+    alarm = "an attack by distance finds out which rows were trained on"
+    assert alarm in said[1200]
+    assert alarm not in said[60]

@@ -116,6 +116,20 @@ def test_a_row_is_the_same_in_any_batch_and_shard(run: Path) -> None:
     assert np.mean(same) > 0.9
 
 
+def test_row_99999_is_the_same_alone_and_with_others(run: Path) -> None:
+    """Of 100,000 rows that are asked for the last is drawn by itself, and as the last of ten."""
+    model = sfumato.load(run, batch=16)
+    recipe, found = model.recipe, []
+    for numbers in (range(99_990, 100_000), [99_999]):
+        queries = recipe.queries(model, recipe.Ask(), 100_000)
+        (drawn,) = recipe.draw(model, queries, numbers)
+        found.append(recipe.rows(model, queries, drawn).rows()[-1])
+    assert found[0] == found[1]
+    assert (
+        found[0][0] != recipe.rows(model, queries, drawn._replace(numbers=[1])).rows()[0][0]
+    )  # the key is its number's
+
+
 def test_conditions_hold_and_known_cells_stay(run: Path, tmp_path: Path) -> None:
     model = sfumato.load(run)
     rows = model.sample(40, where="age >= 50 and sex = woman and income != NA")
@@ -153,7 +167,8 @@ def test_an_evaluation_finds_at_its_start_what_it_lacks(
     monkeypatch.setattr("sfumato.diffusion.generate", lambda *_, **__: pytest.fail("the network was called"))
 
     words = [(["--known", str(file)], "completed rows are not drawn like the table"),
-             (["--where", "agee > 3"], "agee"), (["--rows", "9"], "9 real rows to compare with")]  # fmt: skip
+             (["--where", "agee > 3"], "agee"), (["--rows", "9"], "9 real rows to compare with"),
+             (["--target", "no"], "'no', which is always the same, or a key")]  # fmt: skip
     for asked, message in words:
         assert main(["evaluate", str(run), *asked]) == 1
         assert message in capsys.readouterr().err

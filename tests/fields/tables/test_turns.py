@@ -5,13 +5,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sfumato.diffusion import Denoiser, walk
+from sfumato.diffusion import Denoiser, generate, walk
 from sfumato.diffusion.masked import Masked
+from sfumato.diffusion.parts import Parts
 from sfumato.diffusion.rng import Streams, key
+from sfumato.diffusion.unmasking import RandomOrder
 from sfumato.fields.tables import asking
-from sfumato.fields.tables.process import Cells, cascade, walked
-from sfumato.fields.tables.turns import InTurn, Kept
+from sfumato.fields.tables.data import Facts
+from sfumato.fields.tables.process import Cells, cascade, process_of, walked
+from sfumato.fields.tables.turns import InTurn
 from tests.fields.tables.exact import GaussianColumns, JointTable, denoiser
+from tests.fields.tables.tables import mixed
+from tests.fields.tables.test_process import ready
 from tests.fields.tables.test_truths import COVARIANCE, JOINT, chi_square, streams
 
 
@@ -113,11 +118,120 @@ def test_few_steps_keep_the_spread_of_values_that_hang_together() -> None:
     assert np.abs(found[5] - found[80]).max() < 0.1
 
 
-def test_what_was_drawn_is_given_in_its_own_shape_alone() -> None:
-    kept = Kept(torch.rand(3, 2, 2))
-    assert torch.equal(kept.uniform((3, 2, 2)), kept.numbers)
-    with pytest.raises(ValueError, match="were drawn"):
-        kept.uniform((3, 2))
+class Same(Streams):
+    """Streams that give the same numbers whenever they are asked."""
+
+    def uniform(self, shape, dtype=torch.float32):
+        self.kept = super().uniform(shape, dtype) if getattr(self, "kept", None) is None else self.kept
+        return self.kept
+
+
+@pytest.mark.parametrize("calls", [2, 3, 6])
+def test_turns_reveal_what_random_order_reveals_by_the_same_numbers(calls: int) -> None:
+    """Six columns in two, three and six calls, one of them given in half of the rows."""
+    facts, n = Facts.of(mixed(400), np.arange(400)), 50
+    guess = ready(facts)
+    columns = len(facts.sizes)
+    x = {"states": torch.zeros(n, columns, dtype=torch.int64), "values": torch.zeros(n, len(facts.valued))}
+    known = torch.zeros(n, columns, dtype=torch.bool)
+    known[::2, 1] = True
+    z = guess.process.prior(x, streams(n))
+    start = {"states": torch.where(known, x["states"], guess.process.start(z)["states"]), "values": z["values"]}
+    times = [
+        {"states": t * ~known, "values": torch.ones(())} for t in torch.linspace(1, 0, calls + 1, dtype=torch.float64)
+    ]
+    found = []
+    for solver in (InTurn(), Parts({"states": RandomOrder()})):
+        rng = Same(key("turns"), range(n))
+        found.append([rows["states"] for rows, _ in walk(guess, z, times, solver, rng, x_t=start)])
+    for mine, theirs in zip(*found, strict=True):
+        whole = ~known.any(1)  # where a column is given the others are spread over the calls in another way
+        assert torch.equal(mine[whole], theirs[whole])
+    assert torch.equal(found[0][-1], found[1][-1]) or calls < columns
+    assert (found[0][-1] < guess.process.processes["states"].mask_id).all()
+
+
+class Noticing(torch.nn.Module):
+    """A network that counts how it is called."""
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__()
+        self.network, self.some, self.all = network, 0, 0
+
+    def forward(self, shown, level, only=None):
+        self.some, self.all = self.some + (only is not None), self.all + (only is None)
+        return self.network(shown, level, only)
+
+
+def test_asking_for_the_states_alone_that_are_drawn_changes_nothing() -> None:
+    facts, n = Facts.of(mixed(400), np.arange(400)), 40
+    plain = ready(facts)
+    columns, values = len(facts.sizes), len(facts.valued)
+    network = Noticing(plain.network)
+    quick = Denoiser(network, process_of(facts.sizes, values, only=True))
+    for calls in (columns, 3):
+        network.some = network.all = 0
+        found = []
+        for guess in (plain, quick):
+            x = {"states": torch.zeros(n, columns, dtype=torch.int64), "values": torch.zeros(n, values)}
+            z = guess.process.prior(x, streams(n))
+            times = cascade(torch.linspace(1, 0, calls + 1), torch.linspace(1, 0, 5))
+            *_, (last, _) = walk(guess, z, times, InTurn(), streams(n))
+            found.append(last)
+        assert torch.equal(found[0]["states"], found[1]["states"])
+        assert torch.allclose(found[0]["values"], found[1]["values"], atol=1e-5)
+        assert (network.some, network.all) == (calls, 4)
+        assert (found[0]["states"] != found[0]["states"][:1]).any()
+    network.some = network.all = 0
+    together = [{part: torch.tensor(t) for part in ("states", "values")} for t in (1.0, 0.0)]
+    list(walk(quick, quick.process.prior(x, streams(n)), together, InTurn(), streams(n)))
+    assert (network.some, network.all) == (0, 1)  # where values move too, all is asked for at once
+
+
+def test_who_looks_at_the_guess_is_given_all_of_it() -> None:
+    """Films and pages look on: then nothing is left out, and what is drawn is the same."""
+    facts, n = Facts.of(mixed(400), np.arange(400)), 10
+    plain = ready(facts)
+    network = Noticing(plain.network)
+    guess = Denoiser(network, process_of(facts.sizes, len(facts.valued), only=True))
+    seen = []
+    for look in (None, lambda numbers, step, steps, x: seen.append(x["states"])):
+        network.some = network.all = 0
+        (drawn,) = generate(
+            guess, asking.Asked(facts, n), range(n), solver=InTurn(), batch=n, look=look,
+            begin=lambda process, z, query: (process.start(z), walked(torch.linspace(1, 0, 9, dtype=torch.float64), (4, 4))),
+        )  # fmt: skip
+        assert (network.some > 0) == (look is None)
+        seen.append(drawn.x["states"])
+    assert torch.equal(seen[0], seen[-1])
+    assert all(states.shape == seen[0].shape for states in seen)
+
+
+class Asked(torch.nn.Module):
+    """A network of one kind of answer that counts its calls."""
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__()
+        self.network, self.calls = network, 0
+
+    def forward(self, shown, level):
+        self.calls += 1
+        return self.network(shown, level)
+
+
+def test_the_network_is_asked_when_something_is_drawn_and_once() -> None:
+    """In eight steps two columns take two calls, and a step of states and values together takes one."""
+    joint, normal, n = denoiser(JointTable(JOINT), JOINT.shape, 0), denoiser(GaussianColumns(COVARIANCE), [1] * 3, 3), 5
+    for guess, x, times, calls in (
+        (joint, {"states": torch.zeros(n, 2, dtype=torch.int64)}, walked(torch.linspace(1, 0, 9), (8, 0)), 2),
+        (normal, {"states": torch.zeros(n, 3, dtype=torch.int64), "values": torch.zeros(n, 3)},
+         [{part: torch.tensor(t) for part in ("states", "values")} for t in (1.0, 0.0)], 1),
+    ):  # fmt: skip
+        network = Asked(guess.network)
+        z = guess.process.prior(x, streams(n))
+        *_, (last, _) = walk(Denoiser(network, guess.process), z, times, InTurn(), streams(n))
+        assert network.calls == calls
+        assert (last["states"] != guess.process.processes["states"].mask_id).all()
 
 
 # ---- the process of states -------------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ class Facts:
     def process(self) -> Product:
         from sfumato.fields.tables.process import process_of
 
-        return process_of(self.sizes, len(self.valued), self.apart)
+        return process_of(self.sizes, len(self.valued), self.apart, only=True)
 
     def times(self, known: float) -> RowTimes:
         """The times of training; ``known``: share of the rows in which columns are given."""

@@ -59,6 +59,7 @@ class TableMLP(nn.Module):
     bar: Tensor
     place: Tensor
     row: Tensor
+    slots: Tensor
     bins: Tensor
     owner: Tensor
     firsts: Tensor
@@ -86,6 +87,10 @@ class TableMLP(nn.Module):
         # column c's state k is row offsets[c] + k of the embedding, its mask the row after its last state
         row = offsets[:-1, None] + torch.arange(most + 1).clamp_max(torch.tensor(sizes)[:, None])
         place = [c * (most + 1) + k for c, size in enumerate(sizes) for k in range(size)]
+        # where the logit of column c's state k stands among all; one after the last where it has no such state
+        slots = torch.full((columns, most + 1), len(place))
+        slots[torch.arange(most + 1)[None] < torch.tensor(sizes)[:, None]] = torch.arange(len(place))
+        self.register_buffer("slots", slots, persistent=False)
         self.register_buffer("row", row, persistent=False)
         self.register_buffer("place", torch.tensor(place), persistent=False)
         self.register_buffer("bins", torch.tensor(first_bins), persistent=False)
@@ -107,9 +112,14 @@ class TableMLP(nn.Module):
             if head is not None:
                 zero_(head)
 
-    def forward(self, shown: Mapping[str, Tensor], level: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(
+        self, shown: Mapping[str, Tensor], level: Mapping[str, Tensor], only: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """{"states": int64 (B, C), "values": (B, N)}, {"values": (B,) or (B, N)} -> {"states": logits (B, C, V), V one more
         than the most states that a column has, for the mask, "values": (B, N)}; no values where no column has any.
+
+        Args:
+            only: bool (B, C); then the states' answer is that of these cells alone, in order, (n, V), and the values' is 0.
 
         Raises:
             ValueError: a part of another shape.
@@ -136,6 +146,9 @@ class TableMLP(nn.Module):
             h = block(h)
         with no_autocast(h):
             h = h.to(self.logits.weight.dtype)
+            if only is not None:
+                zeros = {} if self.values is None else {"values": h.new_zeros(1, 1).expand(len(x), len(self.owner))}
+                return {"states": self._some(h, only), **zeros}
             answer = {"states": self._logits(h, x)}
             if self.values is not None:
                 answer["values"] = self._answers(self.values(h), x[:, self.owner])
@@ -149,6 +162,12 @@ class TableMLP(nn.Module):
         flat = self.logits(h)
         logits = flat.new_full((len(x), self.columns * (self.most + 1)), BARRED).index_copy_(1, self.place, flat)
         return logits.unflatten(1, (self.columns, self.most + 1))
+
+    def _some(self, h: Tensor, only: Tensor) -> Tensor:
+        """Logits of the states of some cells, (n, V)."""
+        flat = F.pad(self.logits(h), (0, 1), value=BARRED)
+        rows, columns = only.nonzero(as_tuple=True)
+        return flat[rows[:, None], self.slots[columns]]
 
     def _answers(self, answers: Tensor, states: Tensor) -> Tensor:
         """Those of the states (B, N) that the columns are in: (B, N)."""

@@ -32,9 +32,11 @@ class Cells(Masked):
 
     Args:
         apart: groups of columns that may be drawn together, see :mod:`apart`.
+        only: whether the network, told ``only`` (bool (B, C)), answers for these cells alone: logits (n, V).
     """
 
     apart: tuple[tuple[int, ...], ...] = ()
+    only: bool = False
 
     def loss(self, answer: Tensor, x: Tensor, z: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         """As of :class:`Masked`: (B,). Raises ValueError likewise."""
@@ -55,7 +57,10 @@ class Cells(Masked):
         return mean_counted(lost, t, weight)
 
     def endpoints(self, answer: Tensor, x_t: Tensor, t: Tensor, rng: Rng = None) -> Endpoints:
-        """As of :class:`Masked`; x are log-probabilities up to a number, and the states themselves where no mask is left."""
+        """As of :class:`Masked`; x are log-probabilities up to a number, and the states themselves where no mask is left. Of an
+        answer for some cells alone they are those cells'."""
+        if self.only and answer.ndim == 2 and answer.is_floating_point():
+            return Endpoints(wide(answer), x_t)
         if x_t.device.type != "cpu" or not answer.is_floating_point():
             return super().endpoints(answer, x_t, t, rng)
         check_logits(answer, x_t)
@@ -73,14 +78,16 @@ class Cells(Masked):
         return torch.arange(answer.shape[-1], device=answer.device) != self.mask_id
 
 
-def process_of(sizes: Sequence[int], values: int, apart: tuple[tuple[int, ...], ...] = ()) -> Product:
-    """The process of rows with ``sizes`` states a column, ``values`` of which have values; ``apart`` as for :class:`Cells`.
+def process_of(
+    sizes: Sequence[int], values: int, apart: tuple[tuple[int, ...], ...] = (), only: bool = False
+) -> Product:
+    """The process of rows with ``sizes`` states a column, ``values`` of which have values; the rest as for :class:`Cells`.
 
     A row's loss is the bound of its states and the velocity error of its values, summed over columns and divided by their
     number. The answer for values is v, whose zero is the velocity of independent standard normal values.
     """
     columns = len(sizes)
-    states = Cells(mask_id=max(sizes), apart=apart)
+    states = Cells(mask_id=max(sizes), apart=apart, only=only)
     if not values:
         return Product(states=states)
     weights = {"states": columns / (columns + values), "values": values / (columns + values)}

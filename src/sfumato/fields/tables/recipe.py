@@ -319,7 +319,7 @@ class Tables(Recipe):
     def write(
         self, model: Model, queries: Queries, things: Iterable[tuple[int, Any]], out: Path, making: Making
     ) -> Iterator[Path]:
-        from sfumato.fields.tables.writing import add_rows, write_rows
+        from sfumato.fields.tables.making import write_made
 
         if model.facts.linked:
             from sfumato.fields.tables.linking import written
@@ -329,17 +329,8 @@ class Tables(Recipe):
         if not out.suffix:  # one row drawn again, into a folder
             yield from super().write(model, queries, things, out, making)
             return
-        kinds, form = [column.kind for column in model.facts.columns], model.facts.format
-        names, types = [kind.name for kind in kinds], [kind.type for kind in kinds]
-        rows: Iterable[tuple[str | None, ...]] = (tuple(thing.values()) for _, thing in things)
-        if out.suffix.lower() == ".jsonl":  # one type in each column, and a gap is null
-            types = ["string" if kind.type == "text" and kind.kind != "number" else kind.type for kind in kinds]
-            rows = (tuple(None if cell in kind.gaps else cell for cell, kind in zip(row, kinds)) for row in rows)
-        above = getattr(queries, "above", None)
-        if above is not None:
-            yield add_rows(above, rows, out, names, types, form, making.text())
-        else:
-            yield write_rows(rows, out, names, types, form, making.text())
+        rows = (tuple(thing.values()) for _, thing in things)
+        yield write_made(rows, out, model.facts, getattr(queries, "above", None), making.text())
 
     def picture(self, model: Model, things: Sequence[Row], columns: int | None = None) -> Any:
         """The first rows as text."""
@@ -350,17 +341,11 @@ class Tables(Recipe):
         return Sheet(tuple(things[:16]))
 
     def destination(self, model: Model, out: Path | None, suffix: str) -> tuple[Path, bool, str]:
-        from sfumato.fields.tables import sqlite
+        from sfumato.fields.tables.making import destination
 
-        if not model.facts.linked:
-            return super().destination(model, out, suffix or (model.facts.format.suffix if out is None else ""))
-        if out is not None and out.suffix.lower() in sqlite.SUFFIXES:
-            return out, True, ""
-        if out is not None and out.suffix.lower() in self.formats:
-            raise Wrong(
-                f"out = {str(out)!r}: must be a folder, or a file that ends with .sqlite: there are several tables"
-            )
-        return out or Path("samples"), False, suffix
+        if model.facts.linked:
+            return destination(out, suffix, self.formats)
+        return super().destination(model, out, suffix or (model.facts.format.suffix if out is None else ""))
 
     def usage(self) -> Iterable[str]:
         return (

@@ -143,7 +143,7 @@ def evaluate(model: Model, asked: TableMeasure, n: int | None = None) -> Report:
         if member.facts.rules:
             lines.append(f"{member.name}: {rules:.3%} of the rows break a rule")
         about[member.name] = {"rows": len(made[member.name]), "repeated_keys": twice, "rules_broken": rules}
-        mine = _one_each(made[member.name], member, made)
+        mine = one_each(made[member.name], member, made, without_parent(real[member.name], member, real))
         _rows(model, member, bodies[member.name].take(mine), asked, lines, about[member.name])
     return Report(about=about, table="\n".join(lines))
 
@@ -157,16 +157,28 @@ def _enough(facts: Linked) -> int | None:
     return max(min(FEWEST, real), min(real, round(real * MOST_ROWS / max(1, free))))
 
 
-def _one_each(table: Table, member: Member, tables: Mapping[str, Table]) -> np.ndarray:
+def one_each(table: Table, member: Member, tables: Mapping[str, Table], alone: float) -> np.ndarray:
     """Numbers of rows of which each parent has one, at random: siblings share so much that a detector knows families, and finds
-    even real ones that it has not seen."""
-    order = np.random.default_rng(0).permutation(len(table))
+    even real ones that it has not seen. Of rows without a parent there are so many that their share is ``alone``, as in the
+    whole table: each by itself, they would be nearly all."""
     if member.driver is None:
         return np.arange(len(table))
+    order = np.random.default_rng(0).permutation(len(table))
     link = member.entry.links[member.driver]
-    rows = parents(table, link, tables[link.table])
-    alone = np.where(rows >= 0, rows, len(tables[link.table]) + np.arange(len(rows)))
-    return np.sort(order[np.unique(alone[order], return_index=True)[1]])
+    rows = parents(table, link, tables[link.table])[order]
+    ones = np.unique(rows[rows >= 0], return_index=True)[1]
+    orphans = np.flatnonzero(rows < 0)
+    if len(ones) and alone < 1:
+        orphans = orphans[: round(len(ones) * alone / (1 - alone))]
+    return np.sort(order[np.concatenate([np.flatnonzero(rows >= 0)[ones], orphans])])
+
+
+def without_parent(table: Table, member: Member, tables: Mapping[str, Table]) -> float:
+    """Share of the rows whose driver, if there is one, names no parent."""
+    if member.driver is None:
+        return 0.0
+    link = member.entry.links[member.driver]
+    return float((parents(table, link, tables[link.table]) < 0).mean())
 
 
 def _rows(
@@ -179,8 +191,8 @@ def _rows(
     recipe: Any = model.recipe
     whole, real = body_of(model.run, member), table_of_run(model.run, member)
     others = {link.table: table_of_run(model.run, model.facts[link.table]) for link in member.entry.links}
-    parts = parts_of(model.run, member, recipe.held_out)
-    train, held = (whole.take(part[_one_each(real.take(part), member, others)]) for part in parts)
+    parts, alone = parts_of(model.run, member, recipe.held_out), without_parent(real, member, others)
+    train, held = (whole.take(part[one_each(real.take(part), member, others, alone)]) for part in parts)
     n = min(len(held), len(train), len(body), asked.rows or measure.MOST)
     if n < FEWEST:
         lines.append(f"{member.name}: {n} rows to compare, at least {FEWEST} are needed")
