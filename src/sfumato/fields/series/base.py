@@ -173,14 +173,9 @@ class Base:
 
     def told(self, track: Track, table: Table) -> np.ndarray:
         """What a network is told at the origins of a table, (N, D) float32."""
-        leads, origins = self.plan.horizon, table.origins
-        past = windows(track.filled, origins, self.plan.past)
-        shift, size = table.shift[:, None], table.size[:, None]
-        seen = np.nan_to_num((past - shift) / size)
-        facts = np.stack((np.log(table.own), table.rough, 2 * table.share - 1), 1)
-        parts = (np.clip(seen, -6, 6), np.clip(table.mean, -8, 8), np.clip(table.second - table.mean, -6, 6), np.clip(table.errors, -6, 6), facts,
-                 track.clock[origins], ahead_of(track, origins, leads))  # fmt: skip
-        return np.concatenate(parts, 1).astype(np.float32)
+        plan, origins = self.plan, table.origins
+        past = windows(track.filled, origins, plan.past)
+        return told(past, table, track.clock[origins], ahead_of(track, origins, plan.horizon))
 
     def left(self, table: Table, after: np.ndarray) -> np.ndarray:
         """What the ridge leaves of what came after the origins (N, H), in units in which it has the covariance A A'."""
@@ -193,6 +188,18 @@ class Base:
         mean = table.mean.reshape(len(table.size), *[1] * (left.ndim - 2), -1)
         units = mean + (table.own.reshape(wide) * left if self.plan.own else left)
         return np.asarray(table.shift.reshape(wide) + table.size.reshape(wide) * units)
+
+
+def told(past: np.ndarray, table: Table, clock: np.ndarray, ahead: np.ndarray) -> np.ndarray:
+    """What a network is told of windows: the past (N, P) in units, what the ridges expect, the errors of the first one, three
+    facts, the clock (N, K), covariates of the leads (N, H c): (N, D) float32. Nothing of it changes where a series is multiplied
+    or added to."""
+    seen = (past - table.shift[:, None]) / table.size[:, None]
+    seen = np.where(np.isfinite(seen), seen, 0.0)
+    facts = np.stack((np.log(table.own), table.rough, 2 * table.share - 1), 1)
+    parts = (np.clip(seen, -6, 6), np.clip(table.mean, -8, 8), np.clip(table.second - table.mean, -6, 6),
+             np.clip(table.errors, -6, 6), facts, clock, ahead)  # fmt: skip
+    return np.concatenate([each.astype(np.float32) for each in parts], 1)
 
 
 def first_origin(plan: Plan) -> int:

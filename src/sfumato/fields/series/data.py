@@ -25,7 +25,7 @@ from sfumato.fields.series.facts import SeriesFacts
 from sfumato.fields.series.frequency import Frequency, parsed
 from sfumato.fields.series.grid import Gridded, gridded
 from sfumato.fields.series.reading import Named, Source, read
-from sfumato.fields.series.white import MASKS, White, masks
+from sfumato.fields.series.white import MASKS, MOST, White, masks
 
 if TYPE_CHECKING:
     from sfumato.training.run import Run
@@ -34,6 +34,8 @@ REMEDY = "train again from the series"
 MANY = 40
 """Series from which on a share of them is held out, and the units need no own error."""
 MOST_PAST = 336
+LONG = 20
+"""Times that a past of fourteen seasons goes into a series from which on it is looked back on as far, and not on seven."""
 MOST_NUMBERS = 60_000_000
 """Numbers of the ridges' tables at most; of longer series the most recent origins are learned from."""
 SHARES = 5
@@ -62,7 +64,7 @@ def prepare(run: Run, path: Path, wanted: Wanted, tell: Callable[[str], None]) -
     lengths = np.array([len(line.values) for line in lines])
     np.savez(
         run.cache / "series.npz", values=np.concatenate([line.values for line in lines]), starts=np.array([line.start for line in lines]),
-        offsets=np.concatenate(([0], np.cumsum(lengths))), known=np.concatenate([line.known.reshape(-1, c) for line in lines]),
+        offsets=np.concatenate(([0], np.cumsum(lengths))), known=np.concatenate([line.known for line in lines]),
         ahead=np.array([len(line.known) - len(line.values) for line in lines]) if c else np.zeros(len(lines), dtype=np.int64),
     )  # fmt: skip
     store = Store.read(run, facts)
@@ -95,7 +97,8 @@ def _facts(source: Source, found: Gridded, wanted: Wanted, path: Path) -> Series
     if not found.dated and frequency.count == 1 and wanted.season is None:
         season = 1
     horizon = wanted.horizon or (frequency.horizon if found.dated or frequency.count > 1 else 24)
-    usual = {"W": 52, "Y": 12}.get(frequency.name, 60) if season == 1 else min(MOST_PAST, max(7 * season, horizon))
+    seasons = 14 if max(lengths) >= LONG * 14 * season else 7
+    usual = {"W": 52, "Y": 12}.get(frequency.name, 60) if season == 1 else max(seasons * season, horizon)
     longest = max(lengths) - (wanted.test + 1) * horizon
     past = wanted.past or max(min(usual, MOST_PAST, 2 * longest // 3), 3)
     if past < season:
@@ -155,7 +158,7 @@ class Store:
         told = replace(facts, names=tuple(line.name for line in lines), test=0)
         return cls(
             told, np.concatenate([line.values for line in lines]), np.concatenate(([0], np.cumsum(lengths))),
-            np.array([line.start for line in lines]), np.concatenate([line.known.reshape(-1, c) for line in lines]),
+            np.array([line.start for line in lines]), np.concatenate([line.known for line in lines]),
             np.array([len(line.known) - len(line.values) for line in lines]) if c else np.zeros(len(lines), dtype=np.int64), new=True,
         )  # fmt: skip
 
@@ -263,15 +266,22 @@ def standard(known: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Windows as items. Of every ``SHARES`` rounds over them one has part of the future known, by a mask that is the item's own.
+    """Windows as items. Of every ``rounds`` rounds over them one has part of the future known, by a mask that is the item's own.
 
-    ``series`` (N,), ``row`` (N,): which series, and which row of its table. ``numbers``: item -> window."""
+    All series stand one after the other: ``values`` and ``filled`` with a past of NaN before each and a horizon of NaN after it,
+    ``clock``, ``known``; ``table`` all rows; ``at`` (N,) where the origin of a row stands among the values, ``hour`` (N,) among
+    the clocks, ``told`` (N,) among the covariates, and ``last`` (N,) the last of its series there."""
 
     base: Base
-    tracks: Sequence[Track]
-    tables: Sequence[Table]
-    series: np.ndarray
-    row: np.ndarray
+    values: np.ndarray
+    filled: np.ndarray
+    clock: np.ndarray
+    known: np.ndarray
+    table: Table
+    at: np.ndarray
+    hour: np.ndarray
+    told: np.ndarray
+    last: np.ndarray
     rounds: int = SHARES
     buckets: None = None
 
@@ -285,40 +295,47 @@ class Windows:
         """Those that are learned with."""
         return masks(self.base.plan.horizon)
 
+    @cached_property
+    def whiteners(self) -> np.ndarray:
+        """What whitens residuals of which a mask's are known."""
+        return self.white.whiteners(self.masks).astype(np.float32)
+
     def __len__(self) -> int:
-        return len(self.row) * self.rounds
+        return len(self.at) * self.rounds
 
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """{"x" (H,) white, "weight" (H,), "told" (D,), "given" (2 H,)} of each."""
-        at = np.asarray(indices) % len(self.row)
-        leads = self.base.plan.horizon
-        told, left = [], np.empty((len(at), leads))
-        order = np.argsort(self.series[at], kind="stable")
-        for own in np.split(order, np.flatnonzero(np.diff(self.series[at][order])) + 1):
-            i = int(self.series[at[own[0]]])
-            track, table = self.tracks[i], part(self.tables[i], self.row[at[own]])
-            told.append(self.base.told(track, table))
-            left[own] = self.base.left(table, track.values[table.origins[:, None] + np.arange(leads)])
-        known = np.zeros((len(at), leads), dtype=bool)
-        with_mask = np.asarray(indices) // len(self.row) == self.rounds - 1 if self.rounds > 1 else np.zeros(len(at), dtype=bool)
-        known[with_mask] = self.masks[(np.asarray(indices)[with_mask] * 7919 + 13) % MASKS]
+        """{"x" (H,) white, "weight" (H,), "told" (D,), "around" (2 H,)} of each."""
+        indices = np.asarray(indices)
+        row, leads = indices % len(self.at), np.arange(self.base.plan.horizon)
+        table, at = part(self.table, row), self.at[row][:, None]
+        past = self.filled[at + np.arange(-self.base.plan.past, 0)]
+        ahead = np.zeros((len(row), 0))
+        if self.known.shape[1]:
+            ahead = self.known[np.minimum(self.told[row][:, None] + leads, self.last[row][:, None])].reshape(len(row), -1)
+        left = self.base.left(table, self.values[at + leads])
         there = np.isfinite(left)
-        known &= there
-        back = np.empty(len(at), dtype=np.int64)
-        back[order] = np.arange(len(at))
-        x = self.white.white(left, known, there)
+        which = np.where(indices // len(self.at) == self.rounds - 1, (indices * 7919 + 13) % MASKS, -1)
+        which = which if self.rounds > 1 else np.full(len(row), -1)
+        known = np.where((which >= 0)[:, None], self.masks[which], False) & there
+        x = self._white(left, known, there, which)
         return {
             "x": np.where(known, 0, x).astype(np.float32), "weight": (there & ~known).astype(np.float32),
-            "told": np.concatenate(told)[back], "given": given(left, known, self.base),
+            "told": bases.told(past, table, self.clock[self.hour[row]], ahead), "around": around(left, known, self.base),
         }  # fmt: skip
 
+    def _white(self, left: np.ndarray, known: np.ndarray, there: np.ndarray, which: np.ndarray) -> np.ndarray:
+        """White numbers; of masks that are learned with by matrices worked out once."""
+        quick = (which >= 0) & there.all(1)
+        made = np.empty_like(left)
+        made[~quick] = self.white.white(left[~quick], known[~quick], there[~quick])
+        made[quick] = np.clip(np.einsum("nij,nj->ni", self.whiteners[which[quick]], left[quick]), -MOST, MOST)
+        return made
+
     def name(self, index: int) -> str:
-        at = index % len(self.row)
-        i = int(self.series[at])
-        return f"series {i}, origin {int(self.tables[i].origins[self.row[at]])}"
+        return f"window {index % len(self.at)}"
 
 
-def given(left: np.ndarray, known: np.ndarray, base: Base) -> np.ndarray:
+def around(left: np.ndarray, known: np.ndarray, base: Base) -> np.ndarray:
     """What a network is told of the part of the future that is known: its residuals in spreads of their lead, and where."""
     spread = np.sqrt((base.root**2).sum(1))
     return np.concatenate((np.clip(np.where(known, left, 0) / spread, -6, 6), known), 1).astype(np.float32)
@@ -331,11 +348,30 @@ def part(table: Table, rows: np.ndarray) -> Table:
 
 def windows(base: Base, tracks: Sequence[Track], origins: Sequence[np.ndarray], rounds: int = SHARES) -> Windows:
     """Windows after these origins of each series."""
-    tables: list[Any] = [slim(base.table(track, own)) if len(own) else None for track, own in zip(tracks, origins)]
-    counts = [len(own) for own in origins]
-    series = np.repeat(np.arange(len(counts)), counts)
-    row = np.concatenate([np.arange(count) for count in counts]) if counts else np.arange(0)
-    return Windows(base, tracks, tables, series, row, rounds)
+    past, leads = base.plan.past, base.plan.horizon
+    before, after = np.full(past, np.nan), np.full(leads, np.nan)
+    every = [(track, own) for track, own in zip(tracks, origins) if len(own)]
+    tables = [slim(base.table(track, own)) for track, own in every]
+    steps = np.array([len(track.values) for track, _ in every])
+    many = np.array([len(track.known) for track, _ in every])
+    begins = np.cumsum(np.concatenate(([0], steps + past + leads)))[:-1] + past
+    hours, told = (np.cumsum(np.concatenate(([0], each)))[:-1] for each in (steps + 1, many))
+
+    def rows(of: np.ndarray) -> np.ndarray:
+        return np.concatenate([begin + own for begin, (_, own) in zip(of, every)])
+
+    last = np.concatenate([np.full(len(own), begin + count - 1) for begin, count, (_, own) in zip(told, many, every)])
+    return Windows(
+        base, np.concatenate([part for track, _ in every for part in (before, track.values, after)]),
+        np.concatenate([part for track, _ in every for part in (before, track.filled, after)]),
+        np.concatenate([track.clock for track, _ in every]), np.concatenate([track.known for track, _ in every]),
+        joined(tables), rows(begins), rows(hours), rows(told), np.maximum(last, 0), rounds,
+    )  # fmt: skip
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """Tables, one after the other."""
+    return Table(*(np.concatenate([getattr(each, name) for each in tables]) for name in Table.__dataclass_fields__))
 
 
 def slim(table: Table) -> Table:

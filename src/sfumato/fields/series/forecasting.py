@@ -14,7 +14,7 @@ import torch
 
 from sfumato.errors import Wrong, shortened, shown
 from sfumato.fields.series.base import Base, Table, Track
-from sfumato.fields.series.data import Store, given, part
+from sfumato.fields.series.data import Store, around, part
 from sfumato.fields.series.white import White
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ class Forecasts:
         cases, which = np.unique(every, return_inverse=True)
         told = np.concatenate([self.base.told(self.cases[c].track, self.tables[c]) for c in cases])
         left = np.concatenate([self.base.left(self.tables[c], self.values[c][None]) for c in cases])
-        seen = given(left, self.known[cases], self.base)
+        seen = around(left, self.known[cases], self.base)
         x = np.zeros((len(every), self.base.plan.horizon), dtype=np.float32)
-        return {"x": torch.from_numpy(x), "told": torch.from_numpy(told[which]), "given": torch.from_numpy(seen[which])}
+        return {"x": torch.from_numpy(x), "told": torch.from_numpy(told[which]), "around": torch.from_numpy(seen[which])}
 
     def restored(self, numbers: Sequence[int], white: np.ndarray) -> np.ndarray:
         """White numbers (b, H) of these samples as values of their series, what is known as it was given."""
@@ -196,7 +196,7 @@ def spread(model: Model, forecasts: Forecasts, whole: Drawn) -> np.ndarray:
 def expected(model: Model, query: Any) -> np.ndarray:
     """The mean of the white numbers that a query's network expects, (b, H): its guess where nothing is seen but noise of 0."""
     x = query["x"].to(model.device)
-    condition = {name: query[name].to(model.device) for name in ("told", "given")}
+    condition = {name: query[name].to(model.device) for name in ("told", "around")}
     one = torch.ones(len(x), device=x.device)
     guess = plain(model)(torch.zeros_like(x), one, **condition)
     found: np.ndarray = guess.x.float().cpu().numpy().astype(np.float64)

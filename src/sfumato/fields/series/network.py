@@ -35,10 +35,10 @@ class SeriesNetwork(nn.Module):
         self.head = nn.Linear(width, leads)
         zero_(self.head)
 
-    def given(self, *, told: Tensor, given: Tensor) -> dict[str, Tensor]:
-        """What all calls of a walk share: told (B, D), given (B, 2 leads): residuals that are known, and where."""
-        seen = torch.cat((told, given), 1).to(self.first.weight.dtype)
-        known = given[:, self.options["leads"] :]
+    def given(self, *, told: Tensor, around: Tensor) -> dict[str, Tensor]:
+        """What all calls of a walk share: told (B, D), around (B, 2 leads): residuals that are known, and where."""
+        seen = torch.cat((told, around), 1).to(self.first.weight.dtype)
+        known = around[:, self.options["leads"] :]
         return {"seen": self.second(F.silu(self.first(self.drop(seen)))), "unknown": 1 - known}
 
     def forward(

@@ -74,7 +74,8 @@ class Series(Recipe):
     season: int | None = None
     """Steps of a season, 1 for none (none: the usual for the step: 24 of hours, 7 of days, 1 of weeks, 12 of months)."""
     past: int | None = None
-    """Steps that are looked back on (none: seven seasons; 52 weeks, 60 of other steps without a season)."""
+    """Steps that are looked back on (none: seven seasons, of long series fourteen, at most 336; 52 weeks; 60 of other steps without
+    a season)."""
     scale: Literal["auto", "mean", "last"] = "auto"
     """Units of a window: mean and deviation of its past, or its last value and the size of a step. auto: last where there is
     no season."""

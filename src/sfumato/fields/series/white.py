@@ -47,6 +47,14 @@ class White:
             made[rest] = np.where(there[rest], mine, 0.0)
         return np.clip(made, -MOST, MOST)
 
+    def whiteners(self, known: np.ndarray) -> np.ndarray:
+        """For masks (K, H) the matrices (K, H, H) that whiten residuals of which none is absent."""
+        order, root = self.factors(known, np.ones_like(known))
+        size = known.shape[1]
+        turn = np.zeros((len(known), size, size))
+        np.put_along_axis(turn, order[:, :, None], 1.0, 2)
+        return np.asarray(turn.transpose(0, 2, 1) @ np.linalg.solve(root, turn))
+
     def coloured(self, white: np.ndarray, known: np.ndarray, left: np.ndarray) -> np.ndarray:
         """The other way, for what is unknown: white numbers (N, H), and residuals (N, H) where ``known`` -> residuals."""
         if not known.any():
