@@ -1,10 +1,10 @@
 """The cheap bars, which need no network: whoever forecasts must beat them, in the same run.
 
-    seasonal naive      the value a season before; normal intervals from its own past errors, as the leaderboard's
-    ridge               the cross-fitted ridge and the pooled quantiles of what it leaves, by lead
-    ridge, own scale    the same, by how wrong it was in this series lately: the bar that counts
-    ridge, copula       paths: a Gaussian copula of its residuals over the leads, with these quantiles
-    ridge, whole        paths: whole residual paths of other windows, drawn again
+seasonal naive      the value a season before; normal intervals from its own past errors, as the leaderboard's
+ridge               the cross-fitted ridge and the pooled quantiles of what it leaves, by lead
+ridge, own scale    the same, by how wrong it was in this series lately: the bar that counts
+ridge, copula       paths: a Gaussian copula of its residuals over the leads, with these quantiles
+ridge, whole        paths: whole residual paths of other windows, drawn again
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ class Bars:
         def at(q: float) -> np.ndarray:
             return self._placed(table, factor * of_sorted(ranked, np.full((1, ranked.shape[1]), q)))[0]
 
-        return np.stack([at(float(q)) for q in QUANTILES]), {level: (at((1 - level) / 2), at((1 + level) / 2)) for level in LEVELS}
+        return np.stack([at(float(q)) for q in QUANTILES]), {
+            level: (at((1 - level) / 2), at((1 + level) / 2)) for level in LEVELS
+        }
 
     def paths(self, table: Table, count: int, chance: np.random.Generator) -> Mapping[str, np.ndarray]:
         """Paths (M, H) of a window, in its own scale."""

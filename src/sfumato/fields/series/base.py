@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-
 import numpy as np
 
 from sfumato.fields.series import ridge as ridges
@@ -48,7 +47,8 @@ class Plan:
 @dataclass(frozen=True, eq=False)
 class Track:
     """One series as the base reads it: values with gaps (n,), filled from the past, what tells the time at each origin (n + 1,
-    K), known covariates at each step (n + ahead, c) in standard units, its fold, and the first step that nothing was fitted to."""
+    K), known covariates at each step (n + ahead, c) in standard units, its fold, and the first step that nothing was fitted
+    to."""
 
     values: np.ndarray
     filled: np.ndarray
@@ -83,8 +83,8 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """first, second: the ridges, in the plan's units and in the other ones. root (H, H): A. kept (n, H): residuals of windows that
-    the ridge was not fitted to, in its units, beside how wrong it was lately (n,). rms: of what it leaves."""
+    """first, second: the ridges, in the plan's units and in the other ones. root (H, H): A. kept (n, H): residuals of windows
+    that the ridge was not fitted to, in its units, beside how wrong it was lately (n,). rms: of what it leaves."""
 
     plan: Plan
     first: Ridge
@@ -96,15 +96,29 @@ class Base:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """To keep in a run."""
-        return {"first": self.first.weights, "second": self.second.weights, "root": self.root, "kept": self.kept.astype(np.float32),
-                "lately": self.lately, "rms": np.float64(self.rms), "penalties": np.array([self.first.penalty, self.second.penalty])}  # fmt: skip
+        return {
+            "first": self.first.weights,
+            "second": self.second.weights,
+            "root": self.root,
+            "kept": self.kept.astype(np.float32),
+            "lately": self.lately,
+            "rms": np.array(self.rms),
+            "penalties": np.array([self.first.penalty, self.second.penalty]),
+        }
 
     @classmethod
     def of(cls, plan: Plan, arrays: Mapping[str, np.ndarray]) -> Base:
         """As it was kept."""
         penalties = arrays["penalties"]
-        return cls(plan, Ridge(arrays["first"], float(penalties[0])), Ridge(arrays["second"], float(penalties[1])), arrays["root"],
-                   arrays["kept"].astype(np.float64), arrays["lately"], float(arrays["rms"]))  # fmt: skip
+        return cls(
+            plan,
+            Ridge(arrays["first"], float(penalties[0])),
+            Ridge(arrays["second"], float(penalties[1])),
+            arrays["root"],
+            arrays["kept"].astype(np.float64),
+            arrays["lately"],
+            float(arrays["rms"]),
+        )
 
     # ---- what is known at origins ------------------------------------------------------------------------------------
 
@@ -149,8 +163,17 @@ class Base:
         past = windows(track.values, origins, plan.past)
         rough = _rough(windows(track.filled, origins, plan.past), plan)
         here, wide = shift[at][:, None], size[at][:, None]
-        return Table(origins, shift[at], size[at], (mean[at] - here) / wide, (second[at] - here) / wide, told, own, rough,
-                     np.isfinite(past).mean(1))  # fmt: skip
+        return Table(
+            origins,
+            shift[at],
+            size[at],
+            (mean[at] - here) / wide,
+            (second[at] - here) / wide,
+            told,
+            own,
+            rough,
+            np.isfinite(past).mean(1),
+        )
 
     def _lately(self, error: np.ndarray, every: np.ndarray, origins: np.ndarray, size: np.ndarray) -> np.ndarray:
         """The rms of errors of the last horizons that were over before each origin, in units of the usual ones: held to 1 by as
@@ -197,8 +220,15 @@ def told(past: np.ndarray, table: Table, clock: np.ndarray, ahead: np.ndarray) -
     seen = (past - table.shift[:, None]) / table.size[:, None]
     seen = np.where(np.isfinite(seen), seen, 0.0)
     facts = np.stack((np.log(table.own), table.rough, 2 * table.share - 1), 1)
-    parts = (np.clip(seen, -6, 6), np.clip(table.mean, -8, 8), np.clip(table.second - table.mean, -6, 6),
-             np.clip(table.errors, -6, 6), facts, clock, ahead)  # fmt: skip
+    parts = (
+        np.clip(seen, -6, 6),
+        np.clip(table.mean, -8, 8),
+        np.clip(table.second - table.mean, -6, 6),
+        np.clip(table.errors, -6, 6),
+        facts,
+        clock,
+        ahead,
+    )
     return np.concatenate([each.astype(np.float32) for each in parts], 1)
 
 
@@ -235,8 +265,10 @@ def fit(plan: Plan, tracks: Sequence[Track], origins: Sequence[np.ndarray]) -> B
     """The base of series, fitted to windows after these origins, whose future is whole."""
     each = max(PER_SERIES, MOST_FITTED // max(1, len(tracks)))
     some = [own[np.unique(np.linspace(0, len(own) - 1, min(each, len(own))).astype(int))] for own in origins]
-    first, second = (ridges.fit(Sums.of(_parts(plan, scale, tracks, some), _width(plan, tracks[0]), plan.horizon))
-                     for scale in (plan.scale, plan.other))  # fmt: skip
+    first, second = (
+        ridges.fit(Sums.of(_parts(plan, scale, tracks, some), _width(plan, tracks[0]), plan.horizon))
+        for scale in (plan.scale, plan.other)
+    )
     blank = Base(plan, first, second, np.eye(plan.horizon), np.zeros((0, plan.horizon)), np.zeros(0), 1.0)
     residuals = np.concatenate([left for _, _, left in _residuals(blank, tracks, some)])
     good = np.isfinite(residuals).all(1) & (np.abs(residuals) < FAR).all(1)
@@ -249,7 +281,8 @@ def fit(plan: Plan, tracks: Sequence[Track], origins: Sequence[np.ndarray]) -> B
         fine = np.isfinite(left).all(1) & (np.abs(left) < FAR).all(1)
         if fine.any():
             table = known.table(track, own[fine])
-            lefts.append(left[fine]), owns.append(table.own)
+            lefts.append(left[fine])
+            owns.append(table.own)
     left, lately = np.concatenate(lefts), np.concatenate(owns)
     root = np.linalg.cholesky(ridges.covariance(left / lately[:, None] if plan.own else left))
     chosen = np.unique(np.linspace(0, len(left) - 1, min(KEPT, len(left))).astype(int))
@@ -277,7 +310,9 @@ def _parts(
             yield int(fold), told[mine], wanted[mine]
 
 
-def _residuals(base: Base, tracks: Sequence[Track], origins: Sequence[np.ndarray]) -> Iterator[tuple[Track, np.ndarray, np.ndarray]]:
+def _residuals(
+    base: Base, tracks: Sequence[Track], origins: Sequence[np.ndarray]
+) -> Iterator[tuple[Track, np.ndarray, np.ndarray]]:
     """Of each series its origins and what the ridge of the other folds leaves there, (n, H) in units of the window."""
     for track, own in zip(tracks, origins):
         if len(own):
@@ -287,10 +322,9 @@ def _residuals(base: Base, tracks: Sequence[Track], origins: Sequence[np.ndarray
 
 
 def folds_of(count: int, series: int, steps: int, horizon: int) -> np.ndarray:
-    """The fold of each origin (steps + 1,) of series number ``series`` of ``count``: by series, or of a few by blocks of the time."""
+    """The fold of each origin (steps + 1,) of series number ``series`` of ``count``: by series, or of a few by blocks of the
+    time."""
     if count >= 2 * FOLDS:
         return np.full(steps + 1, series % FOLDS)
     block = max(1, -(-(steps + 1) // FOLDS))
     return np.minimum(np.arange(steps + 1) // block, FOLDS - 1)
-
-

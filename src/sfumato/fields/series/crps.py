@@ -1,7 +1,7 @@
 """The rival of diffusion: a network trained on the scores of two of its answers, which makes a path by one call.
 
-At t = 1 a denoiser is shown pure noise z. Here its answer is a path; two answers to two noises are learned from by the CRPS of each
-lead and half the energy score of the whole (Gneiting and Raftery 2007, eq. 20 and 22), on white numbers.
+At t = 1 a denoiser is shown pure noise z. Here its answer is a path; two answers to two noises are learned from by the CRPS of
+each lead and half the energy score of the whole (Gneiting and Raftery 2007, eq. 20 and 22), on white numbers.
 """
 
 from __future__ import annotations

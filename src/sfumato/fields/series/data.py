@@ -63,22 +63,31 @@ def prepare(run: Run, path: Path, wanted: Wanted, tell: Callable[[str], None]) -
     lines, c = found.lines, len(facts.known)
     lengths = np.array([len(line.values) for line in lines])
     np.savez(
-        run.cache / "series.npz", values=np.concatenate([line.values for line in lines]), starts=np.array([line.start for line in lines]),
-        offsets=np.concatenate(([0], np.cumsum(lengths))), known=np.concatenate([line.known for line in lines]),
-        ahead=np.array([len(line.known) - len(line.values) for line in lines]) if c else np.zeros(len(lines), dtype=np.int64),
-    )  # fmt: skip
+        run.cache / "series.npz",
+        values=np.concatenate([line.values for line in lines]),
+        starts=np.array([line.start for line in lines]),
+        offsets=np.concatenate(([0], np.cumsum(lengths))),
+        known=np.concatenate([line.known for line in lines]),
+        ahead=np.array([len(line.known) - len(line.values) for line in lines])
+        if c
+        else np.zeros(len(lines), dtype=np.int64),
+    )
     store = Store.read(run, facts)
     base = bases.fit(facts_plan(facts), store.tracks, [store.learned(i, own=True) for i in range(len(lines))])
-    np.savez(run.cache / "base.npz", **base.arrays())
+    kept: Any = base.arrays()
+    np.savez(run.cache / "base.npz", **kept)
     facts = replace(facts, rms=base.rms)
     learn, held = store.parts()
     if not sum(map(len, learn)):
         raise DataError(
             f"{shown(path)}: no window of {facts.past} and {facts.horizon} steps is left to learn from (the longest series has "
-            f"{facts.longest}, and the last {facts.test} window(s) of each are kept); give a shorter --horizon or --past, or fewer --test"
+            f"{facts.longest}, and the last {facts.test} window(s) of each are kept); give a shorter --horizon or "
+            f"--past, or fewer --test"
         )
     if not sum(map(len, held)):
-        raise DataError(f"{shown(path)}: no window is left to hold out; give a shorter --horizon or --past, or more steps")
+        raise DataError(
+            f"{shown(path)}: no window is left to hold out; give a shorter --horizon or --past, or more steps"
+        )
     facts = replace(facts, windows=sum(map(len, learn)), held=sum(map(len, held)))
     facts.write(run)
     return facts
@@ -112,10 +121,33 @@ def _facts(source: Source, found: Gridded, wanted: Wanted, path: Path) -> Series
     reach = 0 if total <= MOST_NUMBERS else max(1, MOST_NUMBERS // (2 * horizon * len(lengths)))
     clock = frequency.clock(np.zeros(1)).shape[1] if found.dated else 0
     return SeriesFacts(
-        tuple(line.name for line in found.lines), shape.kind, shape.time, shape.id, shape.value, found.zone, found.dated,
-        frequency.unit, frequency.count, frequency.anchor, frequency.turn, shape.known, sum(lengths), found.gaps, min(lengths),
-        max(lengths), horizon, past, season, scale, own, wanted.test, 0, 0, reach, clock,
-    )  # fmt: skip
+        tuple(line.name for line in found.lines),
+        shape.kind,
+        shape.time,
+        shape.id,
+        shape.value,
+        found.zone,
+        found.dated,
+        frequency.unit,
+        frequency.count,
+        frequency.anchor,
+        frequency.turn,
+        shape.known,
+        sum(lengths),
+        found.gaps,
+        min(lengths),
+        max(lengths),
+        horizon,
+        past,
+        season,
+        scale,
+        own,
+        wanted.test,
+        0,
+        0,
+        reach,
+        clock,
+    )
 
 
 def facts_plan(facts: SeriesFacts) -> Plan:
@@ -141,26 +173,42 @@ class Store:
     def read(cls, run: Run, facts: SeriesFacts) -> Store:
         """From a run. Raises DataError."""
         kept = kept_arrays(run.cache / "series.npz", REMEDY, 1 << 36)
-        if not {"values", "offsets", "starts", "known", "ahead"} <= set(kept) or len(kept["offsets"]) != len(facts.names) + 1:
+        if (
+            not {"values", "offsets", "starts", "known", "ahead"} <= set(kept)
+            or len(kept["offsets"]) != len(facts.names) + 1
+        ):
             raise DataError(f"{shown(run.cache)}: is not what data.json tells of; {REMEDY}")
         return cls(facts, kept["values"], kept["offsets"], kept["starts"], kept["known"], kept["ahead"])
 
     @classmethod
     def after(cls, path: Path, facts: SeriesFacts, tell: Callable[[str], None] = lambda text: None) -> Store:
         """Other series, of a file laid out like that of the run, to be forecast. Raises DataError, Wrong."""
-        named = Named(facts.time or None, facts.id or None if facts.kind == "long" else None,
-                      (facts.value,) if facts.kind == "long" else None, facts.known, facts.zone if "/" in facts.zone else "")  # fmt: skip
+        named = Named(
+            facts.time or None,
+            facts.id or None if facts.kind == "long" else None,
+            (facts.value,) if facts.kind == "long" else None,
+            facts.known,
+            facts.zone if "/" in facts.zone else "",
+        )
         found = gridded(read(path, named), path, facts.frequency if facts.dated else None, tell)
         if found.dated != facts.dated:
-            raise DataError(f"{shown(path)}: has {'times' if found.dated else 'no times'}, unlike the series of the run")
+            raise DataError(
+                f"{shown(path)}: has {'times' if found.dated else 'no times'}, unlike the series of the run"
+            )
         lines, c = found.lines, len(facts.known)
         lengths = np.array([len(line.values) for line in lines])
         told = replace(facts, names=tuple(line.name for line in lines), test=0)
         return cls(
-            told, np.concatenate([line.values for line in lines]), np.concatenate(([0], np.cumsum(lengths))),
-            np.array([line.start for line in lines]), np.concatenate([line.known for line in lines]),
-            np.array([len(line.known) - len(line.values) for line in lines]) if c else np.zeros(len(lines), dtype=np.int64), new=True,
-        )  # fmt: skip
+            told,
+            np.concatenate([line.values for line in lines]),
+            np.concatenate(([0], np.cumsum(lengths))),
+            np.array([line.start for line in lines]),
+            np.concatenate([line.known for line in lines]),
+            np.array([len(line.known) - len(line.values) for line in lines])
+            if c
+            else np.zeros(len(lines), dtype=np.int64),
+            new=True,
+        )
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -311,7 +359,9 @@ class Windows:
         past = self.filled[at + np.arange(-self.base.plan.past, 0)]
         ahead = np.zeros((len(row), 0))
         if self.known.shape[1]:
-            ahead = self.known[np.minimum(self.told[row][:, None] + leads, self.last[row][:, None])].reshape(len(row), -1)
+            ahead = self.known[np.minimum(self.told[row][:, None] + leads, self.last[row][:, None])].reshape(
+                len(row), -1
+            )
         left = self.base.left(table, self.values[at + leads])
         there = np.isfinite(left)
         which = np.where(indices // len(self.at) == self.rounds - 1, (indices * 7919 + 13) % MASKS, -1)
@@ -319,9 +369,11 @@ class Windows:
         known = np.where((which >= 0)[:, None], self.masks[which], False) & there
         x = self._white(left, known, there, which)
         return {
-            "x": np.where(known, 0, x).astype(np.float32), "weight": (there & ~known).astype(np.float32),
-            "told": bases.told(past, table, self.clock[self.hour[row]], ahead), "around": around(left, known, self.base),
-        }  # fmt: skip
+            "x": np.where(known, 0, x).astype(np.float32),
+            "weight": (there & ~known).astype(np.float32),
+            "told": bases.told(past, table, self.clock[self.hour[row]], ahead),
+            "around": around(left, known, self.base),
+        }
 
     def _white(self, left: np.ndarray, known: np.ndarray, there: np.ndarray, which: np.ndarray) -> np.ndarray:
         """White numbers; of masks that are learned with by matrices worked out once."""
@@ -362,11 +414,18 @@ def windows(base: Base, tracks: Sequence[Track], origins: Sequence[np.ndarray], 
 
     last = np.concatenate([np.full(len(own), begin + count - 1) for begin, count, (_, own) in zip(told, many, every)])
     return Windows(
-        base, np.concatenate([part for track, _ in every for part in (before, track.values, after)]),
+        base,
+        np.concatenate([part for track, _ in every for part in (before, track.values, after)]),
         np.concatenate([part for track, _ in every for part in (before, track.filled, after)]),
-        np.concatenate([track.clock for track, _ in every]), np.concatenate([track.known for track, _ in every]),
-        joined(tables), rows(begins), rows(hours), rows(told), np.maximum(last, 0), rounds,
-    )  # fmt: skip
+        np.concatenate([track.clock for track, _ in every]),
+        np.concatenate([track.known for track, _ in every]),
+        joined(tables),
+        rows(begins),
+        rows(hours),
+        rows(told),
+        np.maximum(last, 0),
+        rounds,
+    )
 
 
 def joined(tables: Sequence[Table]) -> Table:

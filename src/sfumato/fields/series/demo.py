@@ -36,7 +36,9 @@ def shops(count: int, seed: int, days: int = DAYS) -> np.ndarray:
             rush[at : at + 12] += size[: days - at]
             rush[at + 12 : at + 20] -= 0.15
         noise = 0.1 * chance.standard_normal(days)
-        found[:, shop] = np.exp(3 + chance.standard_normal()) * week[day % 7] * year * np.exp(level + 0.5 * rush + noise)
+        found[:, shop] = (
+            np.exp(3 + chance.standard_normal()) * week[day % 7] * year * np.exp(level + 0.5 * rush + noise)
+        )
     return found
 
 

@@ -114,7 +114,11 @@ class Forecasts:
         left = np.concatenate([self.base.left(self.tables[c], self.values[c][None]) for c in cases])
         seen = around(left, self.known[cases], self.base)
         x = np.zeros((len(every), self.base.plan.horizon), dtype=np.float32)
-        return {"x": torch.from_numpy(x), "told": torch.from_numpy(told[which]), "around": torch.from_numpy(seen[which])}
+        return {
+            "x": torch.from_numpy(x),
+            "told": torch.from_numpy(told[which]),
+            "around": torch.from_numpy(seen[which]),
+        }
 
     def restored(self, numbers: Sequence[int], white: np.ndarray) -> np.ndarray:
         """White numbers (b, H) of these samples as values of their series, what is known as it was given."""
@@ -148,7 +152,9 @@ def _tables(base: Base, cases: Sequence[Case]) -> list[Table]:
 
 def cases_of(store: Store, series: Sequence[int], origins: Sequence[int]) -> list[Case]:
     """Cases of a run's own series."""
-    return [Case(store.facts.names[i], int(store.starts[i]), store.tracks[i], int(o), i) for i, o in zip(series, origins)]
+    return [
+        Case(store.facts.names[i], int(store.starts[i]), store.tracks[i], int(o), i) for i, o in zip(series, origins)
+    ]
 
 
 def asked(model: Model, ask: Any, paths: int) -> Forecasts:
@@ -184,12 +190,18 @@ def drawn(model: Model, forecasts: Forecasts, numbers: Sequence[int]) -> Iterato
 
 def spread(model: Model, forecasts: Forecasts, whole: Drawn) -> np.ndarray:
     """White numbers (b, H) about the mean that the network expects, as far from it as the windows held out say."""
-    white = whole.x.float().cpu().numpy().astype(np.float64)  # type: ignore[union-attr]
+    white = whole.x.float().cpu().numpy().astype(np.float64)
     factor = model.companions.spread.by_lead
-    if (factor == 1).all() or model.recipe.method.learn == "crps":
+    if (factor == 1).all() or learns(model) == "crps":
         return white
     centre = expected(model, whole.query)
     return np.asarray(centre + factor * (white - centre))
+
+
+def learns(model: Model) -> str:
+    """What a model's network answers."""
+    recipe: Any = model.recipe
+    return str(recipe.method.learn)
 
 
 @torch.no_grad()
@@ -263,11 +275,9 @@ def continued(base: Base, facts: SeriesFacts, case: Case, path: np.ndarray) -> C
     return Case(case.name, start, track, len(values))
 
 
-
-
 def things(model: Model, forecasts: Forecasts, whole: Drawn) -> list[Path]:
     """Paths, one a sample; of numbers as the network draws them (pictures of a conversion) those of one horizon."""
-    values = whole.x.float().cpu().numpy() if "told" in whole.query else whole.x.cpu().numpy()  # type: ignore[union-attr]
+    values = whole.x.float().cpu().numpy() if "told" in whole.query else whole.x.cpu().numpy()
     if "told" in whole.query:
         values = forecasts.restored(whole.numbers, values)
     found = []

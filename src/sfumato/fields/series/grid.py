@@ -20,7 +20,8 @@ LEAST = 3
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """A series on the grid: the place of its first step, values (n,) float64 with NaN in gaps, known covariates (n + ahead, c)."""
+    """A series on the grid: the place of its first step, values (n,) float64 with NaN in gaps, known covariates (n + ahead,
+    c)."""
 
     name: str
     start: int
@@ -47,7 +48,9 @@ def gridded(source: Source, path: Path, freq: Frequency | None, tell: Callable[[
     dated = any(piece.stamps is not None for piece in source.pieces)
     for piece in source.pieces:
         if len(bad := np.flatnonzero(np.isinf(piece.values))):
-            raise DataError(f"{shown(path)}: {shown(piece.name)} is infinite at step {int(bad[0]) + 1}; leave it empty, or take it out")
+            raise DataError(
+                f"{shown(path)}: {shown(piece.name)} is infinite at step {int(bad[0]) + 1}; leave it empty, or take it out"
+            )
         if piece.stamps is None and dated:
             raise DataError(f"{shown(path)}: {shown(piece.name)} has no time, and other series have one")
     stated = freq or (None if not source.shape.freq else _stated(source.shape.freq))
@@ -91,9 +94,15 @@ def _sorted(piece: Piece, path: Path, tell: Callable[[str], None]) -> Piece:
     twice = np.flatnonzero(np.diff(stamps) == 0)
     if len(twice):
         said = zones.said(stamps[twice[:1]], "", False)[0]
-        hour = " (clocks set back? name the place with --zone Europe/Berlin)" if len(twice) <= 4 * (1 + len(stamps) // 4000) else ""
-        raise DataError(f"{shown(path)}: {shown(piece.name)} has {said} twice, {len(twice)} such time(s) in all{hour}; keep one row a "
-                        "time, or name the column that tells series apart with --ids")  # fmt: skip
+        hour = (
+            " (clocks set back? name the place with --zone Europe/Berlin)"
+            if len(twice) <= 4 * (1 + len(stamps) // 4000)
+            else ""
+        )
+        raise DataError(
+            f"{shown(path)}: {shown(piece.name)} has {said} twice, {len(twice)} such time(s) in all{hour}; keep one row a "
+            "time, or name the column that tells series apart with --ids"
+        )
     return piece
 
 
@@ -122,8 +131,10 @@ def _agreed(pieces: Sequence[Piece], path: Path) -> Frequency:
     if len(counts) > 1:
         other = next(key for key in counts if key != usual)
         frequency, name = first[other]
-        raise DataError(f"{shown(path)}: {shown(name)} has steps of {frequency.name}, most series of {first[usual][0].name}; train on "
-                        "series of one step, or give --freq to average all to one")  # fmt: skip
+        raise DataError(
+            f"{shown(path)}: {shown(name)} has steps of {frequency.name}, most series of {first[usual][0].name}; train on "
+            "series of one step, or give --freq to average all to one"
+        )
     return first[usual][0]
 
 
@@ -134,12 +145,16 @@ def _line(piece: Piece, frequency: Frequency, average: bool, path: Path) -> Line
     if not average and not exact.all():
         at = int(np.flatnonzero(~exact)[0])
         said = zones.said(stamps[at : at + 1], "", False)[0]
-        raise DataError(f"{shown(path)}: {shown(piece.name)} has {said}, off the steps of {frequency.name} ({int((~exact).sum())} such "
-                        f"time(s)); its steps are irregular: give --freq {frequency.name} to average within steps")  # fmt: skip
+        raise DataError(
+            f"{shown(path)}: {shown(piece.name)} has {said}, off the steps of {frequency.name} ({int((~exact).sum())} such "
+            f"time(s)); its steps are irregular: give --freq {frequency.name} to average within steps"
+        )
     start, count = int(places[0]), int(places[-1] - places[0]) + 1
     if count > 100 * len(stamps) + 1000:
-        raise DataError(f"{shown(path)}: {shown(piece.name)} has {len(stamps)} values on {count:,} steps of {frequency.name}; give a "
-                        "longer --freq")  # fmt: skip
+        raise DataError(
+            f"{shown(path)}: {shown(piece.name)} has {len(stamps)} values on {count:,} steps of {frequency.name}; give a "
+            "longer --freq"
+        )
     values, known = np.full(count, np.nan), np.full((count, piece.known.shape[1]), np.nan)
     if len(np.unique(places)) == len(places):
         values[places - start], known[places - start] = piece.values, piece.known
@@ -185,8 +200,10 @@ def _kept(
         if known.shape[1] and len(bad := np.argwhere(~np.isfinite(known))):
             at = frequency.stamps(np.array([line.start + a + int(bad[0][0])]))
             said = zones.said(at, "", frequency.local)[0] if dated else f"step {int(bad[0][0]) + 1}"
-            raise DataError(f"{shown(path)}: known covariate {int(bad[0][1]) + 1} of {shown(line.name)} is missing at {said}; give it a "
-                            "value at every time")  # fmt: skip
+            raise DataError(
+                f"{shown(path)}: known covariate {int(bad[0][1]) + 1} of {shown(line.name)} is missing at {said}; give it a "
+                "value at every time"
+            )
         kept.append(Line(line.name, line.start + a, line.values[a:b], known))
     if not kept:
         raise DataError(f"{shown(path)}: no series has {LEAST} values or more")

@@ -46,7 +46,9 @@ def cases(model: Model, measure: SeriesMeasure, ask: ForecastAsk) -> list[Case]:
     every = [(i, int(o)) for i in chosen for o in (store.held(i) if measure.held else store.tests(i))
              if np.isfinite(store.series(i)[o : o + store.facts.horizon]).any()]  # fmt: skip
     if len(every) < 2:
-        raise RunError(f"{model.run.path}: {len(every)} window(s) were kept; two are needed to measure: train with --test 1 or more")
+        raise RunError(
+            f"{model.run.path}: {len(every)} window(s) were kept; two are needed to measure: train with --test 1 or more"
+        )
     some = np.unique(np.linspace(0, len(every) - 1, min(measure.most, len(every))).astype(int))
     return cases_of(store, [every[k][0] for k in some], [every[k][1] for k in some])
 
@@ -62,7 +64,9 @@ def measured(model: Model, chosen: list[Case], count: int) -> Measured:
         window = window_of(store, case)
         found = {MODEL: scoring.of_paths(paths, window), APART: scoring.of_paths(scoring.apart(paths, chance), window)}
         past = case.track.filled[: case.origin]
-        found[NAIVE] = scoring.of_quantiles(*bars.of_normal(*bars.naive(past, len(window.truth), store.facts.season)), window)
+        found[NAIVE] = scoring.of_quantiles(
+            *bars.of_normal(*bars.naive(past, len(window.truth), store.facts.season)), window
+        )
         if beside is not None:
             found[RIDGE] = scoring.of_quantiles(*beside.quantiles(table, False), window)
             found[OWN] = scoring.of_quantiles(*beside.quantiles(table, True), window)
@@ -70,7 +74,9 @@ def measured(model: Model, chosen: list[Case], count: int) -> Measured:
                 found[name] = scoring.of_paths(rival, window)
         every.append(found)
         there = np.isfinite(window.truth)
-        below = (paths[:, there] < window.truth[there]).sum(0) + chance.uniform(size=int(there.sum())) * (1 + (paths[:, there] == window.truth[there]).sum(0))
+        below = (paths[:, there] < window.truth[there]).sum(0) + chance.uniform(size=int(there.sum())) * (
+            1 + (paths[:, there] == window.truth[there]).sum(0)
+        )
         ranks += np.histogram(below / (count + 1), bins=21, range=(0, 1))[0]
         covered.append(_covered(paths[:, there], window.truth[there]).mean(1))
         if there.all():
@@ -106,9 +112,8 @@ def ensembles(model: Model, chosen: list[Case], count: int) -> Iterator[tuple[Ca
             forecasts = Forecasts.of(base, own, count, base.plan.horizon)
             values = np.empty((len(forecasts), base.plan.horizon))
             for part in drawn(model, forecasts, range(len(forecasts))):
-                values[list(part.numbers)] = part.x.numpy()  # type: ignore[union-attr]
-            for case, table, paths in zip(own, forecasts.tables, values.reshape(len(own), count, -1)):
-                yield case, table, paths
+                values[list(part.numbers)] = part.x.numpy()
+            yield from zip(own, forecasts.tables, values.reshape(len(own), count, -1))
             watch.show(min(first + many, len(chosen)))
 
 
@@ -121,4 +126,17 @@ def evaluate(model: Model, measure: SeriesMeasure, ask: ForecastAsk) -> Report:
     return report(model, found, chosen)
 
 
-__all__ = ["APART", "COPULA", "LEVELS", "MODEL", "NAIVE", "OWN", "RIDGE", "WHOLE", "Measured", "cases", "evaluate", "measured"]
+__all__ = [
+    "APART",
+    "COPULA",
+    "LEVELS",
+    "MODEL",
+    "NAIVE",
+    "OWN",
+    "RIDGE",
+    "WHOLE",
+    "Measured",
+    "cases",
+    "evaluate",
+    "measured",
+]

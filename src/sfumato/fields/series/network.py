@@ -26,7 +26,14 @@ class SeriesNetwork(nn.Module):
 
     def __init__(self, *, leads: int, told: int, width: int = 128, depth: int = 3, dropout: float = 0.0) -> None:
         super().__init__()
-        self.options = {"kind": "series", "leads": leads, "told": told, "width": width, "depth": depth, "dropout": dropout}
+        self.options = {
+            "kind": "series",
+            "leads": leads,
+            "told": told,
+            "width": width,
+            "depth": depth,
+            "dropout": dropout,
+        }
         self.enter = nn.Linear(leads, width)
         self.first, self.second = nn.Linear(told + 2 * leads, width), nn.Linear(width, width)
         self.drop = nn.Dropout(dropout)

@@ -1,7 +1,7 @@
 """Series from files: wide, long and listed tables, arrays, .tsf, each recognised and said.
 
-    wide    a time column and a column a series        long    a row a value: id, time, value
-    list    a JSON object a line: start, freq, target   arrays  .npz of values and offsets
+wide    a time column and a column a series        long    a row a value: id, time, value
+list    a JSON object a line: start, freq, target   arrays  .npz of values and offsets
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def read(path: Path, named: Named = Named()) -> Source:
     if not path.is_file():
         raise DataError(f"{shown(path)}: there is no such file")
     if (size := path.stat().st_size) > MOST_BYTES:
-        raise DataError(f"{shown(path)}: takes {size / 1e9:.3g} GB, more than {MOST_BYTES >> 30} GB; give part of the series")
+        raise DataError(
+            f"{shown(path)}: takes {size / 1e9:.3g} GB, more than {MOST_BYTES >> 30} GB; give part of the series"
+        )
     zones.zone(named.zone)
     ends = [each.lower() for each in path.suffixes[-2:]]
     suffix = ends[-2] if len(ends) == 2 and ends[-1] == ".gz" else ends[-1] if ends else ""
@@ -119,7 +121,8 @@ class Columns:
                 found[row] = np.nan if word.lower() in ("", "na", "nan", "null", "none", "?") else float(word)
             except ValueError:
                 raise DataError(
-                    f"{shown(self.path)}: {shown(name)} in line {row + self.first} is {shortened(shown(word), 40)!r}, which is no "
+                    f"{shown(self.path)}: {shown(name)} in line {row + self.first} is {shortened(shown(word), 40)!r}, "
+                    f"which is no "
                     "number; write it as 1234.5 (no separators of thousands), or leave it empty"
                 ) from None
         return found
@@ -144,7 +147,10 @@ def _number(word: str) -> bool:
 def _csv(path: Path, named: Named) -> Source:
     pa, reader = needed("pyarrow", EXTRA), needed("pyarrow.csv", EXTRA)
     opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
-    with decoding(path, "save it as UTF-8 text, columns apart by commas"), opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+    with (
+        decoding(path, "save it as UTF-8 text, columns apart by commas"),
+        opened(path, "rt", encoding="utf-8-sig", newline="") as file,
+    ):
         first, second = file.readline(1 << 20), file.readline(1 << 20)
         if not first.strip():
             raise DataError(f"{shown(path)}: is empty")
@@ -159,8 +165,11 @@ def _csv(path: Path, named: Named) -> Source:
             read_options=reader.ReadOptions(autogenerate_column_names=headless),
             parse_options=reader.ParseOptions(delimiter=comma),
             convert_options=reader.ConvertOptions(
-                column_types={name: pa.string() for name in head if name in TIMES or name == named.time} if not headless else None,
-                timestamp_parsers=[], strings_can_be_null=True,
+                column_types={name: pa.string() for name in head if name in TIMES or name == named.time}
+                if not headless
+                else None,
+                timestamp_parsers=[],
+                strings_can_be_null=True,
             ),
         )
     return _columns(path, table, named, headless)
@@ -185,10 +194,24 @@ def _columns(path: Path, table: Any, named: Named, headless: bool) -> Source:
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
             zone = getattr(kind, "tz", None) or zone
             every[name] = column.cast(pa.timestamp("s"), safe=False).to_numpy().astype("datetime64[s]")
-        elif pa.types.is_dictionary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind):
+        elif (
+            pa.types.is_dictionary(kind)
+            or pa.types.is_string(kind)
+            or pa.types.is_large_string(kind)
+            or pa.types.is_null(kind)
+        ):
             every[name] = column.to_pylist()
-        elif pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind):
-            every[name] = column.cast(pa.float64()).to_numpy() if not pa.types.is_integer(kind) or column.null_count else column.to_numpy()
+        elif (
+            pa.types.is_floating(kind)
+            or pa.types.is_integer(kind)
+            or pa.types.is_boolean(kind)
+            or pa.types.is_decimal(kind)
+        ):
+            every[name] = (
+                column.cast(pa.float64()).to_numpy()
+                if not pa.types.is_integer(kind) or column.null_count
+                else column.to_numpy()
+            )
         else:
             every[name] = [str(text) for text in column.to_pylist()]
     if not len(table):
@@ -199,10 +222,16 @@ def _columns(path: Path, table: Any, named: Named, headless: bool) -> Source:
 def laid_out(columns: Columns, named: Named) -> Source:
     """The series of a table, long or wide, by the names of its columns. Raises DataError, Wrong."""
     path, names = columns.path, list(columns.every)
-    for what, word in (("time", named.time), ("ids", named.ids), *(("target", each) for each in named.target or ()),
-                       *(("known", each) for each in named.known)):  # fmt: skip
+    for what, word in (
+        ("time", named.time),
+        ("ids", named.ids),
+        *(("target", each) for each in named.target or ()),
+        *(("known", each) for each in named.known),
+    ):
         if word is not None and word not in names:
-            raise Wrong(f"{what} = {word!r}: must be a column of {shown(path)}: {shortened(', '.join(map(shown, names)))}")
+            raise Wrong(
+                f"{what} = {word!r}: must be a column of {shown(path)}: {shortened(', '.join(map(shown, names)))}"
+            )
     time = named.time or _time_column(columns)
     ids = named.ids or next((name for name in names if name.lower() in IDS and name != time), None)
     rest = [name for name in names if name not in (time, ids, *named.known)]
@@ -215,7 +244,11 @@ def laid_out(columns: Columns, named: Named) -> Source:
     if not targets:
         raise DataError(f"{shown(path)}: has no column of numbers; name those to learn with --target")
     stamps, zone = _stamps(columns, time, named.zone)
-    known = np.stack([columns.numbers(name) for name in named.known], 1) if named.known else np.zeros((len(columns.every[names[0]]), 0))
+    known = (
+        np.stack([columns.numbers(name) for name in named.known], 1)
+        if named.known
+        else np.zeros((len(columns.every[names[0]]), 0))
+    )
     pieces = tuple(Piece(name, stamps, columns.numbers(name), known) for name in targets)
     unread = tuple(name for name in rest if name not in targets)
     return Source(pieces, Shape("wide", time or "", "", "", zone, "", named.known), unread)
@@ -240,12 +273,16 @@ def _time_column(columns: Columns) -> str | None:
 def _value_column(columns: Columns, named: Named, numeric: Sequence[str], ids: str) -> str:
     if named.target is not None:
         if len(named.target) > 1:
-            raise Wrong(f"target = {' '.join(named.target)!r}: must be one column in a table with a row a value ({ids})")
+            raise Wrong(
+                f"target = {' '.join(named.target)!r}: must be one column in a table with a row a value ({ids})"
+            )
         return named.target[0]
     known = [name for name in columns.every if name.lower() in VALUES and name != ids]
     if len(known or numeric) != 1:
         told = ", ".join(map(shown, known or numeric)) or "none"
-        raise DataError(f"{shown(columns.path)}: the column of the values is not clear ({shortened(told)}); name it with --target")
+        raise DataError(
+            f"{shown(columns.path)}: the column of the values is not clear ({shortened(told)}); name it with --target"
+        )
     return (known or list(numeric))[0]
 
 
@@ -256,13 +293,18 @@ def _stamps(columns: Columns, time: str | None, zone: str) -> tuple[np.ndarray |
     column = columns.every[time]
     if isinstance(column, np.ndarray) and column.dtype.kind == "M":
         if np.isnat(column).any():
-            raise DataError(f"{shown(columns.path)}: {shown(time)} is empty in row {int(np.isnat(column).argmax()) + 1}; give a time")
+            raise DataError(
+                f"{shown(columns.path)}: {shown(time)} is empty in row {int(np.isnat(column).argmax()) + 1}; give a time"
+            )
         return column.astype(np.int64), zone or columns.zone
     return parse(column, columns.path, time, columns.first, zone)
 
 
 def _long(columns: Columns, named: Named, time: str | None, ids: str, value: str, unread: tuple[str, ...]) -> Source:
-    words = [str(each) for each in (columns.every[ids].tolist() if isinstance(columns.every[ids], np.ndarray) else columns.every[ids])]
+    words = [
+        str(each)
+        for each in (columns.every[ids].tolist() if isinstance(columns.every[ids], np.ndarray) else columns.every[ids])
+    ]
     names: dict[str, int] = {}
     which = np.array([names.setdefault(word, len(names)) for word in words])
     order = np.argsort(which, kind="stable")
@@ -276,8 +318,10 @@ def _long(columns: Columns, named: Named, time: str | None, ids: str, value: str
         pieces.append(Piece(name, None if stamps is None else stamps[own], values[own], known[own]))
     if named.zone and not zone and stamps is not None:
         zone = named.zone
-        pieces = [Piece(p.name, zones.utc(p.stamps, zone, f"{shown(columns.path)}, {shown(p.name)}"), p.values, p.known)  # type: ignore[arg-type]
-                  for p in pieces]  # fmt: skip
+        pieces = [
+            Piece(p.name, zones.utc(p.stamps, zone, f"{shown(columns.path)}, {shown(p.name)}"), p.values, p.known)  # type: ignore[arg-type]
+            for p in pieces
+        ]
     return Source(tuple(pieces), Shape("long", time or "", ids, value, zone, "", named.known), unread)
 
 
@@ -289,7 +333,9 @@ def _jsonl(path: Path, named: Named) -> Source:
     with decoding(path, "write a JSON object a line: start, freq, target"), path.open(encoding="utf-8") as file:
         for at, line in enumerate(filter(str.strip, file)):
             item = json.loads(line)
-            values = np.array([np.nan if v in (None, "NaN", "nan") else float(v) for v in item["target"]], dtype=np.float64)
+            values = np.array(
+                [np.nan if v in (None, "NaN", "nan") else float(v) for v in item["target"]], dtype=np.float64
+            )
             name = str(item.get("item_id", item.get("id", at)))
             freq = freq or str(item.get("freq", ""))
             stamps = None
@@ -305,21 +351,43 @@ def _npz(path: Path, named: Named) -> Source:
     with decoding(path, "save it again with numpy.savez(values=, offsets=, ids=)"), zipfile.ZipFile(path) as archive:
         known = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if "values" not in known or "offsets" not in known:
-            raise DataError(f"{shown(path)}: holds {', '.join(map(shown, known)) or 'nothing'}; expected values and offsets")
+            raise DataError(
+                f"{shown(path)}: holds {', '.join(map(shown, known)) or 'nothing'}; expected values and offsets"
+            )
         values = member(archive, known["values"], path, MEMBER_LIMIT).astype(np.float64).reshape(-1)
         offsets = member(archive, known["offsets"], path, MEMBER_LIMIT).astype(np.int64).reshape(-1)
-        ids = member(archive, known["ids"], path, MEMBER_LIMIT, words=True).reshape(-1).tolist() if "ids" in known else None
+        ids = (
+            member(archive, known["ids"], path, MEMBER_LIMIT, words=True).reshape(-1).tolist()
+            if "ids" in known
+            else None
+        )
     if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != len(values) or (np.diff(offsets) < 0).any():
         raise DataError(f"{shown(path)}: offsets must rise from 0 to the {len(values)} values; save it again")
-    names = [str(i) for i in range(len(offsets) - 1)] if ids is None else [each.decode() if isinstance(each, bytes) else str(each) for each in ids]
+    names = (
+        [str(i) for i in range(len(offsets) - 1)]
+        if ids is None
+        else [each.decode() if isinstance(each, bytes) else str(each) for each in ids]
+    )
     if len(names) != len(offsets) - 1 or len(set(names)) != len(names):
         raise DataError(f"{shown(path)}: ids must be {len(offsets) - 1} different names, one a series")
-    pieces = tuple(Piece(name, None, values[a:b], np.zeros((b - a, 0))) for name, a, b in zip(names, offsets[:-1], offsets[1:]))
+    pieces = tuple(
+        Piece(name, None, values[a:b], np.zeros((b - a, 0))) for name, a, b in zip(names, offsets[:-1], offsets[1:])
+    )
     return Source(pieces, Shape("arrays", ORDER, "series", "value"))
 
 
-FREQUENCIES = {"hourly": "h", "half_hourly": "30min", "daily": "D", "weekly": "W", "monthly": "M", "quarterly": "Q",
-               "yearly": "Y", "10_minutes": "10min", "4_seconds": "4s", "minutely": "min"}  # fmt: skip
+FREQUENCIES = {
+    "hourly": "h",
+    "half_hourly": "30min",
+    "daily": "D",
+    "weekly": "W",
+    "monthly": "M",
+    "quarterly": "Q",
+    "yearly": "Y",
+    "10_minutes": "10min",
+    "4_seconds": "4s",
+    "minutely": "min",
+}
 
 
 def _tsf(path: Path, named: Named) -> Source:
@@ -327,7 +395,10 @@ def _tsf(path: Path, named: Named) -> Source:
     pieces: list[Piece] = []
     attributes: list[tuple[str, str]] = []
     freq, inside = "", False
-    with decoding(path, "save it again as .tsf of the Monash archive"), path.open(encoding="utf-8", errors="replace") as file:
+    with (
+        decoding(path, "save it again as .tsf of the Monash archive"),
+        path.open(encoding="utf-8", errors="replace") as file,
+    ):
         for at, line in enumerate(file, 1):
             line = line.strip()
             if not line or line[0] == "#":
@@ -344,9 +415,13 @@ def _tsf(path: Path, named: Named) -> Source:
                 continue
             parts = line.split(":")
             if len(parts) < len(attributes) + 1:
-                raise DataError(f"{shown(path)}: line {at} has {len(parts) - 1} attributes, its head names {len(attributes)}")
+                raise DataError(
+                    f"{shown(path)}: line {at} has {len(parts) - 1} attributes, its head names {len(attributes)}"
+                )
             told = dict(zip((name for name, _ in attributes), parts))
-            values = np.array([np.nan if v.strip() == "?" else float(v) for v in parts[-1].split(",")], dtype=np.float64)
+            values = np.array(
+                [np.nan if v.strip() == "?" else float(v) for v in parts[-1].split(",")], dtype=np.float64
+            )
             stamps = None
             start = next((told[name] for name, kind in attributes if kind == "date"), None)
             if start is not None:
@@ -359,6 +434,12 @@ def _tsf(path: Path, named: Named) -> Source:
 
 
 READERS: dict[str, Callable[[Path, Named], Source]] = {
-    ".csv": _csv, ".txt": _csv, ".tsv": _csv, ".parquet": _parquet, ".jsonl": _jsonl, ".json": _jsonl, ".npz": _npz, ".tsf": _tsf,
-}  # fmt: skip
-
+    ".csv": _csv,
+    ".txt": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+    ".jsonl": _jsonl,
+    ".json": _jsonl,
+    ".npz": _npz,
+    ".tsf": _tsf,
+}

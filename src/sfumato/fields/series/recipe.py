@@ -50,13 +50,14 @@ class Series(Recipe):
     kept: ClassVar[tuple[str, ...]] = (SPREAD,)
     verbs: ClassVar[Mapping[str, str]] = {
         "forecast": "sfumato.fields.series.verbs:Forecast",
+        "fill": "sfumato.fields.series.verbs:Fill",
         "demo": "sfumato.fields.series.verbs:Demo",
     }
     single: ClassVar[bool] = True
 
     data: Positional[Path]
-    """A table of series: .csv, .tsv, .txt (also .gz), .parquet, .jsonl, .npz (values, offsets) or .tsf; a time column and a column
-    a series, or a row a value with the series' name."""
+    """A table of series: .csv, .tsv, .txt (also .gz), .parquet, .jsonl, .npz (values, offsets) or .tsf; a time column and a
+    column a series, or a row a value with the series' name."""
     time: str | None = None
     """Column of the times (none: found by its name or its dates)."""
     ids: str | None = None
@@ -74,8 +75,8 @@ class Series(Recipe):
     season: int | None = None
     """Steps of a season, 1 for none (none: the usual for the step: 24 of hours, 7 of days, 1 of weeks, 12 of months)."""
     past: int | None = None
-    """Steps that are looked back on (none: seven seasons, of long series fourteen, at most 336; 52 weeks; 60 of other steps without
-    a season)."""
+    """Steps that are looked back on (none: seven seasons, of long series fourteen, at most 336; 52 weeks; 60 of other steps
+    without a season)."""
     scale: Literal["auto", "mean", "last"] = "auto"
     """Units of a window: mean and deviation of its past, or its last value and the size of a step. auto: last where there is
     no season."""
@@ -170,9 +171,9 @@ class Series(Recipe):
     def training(self, data: Data, device: str) -> TrainOptions:
         """A minute or so of a core for some hundred series; less for few series, which a network soon knows by heart."""
         batch = usual_batch(len(data.train), BATCH)
-        windows = len(data.train) // 5
-        steps = max(200, min(5000, 25 * windows // batch))
-        decay = 0.1 if len(data.facts.names) < 40 else 0.0
+        few = len(data.facts.names) < 40
+        steps = max(200, min(5000, (7 if few else 25) * (len(data.train) // 5) // batch))
+        decay = 0.1 if few else 0.0
         return TrainOptions(steps=steps, batch=batch, optim=OptimOptions(lr=1e-3, weight_decay=decay))
 
     def fit(self, run: Run, task: Task, training: TrainOptions) -> None:
@@ -243,8 +244,11 @@ class Series(Recipe):
 
     def usage(self) -> Iterable[str]:
         return (
-            "Forecast: `sfumato series forecast RUN --out forecast.csv` (quantiles, a fan beside it; `--paths paths.parquet`), in the",
-            "names, units and calendar of the data; other series of the same kind: `sfumato series forecast RUN --after past.csv`.",
+            "Forecast: `sfumato series forecast RUN --out forecast.csv` (quantiles, a fan beside it; `--paths "
+            "paths.parquet`), in the",
+            "names, units and calendar of the data; other series of the same kind: `sfumato series forecast RUN "
+            "--after past.csv`.",
+            "Gaps: `sfumato series fill RUN gaps.csv --out filled.csv`.",
             "How good it is, beside seasonal naive and ridges: `sfumato evaluate RUN`.",
         )
 

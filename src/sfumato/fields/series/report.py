@@ -32,8 +32,9 @@ def report(model: Model, found: Measured, chosen: list[Case]) -> Report:
     n = len(chosen)
     rows = tuple(
         Row(score, scores.value(MODEL, score), *scores.interval(MODEL, score, level=0.9), None, "lower", n, 0)
-        for score in ("wql", "mase", "sp", "es") if np.isfinite(scores.value(MODEL, score))
-    )  # fmt: skip
+        for score in ("wql", "mase", "sp", "es")
+        if np.isfinite(scores.value(MODEL, score))
+    )
     every = {name: {score: round(scores.value(name, score), 6) for score in SCORES} for name in scores.by}
     about = {"scores": every, "ratios": ratios(scores), "windows": n}
     return Report(rows, tuple(notes(scores, n)), pictures(model, found, chosen), about, table=table(scores))
@@ -45,16 +46,34 @@ def table(scores: Scores) -> str:
     lines = [heads]
     for name in scores.by:
         cells = [scores.value(name, score) for score in SCORES]
-        lines.append([name, *("" if cell != cell else f"{cell:.4f}" if score == "wql" else f"{cell:.3f}" for cell, score in zip(cells, SCORES))])
+        lines.append(
+            [
+                name,
+                *(
+                    "" if cell != cell else f"{cell:.4f}" if score == "wql" else f"{cell:.3f}"
+                    for cell, score in zip(cells, SCORES)
+                ),
+            ]
+        )
     widths = [max(len(line[c]) for line in lines) for c in range(len(heads))]
-    return "\n".join("  ".join(cell.ljust(width) if not c else cell.rjust(width) for c, (cell, width) in enumerate(zip(line, widths))) for line in lines)
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if not c else cell.rjust(width) for c, (cell, width) in enumerate(zip(line, widths))
+        )
+        for line in lines
+    )
 
 
 def ratios(scores: Scores) -> dict[str, Any]:
     """Of the model to the bars: value and 95 % interval."""
     found = {}
-    pairs = [(NAIVE, ("wql", "mase", "sp")), (RIDGE, ("wql", "mase", "sp")), (OWN, ("wql", "mase", "sp")), (COPULA, ("wql", "es", "sum", "max")),
-             (APART, ("es", "sum", "max"))]  # fmt: skip
+    pairs = [
+        (NAIVE, ("wql", "mase", "sp")),
+        (RIDGE, ("wql", "mase", "sp")),
+        (OWN, ("wql", "mase", "sp")),
+        (COPULA, ("wql", "es", "sum", "max")),
+        (APART, ("es", "sum", "max")),
+    ]
     for name, those in pairs:
         if name not in scores.by:
             continue
@@ -78,7 +97,8 @@ def notes(scores: Scores, n: int) -> Iterator[str]:
     share = float(size[:top].sum() / max(size.sum(), 1e-300))
     if share > LARGE and len(size) >= 50:
         yield (
-            f"WQL is decided by few series here: {top} of {len(size)} windows hold {100 * share:.0f} % of all |y|; judge by SP and MASE, "
+            f"WQL is decided by few series here: {top} of {len(size)} windows hold {100 * share:.0f} % of all |y|; "
+            f"judge by SP and MASE, "
             "in which every window counts alike"
         )
     cover = scores.value(MODEL, "cover80")
@@ -90,12 +110,18 @@ def pictures(model: Model, found: Measured, chosen: list[Case]) -> dict[str, Any
     """The fan of a few windows, ranks and coverage. None without matplotlib."""
     if not available():
         return {}
-    return {"fan.png": Fan(model.companions.store, fans(model, chosen)),
-            "calibration.png": Calibration(found.ranks, CURVE, found.covered, found.sums)}  # fmt: skip
+    return {
+        "fan.png": Fan(model.companions.store, fans(model, chosen)),
+        "calibration.png": Calibration(found.ranks, CURVE, found.covered, found.sums),
+    }
 
 
 def fans(model: Model, chosen: list[Case], shown: int = SHOWN, count: int = DRAWN) -> list[Path]:
     """Paths of a few windows, evenly spread."""
     some = [chosen[k] for k in np.unique(np.linspace(0, len(chosen) - 1, min(shown, len(chosen))).astype(int))]
     forecasts = Forecasts.of(model.companions.base, some, count, model.facts.horizon, facts=model.facts)
-    return [thing for part in drawn(model, forecasts, range(len(forecasts))) for thing in model.recipe.things(model, forecasts, part)]
+    return [
+        thing
+        for part in drawn(model, forecasts, range(len(forecasts)))
+        for thing in model.recipe.things(model, forecasts, part)
+    ]

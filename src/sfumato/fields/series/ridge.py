@@ -68,7 +68,9 @@ def fit(sums: Sums) -> Ridge:
         error = 0.0
         for fold in used if len(used) > 1 else ():
             w = _solved(gram - sums.gram[fold], cross - sums.cross[fold], share * size)
-            error += sums.square[fold] - 2 * float((w * sums.cross[fold]).sum()) + float((w * (sums.gram[fold] @ w)).sum())
+            error += (
+                sums.square[fold] - 2 * float((w * sums.cross[fold]).sum()) + float((w * (sums.gram[fold] @ w)).sum())
+            )
         best = min(best, (error, share))
     penalty = best[1] * size
     whole = _solved(gram, cross, penalty)

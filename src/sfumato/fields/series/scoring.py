@@ -32,7 +32,8 @@ class Window:
 
 
 def scale_of(past: np.ndarray, season: int) -> float:
-    """mean |y_k - y_(k - season)| of what is known of a past; of shorter or constant ones the season 1, or the size of the values."""
+    """mean |y_k - y_(k - season)| of what is known of a past; of shorter or constant ones the season 1, or the size of the
+    values."""
     for step in (season, 1):
         if len(past) > step:
             moved = np.abs(past[step:] - past[:-step])
@@ -42,7 +43,9 @@ def scale_of(past: np.ndarray, season: int) -> float:
     return size if size > 0 else 1.0
 
 
-def of_quantiles(quantiles: np.ndarray, ends: Mapping[float, tuple[np.ndarray, np.ndarray]], window: Window) -> dict[str, float]:
+def of_quantiles(
+    quantiles: np.ndarray, ends: Mapping[float, tuple[np.ndarray, np.ndarray]], window: Window
+) -> dict[str, float]:
     """Scores of quantiles (9, H) at .1 ... .9, and of the ends of intervals, level -> (low (H,), high (H,))."""
     there = np.isfinite(window.truth)
     y, f = window.truth[there], quantiles[:, there]
@@ -61,7 +64,7 @@ def of_quantiles(quantiles: np.ndarray, ends: Mapping[float, tuple[np.ndarray, n
 def of_paths(paths: np.ndarray, window: Window) -> dict[str, float]:
     """Scores of paths (M, H), of which those of whole paths need a truth without gaps."""
     ends = {level: tuple(np.quantile(paths, ((1 - level) / 2, (1 + level) / 2), axis=0)) for level in LEVELS}
-    found = of_quantiles(np.quantile(paths, QUANTILES, axis=0), ends, window)  # type: ignore[arg-type]
+    found = of_quantiles(np.quantile(paths, QUANTILES, axis=0), ends, window)
     if not np.isfinite(window.truth).all():
         return found
     leads = len(window.truth)
@@ -117,12 +120,16 @@ class Scores:
         chance = np.random.default_rng(0)
         names, which = np.unique(self.groups, return_inverse=True)
         members = [np.flatnonzero(which == k) for k in range(len(names))]
-        return [np.concatenate([members[k] for k in chance.integers(len(names), size=len(names))]) for _ in range(draws)]
+        return [
+            np.concatenate([members[k] for k in chance.integers(len(names), size=len(names))]) for _ in range(draws)
+        ]
 
     def interval(self, name: str, score: str, over: str | None = None, level: float = 0.95) -> tuple[float, float]:
         """Of a score, or of its ratio to another forecaster's."""
         again = self.drawn_again()
-        values = [self.value(name, score, rows) / (1.0 if over is None else self.value(over, score, rows)) for rows in again]
+        values = [
+            self.value(name, score, rows) / (1.0 if over is None else self.value(over, score, rows)) for rows in again
+        ]
         low, high = np.quantile(values, ((1 - level) / 2, (1 + level) / 2))
         return float(low), float(high)
 
@@ -133,4 +140,8 @@ class Scores:
     def won(self, name: str, over: str, score: str = "sp") -> float:
         """The share of groups (series) in which a forecaster scores below another."""
         names = np.unique(self.groups)
-        return float(np.mean([self.value(name, score, self.groups == k) < self.value(over, score, self.groups == k) for k in names]))
+        return float(
+            np.mean(
+                [self.value(name, score, self.groups == k) < self.value(over, score, self.groups == k) for k in names]
+            )
+        )

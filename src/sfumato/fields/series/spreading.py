@@ -48,7 +48,9 @@ def spread_of(run: Run, leads: int) -> Spread:
     try:
         factor = float(json.loads(path.read_text(encoding="utf-8"))["factor"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(f"{path}: is no spread of ours ({type(error).__name__}); delete it, and calibrate again") from error
+        raise RunError(
+            f"{path}: is no spread of ours ({type(error).__name__}); delete it, and calibrate again"
+        ) from error
     if not LEAST / 2 <= factor <= 2 * MOST:
         raise RunError(f"{path}: a factor of {factor:g} cannot be; delete it, and calibrate again")
     return Spread(np.full(leads, factor))
@@ -66,11 +68,11 @@ def calibrate(run: Run) -> float:
 
 def measured(model: Model) -> float:
     """The factor, from paths of windows held out; 1 where the answer of one call is its own spread."""
-    from sfumato.fields.series.forecasting import Forecasts, cases_of, expected
+    from sfumato.fields.series.forecasting import Forecasts, cases_of, expected, learns
     from sfumato.fields.series.white import White
 
     store, base = model.companions.store, model.companions.base
-    if model.recipe.method.learn == "crps":
+    if learns(model) == "crps":
         return 1.0
     held = [(i, int(o)) for i in range(len(store)) for o in store.held(i)]
     if not held:
@@ -81,7 +83,7 @@ def measured(model: Model) -> float:
     white, centre = np.empty((len(forecasts), base.plan.horizon)), np.empty((len(forecasts), base.plan.horizon))
     for whole in model.draw(forecasts, range(len(forecasts))):
         own = list(whole.numbers)
-        white[own], centre[own] = whole.x.float().cpu().numpy(), expected(model, whole.query)  # type: ignore[union-attr]
+        white[own], centre[own] = whole.x.float().cpu().numpy(), expected(model, whole.query)
     root = White(base.root).root
     left, middle = white @ root.T, centre @ root.T
     truth = np.concatenate([base.left(table, case.track.values[None, case.origin : case.origin + base.plan.horizon])
@@ -100,5 +102,3 @@ def best(left: np.ndarray, middle: np.ndarray, truth: np.ndarray) -> float:
     need = need[np.isfinite(truth)]
     need = np.where(np.isfinite(need) & (need >= 0), need, np.inf)
     return float(np.clip(np.quantile(need, LEVEL), LEAST, MOST))
-
-

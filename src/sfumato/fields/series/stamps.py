@@ -22,7 +22,9 @@ def seems(cell: object) -> bool:
     return bool(ISO.fullmatch(text) or QUARTER.fullmatch(text))
 
 
-def parse(cells: Sequence[object] | np.ndarray, path: Path, column: str, first: int, zone: str) -> tuple[np.ndarray, str]:
+def parse(
+    cells: Sequence[object] | np.ndarray, path: Path, column: str, first: int, zone: str
+) -> tuple[np.ndarray, str]:
     """Stamps of a column's cells, (n,) int64, and their zone: with one they are seconds of UTC, else of the wall clock.
 
     Args:
@@ -35,7 +37,12 @@ def parse(cells: Sequence[object] | np.ndarray, path: Path, column: str, first: 
         return _epochs(np.asarray(cells, dtype=np.float64), path, column, first), zone
     texts = ["" if cell is None else str(cell).strip() for cell in cells]
     if texts and all(re.fullmatch(r"\d{9,13}(\.0*)?|\d{4}", text) for text in (texts[0], texts[-1])):
-        return _epochs(np.array([float(text) if text.replace(".", "").isdigit() else np.nan for text in texts]), path, column, first), zone
+        return _epochs(
+            np.array([float(text) if text.replace(".", "").isdigit() else np.nan for text in texts]),
+            path,
+            column,
+            first,
+        ), zone
     own = ZONE.search(texts[0]) if texts and len(texts[0]) > 10 else None
     naive = [text[: found.start()].strip() if own and (found := ZONE.search(text)) else text for text in texts]
     stamps = _iso(naive, path, column, first)
@@ -43,14 +50,18 @@ def parse(cells: Sequence[object] | np.ndarray, path: Path, column: str, first: 
         return (zones.utc(stamps, zone, shown(path)), zone) if zone else (stamps, "")
     said = [found.group(1) if (found := ZONE.search(text)) else "" for text in texts]
     if "" in said:
-        raise DataError(f"{shown(path)}: {shown(column)} in line {said.index('') + first} has no zone, and others have one")
+        raise DataError(
+            f"{shown(path)}: {shown(column)} in line {said.index('') + first} has no zone, and others have one"
+        )
     ahead = {word: 0 if word == "Z" else _ahead(word) for word in set(said)}
     stamps = stamps - np.array([ahead[word] for word in said], dtype=np.int64)
     if zone:
         return stamps, zone
     if len(ahead) > 1:
         told = ", ".join(sorted(ahead))
-        raise DataError(f"{shown(path)}: {shown(column)} has more than one zone ({told}); name the place with --zone Europe/Berlin")
+        raise DataError(
+            f"{shown(path)}: {shown(column)} has more than one zone ({told}); name the place with --zone Europe/Berlin"
+        )
     word = said[0]
     return stamps, "UTC" if ahead[word] == 0 else f"{word[:3]}:{word[-2:]}"
 
@@ -78,7 +89,8 @@ def _iso(texts: list[str], path: Path, column: str, first: int) -> np.ndarray:
             made[row] = np.datetime64(text.replace(" ", "T"), "s").astype(np.int64)
         except ValueError:
             raise DataError(
-                f"{shown(path)}: {shown(column)} in line {row + first} is {shortened(shown(text), 40)!r}; write times as 2024-01-31 or "
+                f"{shown(path)}: {shown(column)} in line {row + first} is {shortened(shown(text), 40)!r}; write times "
+                f"as 2024-01-31 or "
                 "2024-01-31 12:00:00"
             ) from None
     return made
@@ -93,9 +105,10 @@ def _epochs(numbers: np.ndarray, path: Path, column: str, first: int) -> np.ndar
         return np.asarray(np.round(numbers / 1000), dtype=np.int64)
     if size >= 1e8:
         return np.asarray(np.round(numbers), dtype=np.int64)
-    if 1500 <= numbers.min() and size <= 2500 and (numbers == numbers.round()).all():
+    if numbers.min() >= 1500 and size <= 2500 and (numbers == numbers.round()).all():
         return np.asarray((numbers - 1970).astype("datetime64[Y]").astype("datetime64[s]").astype(np.int64))
     raise DataError(
-        f"{shown(path)}: {shown(column)} holds numbers up to {size:g}, no seconds since 1970 and no years; write times as 2024-01-31, "
+        f"{shown(path)}: {shown(column)} holds numbers up to {size:g}, no seconds since 1970 and no years; write "
+        f"times as 2024-01-31, "
         "or leave the column out"
     )

@@ -1,4 +1,4 @@
-"""The verbs of series alone: `sfumato series forecast` and `sfumato series demo`. Needs no torch."""
+"""The verbs of series alone: `sfumato series forecast`, `fill` and `demo`. Needs no torch."""
 
 from __future__ import annotations
 
@@ -63,12 +63,18 @@ class Forecast:
             (self.horizon is None or 1 <= self.horizon <= 100_000, "horizon", "from 1 to 100000"),
             (1 <= self.n <= 100_000, "n", "from 1 to 100000"),
             (
-                len(self.quantiles) > 0 and all(0 < q < 1 for q in self.quantiles) and sorted(set(self.quantiles)) == list(self.quantiles),
+                len(self.quantiles) > 0
+                and all(0 < q < 1 for q in self.quantiles)
+                and sorted(set(self.quantiles)) == list(self.quantiles),
                 "quantiles",
                 "rising numbers between 0 and 1",
             ),
             (self.out.suffix.lower() in FORMATS, "out", "a file that ends with .csv or .parquet"),
-            (self.paths is None or self.paths.suffix.lower() in FORMATS, "paths", "a file that ends with .csv or .parquet"),
+            (
+                self.paths is None or self.paths.suffix.lower() in FORMATS,
+                "paths",
+                "a file that ends with .csv or .parquet",
+            ),
         )
 
     def __call__(self) -> int:
@@ -81,6 +87,46 @@ class Forecast:
             say(line)
         print(self.out)
         say(f"measure   sfumato evaluate {typed(self.run)}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Fill the gaps of series: the table again with medians where there were gaps, laid out as it was, and beside it what each
+    gap may have held, as quantiles or paths. Values that are there are not touched."""
+
+    run: Positional[Path]
+    """Run directory."""
+    gaps: Positional[Path] | None = None
+    """Table with gaps, laid out like the data of the run (none: the run's own series)."""
+    n: Annotated[int, arg(name="n", aliases=["-n"])] = 100
+    """Draws of each gap."""
+    out: Path = Path("filled.csv")
+    """Table to write, .csv or .parquet; NAME.gaps.csv (.parquet) beside NAME holds the quantiles of each gap."""
+    paths: Path | None = None
+    """Table of all draws to write too, .csv or .parquet."""
+    walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
+    drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            (1 <= self.n <= 10_000, "n", "from 1 to 10000"),
+            (self.out.suffix.lower() in FORMATS, "out", "a file that ends with .csv or .parquet"),
+            (
+                self.paths is None or self.paths.suffix.lower() in FORMATS,
+                "paths",
+                "a file that ends with .csv or .parquet",
+            ),
+        )
+
+    def __call__(self) -> int:
+        from sfumato.fields.series.saving import fill
+
+        model = loaded(self.run, self.walk, self.drawing)
+        for line in fill(model, self.gaps, self.n, self.out, self.paths):
+            say(line)
+        print(self.out)
         return 0
 
 

@@ -1,4 +1,5 @@
-"""Residuals and white numbers: e = L^-1 r in the order known, unknown, absent, where L L' is the residuals' covariance so ordered.
+"""Residuals and white numbers: e = L^-1 r in the order known, unknown, absent, where L L' is the residuals' covariance so
+ordered.
 
 So the white numbers of what is unknown are those of its law given what is known, whatever is known: a forecast (nothing), a gap
 (what stands around it), a scenario (a step ahead). One set of weights learns all of them. What is absent (a gap in what was to be

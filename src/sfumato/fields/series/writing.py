@@ -13,6 +13,7 @@ import numpy as np
 from sfumato.data.writing import appearing
 from sfumato.errors import needed
 from sfumato.fields.series import zones
+from sfumato.fields.series.data import Store
 from sfumato.fields.series.facts import SeriesFacts
 from sfumato.fields.series.forecasting import Path
 from sfumato.fields.series.reading import EXTRA, ORDER
@@ -38,18 +39,21 @@ def paths_table(facts: SeriesFacts, paths: Iterable[Path]) -> tuple[list[str], l
         columns: list[list[Any]] = [[], [], [], []]
         for path in paths:
             count = len(path.values)
-            for column, cells in zip(columns, ([path.series] * count, times(facts, path.place, count), [path.number] * count, path.values.tolist())):
+            for column, cells in zip(
+                columns,
+                ([path.series] * count, times(facts, path.place, count), [path.number] * count, path.values.tolist()),
+            ):
                 column.extend(cells)
         return [facts.id or "series", time, "sample", facts.value or "value"], columns
     names: dict[str, None] = {}
-    cells: dict[tuple[int, str], dict[str, float]] = {}
+    held: dict[tuple[int, str], dict[str, float]] = {}
     for path in paths:
         names.setdefault(path.series)
         for when, value in zip(times(facts, path.place, len(path.values)), path.values.tolist()):
-            cells.setdefault((path.number, when), {})[path.series] = value
-    rows = sorted(cells)
-    wide = [[when for _, when in rows], [number for number, _ in rows],
-            *([cells[row].get(name, float("nan")) for row in rows] for name in names)]  # fmt: skip
+            held.setdefault((path.number, when), {})[path.series] = value
+    rows = sorted(held)
+    wide: list[list[Any]] = [[when for _, when in rows], [number for number, _ in rows],
+            *([held[row].get(name, float("nan")) for row in rows] for name in names)]  # fmt: skip
     return [time, "sample", *names], wide
 
 
@@ -65,10 +69,42 @@ def quantiles_table(
     for (name, place), every in groups.items():
         values = np.stack(every)
         found = np.quantile(values, quantiles, axis=0)
-        rows = ([name] * values.shape[1], times(facts, place, values.shape[1]), values.mean(0).tolist(), *found.tolist())
+        rows = (
+            [name] * values.shape[1],
+            times(facts, place, values.shape[1]),
+            values.mean(0).tolist(),
+            *found.tolist(),
+        )
         for column, cells in zip(columns, rows):
             column.extend(cells)
     return heads, columns
+
+
+def ordered(store: Store, i: int, steps: np.ndarray) -> list[str]:
+    """The times of some steps of a series."""
+    facts, places = store.facts, int(store.starts[i]) + np.asarray(steps, dtype=np.int64)
+    if not facts.dated:
+        return [str(place) for place in places.tolist()]
+    return zones.said(facts.frequency.stamps(places), facts.zone, facts.frequency.local)
+
+
+def table_of(store: Store, every: Sequence[np.ndarray]) -> tuple[list[str], list[list[Any]]]:
+    """Whole series as a table laid out like the data: wide, or a row a value."""
+    facts = store.facts
+    time = facts.time or ORDER
+    if facts.kind != "wide":
+        columns: list[list[Any]] = [[], [], []]
+        for i, values in enumerate(every):
+            cells = ([facts.names[i]] * len(values), ordered(store, i, np.arange(len(values))), values.tolist())
+            for column, own in zip(columns, cells):
+                column.extend(own)
+        return [facts.id or "series", time, facts.value or "value"], columns
+    first = int(store.starts.min())
+    last = max(int(start) + len(values) for start, values in zip(store.starts, every))
+    wide = np.full((len(every), last - first), np.nan)
+    for row, start, values in zip(wide, store.starts, every):
+        row[int(start) - first : int(start) - first + len(values)] = values
+    return [time, *facts.names], [times(facts, first, last - first), *wide.tolist()]
 
 
 def write_table(heads: Sequence[str], columns: Sequence[Sequence[Any]], path: File, making: Making | None) -> File:

@@ -76,4 +76,7 @@ def said(stamps: np.ndarray, name: str, whole_days: bool) -> list[str]:
     if not name:
         return shows
     ahead = offsets(stamps, name).tolist()
-    return [f"{text}{'+' if off >= 0 else '-'}{abs(off) // HOUR:02d}:{abs(off) % HOUR // 60:02d}" for text, off in zip(shows, ahead)]
+    return [
+        f"{text}{'+' if off >= 0 else '-'}{abs(off) // HOUR:02d}:{abs(off) % HOUR // 60:02d}"
+        for text, off in zip(shows, ahead)
+    ]
