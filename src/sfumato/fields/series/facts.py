@@ -9,7 +9,7 @@ from sfumato.jobs import facts
 
 if TYPE_CHECKING:
     from sfumato.fields.series.frequency import Frequency
-    from sfumato.fields.series.reading import Shape
+    from sfumato.fields.series.pieces import Shape
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SeriesFacts(facts.Facts):
     @property
     def shape(self) -> Shape:
         """How the table was laid out."""
-        from sfumato.fields.series.reading import Shape
+        from sfumato.fields.series.pieces import Shape
 
         return Shape(self.kind, self.time, self.id, self.value, self.zone, "", self.known)
 

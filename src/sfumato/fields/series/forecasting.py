@@ -14,8 +14,9 @@ import torch
 
 from sfumato.errors import Wrong, shortened, shown
 from sfumato.fields.series.base import Base, Table, Track
-from sfumato.fields.series.data import Store, around, part
+from sfumato.fields.series.data import Store
 from sfumato.fields.series.white import White
+from sfumato.fields.series.windowing import around, part
 
 if TYPE_CHECKING:
     from sfumato.diffusion import Drawn

@@ -12,7 +12,7 @@ import numpy as np
 from sfumato.errors import DataError, shortened, shown
 from sfumato.fields.series import zones
 from sfumato.fields.series.frequency import DAY, STEPS, Frequency, anchored, found
-from sfumato.fields.series.reading import Piece, Source
+from sfumato.fields.series.pieces import Piece, Source
 
 LEAST = 3
 """Values that a series needs."""

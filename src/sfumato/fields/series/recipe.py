@@ -108,7 +108,7 @@ class Series(Recipe):
     def wanted(self) -> Wanted:
         """What is asked of the data."""
         from sfumato.fields.series.data import Wanted
-        from sfumato.fields.series.reading import Named
+        from sfumato.fields.series.pieces import Named
 
         named = Named(self.time, self.ids, self.target, self.known, self.zone)
         return Wanted(named, self.freq, self.horizon, self.season, self.past, self.scale, self.own, self.test)
@@ -125,8 +125,9 @@ class Series(Recipe):
         return self
 
     def open(self, run: Run) -> Data:
-        from sfumato.fields.series.data import Store, windows
+        from sfumato.fields.series.data import Store
         from sfumato.fields.series.spreading import base_of
+        from sfumato.fields.series.windowing import windows
 
         facts = self.facts(run)
         store, base = Store.read(run, facts), base_of(run, facts)

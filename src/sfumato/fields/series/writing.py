@@ -16,7 +16,8 @@ from sfumato.fields.series import zones
 from sfumato.fields.series.data import Store
 from sfumato.fields.series.facts import SeriesFacts
 from sfumato.fields.series.forecasting import Path
-from sfumato.fields.series.reading import EXTRA, ORDER
+from sfumato.fields.series.pieces import ORDER
+from sfumato.fields.series.reading import EXTRA
 from sfumato.jobs.making import KEY, Making
 from sfumato.training.run import write_text
 
