@@ -17,7 +17,7 @@ import numpy as np
 
 from sfumato.errors import DataError, Wrong, decoding, needed, shortened, shown
 from sfumato.fields.series import zones
-from sfumato.fields.series.lists import read_npz, read_tsf
+from sfumato.fields.series.lists import read_jsonl, read_npz, read_tsf
 from sfumato.fields.series.pieces import Named, Piece, Shape, Source
 from sfumato.fields.series.stamps import parse, seems
 
