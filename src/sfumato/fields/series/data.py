@@ -71,17 +71,15 @@ def prepare(run: Run, path: Path, wanted: Wanted, tell: Callable[[str], None]) -
         else np.zeros(len(lines), dtype=np.int64),
     )
     store = Store.read(run, facts)
+    if not sum(len(store.learned(i, own=True)) for i in range(len(lines))):
+        raise DataError(_too_short(path, facts))
     base = bases.fit(facts_plan(facts), store.tracks, [store.learned(i, own=True) for i in range(len(lines))])
     kept: Any = base.arrays()
     np.savez(run.cache / "base.npz", **kept)
     facts = replace(facts, rms=base.rms)
     learn, held = store.parts()
     if not sum(map(len, learn)):
-        raise DataError(
-            f"{shown(path)}: no window of {facts.past} and {facts.horizon} steps is left to learn from (the longest series has "
-            f"{facts.longest}, and the last {facts.test} window(s) of each are kept); give a shorter --horizon or "
-            f"--past, or fewer --test"
-        )
+        raise DataError(_too_short(path, facts))
     if not sum(map(len, held)):
         raise DataError(
             f"{shown(path)}: no window is left to hold out; give a shorter --horizon or --past, or more steps"
@@ -89,6 +87,13 @@ def prepare(run: Run, path: Path, wanted: Wanted, tell: Callable[[str], None]) -
     facts = replace(facts, windows=sum(map(len, learn)), held=sum(map(len, held)))
     facts.write(run)
     return facts
+
+
+def _too_short(path: Path, facts: SeriesFacts) -> str:
+    return (
+        f"{shown(path)}: no window of {facts.past} and {facts.horizon} steps is left to learn from (the longest series has "
+        f"{facts.longest}, and the last {facts.test} window(s) of each are kept); give a shorter --horizon or --past, or fewer --test"
+    )
 
 
 def taken(path: Path, wanted: Wanted, tell: Callable[[str], None]) -> tuple[Source, Gridded]:
@@ -188,7 +193,7 @@ class Store:
             facts.known,
             facts.zone if "/" in facts.zone else "",
         )
-        found = gridded(read(path, named), path, facts.frequency if facts.dated else None, tell)
+        found = gridded(read(path, named), path, facts.frequency if facts.dated else None, tell, average=False)
         if found.dated != facts.dated:
             raise DataError(
                 f"{shown(path)}: has {'times' if found.dated else 'no times'}, unlike the series of the run"

@@ -42,9 +42,11 @@ class Gridded:
     gaps: int = 0
 
 
-def gridded(source: Source, path: Path, freq: Frequency | None, tell: Callable[[str], None]) -> Gridded:
+def gridded(
+    source: Source, path: Path, freq: Frequency | None, tell: Callable[[str], None], average: bool = True
+) -> Gridded:
     """The series of a source on the grid that their stamps tell, or on that of ``freq``, where several values that fall into one
-    step are averaged. Raises DataError."""
+    step are averaged (``average`` False: every stamp must be of this step). Raises DataError."""
     dated = any(piece.stamps is not None for piece in source.pieces)
     for piece in source.pieces:
         if len(bad := np.flatnonzero(np.isinf(piece.values))):
@@ -60,12 +62,14 @@ def gridded(source: Source, path: Path, freq: Frequency | None, tell: Callable[[
     if source.shape.kind == "list":
         return _kept(*_listed(source, path, stated), True, source.shape.zone, path, tell)
     pieces = [_sorted(piece, path, tell) for piece in source.pieces]
-    frequency = stated or _agreed(pieces, path)
+    frequency = stated if stated is not None and average else _agreed(pieces, path)
+    if stated is not None and (frequency.unit, frequency.count) != (stated.unit, stated.count):
+        raise DataError(f"{shown(path)}: has steps of {frequency.name}, the run is of {stated.name}; give series of that step")
     local = frequency.local and bool(source.shape.zone)
     if local:  # whole days are those of the wall clock
         pieces = [_moved(piece, zones.wall(_there(piece), source.shape.zone)) for piece in pieces]
     frequency = anchored(frequency, np.concatenate([_there(piece) for piece in pieces]))
-    lines = [_line(piece, frequency, freq is not None, path) for piece in pieces]
+    lines = [_line(piece, frequency, average and freq is not None, path) for piece in pieces]
     return _kept(lines, frequency, True, source.shape.zone, path, tell)
 
 

@@ -47,9 +47,9 @@ def forecast(
         yield f"look at   {picture}"
 
 
-def fill(model: Model, gaps: Path | None, n: int, out: Path, paths: Path | None) -> Iterator[str]:
+def fill(model: Model, gaps: Path, n: int, out: Path, paths: Path | None) -> Iterator[str]:
     """Written; yields lines about what was done. Raises Wrong, DataError."""
-    store = model.companions.store if gaps is None else Store.after(gaps, model.facts)
+    store = Store.after(gaps, model.facts)
     found = filled(model, store, n)
     count = sum(len(each.at) for each in found)
     every = [store.series(i).copy() for i in range(len(store))]

@@ -97,8 +97,8 @@ class Fill:
 
     run: Positional[Path]
     """Run directory."""
-    gaps: Positional[Path] | None = None
-    """Table with gaps, laid out like the data of the run (none: the run's own series)."""
+    gaps: Positional[Path]
+    """Table with gaps, laid out like the data of the run; that itself, to fill its own."""
     n: Annotated[int, arg(name="n", aliases=["-n"])] = 100
     """Draws of each gap."""
     out: Path = Path("filled.csv")
