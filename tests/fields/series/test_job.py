@@ -24,7 +24,21 @@ def table(path: Path) -> tuple[list[str], list[list[str]]]:
 
 def test_a_forecast_goes_on_in_the_names_and_calendar_of_the_data(run: Path, tmp_path: Path) -> None:
     out, paths = tmp_path / "f.csv", tmp_path / "p.csv"
-    words = ["--series", "w3", "w7", "-n", "9", "--quantiles", "0.1", "0.5", "0.9", "--paths", str(paths), "--out", str(out)]
+    words = [
+        "--series",
+        "w3",
+        "w7",
+        "-n",
+        "9",
+        "--quantiles",
+        "0.1",
+        "0.5",
+        "0.9",
+        "--paths",
+        str(paths),
+        "--out",
+        str(out),
+    ]
     assert main(["series", "forecast", str(run), *words]) == 0
     heads, rows = table(out)
     assert heads == ["series", "date", "mean", "q0.1", "q0.5", "q0.9"]
@@ -83,7 +97,10 @@ def test_gaps_are_filled_and_nothing_else_is_touched(run: Path, tmp_path: Path) 
     cells = ["" if k in gone else value for k, value in enumerate(values)]
     gaps = worlds.wide(tmp_path / "g.csv", worlds.days(60), {"x": cells})
     out = tmp_path / "filled.csv"
-    assert main(["series", "fill", str(run), str(gaps), "-n", "30", "--out", str(out), "--paths", str(tmp_path / "p.csv")]) == 0
+    assert (
+        main(["series", "fill", str(run), str(gaps), "-n", "30", "--out", str(out), "--paths", str(tmp_path / "p.csv")])
+        == 0
+    )
     heads, rows = table(out)
     assert heads == ["date", "x"]
     found = np.array([float(row[1]) for row in rows])
@@ -142,7 +159,12 @@ def test_nothing_kept_is_learned_from(run: Path) -> None:
     ],
 )
 def test_what_makes_no_sense_is_said_in_a_line(
-    run: Path, tmp_path: Path, words: list[str], wrong: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Path,
+    tmp_path: Path,
+    words: list[str],
+    wrong: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     named = {"RUN": str(run), "DATA": str(run.parent / "walks.csv")}
@@ -176,7 +198,20 @@ def test_inspect_says_what_is_there(run: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_the_rival_answers_in_one_call(run: Path, tmp_path: Path) -> None:
-    words = ["--horizon", "8", "--past", "24", "--season", "1", "--steps", "3", "--method.learn", "crps", "--out", str(tmp_path / "r")]
+    words = [
+        "--horizon",
+        "8",
+        "--past",
+        "24",
+        "--season",
+        "1",
+        "--steps",
+        "3",
+        "--method.learn",
+        "crps",
+        "--out",
+        str(tmp_path / "r"),
+    ]
     assert main(["train", "series", str(run.parent / "walks.csv"), *worlds.TRAIN, *words]) == 0
     model = load(tmp_path / "r")
     calls: list[int] = []

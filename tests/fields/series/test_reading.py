@@ -101,7 +101,9 @@ def test_hours_over_a_change_of_the_clocks_come_back_as_they_were(tmp_path: Path
     with pytest.raises(DataError, match="more than one zone"):
         taken(with_zone)
     assert np.array_equal(taken(with_zone, Named(zone="Europe/Berlin")).lines[0].values, np.arange(16.0))
-    spring = worlds.wide(tmp_path / "z.csv", ["2021-03-28T01:00", "2021-03-28T02:00", "2021-03-28T03:00"], {"a": range(3)})
+    spring = worlds.wide(
+        tmp_path / "z.csv", ["2021-03-28T01:00", "2021-03-28T02:00", "2021-03-28T03:00"], {"a": range(3)}
+    )
     with pytest.raises(DataError, match=r"2021-03-28T02:00 was never shown"):
         taken(spring, Named(zone="Europe/Berlin"))
 
@@ -124,7 +126,9 @@ def test_irregular_times_are_averaged_within_steps_where_a_step_is_given(tmp_pat
     path = worlds.wide(tmp_path / "x.csv", when, {"a": [1, 3, 5, 7, 9]})
     with pytest.raises(DataError, match="irregular"):
         taken(path)
-    late = worlds.wide(tmp_path / "y.csv", [*worlds.days(30, "2021-01-01T00", "h"), "2021-01-02T06:20"], {"a": range(31)})
+    late = worlds.wide(
+        tmp_path / "y.csv", [*worlds.days(30, "2021-01-01T00", "h"), "2021-01-02T06:20"], {"a": range(31)}
+    )
     with pytest.raises(DataError, match=r"2021-01-02T06:20:00, off the steps of h \(1 such.*irregular"):
         taken(late)
     line = taken(path, freq="h").lines[0]
@@ -132,13 +136,22 @@ def test_irregular_times_are_averaged_within_steps_where_a_step_is_given(tmp_pat
 
 
 WRONG = {
-    "a comma of thousands": ({"date": worlds.days(4), "a": ["1", "2", "1,234.5", "4"]}, r"a in line 4 is '1,234.5'.*1234\.5"),
+    "a comma of thousands": (
+        {"date": worlds.days(4), "a": ["1", "2", "1,234.5", "4"]},
+        r"a in line 4 is '1,234.5'.*1234\.5",
+    ),
     "infinity": ({"date": worlds.days(4), "a": ["1", "2", "inf", "4"]}, "a is infinite at step 3"),
-    "a time twice": ({"date": [*worlds.days(3), "2021-01-03"], "a": [1, 2, 3, 4]}, r"2021-01-03T00:00:00 twice, 1 such"),
+    "a time twice": (
+        {"date": [*worlds.days(3), "2021-01-03"], "a": [1, 2, 3, 4]},
+        r"2021-01-03T00:00:00 twice, 1 such",
+    ),
     "no time": ({"date": [*worlds.days(3), "soon"], "a": [1, 2, 3, 4]}, "date in line 5 is 'soon'"),
     "too few": ({"date": worlds.days(4), "a": [1, "", "", 4]}, "no series has 3 values"),
     "no numbers": ({"date": worlds.days(4), "a": ["x", "y", "z", "w"]}, "no column of numbers"),
-    "two values": ({"unique_id": ["a"] * 4, "date": worlds.days(4), "p": [1, 2, 3, 4], "q": [1, 2, 3, 4]}, r"not clear \(p, q\)"),
+    "two values": (
+        {"unique_id": ["a"] * 4, "date": worlds.days(4), "p": [1, 2, 3, 4], "q": [1, 2, 3, 4]},
+        r"not clear \(p, q\)",
+    ),
 }
 
 
@@ -199,7 +212,8 @@ def test_arrays_that_lie_are_one_line(tmp_path: Path) -> None:
 def test_columns_and_steps_that_are_not_there_are_named(tmp_path: Path) -> None:
     path = worlds.wide(tmp_path / "x.csv", worlds.days(5), {"a": range(5)})
     for named, said in (
-        (Named(time="when"), "time = 'when'"), (Named(target=("b",)), "target = 'b'"), (Named(known=("price",)), "known = 'price'"),
+        (Named(time="when"), "time = 'when'"), (Named(target=("b",)), "target = "
+        "'b'"), (Named(known=("price",)), "known = 'price'"),
         (Named(zone="Mars/Olympus"), "zone = 'Mars/Olympus'"),
     ):  # fmt: skip
         with pytest.raises(Wrong, match=said):
@@ -213,7 +227,9 @@ def test_covariates_end_where_the_file_does_and_have_no_gaps(tmp_path: Path) -> 
     (line,) = taken(path, Named(known=("holiday",), target=("a",))).lines
     assert len(line.values) == 7
     assert line.known[:, 0].tolist() == [0.0] * 9 + [1.0]
-    path = worlds.wide(tmp_path / "y.csv", worlds.days(10), {"a": [*range(7), "", "", ""], "holiday": [0] * 8 + ["", 1]})
+    path = worlds.wide(
+        tmp_path / "y.csv", worlds.days(10), {"a": [*range(7), "", "", ""], "holiday": [0] * 8 + ["", 1]}
+    )
     with pytest.raises(DataError, match="covariate 1 of a is missing at 2021-01-09"):
         taken(path, Named(known=("holiday",), target=("a",)))
 

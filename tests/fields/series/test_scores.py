@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ if not DATA.is_dir():
 
 
 def test_scores_of_a_normal_law_are_those_known_in_closed_form() -> None:
-    """CRPS of N(0, 1) for itself is 1 / sqrt(pi); the pinball loss at nine quantiles is below it by what they leave out; an interval
-    covers as it says; the mean absolute error of the median is sqrt(2 / pi)."""
+    """CRPS of N(0, 1) for itself is 1 / sqrt(pi); the pinball loss at nine quantiles is below it by what they leave out; an
+    interval covers as it says; the mean absolute error of the median is sqrt(2 / pi)."""
     chance = np.random.default_rng(0)
     q, ends = bars.of_normal(np.zeros(4), np.ones(4))
     found = [scoring.of_quantiles(q, ends, Window(chance.standard_normal(4), 1.0)) for _ in range(20_000)]
@@ -39,7 +40,9 @@ def test_joint_scores_see_dependence_that_marginals_hide() -> None:
         truth = np.repeat(chance.standard_normal(), 12)
         paths = np.repeat(chance.standard_normal((200, 1)), 12, 1)
         window = Window(truth, 1.0)
-        every.append({"joint": scoring.of_paths(paths, window), "apart": scoring.of_paths(scoring.apart(paths, chance), window)})
+        every.append(
+            {"joint": scoring.of_paths(paths, window), "apart": scoring.of_paths(scoring.apart(paths, chance), window)}
+        )
     scores = Scores.of(every, list(range(150)))
     assert scores.value("joint", "wql") == pytest.approx(scores.value("apart", "wql"), rel=1e-6)
     assert scores.interval("joint", "es", "apart")[1] < 0.95
@@ -69,7 +72,7 @@ def test_seasonal_naive_is_the_leaderboards(name: str, leads: int, season: int, 
     kept = np.load(DATA / "m4.npz", allow_pickle=False)
     values, offsets = kept[f"{name}_values"].astype(float), kept[f"{name}_offsets"]
     every = []
-    for a, b in zip(offsets[:-1], offsets[1:]):
+    for a, b in pairwise(offsets.tolist()):
         past, truth = values[a : b - leads], values[b - leads : b]
         window = Window(truth, scoring.scale_of(past, season))
         every.append({"naive": scoring.of_quantiles(*bars.of_normal(*bars.naive(past, leads, season)), window)})
@@ -92,11 +95,16 @@ def test_paths_are_spread_until_intervals_hold_what_they_promise() -> None:
     for size in (2 / 3, 1.0):
         paths = middle[:, None] + size * chance.standard_normal((400, 300, 6))
         assert best(paths, middle, truth) == pytest.approx(1 / size, rel=0.05)
-    assert best(middle[:, None] + 0.01 * chance.standard_normal((400, 50, 6)), middle, truth) == 1.6  # and never farther
+    assert (
+        best(middle[:, None] + 0.01 * chance.standard_normal((400, 50, 6)), middle, truth) == 1.6
+    )  # and never farther
 
 
 def test_a_share_of_series_won_counts_each_alike() -> None:
-    every = [{"a": {"loss": 1, "size": 1, "count": 1, "sp": a}, "b": {"loss": 1, "size": 1, "count": 1, "sp": 1.0}} for a in (0.5, 0.9, 2.0, 0.1)]
+    every = [
+        {"a": {"loss": 1, "size": 1, "count": 1, "sp": a}, "b": {"loss": 1, "size": 1, "count": 1, "sp": 1.0}}
+        for a in (0.5, 0.9, 2.0, 0.1)
+    ]
     scores = Scores.of(every, [0, 0, 1, 2])
     assert scores.won("a", "b") == pytest.approx(2 / 3)
     assert torch.isfinite(torch.tensor(scores.interval("a", "sp", "b"))).all()

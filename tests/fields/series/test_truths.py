@@ -86,7 +86,9 @@ def test_the_law_of_an_autoregression_is_found(tmp_path: Path) -> None:
     ratio = float(sum(ours) / sum(ideal))
     assert 0.995 < ratio < 1.03  # units are measured from 60 steps, which costs a little
     assert np.mean(energy) > -0.02
-    spread = np.sqrt(np.diag(worlds.law(0, 0, LEADS)[1] @ worlds.law(0, 0, LEADS)[1].T)) / np.sqrt(1 / (1 - worlds.PHI**2))
+    spread = np.sqrt(np.diag(worlds.law(0, 0, LEADS)[1] @ worlds.law(0, 0, LEADS)[1].T)) / np.sqrt(
+        1 / (1 - worlds.PHI**2)
+    )
     assert np.allclose(np.sqrt((base.root**2).sum(1)), spread, rtol=0.08)
 
 
@@ -116,7 +118,9 @@ def test_masks_that_are_learned_with_are_whitened_by_their_matrices() -> None:
     assert not known.all(1).any()
     root = np.linalg.cholesky(covariance(np.random.default_rng(0).standard_normal((300, 6)).cumsum(1)))
     left = np.random.default_rng(1).standard_normal((30, 6))
-    assert np.allclose(np.einsum("nij,nj->ni", White(root).whiteners(known), left), White(root).white(left, known, np.ones_like(known)))
+    assert np.allclose(
+        np.einsum("nij,nj->ni", White(root).whiteners(known), left), White(root).white(left, known, np.ones_like(known))
+    )
 
 
 # ---- units and time --------------------------------------------------------------------------------------------------
@@ -141,7 +145,12 @@ def test_a_path_is_the_same_alone_and_among_others(model: Model) -> None:
 
 def test_constant_and_periodic_series_are_forecast_as_they_are(tmp_path: Path) -> None:
     day = np.tile(np.arange(24.0), 30)
-    columns = {"still": np.full(720, 42.0), "daily": 10 + day, "twice": 10 - 3 * day, "other": np.sin(day / 24 * 2 * np.pi)}
+    columns = {
+        "still": np.full(720, 42.0),
+        "daily": 10 + day,
+        "twice": 10 - 3 * day,
+        "other": np.sin(day / 24 * 2 * np.pi),
+    }
     data = worlds.wide(tmp_path / "x.csv", worlds.days(720, "2021-01-01T00", "h"), columns)
     words = ["--horizon", "24", "--past", "48", "--steps", "1", "--out", str(tmp_path / "run")]
     assert main(["train", "series", str(data), *worlds.TRAIN, *words]) == 0
@@ -169,7 +178,9 @@ def test_a_gap_weighs_nothing_and_padding_changes_nothing(model: Model) -> None:
     assert np.abs(gone["x"]).max() <= 8
     plain = rows // len(data.at) < data.rounds - 1
     assert np.allclose(gone["x"][plain][:, :2], batch["x"][plain][:, :2], atol=1e-5)  # those before it, as they were
-    loss = fetch(dataclasses.replace(data, values=np.where(np.isin(np.arange(len(values)), at), np.nan, values)), rows.tolist())
+    loss = fetch(
+        dataclasses.replace(data, values=np.where(np.isin(np.arange(len(values)), at), np.nan, values)), rows.tolist()
+    )
     assert torch.equal(torch.as_tensor(gone["x"]), loss.x)
 
 
@@ -181,7 +192,9 @@ def test_filling_a_walk_is_its_exact_bridge(model: Model, tmp_path: Path) -> Non
     root = np.linalg.cholesky(np.minimum(k[:, None], k[None]).astype(float))
     zero = np.zeros_like(model.companions.base.first.weights)
     ridge = dataclasses.replace(model.companions.base.first, weights=zero)
-    exact = dataclasses.replace(model.companions.base, plan=dataclasses.replace(plan, scale="last", own=False), first=ridge, root=root)
+    exact = dataclasses.replace(
+        model.companions.base, plan=dataclasses.replace(plan, scale="last", own=False), first=ridge, root=root
+    )
     store = one(model, walk, [40, 60])
     own = Companions(store, exact, Spread.none(LEADS))
     exactly = dataclasses.replace(fresh(model), bring=lambda: own)
@@ -199,7 +212,9 @@ def one(model: Model, values: np.ndarray, gone: list[int]) -> Store:
     held = values.copy()
     held[gone] = np.nan
     facts = dataclasses.replace(model.facts, names=("one",), test=0)
-    return Store(facts, held, np.array([0, len(held)]), np.array([0]), np.zeros((len(held), 0)), np.array([0]), new=True)
+    return Store(
+        facts, held, np.array([0, len(held)]), np.array([0]), np.zeros((len(held), 0)), np.array([0]), new=True
+    )
 
 
 def test_every_gap_is_in_one_block_and_drawn_with_what_comes_after_it() -> None:

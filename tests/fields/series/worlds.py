@@ -28,7 +28,9 @@ def law(last: float, step: float, leads: int, phi: float = PHI) -> tuple[np.ndar
     """The exact law of what follows a walk at ``last`` whose last step was ``step``: mean (H,), root (H, H) of the covariance."""
     mean = last + step * np.cumsum(phi ** np.arange(1, leads + 1))
     # the k-th value holds innovation j with weight 1 + phi + ... + phi^(k - j)
-    root = np.array([[sum(phi**i for i in range(k - j + 1)) if j <= k else 0.0 for j in range(leads)] for k in range(leads)])
+    root = np.array(
+        [[sum(phi**i for i in range(k - j + 1)) if j <= k else 0.0 for j in range(leads)] for k in range(leads)]
+    )
     return mean, root
 
 
@@ -41,7 +43,12 @@ def wide(path: Path, when: Sequence[str], columns: Mapping[str, Sequence[object]
     return path
 
 
-def long(path: Path, when: Sequence[str], columns: Mapping[str, Sequence[object]], heads: Sequence[str] = ("unique_id", "ds", "y")) -> Path:
+def long(
+    path: Path,
+    when: Sequence[str],
+    columns: Mapping[str, Sequence[object]],
+    heads: Sequence[str] = ("unique_id", "ds", "y"),
+) -> Path:
     """A row a value."""
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
