@@ -96,11 +96,19 @@ def scored(args: argparse.Namespace) -> None:
     scores = found.scores
     every = {name: {score: scores.value(name, score) for score in SCORES} for name in scores.by}
     told = {
-        "set": args.set, "seed": args.seed, "held": args.held, "paths": args.n, "windows": len(scores.groups), "cpu_seconds": seconds,
-        "walk": vars(model.walk), "factor": float(model.companions.spread.by_lead[0]), "scores": every, "ratios": ratios(scores),
+        "set": args.set,
+        "seed": args.seed,
+        "held": args.held,
+        "paths": args.n,
+        "windows": len(scores.groups),
+        "cpu_seconds": seconds,
+        "walk": vars(model.walk),
+        "factor": float(model.companions.spread.by_lead[0]),
+        "scores": every,
+        "ratios": ratios(scores),
         "intervals": {score: scores.interval("sfumato", score) for score in ("wql", "mase", "sp")},
         "won": scores.won("sfumato", "ridge, own scale"),
-    }  # fmt: skip
+    }
     word = f"{args.set}{args.seed}{'-held' if args.held else ''}{'-' + args.word if args.word else ''}"
     (Path(args.out) / f"{word}.score.json").write_text(json.dumps(told, indent=1, default=str))
     print(table(scores))
@@ -151,10 +159,14 @@ def filled(args: argparse.Namespace) -> None:
             at = make(np.where(mask, np.nan, part))[mask]
             rivals[name].append(at + np.quantile(errors, (np.arange(DRAWS) + 0.5) / DRAWS)[:, None])
     store_ = Store(
-        part_facts(model, whole), np.concatenate([np.where(m, np.nan, p) for p, m in zip(parts, gone)]),
-        np.cumsum([0, *map(len, parts)]), np.array([int(whole.starts[i]) + len(whole.series(i)) - len(p) for i, p in enumerate(parts)]),
-        np.zeros((sum(map(len, parts)), 0)), np.zeros(len(parts), int), new=True,
-    )  # fmt: skip
+        part_facts(model, whole),
+        np.concatenate([np.where(m, np.nan, p) for p, m in zip(parts, gone)]),
+        np.cumsum([0, *map(len, parts)]),
+        np.array([int(whole.starts[i]) + len(whole.series(i)) - len(p) for i, p in enumerate(parts)]),
+        np.zeros((sum(map(len, parts)), 0)),
+        np.zeros(len(parts), int),
+        new=True,
+    )
     begin = time.process_time()
     found = {each.index: each for each in fill(model, store_, DRAWS)}
     seconds = time.process_time() - begin

@@ -91,6 +91,24 @@ def test_other_series_are_forecast_from_their_file(run: Path, tmp_path: Path) ->
     assert main(["series", "forecast", str(run), "--after", str(hours), "--out", str(out)]) != 0
 
 
+def test_a_scenario_is_gone_through_and_what_is_around_it_follows(run: Path, tmp_path: Path) -> None:
+    """Of a walk with its fourth value known, the paths go through it, and those around it stand nearer to it."""
+    out, plain = tmp_path / "f.csv", tmp_path / "g.csv"
+    words = ["series", "forecast", str(run), "--series", "w3", "-n", "200", "--no-fan", "--out"]
+    assert main([*words, str(plain)]) == 0
+    before = [float(row[2]) for row in table(plain)[1]]
+    told = worlds.wide(tmp_path / "s.csv", ["2021-09-01"], {"w3": [before[3] + 6.0]})
+    assert main([*words, str(out), "--given", str(told)]) == 0
+    _, rows = table(out)
+    after, wide = [float(row[2]) for row in rows], [float(row[11]) - float(row[3]) for row in rows]
+    assert after[3] == pytest.approx(before[3] + 6.0)
+    assert wide[3] == pytest.approx(0, abs=1e-6)
+    assert after[2] > before[2] + 1.5
+    assert after[4] > before[4] + 3
+    late = worlds.wide(tmp_path / "l.csv", ["2022-09-01"], {"w3": [1.0]})
+    assert main([*words, str(out), "--given", str(late)]) != 0
+
+
 def test_gaps_are_filled_and_nothing_else_is_touched(run: Path, tmp_path: Path) -> None:
     values = worlds.walks(1, 60, seed=11)[0].round(3)
     gone = [20, 21, 40]

@@ -23,7 +23,7 @@ from sfumato.fields.series import zones
 from sfumato.fields.series.base import Plan, Track
 from sfumato.fields.series.facts import SeriesFacts
 from sfumato.fields.series.frequency import Frequency, parsed
-from sfumato.fields.series.grid import Gridded, gridded
+from sfumato.fields.series.grid import LEAST, Gridded, gridded
 from sfumato.fields.series.pieces import Named, Source
 from sfumato.fields.series.reading import read
 
@@ -92,7 +92,8 @@ def prepare(run: Run, path: Path, wanted: Wanted, tell: Callable[[str], None]) -
 def _too_short(path: Path, facts: SeriesFacts) -> str:
     return (
         f"{shown(path)}: no window of {facts.past} and {facts.horizon} steps is left to learn from (the longest series has "
-        f"{facts.longest}, and the last {facts.test} window(s) of each are kept); give a shorter --horizon or --past, or fewer --test"
+        f"{facts.longest}, and the last {facts.test} window(s) of each are kept); give a shorter --horizon or --past, "
+        f"or fewer --test"
     )
 
 
@@ -184,7 +185,9 @@ class Store:
         return cls(facts, kept["values"], kept["offsets"], kept["starts"], kept["known"], kept["ahead"])
 
     @classmethod
-    def after(cls, path: Path, facts: SeriesFacts, tell: Callable[[str], None] = lambda text: None) -> Store:
+    def after(
+        cls, path: Path, facts: SeriesFacts, tell: Callable[[str], None] = lambda text: None, least: int = LEAST
+    ) -> Store:
         """Other series, of a file laid out like that of the run, to be forecast. Raises DataError, Wrong."""
         named = Named(
             facts.time or None,
@@ -193,7 +196,9 @@ class Store:
             facts.known,
             facts.zone if "/" in facts.zone else "",
         )
-        found = gridded(read(path, named), path, facts.frequency if facts.dated else None, tell, average=False)
+        found = gridded(
+            read(path, named), path, facts.frequency if facts.dated else None, tell, average=False, least=least
+        )
         if found.dated != facts.dated:
             raise DataError(
                 f"{shown(path)}: has {'times' if found.dated else 'no times'}, unlike the series of the run"

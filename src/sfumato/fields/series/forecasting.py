@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path as File
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -174,7 +175,29 @@ def asked(model: Model, ask: Any, paths: int) -> Forecasts:
     for i in chosen:
         tests = store.tests(i)
         origins.append(int(tests[0]) if ask.start == "test" and len(tests) else len(store.series(i)))
-    return Forecasts.of(companions.base, cases_of(store, chosen, origins), paths, leads, facts=store.facts)
+    cases = cases_of(store, chosen, origins)
+    held, values = (None, None) if ask.given is None else scenario(ask.given, store, cases)
+    return Forecasts.of(companions.base, cases, paths, leads, held, values, store.facts)
+
+
+def scenario(file: File, store: Store, cases: Sequence[Case]) -> tuple[np.ndarray, np.ndarray]:
+    """What a table says of the first horizon of each case: where it says something (cases, H) bool, and the values. Raises
+    DataError, Wrong."""
+    told = Store.after(file, store.facts, least=1)
+    names, leads = {name: i for i, name in enumerate(told.facts.names)}, store.facts.horizon
+    values = np.full((len(cases), leads), np.nan)
+    for row, case in zip(values, cases):
+        if case.name in names:
+            i = names[case.name]
+            own, at = told.series(i), np.arange(leads) + case.start + case.origin - int(told.starts[i])
+            there = (at >= 0) & (at < len(own))
+            row[there] = own[at[there]]
+    known = np.isfinite(values)
+    if not known.any():
+        raise Wrong(
+            f"given = {str(file)!r}: must hold values of a series within the {leads} steps after its origin; it holds none"
+        )
+    return known, np.where(known, values, 0.0)
 
 
 def drawn(model: Model, forecasts: Forecasts, numbers: Sequence[int]) -> Iterator[Drawn]:

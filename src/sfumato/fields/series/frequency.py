@@ -134,7 +134,9 @@ def found(stamps: np.ndarray, where: str) -> Frequency:
     values, counts = np.unique(steps, return_counts=True)
     step = int(values[counts.argmax()])
     if step < 28 * DAY and len(steps) > 2 and 3 * counts.max() < len(steps):
-        raise DataError(f"{where}: its times are irregular, no step is common; give --freq, as h or D, to average within steps")
+        raise DataError(
+            f"{where}: its times are irregular, no step is common; give --freq, as h or D, to average within steps"
+        )
     if step >= 28 * DAY:
         return _monthly(stamps, step, where)
     if step == DAY and _without_weekends(stamps):

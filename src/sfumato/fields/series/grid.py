@@ -43,7 +43,12 @@ class Gridded:
 
 
 def gridded(
-    source: Source, path: Path, freq: Frequency | None, tell: Callable[[str], None], average: bool = True
+    source: Source,
+    path: Path,
+    freq: Frequency | None,
+    tell: Callable[[str], None],
+    average: bool = True,
+    least: int = LEAST,
 ) -> Gridded:
     """The series of a source on the grid that their stamps tell, or on that of ``freq``, where several values that fall into one
     step are averaged (``average`` False: every stamp must be of this step). Raises DataError."""
@@ -58,19 +63,23 @@ def gridded(
     stated = freq or (None if not source.shape.freq else _stated(source.shape.freq))
     if not dated:
         lines = [Line(piece.name, 0, piece.values, piece.known) for piece in source.pieces]
-        return _kept(lines, stated or STEPS, False, "", path, tell)
+        return _kept(lines, stated or STEPS, False, "", path, tell, least)
     if source.shape.kind == "list":
-        return _kept(*_listed(source, path, stated), True, source.shape.zone, path, tell)
+        return _kept(*_listed(source, path, stated), True, source.shape.zone, path, tell, least)
     pieces = [_sorted(piece, path, tell) for piece in source.pieces]
-    frequency = stated if stated is not None and average else _agreed(pieces, path)
+    exact = stated is not None and (average or least < LEAST)
+    frequency = stated if stated is not None and exact else _agreed(pieces, path)
     if stated is not None and (frequency.unit, frequency.count) != (stated.unit, stated.count):
-        raise DataError(f"{shown(path)}: has steps of {frequency.name}, the run is of {stated.name}; give series of that step")
+        raise DataError(
+            f"{shown(path)}: has steps of {frequency.name}, the run is of {stated.name}; give series of that step"
+        )
     local = frequency.local and bool(source.shape.zone)
     if local:  # whole days are those of the wall clock
         pieces = [_moved(piece, zones.wall(_there(piece), source.shape.zone)) for piece in pieces]
-    frequency = anchored(frequency, np.concatenate([_there(piece) for piece in pieces]))
+    if least == LEAST:  # of a scenario, which may be one row, the step and where it stands are known
+        frequency = anchored(frequency, np.concatenate([_there(piece) for piece in pieces]))
     lines = [_line(piece, frequency, average and freq is not None, path) for piece in pieces]
-    return _kept(lines, frequency, True, source.shape.zone, path, tell)
+    return _kept(lines, frequency, True, source.shape.zone, path, tell, least)
 
 
 def _stated(word: str) -> Frequency:
@@ -185,7 +194,13 @@ def _listed(source: Source, path: Path, frequency: Frequency | None) -> tuple[li
 
 
 def _kept(
-    lines: Sequence[Line], frequency: Frequency, dated: bool, zone: str, path: Path, tell: Callable[[str], None]
+    lines: Sequence[Line],
+    frequency: Frequency,
+    dated: bool,
+    zone: str,
+    path: Path,
+    tell: Callable[[str], None],
+    least: int,
 ) -> Gridded:
     """Without what stands before the first value; after the last one only known covariates stay. Raises DataError."""
     kept, left, gaps = [], [], 0
@@ -194,7 +209,7 @@ def _kept(
         raise DataError(f"{shown(path)}: two series are called {shown(twice[0][0])}; give each a name of its own")
     for line in lines:
         there = np.flatnonzero(np.isfinite(line.values))
-        if len(there) < LEAST:
+        if len(there) < least:
             left.append(line.name)
             continue
         a, b = int(there[0]), int(there[-1]) + 1
@@ -210,10 +225,10 @@ def _kept(
             )
         kept.append(Line(line.name, line.start + a, line.values[a:b], known))
     if not kept:
-        raise DataError(f"{shown(path)}: no series has {LEAST} values or more")
+        raise DataError(f"{shown(path)}: no series has {least} value(s) or more")
     if left:
         told = shortened(", ".join(map(shown, left)), 120)
-        tell(f"left out  {len(left)} series of fewer than {LEAST} values: {told}")
+        tell(f"left out  {len(left)} series of fewer than {least} values: {told}")
     if gaps:
         tell(f"gaps      {gaps:,} steps have no value; they are not learned from")
     return Gridded(tuple(kept), frequency, dated, zone, tuple(left), gaps)

@@ -94,6 +94,9 @@ class ForecastAsk:
     """Steps to forecast (none: the horizon of the run); more than that horizon by horizon, each path going on from itself."""
     after: Path | None = None
     """Forecast other series than those of the run: a file of their past, laid out in the same way."""
+    given: Path | None = None
+    """A scenario: a table laid out like the data, of which the values after the origins (within the first horizon) are taken as
+    known; paths go through them."""
 
     def __post_init__(self) -> None:
         check(

@@ -36,6 +36,9 @@ class Forecast:
     """Run directory."""
     after: Path | None = None
     """Forecast other series than those of the run: a file of their past, laid out in the same way."""
+    given: Path | None = None
+    """A scenario: a table laid out like the data, of which the values after the origins (within the first horizon) are taken as
+    known; paths go through them."""
     series: tuple[str, ...] = ()
     """Series to forecast, by name (none: all)."""
     start: Literal["end", "test"] = "end"
@@ -82,7 +85,7 @@ class Forecast:
         from sfumato.fields.series.saving import forecast
 
         model = loaded(self.run, self.walk, self.drawing, self.named)
-        ask = ForecastAsk(self.series, self.start, self.horizon, self.after)
+        ask = ForecastAsk(self.series, self.start, self.horizon, self.after, self.given)
         for line in forecast(model, ask, self.n, self.quantiles, self.out, self.paths, self.fan):
             say(line)
         print(self.out)
