@@ -13,8 +13,9 @@ from sfumato.cli import main
 from sfumato.fields.series import base as bases
 from sfumato.fields.series.base import Base, Plan, Track
 from sfumato.fields.series.data import Store
+from sfumato.fields.series.density import densities
 from sfumato.fields.series.filling import blocks, fill
-from sfumato.fields.series.forecasting import Case, Companions, Forecasts, Spread, drawn
+from sfumato.fields.series.forecasting import Case, Companions, Forecasts, Spread, cases_of, drawn
 from sfumato.fields.series.ridge import covariance
 from sfumato.fields.series.white import White, masks
 from sfumato.jobs.model import Model, load
@@ -121,6 +122,22 @@ def test_masks_that_are_learned_with_are_whitened_by_their_matrices() -> None:
     assert np.allclose(
         np.einsum("nij,nj->ni", White(root).whiteners(known), left), White(root).white(left, known, np.ones_like(known))
     )
+
+
+def test_the_density_of_a_network_that_knows_nothing_is_the_laws(model: Model) -> None:
+    store = model.companions.store
+    chosen = cases_of(
+        store,
+        [i for i in range(len(store)) for _ in range(6)],
+        [40 + 30 * k for _ in range(len(store)) for k in range(6)],
+    )
+    found = densities(fresh(model), chosen)
+    assert found is not None
+    assert found.shape == (6 * len(store), 2)
+    assert (found[:, 0] - found[:, 1]).mean() == pytest.approx(
+        0, abs=0.2
+    )  # its noise levels are drawn at random, which alone is 0.04
+    assert found[:, 1].mean() == pytest.approx(np.log(2 * np.pi * np.e) / 2, abs=0.3)
 
 
 # ---- units and time --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfumato.fields.series.bars import COPULA, NAIVE, OWN, RIDGE
+from sfumato.fields.series.density import densities
 from sfumato.fields.series.fan import Calibration, Fan
 from sfumato.fields.series.forecasting import Case, Forecasts, Path, drawn
 from sfumato.fields.series.measure import APART, CURVE, MODEL, Measured
@@ -36,8 +37,26 @@ def report(model: Model, found: Measured, chosen: list[Case]) -> Report:
         if np.isfinite(scores.value(MODEL, score))
     )
     every = {name: {score: round(scores.value(name, score), 6) for score in SCORES} for name in scores.by}
-    about = {"scores": every, "ratios": ratios(scores), "windows": n}
-    return Report(rows, tuple(notes(scores, n)), pictures(model, found, chosen), about, table=table(scores))
+    said, densest = _dense(model, chosen)
+    about = {"density": densest, "scores": every, "ratios": ratios(scores), "windows": n}
+    return Report(rows, (*notes(scores, n), *said), pictures(model, found, chosen), about, table=table(scores))
+
+
+def _dense(model: Model, chosen: list[Case]) -> tuple[list[str], dict[str, Any]]:
+    """What the densities of what came say."""
+    from sfumato.metrics.intervals import bootstrap
+
+    found = densities(model, chosen)
+    if found is None:
+        return [], {}
+    gain = found[:, 1] - found[:, 0]
+    low, high = bootstrap(gain)
+    told = f"log density of what came: {gain.mean():+.3f} [{low:+.3f}, {high:+.3f}] nats a step beside the ridge's Gaussian law"
+    return [told], {
+        "model": float(found[:, 0].mean()),
+        "gaussian": float(found[:, 1].mean()),
+        "gain": [float(gain.mean()), low, high],
+    }
 
 
 def table(scores: Scores) -> str:
