@@ -83,7 +83,7 @@ def converted(args: argparse.Namespace) -> None:
     """A flow map of a run, its spread measured on the windows held out."""
     out = Path(f"{run_of(args)}-map")
     distill(run_of(args), DistillOptions(cost=args.cost), TrainOptions(threads=1, previews=0), out)
-    calibrate(load(out, Walk(steps=1)).run)
+    calibrate(load(out, Walk(steps=1)))
 
 
 def scored(args: argparse.Namespace) -> None:
@@ -103,7 +103,7 @@ def scored(args: argparse.Namespace) -> None:
         "windows": len(scores.groups),
         "cpu_seconds": seconds,
         "walk": vars(model.walk),
-        "factor": float(model.companions.spread.by_lead[0]),
+        "factor": model.companions.spread.of(model.walk),
         "scores": every,
         "ratios": ratios(scores),
         "intervals": {score: scores.interval("sfumato", score) for score in ("wql", "mase", "sp")},

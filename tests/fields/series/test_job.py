@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sfumato.cli import main
 from sfumato.fields.series.demo import shops
 from sfumato.fields.series.recipe import Series
 from sfumato.jobs.model import Model, load
+from sfumato.jobs.walk import Walk
 from tests.fields.series import worlds
 
 
@@ -204,6 +206,27 @@ def test_covariates_that_are_known_ahead_are_heeded(tmp_path: Path) -> None:
     mean = np.mean([thing.values for thing in load(tmp_path / "run").sample(50)], 0)
     assert np.corrcoef(mean, holiday[400:])[0, 1] > 0.9
     assert np.abs(mean - 10 - 5 * holiday[400:]).max() < 1.5
+
+
+def test_a_walk_is_calibrated_by_itself(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The usual walk has its factor from training; another one has none until it is calibrated, and then its own."""
+    own = tmp_path / "run"
+    shutil.copytree(run, own)
+    known = json.loads((own / "spread.json").read_text())
+    assert len(known) == 1
+    other = Walk(steps=4, solver="euler", eta=0.0)
+    before = load(own, other)
+    assert before.companions.spread.of(before.walk) == 1
+    assert main(["series", "calibrate", str(own), "--steps", "4", "--solver", "euler", "--eta", "0"]) == 0
+    after = load(own, other)
+    factor = after.companions.spread.of(after.walk)
+    assert f"{factor:.3f}" in capsys.readouterr().out
+    assert json.loads((own / "spread.json").read_text()).items() >= known.items()
+    one, two = (np.stack([thing.values for thing in each.sample(80, series=("w1",))]) for each in (before, after))
+    assert two.std(0).mean() / one.std(0).mean() == pytest.approx(factor, rel=0.02)
+    (own / "spread.json").write_text('{"x": 99}')
+    assert main(["sample", str(own), "-n", "1", "--out", str(tmp_path / "s.csv")]) != 0
+    assert "a factor of 99 cannot be" in capsys.readouterr().err
 
 
 def test_inspect_says_what_is_there(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,7 +146,7 @@ WRONG = {
         r"2021-01-03T00:00:00 twice, 1 such",
     ),
     "no time": ({"date": [*worlds.days(3), "soon"], "a": [1, 2, 3, 4]}, "date in line 5 is 'soon'"),
-    "too few": ({"date": worlds.days(4), "a": [1, "", "", 4]}, "no series has 3 values"),
+    "too few": ({"date": worlds.days(4), "a": [1, "", "", 4]}, r"no series has 3 value\(s\)"),
     "no numbers": ({"date": worlds.days(4), "a": ["x", "y", "z", "w"]}, "no column of numbers"),
     "two values": (
         {"unique_id": ["a"] * 4, "date": worlds.days(4), "p": [1, 2, 3, 4], "q": [1, 2, 3, 4]},

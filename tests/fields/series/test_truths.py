@@ -38,7 +38,7 @@ def forecast(model: Model, cases: list[Case], paths: int, base: Base | None = No
 def fresh(model: Model) -> Model:
     """The same run with a network that has learned nothing, and paths as it draws them."""
     network = model.recipe.build(model.facts, "cpu").eval()
-    own = dataclasses.replace(model.companions, spread=Spread.none(LEADS))
+    own = dataclasses.replace(model.companions, spread=Spread({}))
     denoiser = dataclasses.replace(model.denoiser, network=network)
     return dataclasses.replace(model, denoiser=denoiser, bring=lambda: own)
 
@@ -213,7 +213,7 @@ def test_filling_a_walk_is_its_exact_bridge(model: Model, tmp_path: Path) -> Non
         model.companions.base, plan=dataclasses.replace(plan, scale="last", own=False), first=ridge, root=root
     )
     store = one(model, walk, [40, 60])
-    own = Companions(store, exact, Spread.none(LEADS))
+    own = Companions(store, exact, Spread({}))
     exactly = dataclasses.replace(fresh(model), bring=lambda: own)
     (filled,) = fill(exactly, store, 3000, passes=1)
     assert filled.at.tolist() == [40, 60]

@@ -5,7 +5,7 @@ A query is a series and an origin; its samples are paths. Path i of a series is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as File
 from typing import TYPE_CHECKING, Any
@@ -23,18 +23,23 @@ if TYPE_CHECKING:
     from sfumato.diffusion import Drawn
     from sfumato.fields.series.facts import SeriesFacts
     from sfumato.jobs.model import Model
+    from sfumato.jobs.walk import Walk
 
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """How much wider paths are drawn than the network says, by lead (H,): fitted on windows held out."""
+    """How much wider paths are drawn than the network says, by walk: fitted on windows held out; of other walks 1."""
 
-    by_lead: np.ndarray
+    factors: Mapping[str, float]
 
-    @classmethod
-    def none(cls, leads: int) -> Spread:
-        """As it says."""
-        return cls(np.ones(leads))
+    def of(self, walk: Walk) -> float:
+        """The factor of a walk."""
+        return self.factors.get(walk_name(walk), 1.0)
+
+
+def walk_name(walk: Walk) -> str:
+    """What of a walk bears on how far paths are spread."""
+    return f"{walk.solver}, {walk.steps or walk.tol} steps, {walk.grid}, eta {walk.eta:g}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,10 +220,12 @@ def drawn(model: Model, forecasts: Forecasts, numbers: Sequence[int]) -> Iterato
 def spread(model: Model, forecasts: Forecasts, whole: Drawn) -> np.ndarray:
     """White numbers (b, H) about the mean that the network expects, as far from it as the windows held out say."""
     white = whole.x.float().cpu().numpy().astype(np.float64)
-    factor = model.companions.spread.by_lead
-    if (factor == 1).all() or learns(model) == "crps":
+    factor = model.companions.spread.of(model.walk)
+    if factor == 1:
         return white
-    centre = expected(model, whole.query)
+    cases = [forecasts.at(number)[0] for number in whole.numbers]
+    _, first, back = np.unique(cases, return_index=True, return_inverse=True)  # one centre for all paths of a case
+    centre = expected(model, {name: value[torch.from_numpy(first)] for name, value in whole.query.items()})[back]
     return np.asarray(centre + factor * (white - centre))
 
 

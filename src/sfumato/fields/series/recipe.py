@@ -51,6 +51,7 @@ class Series(Recipe):
     verbs: ClassVar[Mapping[str, str]] = {
         "forecast": "sfumato.fields.series.verbs:Forecast",
         "fill": "sfumato.fields.series.verbs:Fill",
+        "calibrate": "sfumato.fields.series.verbs:Calibrate",
         "demo": "sfumato.fields.series.verbs:Demo",
     }
     single: ClassVar[bool] = True
@@ -141,7 +142,7 @@ class Series(Recipe):
         from sfumato.fields.series.spreading import base_of, spread_of
 
         facts = self.facts(run)
-        return Companions(Store.read(run, facts), base_of(run, facts), spread_of(run, facts.horizon))
+        return Companions(Store.read(run, facts), base_of(run, facts), spread_of(run))
 
     # ---- network -----------------------------------------------------------------------------------------------------
 
@@ -180,9 +181,12 @@ class Series(Recipe):
     def fit(self, run: Run, task: Task, training: TrainOptions) -> None:
         """The network, and then how far its paths must be spread, on the windows held out."""
         super().fit(run, task, training)
+        if self.method.learn == "crps":  # whose answers are spread as the scores want them
+            return
         from sfumato.fields.series.spreading import calibrate
+        from sfumato.jobs.model import load
 
-        calibrate(run)
+        calibrate(load(run.path))
 
     # ---- samples -----------------------------------------------------------------------------------------------------
 

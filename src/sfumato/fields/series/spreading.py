@@ -16,7 +16,7 @@ from sfumato.data.arrays import kept_arrays
 from sfumato.errors import DataError, shown
 from sfumato.fields.series.base import Base
 from sfumato.fields.series.data import REMEDY, facts_plan
-from sfumato.fields.series.forecasting import Spread
+from sfumato.fields.series.forecasting import Spread, walk_name
 from sfumato.training.run import RunError, write_text
 
 if TYPE_CHECKING:
@@ -40,40 +40,37 @@ def base_of(run: Run, facts: SeriesFacts) -> Base:
         raise DataError(f"{shown(run.cache / 'base.npz')}: lacks {error}; {REMEDY}") from error
 
 
-def spread_of(run: Run, leads: int) -> Spread:
+def spread_of(run: Run) -> Spread:
     """That of a run, none where it was not measured yet. Raises RunError."""
     path = run.path / FILE
     if not path.is_file():
-        return Spread.none(leads)
+        return Spread({})
     try:
-        factor = float(json.loads(path.read_text(encoding="utf-8"))["factor"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        found = {str(name): float(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(
-            f"{path}: is no spread of ours ({type(error).__name__}); delete it, and calibrate again"
+            f"{path}: is no list of factors ({type(error).__name__}); delete it, and calibrate again"
         ) from error
-    if not LEAST / 2 <= factor <= 2 * MOST:
-        raise RunError(f"{path}: a factor of {factor:g} cannot be; delete it, and calibrate again")
-    return Spread(np.full(leads, factor))
+    if wrong := [value for value in found.values() if not LEAST <= value <= MOST]:
+        raise RunError(f"{path}: a factor of {wrong[0]:g} cannot be; delete it, and calibrate again")
+    return Spread(found)
 
 
-def calibrate(run: Run) -> float:
-    """Measure and keep the factor at which the central 80 % of paths hold 80 % of what came in the windows held out."""
-    from sfumato.jobs.model import load
-
-    model = load(run.path)
-    factor = measured(model)
-    write_text(run.path / FILE, json.dumps({"factor": factor, "level": LEVEL}))
+def calibrate(model: Model) -> float:
+    """Measure and keep the factor at which the central 80 % of paths, walked as this model walks, hold 80 % of what came in the
+    windows held out."""
+    factor, run = measured(model), model.run
+    kept = {**spread_of(run).factors, walk_name(model.walk): factor}
+    write_text(run.path / FILE, json.dumps(kept, indent=1))
     return factor
 
 
 def measured(model: Model) -> float:
-    """The factor, from paths of windows held out; 1 where the answer of one call is its own spread."""
-    from sfumato.fields.series.forecasting import Forecasts, cases_of, expected, learns
+    """The factor, from paths of windows held out."""
+    from sfumato.fields.series.forecasting import Forecasts, cases_of, expected
     from sfumato.fields.series.white import White
 
     store, base = model.companions.store, model.companions.base
-    if learns(model) == "crps":
-        return 1.0
     held = [(i, int(o)) for i in range(len(store)) for o in store.held(i)]
     if not held:
         return 1.0
