@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,8 +38,9 @@ def report(model: Model, found: Measured, chosen: list[Case]) -> Report:
     )
     every = {name: {score: round(scores.value(name, score), 6) for score in SCORES} for name in scores.by}
     said, densest = _dense(model, chosen)
-    about = {"density": densest, "scores": every, "ratios": ratios(scores), "windows": n}
-    return Report(rows, (*notes(scores, n), *said), pictures(model, found, chosen), about, table=table(scores))
+    told = ratios(scores)
+    about = {"density": densest, "scores": every, "ratios": told, "windows": n}
+    return Report(rows, (*notes(scores, told), *said), pictures(model, found, chosen), about, table=table(scores))
 
 
 def _dense(model: Model, chosen: list[Case]) -> tuple[list[str], dict[str, Any]]:
@@ -103,9 +104,8 @@ def ratios(scores: Scores) -> dict[str, Any]:
     return found
 
 
-def notes(scores: Scores, n: int) -> Iterator[str]:
+def notes(scores: Scores, told: Mapping[str, Sequence[float]]) -> Iterator[str]:
     """What the scores say."""
-    told = ratios(scores)
     for key, (value, low, high) in told.items():
         verdict = "better" if high < 1 else "worse" if low > 1 else "no difference that these windows show"
         yield f"{key}: {value:.3f} [{low:.3f}, {high:.3f}]: {verdict}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from sfumato.metrics.forecast import crps, energy_score
 
 QUANTILES = np.arange(1, 10) / 10
 LEVELS = (0.5, 0.8, 0.95)
+DRAWS = 1000
 COVERS = tuple(f"cover{round(100 * level)}" for level in LEVELS)
 
 
@@ -115,20 +117,24 @@ class Scores:
         values = values[np.isfinite(values)]
         return float(values.mean()) if len(values) else float("nan")
 
-    def drawn_again(self, draws: int = 1000) -> list[np.ndarray]:
-        """Windows drawn again with replacement, group by group."""
+    @cached_property
+    def again(self) -> list[np.ndarray]:
+        """Windows drawn again with replacement, group by group, a thousand times."""
         chance = np.random.default_rng(0)
         names, which = np.unique(self.groups, return_inverse=True)
-        members = [np.flatnonzero(which == k) for k in range(len(names))]
+        order = np.argsort(which, kind="stable")
+        if len(names) == len(order):
+            return [order[chance.integers(len(names), size=len(names))] for _ in range(DRAWS)]
+        members = np.split(order, np.flatnonzero(np.diff(which[order])) + 1)
         return [
-            np.concatenate([members[k] for k in chance.integers(len(names), size=len(names))]) for _ in range(draws)
+            np.concatenate([members[k] for k in chance.integers(len(names), size=len(names))]) for _ in range(DRAWS)
         ]
 
     def interval(self, name: str, score: str, over: str | None = None, level: float = 0.95) -> tuple[float, float]:
         """Of a score, or of its ratio to another forecaster's."""
-        again = self.drawn_again()
         values = [
-            self.value(name, score, rows) / (1.0 if over is None else self.value(over, score, rows)) for rows in again
+            self.value(name, score, rows) / (1.0 if over is None else self.value(over, score, rows))
+            for rows in self.again
         ]
         low, high = np.quantile(values, ((1 - level) / 2, (1 + level) / 2))
         return float(low), float(high)
