@@ -13,7 +13,9 @@ from sfumato.jobs.flags import listed, shape
 from sfumato.jobs.verbs import VERBS
 
 FILE = Path(__file__).parent / "options.txt"
-FIELDS = ("autoencoder", "captions", "docking", "failure", "images", "policy", "protein", "tables", "text", "weather")
+FIELDS = (
+    "autoencoder", "captions", "docking", "failure", "images", "policy", "protein", "series", "tables", "text", "weather",
+)  # fmt: skip
 
 
 def lines() -> list[str]:

@@ -96,6 +96,14 @@ def protein(folder: Path) -> list[str]:
     return [str(saved(folder / "chains.npz", family(12))), *small, "--batch", "2", "--steps", "2"]
 
 
+def series(folder: Path) -> list[str]:
+    from tests.fields.series import worlds
+
+    values = worlds.walks(6, 150)
+    data = worlds.wide(folder / "walks.csv", worlds.days(150), {f"w{i}": row for i, row in enumerate(values)})
+    return [str(data), *worlds.TRAIN, "--horizon", "8", "--past", "24", "--season", "1", "--steps", "1"]
+
+
 def tables(folder: Path) -> list[str]:
     from sfumato.fields.tables.writing import write_table
     from tests.fields.tables.tables import mixed
@@ -127,6 +135,7 @@ FIELDS: dict[str, Served] = {
     "images": Served(images, query={"label": "green"}, walk={"steps": 3, "w": 2.0}),
     "policy": Served(policy, query={"label": "red"}, walk={"steps": 3}, suffix=".npy"),
     "protein": Served(protein, ("gemmi",), walk={"steps": 3}, suffix=".cif"),
+    "series": Served(series, ("pyarrow",), query={"series": ["w2"]}, walk={"steps": 3}, suffix=".csv"),
     "tables": Served(tables, n=5, walk={"steps": 3}, suffix=".csv"),
     "text": Served(text, ("tokenizers",), walk={"steps": 3}, suffix=".py"),
     "weather": Served(weather, ("h5netcdf",), query={"leads": 2}, walk={"steps": 2}, suffix=".nc"),
