@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sfumato.fields.docking.asking import Docked, held_out
+from sfumato.fields.docking.asking import SETTLE, Pose, held_out
 from sfumato.fields.docking.judged import BINS
 from sfumato.fields.docking.measure import RIGHT, certainty, drawn_poses, intact, interval, process_of
 from sfumato.fields.docking.options import DockingMethod, PoseNetworkOptions
@@ -38,6 +38,7 @@ from sfumato.fields.docking.overlay import overlay
 from sfumato.fields.docking.rank import NUMBERS, Ranker, scored
 from sfumato.fields.docking.ranking import crossed
 from sfumato.fields.docking.recipe import Docking
+from sfumato.fields.docking.settling import settled
 from sfumato.fields.docking.symmetry import rmsd, symmetries
 from sfumato.fields.docking.things import poses_of
 from sfumato.jobs.model import Model, load
@@ -140,29 +141,48 @@ def _truth(store: Any, number: int | None) -> np.ndarray:
     return places
 
 
-def few_steps(model: Model, steps: Sequence[int], n: int) -> dict[str, list[float]]:
-    """For each number of steps the share of poses, and of ligands with one, within 2 A."""
-    store = model.companions.store
-    queries, found = held_out(store, n, process=process_of(model), search=False), {}
+def few_steps(model: Model, steps: Sequence[int], part: dict[str, Any], ranker: Ranker, every: int) -> dict[str, Any]:
+    """For each number of steps, of every so many of a fold's ligands: the shares within 2 A of drawn poses, as they are and
+    settled, of ligands with such a one, and of first poses of all 40, what was searched for being the fold's own."""
+    store, n = model.companions.store, part["rmsd"].shape[1]
+    which = store.held_out[::every]
+    queries = held_out(store, n, which, process_of(model), settle=0)
+    own = [k for k in range(len(queries)) if not queries.searches(k)]
+    sizes = {name: len(known.ligand) for name, known in zip(store.facts.names, store.known)}
+    ends = np.cumsum([n * sizes[name] for name in part["names"].tolist()])
+    blocks = dict(zip(part["names"].tolist(), np.split(part["places"], ends[:-1])))
+    found: dict[str, Any] = {"ligands": len(queries.cases), "drawn": len(own) // len(queries.cases), "poses": n}
     for count in steps:
-        walk = model.walked(Walk(steps=count).over(model.walk))
-        poses = [
-            pose for part in model.draw(queries, range(len(queries)), walk=walk) for pose in poses_of(queries, part)
-        ]
-        right = _right(queries, store, poses)
-        found[str(count)] = [float(right.mean()), float(right.any(1).mean())]
-    return found
-
-
-def _right(queries: Docked, store: Any, poses: Sequence[Any]) -> np.ndarray:
-    right = np.zeros((len(queries.cases), queries.n), dtype=bool)
-    for k, case in enumerate(queries.cases):
-        own = sorted((pose for pose in poses if pose.number // queries.n == k), key=lambda pose: pose.place)
-        right[k] = (
-            rmsd(np.stack([pose.places for pose in own]), _truth(store, case.known), symmetries(case.ligand.mol))
-            < RIGHT
+        begin, walk = time.process_time(), model.walked(Walk(steps=count).over(model.walk))
+        drawn = sorted(
+            (pose for some in model.draw(queries, own, walk=walk) for pose in poses_of(queries, some)),
+            key=lambda pose: pose.number,
         )
-    return right
+        seconds = time.process_time() - begin
+        raw, after, first, best = [], [], [], []
+        for k, case in enumerate(queries.cases):
+            ways, truth = symmetries(case.ligand.mol), _truth(store, case.known)
+            mine = [pose for pose in drawn if pose.number // n == k]
+            begin = time.process_time()
+            settling = settled(case, np.stack([pose.places for pose in mine]), SETTLE)
+            seconds += time.process_time() - begin
+            every_pose = blocks[case.name].reshape(n, len(case.ligand), 3).astype(np.float64)
+            raw.append(rmsd(np.stack([pose.places for pose in mine]), truth, ways) < RIGHT)
+            for pose, places in zip(mine, settling):
+                every_pose[pose.place] = places
+            far = rmsd(every_pose, truth, ways)
+            after.append(far[[pose.place for pose in mine]] < RIGHT)
+            poses = [Pose(case, k * n + place, place, places) for place, places in enumerate(every_pose)]
+            first.append(far[ranker(scored(poses)).argmax()] < RIGHT)
+            best.append(far.min() < RIGHT)
+        found[str(count)] = {
+            "drawn_right": round(float(np.mean(raw)), 4), "best_of_drawn": round(float(np.mean(np.any(raw, 1))), 4),
+            "settled_right": round(float(np.mean(after)), 4), "best_of_settled": round(float(np.mean(np.any(after, 1))), 4),
+            "top1_of_all": round(float(np.mean(first)), 4), "best_of_all": round(float(np.mean(best)), 4),
+            "seconds_a_pose": round(seconds / len(own), 5), "first": [bool(right) for right in first],
+        }  # fmt: skip
+        print(count, {name: value for name, value in found[str(count)].items() if name != "first"}, flush=True)
+    return found
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
@@ -235,12 +255,17 @@ def summary(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found |= {f"best_of_{k}": share(drawn[:, :k].min(1) < RIGHT) for k in (1, 5, 10, 40) if k <= drawn.shape[1]}
     found |= {name: share(joined[name] < RIGHT) for name in ("overlay", "overlay5", "centred", "random")}
     found["above_overlay"] = paired(np.ones(len(first), dtype=bool))
+    found["without_fold_0"] = told(np.repeat([part["fold"] for part in parts], [len(part["x"]) for part in parts]) > 0)
+    alone = {}
     for name, some in (("drawn", only(parts, False)), ("searched", only(parts, True))):
         own, _, _ = ranked(some)
+        alone[name] = own[:, 0] < RIGHT
         found[f"{name}_alone"] = {
             "poses": own.shape[1], "top1": share(own[:, 0] < RIGHT), "best": share(own.min(1) < RIGHT),
             "poses_right": round(float((own < RIGHT).mean()), 4),
         }  # fmt: skip
+    for name, right in alone.items():
+        found[f"above_{name}_alone"] = [round(v, 4) for v in interval(first.astype(float) - right, groups)]
     found["confidence"] = {name: round(v, 4) for name, v in certainty(sure, first.astype(float)).items()}
     found["intact"] = float(np.mean([part["intact"] for part in parts]))
     found["seconds_a_pose"] = round(sum(p["drawing"] + p["scoring"] for p in parts) / drawn.size, 5)
@@ -254,24 +279,44 @@ def summary(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def parts_of(out: Path, seed: int) -> list[dict[str, Any]]:
+    """What is done of a seed's folds, each with its number."""
+    parts = []
+    for path in sorted(out.glob(f"fold_{seed}_[0-9].npz")):
+        stored = np.load(path, allow_pickle=False)
+        part = {name: stored[name] if stored[name].ndim else stored[name].item() for name in stored.files}
+        parts.append({**part, "fold": int(path.stem.split("_")[2])})
+    return parts
+
+
 def report(out: Path) -> dict[str, Any]:
     """results.json of all that is done."""
     found: dict[str, Any] = {}
     for seed in sorted({int(path.stem.split("_")[1]) for path in out.glob("fold_*_*.npz")}):
-        loaded = [dict(np.load(path, allow_pickle=False)) for path in sorted(out.glob(f"fold_{seed}_*.npz"))]
-        parts = [{name: value if value.ndim else value.item() for name, value in part.items()} for part in loaded]
-        found[f"seed {seed}"] = summary(parts)
+        found[f"seed {seed}"] = summary(parts_of(out, seed))
     if (out / "vina.csv").is_file():
-        found["vina"] = _vina(out / "vina.csv")
-    if (out / "steps.json").is_file():
-        found["steps"] = json.loads((out / "steps.json").read_text())
+        found["vina"] = _vina(out)
+    for path in sorted(out.glob("steps_*_*.json")):
+        found[path.stem] = {
+            name: {a: b for a, b in value.items() if a != "first"} if isinstance(value, dict) else value
+            for name, value in json.loads(path.read_text()).items()
+        }
     (out / "results.json").write_text(json.dumps(found, indent=1))
     return found
 
 
-def _vina(path: Path) -> dict[str, Any]:
-    """What Vina's table says: of each target and both, how many ligands, the shares of first and best poses, seconds a ligand."""
-    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+def _vina(out: Path) -> dict[str, Any]:
+    """What Vina's table says: of each target and both, how many ligands, shares of first and best poses, seconds a ligand; and
+    of the same ligands our first pose and the overlay's."""
+    rows = list(csv.DictReader((out / "vina.csv").open(encoding="utf-8")))
+    seeds = {
+        seed: parts_of(out, seed) for seed in sorted({int(p.stem.split("_")[1]) for p in out.glob("fold_*_*.npz")})
+    }
+    ours: dict[str, dict[str, float]] = {}
+    for seed, parts in seeds.items():
+        names, far = [name for part in parts for name in part["names"].tolist()], ranked(parts)[0]
+        ours[f"top1_of_seed_{seed}"] = dict(zip(names, far[:, 0].tolist()))
+        ours["overlay"] = dict(zip(names, np.concatenate([part["overlay"] for part in parts]).tolist()))
     found = {}
     for target in ("both", *sorted({row["target"] for row in rows})):
         own = [row for row in rows if target in ("both", row["target"])]
@@ -279,6 +324,9 @@ def _vina(path: Path) -> dict[str, Any]:
         seconds = np.mean([float(row["seconds"]) for row in own])
         found[target] = {"ligands": len(own), "top1": round(float(first.mean()), 4), "best_of_9": round(float(best.mean()), 4),
                          "seconds": round(float(seconds), 2)}  # fmt: skip
+        for name, apart in ours.items():
+            if all(row["ligand"] in apart for row in own):
+                found[target][name] = round(float(np.mean([apart[row["ligand"]] < RIGHT for row in own])), 4)
     return found
 
 
@@ -295,7 +343,10 @@ def main() -> None:
     parser.add_argument("--process", choices=("heat", "flow", "fragments", "atoms"), default="heat")
     parser.add_argument("--frame", choices=("auto", "receptor", "free"), default="auto")
     parser.add_argument("-n", type=int, default=40)
-    parser.add_argument("--few", type=int, nargs="*", default=[], help="numbers of steps to compare, on the first run")
+    parser.add_argument(
+        "--few", type=int, nargs="*", default=[], help="numbers of steps to compare on the folds that are done"
+    )
+    parser.add_argument("--every", type=int, default=2, help="of how many ligands of a fold one is compared")
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -310,9 +361,19 @@ def main() -> None:
                 np.savez(file.with_suffix(".part.npz"), training=seconds, **measured(model, options.n))
                 file.with_suffix(".part.npz").rename(file)
                 print(json.dumps(report(options.out)[f"seed {seed}"]), flush=True)
-                if options.few and not (options.out / "steps.json").is_file():
-                    (options.out / "steps.json").write_text(json.dumps(few_steps(model, options.few, 10)))
+    if options.few:
+        for fold in options.which:
+            _compared(options, options.seeds[0], fold)
     print(json.dumps(report(options.out), indent=1))
+
+
+def _compared(options: argparse.Namespace, seed: int, fold: int) -> None:
+    """steps_SEED_FOLD.json, by the run and the poses of a fold that are there, ranked by what the other folds teach."""
+    parts = parts_of(options.out, seed)
+    others = [part for part in parts if part["fold"] != fold]
+    (own,) = (part for part in parts if part["fold"] == fold)
+    found = few_steps(load(options.out / f"run_{seed}_{fold}"), options.few, own, _fitted(others), options.every)
+    (options.out / f"steps_{seed}_{fold}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -22,17 +22,18 @@ def overlay(case: Case, first: int = 0, last: int = 1) -> np.ndarray | None:
         assert template.places is not None
         reference = posed(template, template.places)
         for conformer in case.conformers.numpy():
-            score, places = _laid(reference, posed(case.ligand, conformer))
-            if score > best:
-                best, found = score, places
+            shape, colour, places = laid(reference, posed(case.ligand, conformer))
+            if shape + colour > best:
+                best, found = shape + colour, places
     return found
 
 
-def _laid(reference: Any, probe: Any) -> tuple[float, np.ndarray]:
+def laid(reference: Any, probe: Any) -> tuple[float, float, np.ndarray]:
+    """A molecule laid over another: Tanimoto of shape and of pharmacophores, both as important, and the places (N, 3)."""
     from rdkit.Chem import rdShapeAlign
 
     shape, colour = rdShapeAlign.AlignMol(reference, probe, useColors=True, opt_param=0.5)
-    return shape + colour, np.array(probe.GetConformer().GetPositions())
+    return shape, colour, np.array(probe.GetConformer().GetPositions())
 
 
 def overlays(cases: Sequence[Case], references: int = 1) -> list[np.ndarray | None]:
