@@ -19,7 +19,7 @@ from sfumato.adapting.tolerance import LeapWithin
 from sfumato.diffusion import Gaussian, Linear, uniform, walk
 from sfumato.diffusion.exact import GaussianData
 from sfumato.diffusion.sample import Solver
-from sfumato.fields.tables.turns import InTurn
+from sfumato.fields.tables.turns import InTurn, Turns
 from tests.laws.test_parameters import LAWS_HERE
 from tests.laws.worlds import F64
 
@@ -29,6 +29,7 @@ LAWS: dict[type, set[str]] = {
         "mean",
     },  # tests/adapting/test_flow_map.py: a fully renewed step keeps the law; the last may go to the mean
     LeapWithin: {"tol", "split", "finest", "most"},  # the first two there as well
+    Turns: set(),  # there too: it reveals what random order reveals
     InTurn: {"solvers", "eta"},  # tests/fields/tables/test_turns.py: as Parts of the two would walk
 }
 
