@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from sfumato.diffusion import Denoiser, Gaussian, during, guide
 from sfumato.diffusion.flow_solvers import Node
 from sfumato.diffusion.paths import Endpoints
 from sfumato.diffusion.rng import Streams, key
+from sfumato.jobs.walk import Plain
+from sfumato.serving.guess import ByRow
 from sfumato.serving.rows import Together, form, joined, taken
 from tests.serving.small import close
 
@@ -53,6 +56,36 @@ def test_memories_of_one_form_are_joined_and_parted():
     assert taken(whole, slice(2, 3))[1][1].t.tolist() == [3.0]
     assert form(parts[0]) != form((None, (), 5))
     assert form((None, 4)) != form((None, 5))
+
+
+def test_each_token_is_guided_at_its_own_time():
+    """Call after call by one guess, where now some tokens of a row are within its interval, now all and now none: also of
+    strength 0, where those outside are on their strong side and all those inside on their weak one alone."""
+
+    class Network:
+        def given(self, **condition: Any) -> dict[str, Any]:
+            return condition
+
+        def __call__(self, shown: Any, level: Any, **condition: Any) -> Any:
+            return torch.tanh(shown + level[..., None] + condition["mean"][:, None])
+
+    model: Any = Denoiser(Network(), Gaussian())
+    means, hidden = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[-1.0], [-2.0]])
+    w, low, high = (torch.tensor(each, dtype=torch.float64) for each in ([0.0, 3.0, 1.0], [0.2] * 3, [0.6] * 3))
+    rows: list[int] = []
+    guess = ByRow(model, {"mean": means}, {"mean": hidden}, torch.tensor([True, True, False]), w, low, high,
+                  lambda said, w: Plain().around(said, w, (), None), rows.append)  # fmt: skip
+    x = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(0))
+    for times in ([0.9, 0.4], [0.5, 0.3], [0.5, 0.9], [0.9, 0.7], [0.3, 0.3]):
+        t = torch.tensor([times] * 3, dtype=torch.float64)
+        found = guess(x, t)
+        for i in range(3):
+            one = slice(i, i + 1)
+            alone: Any = model
+            if i < 2:
+                alone = during(guide(model, float(w[i]), instead={"mean": hidden[one]}), 0.2, 0.6)
+            assert close(alone(x[one], t[one], mean=means[one]).x, found.x[one], 1e-6), (times, i)
+    assert rows == [5, 4, 5, 3, 4]
 
 
 @pytest.mark.slow
