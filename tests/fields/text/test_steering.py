@@ -18,7 +18,7 @@ from sfumato.errors import DataError
 from sfumato.fields.text.echo import echo_of, echoing
 from sfumato.fields.text.filling import Draft, fill
 from sfumato.fields.text.grammar import Grammar, everything, grammar
-from sfumato.fields.text.opening import Opened, fill_open, likeliest
+from sfumato.fields.text.opening import Filled, Opened, fill_open, likeliest
 from sfumato.fields.text.originals import Hole, Original, marked, of_lines
 from sfumato.fields.text.steering import OneLine, Seldom, breaks_of, one_line, seldom
 from sfumato.jobs.walk import Walk
@@ -72,6 +72,9 @@ def test_a_gap_in_a_line_becomes_no_end_of_it() -> None:
     holes, asked = of_lines(text, ["2"]), opening(24)
     seen = fill_open(one_line(asked, holes), of(text, "open.txt"), holes, 4, tries=2)
     assert all(len(written.split(b"\n")) == 3 for written in seen)
+    for line in (True, False):  # what stands elsewhere is not the network's
+        one = Filled(asked, of(text), np.zeros(1), np.zeros(1), 0, line, 0, 1.0, None, lambda tokens: True)
+        assert [one.fits(np.array(ids(there))) for there in (b"ab", b"a\nb", b"a\r")] == [True, not line, not line]
     kept = Opened(np.array([1, 2]), 0.0), Opened(np.array([1]), -5.0), Opened(np.array([2]), -4.0)
     assert likeliest(kept, lambda tokens: 1 in tokens, lambda tokens: 2 not in tokens) is kept[1]
     assert likeliest(kept, lambda tokens: 1 in tokens, lambda tokens: False) is kept[0]
@@ -144,20 +147,21 @@ def alike(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
     return torch.zeros(*x.shape, bytes_alone().end + 1)
 
 
-@pytest.mark.parametrize("calls", [1, 2, 3])
-def test_echoes_hear_each_token_of_a_network_that_is_asked_seldom(calls: int) -> None:
+@pytest.mark.parametrize(("calls", "at"), [(1, [5]), (2, [5, 2]), (3, [5, 3, 1])])
+def test_echoes_hear_each_token_of_a_network_that_is_asked_seldom(calls: int, at: list[int]) -> None:
+    """What is written is right; the network is asked when so many tokens are open: all of them surprise it alike."""
     text = b"(12) and [34]; " * 20
-    broken = text[:150] + b"<fill:6>" + text[156:]
+    broken = text[:150] + b"<fill:5>" + text[155:]
     holes, seen = marked(broken), []
 
     def network(x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-        seen.append(len(x))
+        seen.append(int((x == MASK).sum()))
         return alike(x, level)
 
     draft = Draft.of(broken, holes, bytes_alone(), 1)
     model = seldom(echoing(told(network, walk=Walk(solver="confidence", steps=32)), draft.tokens), calls)
     assert fill(model, of(broken, "open.txt"), holes, 1, temperature=0.001) == [text]
-    assert len(seen) == calls
+    assert seen == at
     assert echo_of(model.denoiser) is not None
 
 

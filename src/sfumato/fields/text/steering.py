@@ -91,7 +91,7 @@ class Answer:
         if self.ends is None or self.x.shape != x_t.shape:
             self.ends, self.made = None, torch.zeros(len(x_t), dtype=torch.int64, device=x_t.device)
             return self.made == 0
-        same = ((x_t == self.x) | self.open_).all(1) & ~(open_ & ~self.open_).any(1)
+        same = ((x_t == self.x) | self.open_).all(1)
         self.made = torch.where(same, self.made, 0)
         written, log_p = self.open_ & ~open_, torch.log_softmax(self.ends.x.double(), -1)
         told = -log_p.gather(-1, x_t.clamp_max(log_p.shape[-1] - 1)[..., None])[..., 0].clamp_max(50)
