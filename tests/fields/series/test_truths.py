@@ -73,7 +73,7 @@ def test_the_law_of_an_autoregression_is_found(tmp_path: Path) -> None:
     base = bases.fit(plan, tracks, [np.arange(60, 300 - LEADS + 1)] * 200)
     others = worlds.walks(400, 60 + LEADS, seed=2)
     chance = np.random.default_rng(3)
-    ours, ideal, energy = [], [], []
+    ours, ideal, energy, least = [], [], [], []
     for row in others:
         track = Track.of(row[:60], plan, np.zeros((61, 0), np.float32), np.zeros((0, 0)), -1)
         table = base.table(track, np.array([60]))
@@ -83,14 +83,18 @@ def test_the_law_of_an_autoregression_is_found(tmp_path: Path) -> None:
         exact = torch.from_numpy(mean + e @ root.T)
         ours.append(crps(found, truth).mean())
         ideal.append(crps(exact, truth).mean())
-        energy.append(float(energy_score(found[:, None], truth[None]) - energy_score(exact[:, None], truth[None])))
+        energy.append(float(energy_score(found[:, None], truth[None])))
+        least.append(float(energy_score(exact[:, None], truth[None])))
     ratio = float(sum(ours) / sum(ideal))
     assert 0.995 < ratio < 1.03  # units are measured from 60 steps, which costs a little
-    assert np.mean(energy) > -0.02
+    assert 0.995 < sum(energy) / sum(least) < 1.06
     spread = np.sqrt(np.diag(worlds.law(0, 0, LEADS)[1] @ worlds.law(0, 0, LEADS)[1].T)) / np.sqrt(
         1 / (1 - worlds.PHI**2)
     )
     assert np.allclose(np.sqrt((base.root**2).sum(1)), spread, rtol=0.08)
+    ours_, exactly = (root @ root.T for root in (base.root, worlds.law(0, 0, LEADS)[1]))
+    ours_, exactly = (each / np.sqrt(np.outer(np.diag(each), np.diag(each))) for each in (ours_, exactly))
+    assert np.abs(ours_ - exactly).max() < 0.05  # and how the leads depend on each other
 
 
 def test_residuals_given_what_is_known_follow_the_conditional_law() -> None:
