@@ -1,4 +1,4 @@
-"""`sfumato evaluate` of series: paths of windows that nothing was learned from, beside the cheap bars, on the same windows."""
+"""Paths of windows that nothing was learned from, measured beside the cheap bars on the same windows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from sfumato.fields.series.bars import COPULA, NAIVE, OWN, RIDGE, WHOLE, Bars
 from sfumato.fields.series.data import Store
 from sfumato.fields.series.forecasting import Case, Forecasts, cases_of, drawn
 from sfumato.fields.series.scoring import LEVELS, Scores, Window
-from sfumato.jobs.report import Report
 from sfumato.training.run import RunError
 
 if TYPE_CHECKING:
@@ -117,15 +116,6 @@ def ensembles(model: Model, chosen: list[Case], count: int) -> Iterator[tuple[Ca
             watch.show(min(first + many, len(chosen)))
 
 
-def evaluate(model: Model, measure: SeriesMeasure, ask: ForecastAsk) -> Report:
-    """Forecasts of kept windows, measured. Raises RunError, DataError, MetricError."""
-    from sfumato.fields.series.report import report
-
-    chosen = cases(model, measure, ask)
-    found = measured(model, chosen, measure.n)
-    return report(model, found, chosen)
-
-
 __all__ = [
     "APART",
     "COPULA",
@@ -137,6 +127,5 @@ __all__ = [
     "WHOLE",
     "Measured",
     "cases",
-    "evaluate",
     "measured",
 ]

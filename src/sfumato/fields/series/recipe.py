@@ -243,7 +243,7 @@ class Series(Recipe):
         cases(model, measure, ask)
 
     def evaluate(self, model: Model, measure: SeriesMeasure, ask: ForecastAsk) -> Report:
-        from sfumato.fields.series.measure import evaluate
+        from sfumato.fields.series.report import evaluate
 
         return evaluate(model, measure, ask)
 

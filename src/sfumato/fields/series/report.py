@@ -1,4 +1,4 @@
-"""What an evaluation of series says: a table of scores, ratios with intervals, and what they mean in sentences."""
+"""`sfumato evaluate` of series, and what it says: a table of scores, ratios with intervals, and what they mean in sentences."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from sfumato.fields.series.bars import COPULA, NAIVE, OWN, RIDGE
 from sfumato.fields.series.density import densities
 from sfumato.fields.series.fan import Calibration, Fan
 from sfumato.fields.series.forecasting import Case, Forecasts, Path, drawn
-from sfumato.fields.series.measure import APART, CURVE, MODEL, Measured
+from sfumato.fields.series.measure import APART, CURVE, MODEL, Measured, cases, measured
 from sfumato.jobs.plots import available
 from sfumato.jobs.report import Report
 from sfumato.metrics.table import Row
 
 if TYPE_CHECKING:
+    from sfumato.fields.series.options import ForecastAsk, SeriesMeasure
     from sfumato.fields.series.scoring import Scores
     from sfumato.jobs.model import Model
 
@@ -25,6 +26,12 @@ SHOWN = 4
 DRAWN = 100
 LARGE = 0.25
 """Share of all |y| in a hundredth of the windows from which on WQL is a score of them."""
+
+
+def evaluate(model: Model, measure: SeriesMeasure, ask: ForecastAsk) -> Report:
+    """Forecasts of kept windows, measured. Raises RunError, DataError, MetricError."""
+    chosen = cases(model, measure, ask)
+    return report(model, measured(model, chosen, measure.n), chosen)
 
 
 def report(model: Model, found: Measured, chosen: list[Case]) -> Report:
