@@ -106,11 +106,12 @@ def table_of_run(run: Run, member: Member) -> Table:
 
 def sides(groups: np.ndarray, held_out: float) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of the rows to learn from and of those held out. No group is on both sides: of one that is held out the rows
-    beyond :data:`MAX_HELD_OUT` in all are on neither, and every group has one before any has two."""
+    beyond :data:`MAX_HELD_OUT` in all are on neither, and every group has one before any has two: not its first, for rows that
+    are sorted by date would all be early ones."""
     known, group = np.unique(groups, return_inverse=True)
     held = np.zeros(len(known), dtype=bool)
     held[split([each.tobytes() for each in known], held_out)[1]] = True
-    out = np.flatnonzero(held[group])
+    out = np.random.default_rng(0).permutation(np.flatnonzero(held[group]))
     return np.flatnonzero(~held[group]), np.sort(out[np.argsort(ranks(group[out]), kind="stable")[:MAX_HELD_OUT]])
 
 
