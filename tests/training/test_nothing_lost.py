@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,15 @@ def test_a_closed_terminal_and_a_scheduler_are_heard_as_term_is(number: int, str
     assert_same(run, straight)
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """A closed terminal is heard of, whoever began the tests: under nohup it is ignored, and stays so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_the_message_says_what_is_saved_and_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     draw = loop._draw
     monkeypatch.setattr(loop, "_draw", lambda task, how, step, *rest: (
