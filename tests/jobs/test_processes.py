@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,9 +37,11 @@ def run_to_end(*words: object, ranks: int = 1) -> str:
 
 def started(*words: object, until: Path) -> subprocess.Popen[str]:
     """The command, once ``until`` exists or it has finished."""
-    heard = partial(
-        signal.signal, signal.SIGINT, signal.SIG_DFL
-    )  # ignored where the tests themselves run in the background
+
+    def heard() -> None:  # ignored where the tests themselves run in the background, or under nohup
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
     process = subprocess.Popen(command(*words), stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     give_up = time.monotonic() + 240
     while not until.exists() and process.poll() != 0:
