@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion import SOLVERS, Denoiser, Streams, cosine, dpmpp_2m
-from sfumato.diffusion.coefficients import PLAN, blend, plain
+from sfumato.diffusion.coefficients import LOOKUP, blend, plain
 from sfumato.diffusion.process import Endpoints, Gaussian
 from sfumato.diffusion.sample import sample
 from sfumato.diffusion.schedule import VP, Linear, Schedule, Table
@@ -107,24 +107,24 @@ def test_blend_of_coefficients_per_row_and_for_all() -> None:
     torch.testing.assert_close(blend(2.0, x, -0.5, y), blend(rows, x, rows * -0.25, y), rtol=1e-14, atol=1e-14)
 
 
-def test_coefficients_that_are_planned_are_not_worked_out_again_and_what_is_made_of_a_time_has_no_plan() -> None:
+def test_coefficients_that_are_looked_up_are_not_worked_out_again_and_what_is_made_of_a_time_has_no_lookup() -> None:
     schedule = Counting(2.5)
     process, x, z = Gaussian(schedule), normal(2, 3, seed=7), normal(2, 3, seed=8)
     t = torch.tensor([0.3, 0.7], dtype=F64)
     asked: list[tuple[Tensor, ...]] = []
 
-    def plan(rule: object, owner: object, times: tuple[Tensor, ...]) -> tuple[Tensor, Tensor] | None:
+    def lookup(rule: object, owner: object, times: tuple[Tensor, ...]) -> tuple[Tensor, Tensor] | None:
         asked.append(times)
         return (torch.tensor([0.5, 0.25], dtype=F64), torch.tensor([2.0, 4.0], dtype=F64)) if owner == process else None
 
     wanted = process.interpolate(x, z, t)
-    setattr(t, PLAN, plan)
+    setattr(t, LOOKUP, lookup)
     _asked.clear()
     torch.testing.assert_close(process.interpolate(x, z, t)[0], 0.5 * x[0] + 2.0 * z[0], rtol=1e-14, atol=1e-14)
     assert asked[0][0] is t
     assert not _asked
     for made in (t.clone(), t + 0, t[:], t.to(F64, copy=True)):
         torch.testing.assert_close(process.interpolate(x, z, made), wanted)
-    other = Gaussian(schedule, "noise")  # of whom the plan knows nothing
+    other = Gaussian(schedule, "noise")  # of whom the lookup knows nothing
     torch.testing.assert_close(other.interpolate(x, z, t), wanted)
     assert len(asked) == 2

@@ -26,7 +26,7 @@ from sfumato.diffusion.sample import walk
 from sfumato.diffusion.solvers import SOLVERS
 from sfumato.jobs.walk import Plain
 from sfumato.serving.engine import Engine
-from sfumato.serving.plan import Times
+from sfumato.serving.lookup import Times
 from sfumato.serving.rows import Row
 from sfumato.serving.team import Walker
 

@@ -4,7 +4,7 @@ A walk asks for the same handful of numbers for every batch, each worth a dozen 
 which together cost as much as a small network. So where a time is a single number on the CPU, as in sampling, they are
 worked out once, in float64, and remembered as Python numbers, which also never wait for a GPU. Times of their own for
 each sample or token, as in training, are tensors all the way; where those are known beforehand, as in a server that walks
-rows of many grids together, whoever made the tensor may have worked its coefficients out already (:data:`PLAN`).
+rows of many grids together, whoever made the tensor may have worked its coefficients out already (:data:`LOOKUP`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-PLAN = "_plan"
-"""An attribute of a tensor of times: ``plan(rule, owner, times)`` gives what ``rule(owner, *times)`` does, or None where it does
-not know. What is computed from the tensor does not bear it."""
+LOOKUP = "_lookup"
+"""An attribute of a tensor of times: ``lookup(rule, owner, times)`` gives what ``rule(owner, *times)`` does, or None where it
+does not know. What is computed from the tensor does not bear it."""
 
 Coefficient = float | Tensor
 """One number, or a tensor () for all, (B,) per sample, (B, L) per token."""
@@ -88,7 +88,7 @@ def remembered(rule: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate ``rule(owner, *times)``, which gives coefficients as a tuple of tensors shaped like the times.
 
     Of single times it gives numbers, remembered for the 10,000 last used. The owner must be hashable: a frozen dataclass
-    (schedule, process, solver) or a tuple of them. Of times with a :data:`PLAN` it gives what that says.
+    (schedule, process, solver) or a tuple of them. Of times with a :data:`LOOKUP` it gives what that says.
     """
 
     @lru_cache(maxsize=10_000)
@@ -100,8 +100,8 @@ def remembered(rule: Callable[..., Any]) -> Callable[..., Any]:
     def coefficients(owner: Any, *times: Tensor) -> tuple[Coefficient, ...]:
         if all(map(plain, times)):
             return numbers(owner, *(t.item() for t in times))
-        plan = getattr(times[0], PLAN, None)
-        found: tuple[Coefficient, ...] | None = None if plan is None else plan(rule, owner, times)
+        lookup = getattr(times[0], LOOKUP, None)
+        found: tuple[Coefficient, ...] | None = None if lookup is None else lookup(rule, owner, times)
         return rule(owner, *times) if found is None else found
 
     return coefficients

@@ -19,7 +19,7 @@ import torch
 from sfumato.diffusion.tree import Tree
 from sfumato.errors import Mendable
 from sfumato.serving import fair
-from sfumato.serving.plan import Plans
+from sfumato.serving.lookup import Lookups
 from sfumato.serving.rows import Row
 from sfumato.serving.team import Team
 from sfumato.training.memory import is_short, release
@@ -117,7 +117,7 @@ class Engine:
         self.rows: list[Row] = []
         self.calls: list[Call] = []
         self.team: Team | None = None
-        self.plans, self.counts, self.stopping = Plans(), Counts(), False
+        self.lookups, self.counts, self.stopping = Lookups(), Counts(), False
         self._stale = False  # some of the team have arrived, have gone, or make a last step of another kind
         self._until, self._order, self._few = 0, 0, dict[int, int]()
         self._thread = 0
@@ -252,7 +252,7 @@ class Engine:
             if not others and len(mine) == len(before.rows):
                 return
             before.leave([row for row in others if row.steps_left and not row.owner.gone])
-        self.team = Team(found, self.plans, self._counted, before) if call is None else None
+        self.team = Team(found, self.lookups, self._counted, before) if call is None else None
         if call is not None:
             self._made(call)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from sfumato.diffusion import Guess, tree
 from sfumato.diffusion.paths import Endpoints
 from sfumato.diffusion.tree import Tree, own
-from sfumato.serving.plan import some
+from sfumato.serving.lookup import some
 
 
 @dataclass(frozen=True)

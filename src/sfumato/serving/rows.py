@@ -20,7 +20,7 @@ from sfumato.diffusion.rng import Streams
 from sfumato.diffusion.sample import Solver
 from sfumato.diffusion.tree import Tree
 from sfumato.diffusion.unmasking import Confidence, RandomOrder
-from sfumato.serving.plan import Times
+from sfumato.serving.lookup import Times
 
 # ---- what a solver remembers -------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from sfumato.jobs.model import Model, Told
 from sfumato.jobs.walk import Plain as PlainPush
 from sfumato.jobs.walk import Projected, Walk, spelt
 from sfumato.serving.engine import Cancelled, Engine, Line
-from sfumato.serving.plan import Times
+from sfumato.serving.lookup import Times
 from sfumato.serving.rows import Row, calls
 from sfumato.serving.team import Walker
 

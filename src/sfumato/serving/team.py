@@ -13,7 +13,7 @@ from sfumato.diffusion import tree
 from sfumato.diffusion.sample import Solver, still
 from sfumato.diffusion.tree import Tree
 from sfumato.serving.guess import ByRow
-from sfumato.serving.plan import Plans, Stops
+from sfumato.serving.lookup import Lookups, Stops
 from sfumato.serving.rows import Row, Together, ends_apart, form, joined, settled, taken
 
 
@@ -38,7 +38,7 @@ class Team:
     """Rows that walk together, as one batch.
 
     Args:
-        rows: of one key. plans: where their times are looked up. count: told the rows of each call of the network.
+        rows: of one key. lookups: where their times are looked up. count: told the rows of each call of the network.
         before: the team that some of them have walked in until now, with its keys told: these come first, in its order.
     """
 
@@ -48,7 +48,7 @@ class Team:
     strong: Tree
     weak: Tree
 
-    def __init__(self, rows: Sequence[Row], plans: Plans, count: Callable[[int], None], before: Team | None = None):
+    def __init__(self, rows: Sequence[Row], lookups: Lookups, count: Callable[[int], None], before: Team | None = None):
         mine = set(map(id, rows))
         stay = [i for i, row in enumerate(before.rows) if id(row) in mine] if before is not None else []
         kept = [before.rows[i] for i in stay] if before is not None else []
@@ -78,7 +78,7 @@ class Team:
         )
         self.guide = self.walker.guide(self.guess, self.query)
         self.rng = Together([row.rng for row in self.rows])
-        self.stops = Stops(plans, [row.times for row in self.rows], [row.place for row in self.rows])
+        self.stops = Stops(lookups, [row.times for row in self.rows], [row.place for row in self.rows])
         self.ahead, self.t, self.seen = 0, self.stops.at(0), None
         self.before = None
 

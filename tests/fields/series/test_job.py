@@ -148,7 +148,7 @@ def test_an_evaluation_stands_beside_the_bars(run: Path, capsys: pytest.CaptureF
 def test_nothing_kept_is_learned_from(run: Path) -> None:
     model = load(run)
     store, data = model.companions.store, model.recipe.open(model.run)
-    past = data.train.base.plan.past
+    past = data.train.base.outlook.past
     for part in (data.train, data.held_out):
         ends = np.isnan(part.values)
         for row in range(0, len(part.at), 97):

@@ -11,7 +11,7 @@ import torch
 
 from sfumato.cli import main
 from sfumato.fields.series import base as bases
-from sfumato.fields.series.base import Base, Plan, Track
+from sfumato.fields.series.base import Base, Outlook, Track
 from sfumato.fields.series.data import Store
 from sfumato.fields.series.density import densities
 from sfumato.fields.series.filling import blocks, fill
@@ -45,8 +45,8 @@ def fresh(model: Model) -> Model:
 
 def case(model: Model, values: np.ndarray, name: str = "new", start: int = 0) -> Case:
     """Another series, to be forecast from its end."""
-    plan, clocks = model.companions.base.plan, np.zeros((len(values) + 1, model.facts.clock), dtype=np.float32)
-    return Case(name, start, Track.of(values, plan, clocks, np.zeros((0, 0)), -1), len(values))
+    outlook, clocks = model.companions.base.outlook, np.zeros((len(values) + 1, model.facts.clock), dtype=np.float32)
+    return Case(name, start, Track.of(values, outlook, clocks, np.zeros((0, 0)), -1), len(values))
 
 
 # ---- exact laws ------------------------------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ def test_a_network_that_knows_nothing_forecasts_the_law_of_the_ridge(model: Mode
     own = case(model, worlds.walks(1, 60, seed=5)[0])
     paths = forecast(fresh(model), [own], 4000)[0]
     table = base.table(own.track, np.array([60]))
-    scale = float(table.size[0]) * (float(table.own[0]) if base.plan.own else 1.0)
+    scale = float(table.size[0]) * (float(table.own[0]) if base.outlook.own else 1.0)
     white = np.linalg.solve(base.root, ((paths - base.restored(table, np.zeros((1, LEADS)))) / scale).T).T
     assert np.abs(white.mean(0)).max() < 4.5 / np.sqrt(4000)
     assert np.abs(white.T @ white / 4000 - np.eye(LEADS)).max() < 0.1
@@ -68,14 +68,16 @@ def test_a_network_that_knows_nothing_forecasts_the_law_of_the_ridge(model: Mode
 def test_the_law_of_an_autoregression_is_found(tmp_path: Path) -> None:
     """Walks with autoregressive steps: what is expected, and how far, beside the exact law, and the scores of both."""
     values = worlds.walks(200, 300, seed=1)
-    plan = Plan(LEADS, 60, 1, "last", False)
-    tracks = [Track.of(v, plan, np.zeros((301, 0), np.float32), np.zeros((0, 0)), i % 5) for i, v in enumerate(values)]
-    base = bases.fit(plan, tracks, [np.arange(60, 300 - LEADS + 1)] * 200)
+    outlook = Outlook(LEADS, 60, 1, "last", False)
+    tracks = [
+        Track.of(v, outlook, np.zeros((301, 0), np.float32), np.zeros((0, 0)), i % 5) for i, v in enumerate(values)
+    ]
+    base = bases.fit(outlook, tracks, [np.arange(60, 300 - LEADS + 1)] * 200)
     others = worlds.walks(400, 60 + LEADS, seed=2)
     chance = np.random.default_rng(3)
     ours, ideal, energy, least = [], [], [], []
     for row in others:
-        track = Track.of(row[:60], plan, np.zeros((61, 0), np.float32), np.zeros((0, 0)), -1)
+        track = Track.of(row[:60], outlook, np.zeros((61, 0), np.float32), np.zeros((0, 0)), -1)
         table = base.table(track, np.array([60]))
         mean, root = worlds.law(row[59], row[59] - row[58], LEADS)
         e, truth = chance.standard_normal((256, LEADS)), torch.from_numpy(row[60:])
@@ -208,13 +210,13 @@ def test_a_gap_weighs_nothing_and_padding_changes_nothing(model: Model) -> None:
 def test_filling_a_walk_is_its_exact_bridge(model: Model, tmp_path: Path) -> None:
     """Of a walk with independent steps and one value missing in the middle, what it was is N(mean of both sides, 1/2)."""
     walk = np.concatenate((worlds.walks(1, 100, seed=3, phi=0.0)[0], np.zeros(0)))
-    plan = model.companions.base.plan
+    outlook = model.companions.base.outlook
     k = np.arange(1, LEADS + 1)
     root = np.linalg.cholesky(np.minimum(k[:, None], k[None]).astype(float))
     zero = np.zeros_like(model.companions.base.first.weights)
     ridge = dataclasses.replace(model.companions.base.first, weights=zero)
     exact = dataclasses.replace(
-        model.companions.base, plan=dataclasses.replace(plan, scale="last", own=False), first=ridge, root=root
+        model.companions.base, outlook=dataclasses.replace(outlook, scale="last", own=False), first=ridge, root=root
     )
     store = one(model, walk, [40, 60])
     own = Companions(store, exact, Spread({}))

@@ -93,7 +93,7 @@ class Bars:
     def paths(self, table: Table, count: int, chance: np.random.Generator) -> Mapping[str, np.ndarray]:
         """Paths (M, H) of a window, in its own scale."""
         own = float(table.own[0])
-        z = chance.standard_normal((count, self.base.plan.horizon)) @ self.tied.T
+        z = chance.standard_normal((count, self.base.outlook.horizon)) @ self.tied.T
         u = torch.special.ndtr(torch.from_numpy(z)).numpy()
         drawn = self.whole[chance.integers(len(self.whole), size=count)]
         return {COPULA: self._placed(table, own * of_sorted(self.scaled, u)), WHOLE: self._placed(table, own * drawn)}

@@ -29,7 +29,7 @@ LATELY = 4
 
 
 @dataclass(frozen=True)
-class Plan:
+class Outlook:
     """What is forecast from what: leads, steps of the past, season, units of a window."""
 
     horizon: int
@@ -58,10 +58,12 @@ class Track:
     """Of each origin (n + 1,): the fold whose regression has not seen its future."""
 
     @classmethod
-    def of(cls, values: np.ndarray, plan: Plan, clock: np.ndarray, known: np.ndarray, fold: np.ndarray | int) -> Track:
+    def of(
+        cls, values: np.ndarray, outlook: Outlook, clock: np.ndarray, known: np.ndarray, fold: np.ndarray | int
+    ) -> Track:
         """Of values (n,) with NaN in gaps."""
         whole = np.full(len(values) + 1, fold) if isinstance(fold, int) else fold
-        return cls(values, carried(values, plan.season), clock, known, whole)
+        return cls(values, carried(values, outlook.season), clock, known, whole)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +85,10 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """first, second: the ridges, in the plan's units and in the other ones. root (H, H): A. kept (n, H): residuals of windows
+    """first, second: the ridges, in the outlook's units and in the other ones. root (H, H): A. kept (n, H): residuals of windows
     that the ridge was not fitted to, in its units, beside how wrong it was lately (n,). rms: of what it leaves."""
 
-    plan: Plan
+    outlook: Outlook
     first: Ridge
     second: Ridge
     root: np.ndarray
@@ -107,11 +109,11 @@ class Base:
         }
 
     @classmethod
-    def of(cls, plan: Plan, arrays: Mapping[str, np.ndarray]) -> Base:
+    def of(cls, outlook: Outlook, arrays: Mapping[str, np.ndarray]) -> Base:
         """As it was kept."""
         penalties = arrays["penalties"]
         return cls(
-            plan,
+            outlook,
             Ridge(arrays["first"], float(penalties[0])),
             Ridge(arrays["second"], float(penalties[1])),
             arrays["root"],
@@ -124,18 +126,18 @@ class Base:
 
     def expected(self, track: Track, origins: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Shift and size (N,) of windows before origins, and what both ridges expect after them (N, H), in the series' units."""
-        past = windows(track.filled, origins, self.plan.past)
+        past = windows(track.filled, origins, self.outlook.past)
         made = []
-        for scale, regression in ((self.plan.scale, self.first), (self.plan.other, self.second)):
-            shift, size = measured(past, scale, self.plan.season)
-            told = features(past, shift, size, track, origins, self.plan.horizon)
+        for scale, regression in ((self.outlook.scale, self.first), (self.outlook.other, self.second)):
+            shift, size = measured(past, scale, self.outlook.season)
+            told = features(past, shift, size, track, origins, self.outlook.horizon)
             made.append((shift, size, shift[:, None] + size[:, None] * regression(told, track.fold[origins])))
         return made[0][0], made[0][1], made[0][2], made[1][2]
 
     def table(self, track: Track, origins: np.ndarray) -> Table:
         """All that is known at these origins of a series, rising."""
-        plan, leads = self.plan, self.plan.horizon
-        least = first_origin(plan)
+        outlook, leads = self.outlook, self.outlook.horizon
+        least = first_origin(outlook)
         span = (1 + LATELY) * leads
         reach = np.zeros(len(track.values) + 1, dtype=bool)
         begin = np.maximum(origins - span, min(least, int(origins.min())))
@@ -160,8 +162,8 @@ class Base:
             before = np.where(back >= 0, place[np.maximum(back, 0)], -1)
             seen = np.where((before >= 0)[:, None], error[before], np.nan) / size[at][:, None]
             told[:, (k - 1) * leads : k * leads] = np.nan_to_num(seen)
-        past = windows(track.values, origins, plan.past)
-        rough = _rough(windows(track.filled, origins, plan.past), plan)
+        past = windows(track.values, origins, outlook.past)
+        rough = _rough(windows(track.filled, origins, outlook.past), outlook)
         here, wide = shift[at][:, None], size[at][:, None]
         return Table(
             origins,
@@ -178,7 +180,7 @@ class Base:
     def _lately(self, error: np.ndarray, every: np.ndarray, origins: np.ndarray, size: np.ndarray) -> np.ndarray:
         """The rms of errors of the last horizons that were over before each origin, in units of the usual ones: held to 1 by as
         much as one horizon of them."""
-        leads = self.plan.horizon
+        leads = self.outlook.horizon
         known = np.isfinite(error)
         mean = np.where(known, error, 0.0).__pow__(2).sum(1) / np.maximum(known.sum(1), 1)
         whole = known.any(1)
@@ -196,20 +198,20 @@ class Base:
 
     def told(self, track: Track, table: Table) -> np.ndarray:
         """What a network is told at the origins of a table, (N, D) float32."""
-        plan, origins = self.plan, table.origins
-        past = windows(track.filled, origins, plan.past)
-        return told(past, table, track.clock[origins], ahead_of(track, origins, plan.horizon))
+        outlook, origins = self.outlook, table.origins
+        past = windows(track.filled, origins, outlook.past)
+        return told(past, table, track.clock[origins], ahead_of(track, origins, outlook.horizon))
 
     def left(self, table: Table, after: np.ndarray) -> np.ndarray:
         """What the ridge leaves of what came after the origins (N, H), in units in which it has the covariance A A'."""
         left = (after - table.shift[:, None]) / table.size[:, None] - table.mean
-        return np.asarray(left / table.own[:, None] if self.plan.own else left)
+        return np.asarray(left / table.own[:, None] if self.outlook.own else left)
 
     def restored(self, table: Table, left: np.ndarray) -> np.ndarray:
         """The other way: residuals (N, ..., H) -> values of the series."""
         wide = (len(table.size), *[1] * (left.ndim - 1))
         mean = table.mean.reshape(len(table.size), *[1] * (left.ndim - 2), -1)
-        units = mean + (table.own.reshape(wide) * left if self.plan.own else left)
+        units = mean + (table.own.reshape(wide) * left if self.outlook.own else left)
         return np.asarray(table.shift.reshape(wide) + table.size.reshape(wide) * units)
 
 
@@ -232,15 +234,15 @@ def told(past: np.ndarray, table: Table, clock: np.ndarray, ahead: np.ndarray) -
     return np.concatenate([each.astype(np.float32) for each in parts], 1)
 
 
-def first_origin(plan: Plan) -> int:
+def first_origin(outlook: Outlook) -> int:
     """The first origin that is learned from: with a good part of its past."""
-    return max(3, plan.past // 2)
+    return max(3, outlook.past // 2)
 
 
-def _rough(past: np.ndarray, plan: Plan) -> np.ndarray:
+def _rough(past: np.ndarray, outlook: Outlook) -> np.ndarray:
     """ln of a step's size, in deviations: what a series looks like, whatever its units."""
-    _, deviation = measured(past, "mean", plan.season)
-    _, step = measured(past, "last", plan.season)
+    _, deviation = measured(past, "mean", outlook.season)
+    _, step = measured(past, "last", outlook.season)
     return np.asarray(np.clip(np.log(step / deviation), -4, 4))
 
 
@@ -261,21 +263,21 @@ def ahead_of(track: Track, origins: np.ndarray, leads: int) -> np.ndarray:
     return np.asarray(track.known[at].reshape(len(origins), -1))
 
 
-def fit(plan: Plan, tracks: Sequence[Track], origins: Sequence[np.ndarray]) -> Base:
+def fit(outlook: Outlook, tracks: Sequence[Track], origins: Sequence[np.ndarray]) -> Base:
     """The base of series, fitted to windows after these origins, whose future is whole."""
     each = max(PER_SERIES, MOST_FITTED // max(1, len(tracks)))
     some = [own[np.unique(np.linspace(0, len(own) - 1, min(each, len(own))).astype(int))] for own in origins]
     first, second = (
-        ridges.fit(Sums.of(_parts(plan, scale, tracks, some), _width(plan, tracks[0]), plan.horizon))
-        for scale in (plan.scale, plan.other)
+        ridges.fit(Sums.of(_parts(outlook, scale, tracks, some), _width(outlook, tracks[0]), outlook.horizon))
+        for scale in (outlook.scale, outlook.other)
     )
-    blank = Base(plan, first, second, np.eye(plan.horizon), np.zeros((0, plan.horizon)), np.zeros(0), 1.0)
+    blank = Base(outlook, first, second, np.eye(outlook.horizon), np.zeros((0, outlook.horizon)), np.zeros(0), 1.0)
     residuals = np.concatenate([left for _, _, left in _residuals(blank, tracks, some)])
     good = np.isfinite(residuals).all(1) & (np.abs(residuals) < FAR).all(1)
     if not good.any():
         return blank
     rms = float(np.sqrt((np.clip(residuals[good], -8, 8) ** 2).mean())) or 1.0
-    known = Base(plan, first, second, np.eye(plan.horizon), residuals[:0], np.zeros(0), max(rms, 1e-9))
+    known = Base(outlook, first, second, np.eye(outlook.horizon), residuals[:0], np.zeros(0), max(rms, 1e-9))
     lefts, owns = [], []
     for track, own, left in _residuals(known, tracks, some):
         fine = np.isfinite(left).all(1) & (np.abs(left) < FAR).all(1)
@@ -284,27 +286,29 @@ def fit(plan: Plan, tracks: Sequence[Track], origins: Sequence[np.ndarray]) -> B
             lefts.append(left[fine])
             owns.append(table.own)
     left, lately = np.concatenate(lefts), np.concatenate(owns)
-    root = np.linalg.cholesky(ridges.covariance(left / lately[:, None] if plan.own else left))
+    root = np.linalg.cholesky(ridges.covariance(left / lately[:, None] if outlook.own else left))
     chosen = np.unique(np.linspace(0, len(left) - 1, min(KEPT, len(left))).astype(int))
-    return Base(plan, first, second, root, left[chosen], lately[chosen], known.rms)
+    return Base(outlook, first, second, root, left[chosen], lately[chosen], known.rms)
 
 
-def _width(plan: Plan, track: Track) -> int:
-    return plan.past + track.clock.shape[1] + track.known.shape[1] * plan.horizon
+def _width(outlook: Outlook, track: Track) -> int:
+    return outlook.past + track.clock.shape[1] + track.known.shape[1] * outlook.horizon
 
 
 def _parts(
-    plan: Plan, scale: str, tracks: Sequence[Track], origins: Sequence[np.ndarray]
+    outlook: Outlook, scale: str, tracks: Sequence[Track], origins: Sequence[np.ndarray]
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     for track, own in zip(tracks, origins):
         if not len(own):
             continue
-        past = windows(track.filled, own, plan.past)
-        shift, size = measured(past, scale, plan.season)
-        told = features(past, shift, size, track, own, plan.horizon)
-        after = track.values[own[:, None] + np.arange(plan.horizon)]
+        past = windows(track.filled, own, outlook.past)
+        shift, size = measured(past, scale, outlook.season)
+        told = features(past, shift, size, track, own, outlook.horizon)
+        after = track.values[own[:, None] + np.arange(outlook.horizon)]
         wanted = (after - shift[:, None]) / size[:, None]
-        good = np.isfinite(wanted).all(1) & (np.abs(wanted) < FAR).all(1) & (np.abs(told[:, : plan.past]) < FAR).all(1)
+        good = (
+            np.isfinite(wanted).all(1) & (np.abs(wanted) < FAR).all(1) & (np.abs(told[:, : outlook.past]) < FAR).all(1)
+        )
         for fold in np.unique(track.fold[own]):
             mine = good & (track.fold[own] == fold)
             yield int(fold), told[mine], wanted[mine]
@@ -317,7 +321,7 @@ def _residuals(
     for track, own in zip(tracks, origins):
         if len(own):
             _, size, mean, _ = base.expected(track, own)
-            after = track.values[own[:, None] + np.arange(base.plan.horizon)]
+            after = track.values[own[:, None] + np.arange(base.outlook.horizon)]
             yield track, own, (after - mean) / size[:, None]
 
 

@@ -20,7 +20,7 @@ from sfumato.data.arrays import kept_arrays
 from sfumato.errors import DataError, Wrong, shown
 from sfumato.fields.series import base as bases
 from sfumato.fields.series import zones
-from sfumato.fields.series.base import Plan, Track
+from sfumato.fields.series.base import Outlook, Track
 from sfumato.fields.series.facts import SeriesFacts
 from sfumato.fields.series.frequency import Frequency, parsed
 from sfumato.fields.series.grid import LEAST, Gridded, gridded
@@ -154,9 +154,9 @@ def _facts(source: Source, found: Gridded, wanted: Wanted, path: Path) -> Series
     )
 
 
-def facts_plan(facts: SeriesFacts) -> Plan:
+def facts_plan(facts: SeriesFacts) -> Outlook:
     """What the base needs to know."""
-    return Plan(facts.horizon, facts.past, facts.season, facts.scale, facts.own)
+    return Outlook(facts.horizon, facts.past, facts.season, facts.scale, facts.own)
 
 
 @dataclass(frozen=True, eq=False)

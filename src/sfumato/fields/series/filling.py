@@ -89,17 +89,17 @@ def _filled(
     model: Model, base: Base, store: Store, means: Sequence[np.ndarray | None], n: int, stream: str
 ) -> list[Filled]:
     """One pass over all gaps, with the means of the last one in the past."""
-    leads, plan = base.plan.horizon, facts_plan(store.facts)
-    tracks = [_track(store, i, means[i], plan) for i in range(len(store))]
+    leads, outlook = base.outlook.horizon, facts_plan(store.facts)
+    tracks = [_track(store, i, means[i], outlook) for i in range(len(store))]
     drawn = {
         i: np.full((n, len(store.series(i))), np.nan)
         for i in range(len(store))
         if not np.isfinite(store.series(i)).all()
     }
-    plans = {i: [block for block in blocks(store.series(i), leads) if block.origin >= LEAST] for i in drawn}
-    first = [(i, block) for i, own in plans.items() for block in own if not block.goes_on]
+    due = {i: [block for block in blocks(store.series(i), leads) if block.origin >= LEAST] for i in drawn}
+    first = [(i, block) for i, own in due.items() for block in own if not block.goes_on]
     _draw(model, base, store, tracks, first, drawn, n, stream)
-    later = [(i, block) for i, own in plans.items() for block in own if block.goes_on]
+    later = [(i, block) for i, own in due.items() for block in own if block.goes_on]
     later.sort(key=lambda pair: pair[1].origin)
     for i, block in later:
         _go_on(model, base, store, tracks[i], i, block, drawn[i], stream)
@@ -110,7 +110,7 @@ def _filled(
     return made
 
 
-def _track(store: Store, i: int, mean: np.ndarray | None, plan: object) -> Track:
+def _track(store: Store, i: int, mean: np.ndarray | None, outlook: object) -> Track:
     """A series with its gaps, whose past holds what was drawn on average where that is known."""
     own = store.track(i)
     if mean is None:
@@ -134,7 +134,7 @@ def _draw(
     """Blocks that begin gaps, all at once."""
     from sfumato.training.progress import Watch
 
-    leads, many = base.plan.horizon, max(1, 400_000 // (n * base.plan.horizon))
+    leads, many = base.outlook.horizon, max(1, 400_000 // (n * base.outlook.horizon))
     with Watch("fill", len(every), unit="gaps") as watch:
         for start in range(0, len(every), many):
             own = every[start : start + many]
@@ -162,7 +162,7 @@ def _go_on(
     model: Model, base: Base, store: Store, track: Track, i: int, block: Block, drawn: np.ndarray, stream: str
 ) -> None:
     """The rest of a gap longer than a horizon, each path from what it drew before."""
-    leads, facts, series = base.plan.horizon, store.facts, store.series(i)
+    leads, facts, series = base.outlook.horizon, store.facts, store.series(i)
     begin = block.origin - 1
     while begin > 0 and not np.isfinite(series[begin - 1]):
         begin -= 1

@@ -97,7 +97,7 @@ class Forecasts:
     ) -> Forecasts:  # fmt: skip
         """With what is known at each origin worked out."""
         tables = _tables(base, cases)
-        shape = len(cases), base.plan.horizon
+        shape = len(cases), base.outlook.horizon
         known = np.zeros(shape, dtype=bool) if known is None else known
         return cls(base, cases, tables, paths, leads, known, np.zeros(shape) if values is None else values, facts)
 
@@ -120,7 +120,7 @@ class Forecasts:
         told = np.concatenate([self.base.told(self.cases[c].track, self.tables[c]) for c in cases])
         left = np.concatenate([self.base.left(self.tables[c], self.values[c][None]) for c in cases])
         seen = around(left, self.known[cases], self.base)
-        x = np.zeros((len(every), self.base.plan.horizon), dtype=np.float32)
+        x = np.zeros((len(every), self.base.outlook.horizon), dtype=np.float32)
         return {
             "x": torch.from_numpy(x),
             "told": torch.from_numpy(told[which]),
@@ -209,7 +209,7 @@ def drawn(model: Model, forecasts: Forecasts, numbers: Sequence[int]) -> Iterato
     """Paths of these numbers, x (b, leads) in the units of the series."""
     from sfumato.diffusion import Drawn
 
-    horizon = forecasts.base.plan.horizon
+    horizon = forecasts.base.outlook.horizon
     for whole in model.draw(forecasts, numbers):
         values = forecasts.restored(whole.numbers, spread(model, forecasts, whole))
         if forecasts.leads > horizon:
@@ -266,8 +266,8 @@ def _further(model: Model, forecasts: Forecasts, numbers: Sequence[int], values:
         for number, path in zip(numbers, made):
             own = forecasts.cases[forecasts.at(number)[0]]
             cases.append(continued(base, model.facts, own, path))
-        one = Forecasts.of(base, cases, 1, base.plan.horizon)
-        more = np.empty((len(cases), base.plan.horizon))
+        one = Forecasts.of(base, cases, 1, base.outlook.horizon)
+        more = np.empty((len(cases), base.outlook.horizon))
         for whole in model.draw(_Named(one, forecasts, numbers), range(len(cases)), stream=("horizon", block)):
             more[list(whole.numbers)] = one.restored(whole.numbers, spread(model, one, whole))
         made, block = np.concatenate((made, more), 1), block + 1
@@ -297,12 +297,12 @@ def continued(base: Base, facts: SeriesFacts, case: Case, path: np.ndarray) -> C
     """A case that has gone on along a path: of its past as much as the base reads."""
     from sfumato.fields.series.data import clock
 
-    plan = base.plan
-    back = min(case.origin, plan.past + 6 * plan.horizon)
+    outlook = base.outlook
+    back = min(case.origin, outlook.past + 6 * outlook.horizon)
     begin = case.origin - back
     values = np.concatenate((case.track.values[begin : case.origin], path))
     start = case.start + begin
-    track = Track.of(values, plan, clock(facts, start, len(values)), case.track.known[begin:], -1)
+    track = Track.of(values, outlook, clock(facts, start, len(values)), case.track.known[begin:], -1)
     return Case(case.name, start, track, len(values))
 
 

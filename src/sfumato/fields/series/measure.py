@@ -104,12 +104,12 @@ def ensembles(model: Model, chosen: list[Case], count: int) -> Iterator[tuple[Ca
     from sfumato.training.progress import Watch
 
     base = model.companions.base
-    many = max(1, TOGETHER // (count * base.plan.horizon))
+    many = max(1, TOGETHER // (count * base.outlook.horizon))
     with Watch("forecast", len(chosen), unit="windows") as watch:
         for first in range(0, len(chosen), many):
             own = chosen[first : first + many]
-            forecasts = Forecasts.of(base, own, count, base.plan.horizon)
-            values = np.empty((len(forecasts), base.plan.horizon))
+            forecasts = Forecasts.of(base, own, count, base.outlook.horizon)
+            values = np.empty((len(forecasts), base.outlook.horizon))
             for part in drawn(model, forecasts, range(len(forecasts))):
                 values[list(part.numbers)] = part.x.numpy()
             yield from zip(own, forecasts.tables, values.reshape(len(own), count, -1))

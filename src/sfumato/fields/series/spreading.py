@@ -76,16 +76,16 @@ def measured(model: Model) -> float:
         return 1.0
     chosen = [held[k] for k in np.unique(np.linspace(0, len(held) - 1, min(WINDOWS, len(held))).astype(int))]
     cases = cases_of(store, [i for i, _ in chosen], [o for _, o in chosen])
-    forecasts = Forecasts.of(base, cases, PATHS, base.plan.horizon)
-    white, centre = np.empty((len(forecasts), base.plan.horizon)), np.empty((len(forecasts), base.plan.horizon))
+    forecasts = Forecasts.of(base, cases, PATHS, base.outlook.horizon)
+    white, centre = np.empty((len(forecasts), base.outlook.horizon)), np.empty((len(forecasts), base.outlook.horizon))
     for whole in model.draw(forecasts, range(len(forecasts))):
         own = list(whole.numbers)
         white[own], centre[own] = whole.x.float().cpu().numpy(), expected(model, whole.query)
     root = White(base.root).root
     left, middle = white @ root.T, centre @ root.T
-    truth = np.concatenate([base.left(table, case.track.values[None, case.origin : case.origin + base.plan.horizon])
+    truth = np.concatenate([base.left(table, case.track.values[None, case.origin : case.origin + base.outlook.horizon])
                             for case, table in zip(cases, forecasts.tables)])  # fmt: skip
-    shape = len(cases), PATHS, base.plan.horizon
+    shape = len(cases), PATHS, base.outlook.horizon
     return best(left.reshape(shape), middle.reshape(shape)[:, 0], truth)
 
 

@@ -45,7 +45,7 @@ class Windows:
     @cached_property
     def masks(self) -> np.ndarray:
         """Those that are learned with."""
-        return masks(self.base.plan.horizon)
+        return masks(self.base.outlook.horizon)
 
     @cached_property
     def whiteners(self) -> np.ndarray:
@@ -58,9 +58,9 @@ class Windows:
     def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """{"x" (H,) white, "weight" (H,), "told" (D,), "around" (2 H,)} of each."""
         indices = np.asarray(indices)
-        row, leads = indices % len(self.at), np.arange(self.base.plan.horizon)
+        row, leads = indices % len(self.at), np.arange(self.base.outlook.horizon)
         table, at = part(self.table, row), self.at[row][:, None]
-        past = self.filled[at + np.arange(-self.base.plan.past, 0)]
+        past = self.filled[at + np.arange(-self.base.outlook.past, 0)]
         ahead = np.zeros((len(row), 0))
         if self.known.shape[1]:
             ahead = self.known[np.minimum(self.told[row][:, None] + leads, self.last[row][:, None])].reshape(
@@ -104,7 +104,7 @@ def part(table: Table, rows: np.ndarray) -> Table:
 
 def windows(base: Base, tracks: Sequence[Track], origins: Sequence[np.ndarray], rounds: int = SHARES) -> Windows:
     """Windows after these origins of each series."""
-    past, leads = base.plan.past, base.plan.horizon
+    past, leads = base.outlook.past, base.outlook.horizon
     before, after = np.full(past, np.nan), np.full(leads, np.nan)
     every = [(track, own) for track, own in zip(tracks, origins) if len(own)]
     tables = [slim(base.table(track, own)) for track, own in every]

@@ -1,4 +1,4 @@
-"""Plans: coefficients that are looked up are those that would be worked out, for whichever rows; no grid is worked out twice."""
+"""Coefficients that are looked up are those that would be worked out, for whichever rows; no grid is worked out twice."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 from sfumato.diffusion import Denoiser, Gaussian
 from sfumato.diffusion.rng import Streams
 from sfumato.diffusion.schedule import VP, Cosine, Linear, Schedule
-from sfumato.serving import plan
+from sfumato.serving import lookup
 from sfumato.serving.engine import Engine
-from sfumato.serving.plan import Plans, Stops, Times, some
+from sfumato.serving.lookup import Lookups, Stops, Times, some
 from tests.serving.small import Told, close, row, run_out, times_of, walker
 
 F64 = torch.float64
@@ -27,7 +27,7 @@ def times(steps: int, shape: str = "cosine") -> Times:
 
 
 def same(process: Gaussian, t: Tensor, s: Tensor) -> bool:
-    """Whether planned times give what the same numbers give that bear no plan."""
+    """Whether times that are looked up give what the same numbers give that bear no lookup."""
     x_t, answer = torch.randn(2, len(t), 3, dtype=F64, generator=torch.Generator().manual_seed(0))
     found = []
     for here, there in ((t, s), (t.clone(), s.clone())):
@@ -42,12 +42,12 @@ def same(process: Gaussian, t: Tensor, s: Tensor) -> bool:
 @pytest.mark.parametrize("predicts", ["velocity", "data", "v"])
 def test_what_is_looked_up_is_what_would_be_worked_out(schedule: Schedule, predicts: Any):
     """At every step, for all rows and for some of them, also of grids that came when others were worked out already."""
-    process, plans = Gaussian(schedule, predicts), Plans()
+    process, lookups = Gaussian(schedule, predicts), Lookups()
     first = [times(5), times(9, "late"), times(5, "uniform"), times(5)]
     which = torch.tensor([3, 0, 0])
     for walks in (first, [*first, times(7)]):
         places = [0, 3, 1, 0, 2][: len(walks)]
-        stops = Stops(plans, walks, places)
+        stops = Stops(lookups, walks, places)
         for k in range(4):
             t, s = stops.at(k), stops.at(k + 1)
             wanted = [float(walk[place + k]) for walk, place in zip(walks, places, strict=True)]
@@ -55,13 +55,13 @@ def test_what_is_looked_up_is_what_would_be_worked_out(schedule: Schedule, predi
             assert same(process, t, s)
             assert some(t, which).tolist() == t[which].tolist()
             assert same(process, some(t, which), some(s, which))
-    assert len(plans.tables[CPU, F64].walks) == 4  # one of the five walks twice
+    assert len(lookups.last[CPU, F64].walks) == 4  # one of the five walks twice
 
 
 def test_times_of_others_are_not_taken_for_those_of_the_same_rows():
     """A solver may hold a time of an earlier batch beside one of this: their places say nothing about each other."""
-    process, plans = Gaussian(VP()), Plans()
-    one, other = Stops(plans, [times(4), times(9)], [0, 0]), Stops(plans, [times(9), times(4)], [2, 1])
+    process, lookups = Gaussian(VP()), Lookups()
+    one, other = Stops(lookups, [times(4), times(9)], [0, 0]), Stops(lookups, [times(9), times(4)], [2, 1])
     assert same(process, one.at(0), other.at(0))
     which, back = torch.tensor([0, 1]), torch.tensor([1, 0])
     assert same(process, some(one.at(0), which), some(one.at(1), back))
@@ -71,7 +71,7 @@ def test_each_token_and_each_part_has_times_of_its_own():
     even = torch.linspace(1, 0, 4, dtype=F64)
     own = [Times.of([{"a": u, "b": (u * torch.tensor([1.0, 0.5], dtype=F64))[None]} for u in even**k], F64, CPU)
            for k in (1, 2)]  # fmt: skip
-    stops = Stops(Plans(), own, [0, 1])
+    stops = Stops(Lookups(), own, [0, 1])
     t = stops.at(1)
     assert t["a"].tolist() == [float(even[1]), float(even[2] ** 2)]
     assert t["b"].tolist() == [[float(even[1]), float(even[1]) / 2], [float(even[2] ** 2), float(even[2] ** 2) / 2]]
@@ -119,14 +119,14 @@ def test_nobody_works_out_again_what_a_grid_was_worked_out_for():
     assert asked[1] == 30  # each at its start
 
 
-def test_a_table_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch):
+def test_what_was_worked_out_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch):
     """Another one is begun, and nobody notices; the rules of processes that are gone are let go."""
-    monkeypatch.setattr(plan, "MOST", 40)
-    monkeypatch.setattr(plan, "RULES", 6)
-    plans = Plans()
+    monkeypatch.setattr(lookup, "MOST", 40)
+    monkeypatch.setattr(lookup, "RULES", 6)
+    lookups = Lookups()
     for k in range(60):
-        stops = Stops(plans, [times(5), times(2 + k)], [0, 1])
+        stops = Stops(lookups, [times(5), times(2 + k)], [0, 1])
         assert same(Gaussian(VP(1e-3 * (k + 1))), stops.at(0), stops.at(1))
-        (table,) = plans.tables.values()
-        assert len(table.times) <= 40 + 6 + 63
-        assert len(table.found) <= 6
+        (worked,) = lookups.last.values()
+        assert len(worked.times) <= 40 + 6 + 63
+        assert len(worked.found) <= 6

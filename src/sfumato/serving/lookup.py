@@ -1,4 +1,4 @@
-"""Plans: at which times a row will stand is known before it begins. So the coefficients of every time of a grid are worked out
+"""Lookups: at which times a row will stand is known before it begins. So the coefficients of every time of a grid are worked out
 once, for all that ever walk it, and a step of a batch looks up those of its rows.
 """
 
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from sfumato.diffusion import tree
-from sfumato.diffusion.coefficients import PLAN
+from sfumato.diffusion.coefficients import LOOKUP
 from sfumato.diffusion.tree import Tree
 
 MOST = 1 << 13
-"""Times of a table, about; beyond it another one is begun."""
+"""Times of one :class:`Worked`, about; beyond it another is begun."""
 RULES = 64
-"""Rules whose coefficients a table keeps."""
+"""Rules whose coefficients it keeps."""
 
 
 # ---- of one row --------------------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ class Times:
 
 
 @dataclass(eq=False)
-class Table:
+class Worked:
     """Single times of many walks on one device, one walk after the other, and what rules made of them."""
 
     times: Tensor
@@ -101,31 +101,31 @@ def _shifted(walk: Tensor, by: int) -> Tensor:
     return walk[(torch.arange(len(walk), device=walk.device) + by).clamp(0, len(walk) - 1)]
 
 
-class Plans:
-    """The tables of all walks: one for each device and type, the last one begun."""
+class Lookups:
+    """What was worked out for all walks: one for each device and type, the last one begun."""
 
     def __init__(self) -> None:
-        self.tables: dict[Any, Table] = {}
+        self.last: dict[Any, Worked] = {}
 
-    def table(self, leaves: Sequence[Tensor], keys: Sequence[bytes]) -> Table:
+    def room(self, leaves: Sequence[Tensor], keys: Sequence[bytes]) -> Worked:
         """One with room for these walks (n + 1, 1)."""
         kind = leaves[0].device, leaves[0].dtype
-        table = self.tables.get(kind)
-        if table is None or (len(table.times) > MOST and any(key not in table.begins for key in keys)):
-            table = self.tables[kind] = Table(leaves[0].new_empty(0))
-        return table
+        worked = self.last.get(kind)
+        if worked is None or (len(worked.times) > MOST and any(key not in worked.begins for key in keys)):
+            worked = self.last[kind] = Worked(leaves[0].new_empty(0))
+        return worked
 
 
 @dataclass(frozen=True, eq=False)
 class Stand:
-    """Where the times of a tensor stand in a table: the plan that it bears.
+    """Where the times of a tensor stand among those worked out: the lookup that it bears.
 
     Args:
-        places: (B,). rows: things that say which rows these are: only times of the same rows are planned together. ahead:
+        places: (B,). rows: things that say which rows these are: only times of the same rows are looked up together. ahead:
             steps since those began to walk together.
     """
 
-    table: Table
+    worked: Worked
     places: Tensor
     rows: tuple[Any, ...]
     ahead: int
@@ -135,7 +135,7 @@ class Stand:
     ) -> tuple[Tensor, ...] | None:  # fmt: skip
         by = []
         for each in times:
-            stand = getattr(each, PLAN, None)
+            stand = getattr(each, LOOKUP, None)
             if (
                 not isinstance(stand, Stand)
                 or len(stand.rows) != len(self.rows)
@@ -143,13 +143,13 @@ class Stand:
             ):
                 return None
             by.append(stand.ahead - self.ahead)
-        found = self.table.coefficients(rule, owner, tuple(by))
+        found = self.worked.coefficients(rule, owner, tuple(by))
         return tuple(values.index_select(0, self.places) for values in found)
 
     def times(self) -> Tensor:
-        """The times (B,), which bear this plan."""
-        t = self.table.times.index_select(0, self.places)
-        setattr(t, PLAN, self)
+        """The times (B,), which bear this lookup."""
+        t = self.worked.times.index_select(0, self.places)
+        setattr(t, LOOKUP, self)
         return t
 
 
@@ -160,17 +160,17 @@ class Stops:
         walks: the times of each row, of one form. places: where it is on its way.
     """
 
-    def __init__(self, plans: Plans, walks: Sequence[Times], places: Sequence[int]):
+    def __init__(self, lookups: Lookups, walks: Sequence[Times], places: Sequence[int]):
         self.walks, self.places = walks, list(places)
-        self.begins: list[tuple[Table, Tensor] | None] = []
+        self.begins: list[tuple[Worked, Tensor] | None] = []
         for j, leaf in enumerate(walks[0].leaves):
             if leaf.ndim != 2:
                 self.begins.append(None)
                 continue
             own, keys = [each.leaves[j] for each in walks], [each.keys[j] for each in walks]
-            table = plans.table(own, keys)
-            first = [table.begin(key, leaf) + place for key, leaf, place in zip(keys, own, places, strict=True)]
-            self.begins.append((table, torch.tensor(first, device=leaf.device)))
+            worked = lookups.room(own, keys)
+            first = [worked.begin(key, leaf) + place for key, leaf, place in zip(keys, own, places, strict=True)]
+            self.begins.append((worked, torch.tensor(first, device=leaf.device)))
 
     def at(self, ahead: int) -> Tree:
         """The times so many steps from where they began to walk together: leaves (B,) or (B, L)."""
@@ -181,19 +181,19 @@ class Stops:
 
     def _leaf(self, j: int, ahead: int) -> Tensor:
         if (begun := self.begins[j]) is not None:
-            table, first = begun
-            return Stand(table, first + ahead, (self,), ahead).times()
+            worked, first = begun
+            return Stand(worked, first + ahead, (self,), ahead).times()
         return torch.cat([walk.leaves[j][place + ahead] for walk, place in zip(self.walks, self.places, strict=True)])
 
 
 def some(times: Tree, which: Tensor) -> Tree:
-    """The times of some of the rows, planned as those were."""
+    """The times of some of the rows, looked up as those were."""
 
     def of(t: Tensor) -> Tensor:
-        stand = getattr(t, PLAN, None)
+        stand = getattr(t, LOOKUP, None)
         if not isinstance(stand, Stand):
             return t[which.to(t.device)]
         places = stand.places.index_select(0, which.to(t.device))
-        return Stand(stand.table, places, (*stand.rows, which), stand.ahead).times()
+        return Stand(stand.worked, places, (*stand.rows, which), stand.ahead).times()
 
     return tree.each(of, times)
