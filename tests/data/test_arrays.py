@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sfumato.data import Arrays, DataError, open_array
+from sfumato.data.arrays import kept_array
 
 NUMBERS = np.random.default_rng(0).normal(size=(20, 3, 2)).astype(np.float32)
 
@@ -118,6 +119,15 @@ def test_bad_values_are_refused(tmp_path: Path, suffix: str) -> None:
     refused(save(bad), r"\[13\]: contains NaN")
     refused(save(np.full((4, 3), 0.1)), "spread 0")
     refused(save(np.full((4, 3), 1e300) * np.array([[1], [1], [1], [-1]])), "too large")
+
+
+def test_brackets_within_brackets_are_no_lack_of_memory(tmp_path: Path) -> None:
+    path = tmp_path / "deep.npy"
+    header = b"(" * 5000
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    for read in (open_array, kept_array):
+        with pytest.raises(DataError, match="brackets within brackets"):
+            read(path)
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:

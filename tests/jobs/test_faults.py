@@ -246,7 +246,16 @@ def test_a_flipped_bit_in_what_was_prepared_names_the_file(name: str, verb: str,
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[1]", '{"angles": [1], "progress": []}', '{"angles": [NaN], "progress": [0]}', "x" * 9]
+    "text",
+    [
+        "",
+        "{",
+        "[1]",
+        '{"angles": [1], "progress": []}',
+        '{"angles": [NaN], "progress": [0]}',
+        '{"angles": [1' + "0" * 400 + '], "progress": [0]}',
+        "x" * 9,
+    ],
 )
 @pytest.mark.parametrize("name", ["walk.json", "grid.json"])
 def test_a_damaged_walk_is_one_line(text: str, name: str, run: Path, tmp_path: Path, capsys):

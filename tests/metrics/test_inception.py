@@ -252,6 +252,7 @@ def test_other_content_is_refused_in_one_line(tmp_path, capsys):
 
     small = {name: torch.zeros(1) for name in ("a", "b")}
     refused(small, r"misses Conv2d_1a_3x3\.bn\.bias, .* and \d+ more; has unexpected a, b")
+    refused({"1" * 5000: torch.zeros(1)}, r"has unexpected 1{80}$")  # not all of it: it is one line
     refused(b"no such format", "not a file of tensors")
     refused(small, "not a file of tensors", "x.pth")
     refused({"a": Harmful()}, "not a file of tensors", "x.pth")

@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -138,12 +139,15 @@ def _state(path: Path) -> tuple[int, int]:
 def _header(file: IO[bytes], name: str, words: bool = False) -> tuple[tuple[int, ...], np.dtype[Any], int]:
     """(shape, type, bytes of the header) of the .npy data at the start of `file`; refuses what is not numbers (or words)."""
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, _, kind = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, _, kind = np.lib.format.read_array_header_2_0(file)
-    else:
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+    if read is None:
         raise DataError(f"{name}: .npy version {version} is for named fields; expected plain numbers")
+    found = None
+    with suppress(MemoryError):  # what Python says of brackets within brackets
+        found = read(file)
+    if found is None:
+        raise DataError(f"{name}: has a header of brackets within brackets; expected that of plain numbers")
+    shape, _, kind = found
     if kind.hasobject:
         raise DataError(f"{name}: holds Python objects, which could run code when loaded; save plain numbers instead")
     if words and kind.kind in "US" and 0 < kind.itemsize <= WORD_BYTES:

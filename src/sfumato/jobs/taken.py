@@ -36,7 +36,7 @@ def measured(run: Run) -> dict[str, Any]:
             raise ValueError("it holds something else than numbers")
         if not all(map(math.isfinite, numbers)) or len(found.get("angles", ())) != len(found.get("progress", ())):
             raise ValueError("its numbers make no grid")
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, OverflowError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(
             f"{file}: cannot be read ({error}); delete it, and the run is sampled on the cosine grid"
         ) from error

@@ -68,14 +68,15 @@ def load(path: Path, most_bytes: int = MOST_BYTES) -> Network:
     settings.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+        inputs = [(taken.name, taken.type, taken.shape) for taken in session.get_inputs()]
     except Exception as error:  # a damaged file makes it raise nearly anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MetricError(f"{path}: is not a graph that onnxruntime can run ({reason})") from error
-    inputs = session.get_inputs()
-    if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4 or inputs[0].shape[1] != 3:
-        takes = ", ".join(f"{i.name}: {i.type} {i.shape}" for i in inputs)
+    _, kind, shape = inputs[0] if len(inputs) == 1 else ("", "", [])
+    if kind != "tensor(float)" or len(shape) != 4 or shape[1] != 3:
+        takes = ", ".join(f"{name}: {kind} {shape}" for name, kind, shape in inputs)
         raise MetricError(f"{path}: takes {takes or 'nothing'}; it must take pictures alone, float (N, 3, H, W)")
-    count, _, height, width = (n if isinstance(n, int) else None for n in inputs[0].shape)
+    count, _, height, width = (n if isinstance(n, int) else None for n in shape)
     if (height or width) and height != width:
         raise MetricError(f"{path}: takes pictures of {height} x {width}; they must be square")
     return Network(

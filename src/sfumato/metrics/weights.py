@@ -99,7 +99,8 @@ def _fitting(state: dict[str, Tensor], network: nn.Module, path: Path) -> dict[s
         ),
     }
     told = [
-        f"{what} {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        f"{what} {', '.join(name[:80] for name in names[:3])}"
+        + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         for what, names in problems.items()
         if names
     ]

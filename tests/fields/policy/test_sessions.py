@@ -42,6 +42,16 @@ def test_a_session_shows_the_network_what_training_showed_it(name: str, world: P
             torch.testing.assert_close(shown[key], value, rtol=0, atol=0)
 
 
+def test_a_size_that_a_file_tells_is_not_counted_out(world: Path):
+    """A state of 1e15 numbers: an angle is looked for by its number, and is at its place among all."""
+    facts = PolicyFacts.read(Run(world / "look"))
+    huge = dataclasses.replace(facts, shapes={**facts.shapes, "state": (10**15,)})
+    assert huge.turning == facts.turning == (1,)
+    for word in ("state.1000000000000000", "state.01", "state.-1", "state", "elsewhere.0"):
+        with pytest.raises(Wrong, match="angles = "):
+            dataclasses.replace(facts, angles=(word,))
+
+
 def test_angles_are_shown_as_sine_and_cosine_in_which_a_turn_is_no_jump(world: Path):
     facts = PolicyFacts.read(Run(world / "look"))
     assert facts.angles == ("state.1",)

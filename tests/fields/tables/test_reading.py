@@ -62,6 +62,7 @@ def test_a_file_without_names_gets_some_and_says_so(tmp_path: Path) -> None:
     [
         ("a.csv", "a,b\n1,2\n1,2,3\n", "line 3: 3 cells where 2 columns"),
         ("a.csv", "a,a\n1,2\n", "two columns are called 'a'"),
+        ("a.jsonl", b'{"a": 1, "b\xed\xa0\x80": 2}\n', "line 1: is no text"),
         ("a.csv", "a,b\n", "has no rows"),
         ("a.csv", "", "is empty"),
         ("a.csv", 'a,b\n1,"x\n', "line 2"),

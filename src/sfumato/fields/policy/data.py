@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,11 @@ MOST_BYTES = 1 << 30
 
 LONGEST = 1 << 16
 """Steps of a window."""
+
+
+def _place(word: str, size: int) -> bool:
+    """Whether a word is the number of one of so many places."""
+    return word.isdecimal() and len(word) < 10 and str(int(word)) == word and int(word) < size
 
 
 @dataclass(frozen=True)
@@ -61,12 +67,14 @@ class PolicyFacts(Facts):
     """The places of the angles in the states laid side by side."""
 
     def __post_init__(self) -> None:
-        names = [f"{name}.{place}" for name in self.states for place in range(math.prod(self.shapes[name]))]
-        wrong = [word for word in self.angles if word not in names]
+        sizes = {name: math.prod(self.shapes[name]) for name in self.states}  # as told by a file: they may be anything
+        begins = dict(zip(sizes, accumulate(sizes.values(), initial=0)))
+        parts = {word: word.rpartition(".")[::2] for word in self.angles}
+        wrong = [word for word, (name, place) in parts.items() if not _place(place, sizes.get(name, 0))]
         if wrong or len(set(self.angles)) < len(self.angles):
-            known = ", ".join(f"{name}.0 to {name}.{math.prod(self.shapes[name]) - 1}" for name in self.states)
+            known = ", ".join(f"{name}.0 to {name}.{size - 1}" for name, size in sizes.items())
             raise Wrong(f"angles = {wrong or list(self.angles)}: must be different ones of {known or 'no state'}")
-        object.__setattr__(self, "turning", tuple(map(names.index, self.angles)))
+        object.__setattr__(self, "turning", tuple(begins[name] + int(place) for name, place in parts.values()))
 
     @property
     def dim(self) -> int:

@@ -170,5 +170,7 @@ def without(table: Table, names: Sequence[str]) -> Table:
 
 
 def _hash(name: str, word: str | None) -> int:
-    data = f"{len(name)}:{name}".encode() + (b"\0" if word is None else b"\1" + word.encode("utf-8", "surrogatepass"))
+    data = f"{len(name)}:{name}".encode("utf-8", "surrogatepass") + (
+        b"\0" if word is None else b"\1" + word.encode("utf-8", "surrogatepass")
+    )
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")

@@ -112,7 +112,9 @@ def _object(path: Path, line: int, raw: bytes) -> dict[str, Any]:
         row = json.loads(raw, parse_float=_Number, parse_int=_Number, parse_constant=_Number)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{shown(path)}, line {line}: not JSON ({one_line(error)})") from None
-    if b"\\u" in raw:  # only so can JSON spell what is no text
+    if (
+        b"\\u" in raw or b"\xed" in raw
+    ):  # so can JSON spell what is no text, and json reads halves of characters as bytes
         try:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
