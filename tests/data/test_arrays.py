@@ -121,12 +121,12 @@ def test_bad_values_are_refused(tmp_path: Path, suffix: str) -> None:
     refused(save(np.full((4, 3), 1e300) * np.array([[1], [1], [1], [-1]])), "too large")
 
 
-def test_brackets_within_brackets_are_no_lack_of_memory(tmp_path: Path) -> None:
+def test_a_header_without_end_is_no_lack_of_memory(tmp_path: Path) -> None:
     path = tmp_path / "deep.npy"
-    header = b"(" * 5000
+    header = b"~" * 9000 + b"1"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     for read in (open_array, kept_array):
-        with pytest.raises(DataError, match="brackets within brackets"):
+        with pytest.raises(DataError, match="signs within signs"):
             read(path)
 
 

@@ -143,10 +143,10 @@ def _header(file: IO[bytes], name: str, words: bool = False) -> tuple[tuple[int,
     if read is None:
         raise DataError(f"{name}: .npy version {version} is for named fields; expected plain numbers")
     found = None
-    with suppress(MemoryError):  # what Python says of brackets within brackets
+    with suppress(MemoryError):  # what Python says of signs within signs
         found = read(file)
     if found is None:
-        raise DataError(f"{name}: has a header of brackets within brackets; expected that of plain numbers")
+        raise DataError(f"{name}: has a header of signs within signs; expected that of plain numbers")
     shape, _, kind = found
     if kind.hasobject:
         raise DataError(f"{name}: holds Python objects, which could run code when loaded; save plain numbers instead")
