@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sfumato.errors import Wrong
 from sfumato.jobs.adapt import Adaptation, DistillOptions, Walked
 from sfumato.jobs.find import kind, name_of, names, plain
 from sfumato.jobs.strict import LONGEST, ConfigError, composed, from_yaml, to_yaml
@@ -78,6 +79,12 @@ def field_of(folder: Path) -> str | None:
             return _named(file.read(LONGEST + 1))
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def belongs(folder: Path, field: str) -> None:
+    """Raises Wrong where the run in a folder is one of another field; where there is none, loading says what is missing."""
+    if (of := field_of(folder)) not in (None, field):
+        raise Wrong(f"run = {str(folder)!r}: must be a run of {field}, this is one of {of}")
 
 
 def _named(text: str) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfumato.errors import Wrong, options_meet_the_core, typed
 from sfumato.jobs.adapt import Walked
-from sfumato.jobs.config import Configuration, read_config
+from sfumato.jobs.config import Configuration, belongs, read_config
 from sfumato.jobs.finite import refused, smaller, unfinite, whence
 from sfumato.jobs.fits import fitted
 from sfumato.jobs.making import Making
@@ -313,14 +313,17 @@ def previewed(
         return recipe.picture(model, things)
 
 
-def load(out: Path | str, walk: Walk = Walk(), drawing: Drawing = Drawing(), name: str = "usual") -> Model:
+def load(
+    out: Path | str, walk: Walk = Walk(), drawing: Drawing = Drawing(), name: str = "usual", field: str | None = None
+) -> Model:
     """A run's denoiser, from its folder alone and without running anybody's code.
 
     Args:
         walk: how samples are to be drawn; name: a walk that the field knows by name, for what that leaves open.
         drawing: which average, which precision.
+        field: the field that the run must be of (None: any).
 
-    Raises RunError, CheckpointError, and Wrong for options that make no sense here.
+    Raises RunError, CheckpointError, and Wrong for options that make no sense here and for a run of another field.
     """
     from sfumato.diffusion import Denoiser
     from sfumato.networks.loops import Looped
@@ -330,6 +333,8 @@ def load(out: Path | str, walk: Walk = Walk(), drawing: Drawing = Drawing(), nam
     from sfumato.training.parallel import pick_device
 
     run = Run(Path(out))
+    if field is not None:
+        belongs(run.path, field)
     config = read_config(run)
     recipe, device = config.recipe, pick_device()
     unchanged(run, "data.json")

@@ -196,7 +196,7 @@ def test_what_makes_no_sense_is_said_in_a_line(words: list[str], said: str, tmp_
 def test_a_verb_of_another_fields_run_is_refused(tmp_path: Path, capsys) -> None:
     (tmp_path / "config.yaml").write_text("images:\n  data: x\n")
     assert main(["failure", "probability", str(tmp_path)]) == 1
-    assert "must be a run of failure sampling, this is one of images" in capsys.readouterr().err
+    assert "must be a run of failure, this is one of images" in capsys.readouterr().err
 
 
 def test_rounds_are_lines(run: Path) -> None:

@@ -12,11 +12,11 @@ import torch
 from sfumato.cli import main
 from sfumato.fields.series import base as bases
 from sfumato.fields.series.base import Base, Outlook, Track
+from sfumato.fields.series.covariance import covariance
 from sfumato.fields.series.data import Store
 from sfumato.fields.series.density import densities
 from sfumato.fields.series.filling import blocks, fill
 from sfumato.fields.series.forecasting import Case, Companions, Forecasts, Spread, cases_of, drawn
-from sfumato.fields.series.ridge import covariance
 from sfumato.fields.series.white import White, masks
 from sfumato.jobs.model import Model, load
 from sfumato.metrics.forecast import crps, energy_score

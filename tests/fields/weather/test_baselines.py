@@ -1,4 +1,4 @@
-"""What needs no network: ridge regression, residuals of days not seen, analogs, climatology."""
+"""What needs no network: the linear bar, analogs, climatology."""
 
 from __future__ import annotations
 
@@ -9,63 +9,10 @@ import pytest
 
 from sfumato.fields.weather.baselines import Linear, baselines, climate
 from sfumato.fields.weather.data import places
-from sfumato.fields.weather.ridge import Design, blocks, crossed, fits
 from sfumato.jobs.model import Model
 from tests.fields.weather.worlds import MEAN, SPREAD, A
 
 DAY = 86400
-
-
-def regressed(count: int, size: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features, targets of a linear law, and its weights."""
-    rng = np.random.default_rng(seed)
-    x, weights = rng.normal(size=(count, size)) + 3, rng.normal(size=(size, 4)) / math.sqrt(size)
-    return x, x @ weights + noise * rng.normal(size=(count, 4)) - 7, weights
-
-
-@pytest.mark.parametrize(("count", "size"), [(400, 20), (15, 40)])
-def test_a_penalty_gives_the_minimum_of_the_penalised_error(count: int, size: int) -> None:
-    """Whichever side is the longer: at the minimum the gradient is 0, of the errors about their means."""
-    x, y, _ = regressed(count, size, 1.0)
-    ridge = Design.of(x).fit(y, penalty=2.5)
-    off, left = x - x.mean(0), y - ridge(x)
-    assert np.abs(left.mean(0)).max() < 1e-4
-    assert np.abs(off.T @ left - 2.5 * ridge.weights).max() < 1e-3
-
-
-def test_cross_validation_finds_what_noise_wants() -> None:
-    """Without noise next to no penalty and the law itself; where all is noise so much that nothing is claimed."""
-    x, y, weights = regressed(400, 20, 0.0)
-    exact = Design.of(x).fit(y)
-    assert np.abs(exact.weights - weights).max() < 1e-3
-    rng = np.random.default_rng(1)
-    nothing = Design.of(x).fit(rng.normal(size=(400, 4)))
-    assert np.abs(nothing.weights).max() < 0.02
-    few, told, law = regressed(60, 40, 1.5)
-    chosen = Design.of(few).fit(told)
-    fresh, came, _ = regressed(4000, 40, 0.0, seed=0)
-    far = np.random.default_rng(5).normal(size=(4000, 40)) + 3
-    del fresh, came
-    wrong = [np.square(Design.of(few).fit(told, p)(far) - (far @ law - 7)).mean() for p in (1e-6, chosen.penalty, 1e6)]
-    assert wrong[1] < min(wrong[0], wrong[2])
-
-
-def test_residuals_of_other_years_are_as_large_as_those_of_days_to_come() -> None:
-    x, y, law = regressed(160, 60, 1.0)
-    ridge = Design.of(x).fit(y, penalty=1.0)
-    seen = np.square(y - ridge(x)).mean()
-    other = np.square(y - crossed(x, [y], [1.0])[0]).mean()
-    far = np.random.default_rng(8).normal(size=(4000, 60)) + 3
-    come = np.square(ridge(far) - (far @ law - 7)).mean() + 1.0
-    assert seen < 0.75 * come  # what it was fitted to flatters
-    assert other == pytest.approx(come, rel=0.2)
-    assert blocks(8).tolist() == list(range(8))
-    assert np.bincount(blocks(2922)).min() >= 365
-
-
-def test_what_would_not_fit_is_left_out() -> None:
-    assert fits(2922, 862, 429)
-    assert not fits(60_000, 84 * 240 * 121 * 2, 84 * 240 * 121)
 
 
 def test_the_linear_bar_of_a_linear_world_is_its_law(model: Model) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sfumato.data.ridge import Design, blocks
 from sfumato.fields.weather import kernel
-from sfumato.fields.weather.ridge import Design, blocks
 
 
 def carried(count: int, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

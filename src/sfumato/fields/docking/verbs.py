@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from sfumato.errors import Wrong, check
+from sfumato.errors import check
 from sfumato.fields.docking.options import POSES
 from sfumato.jobs.flags import Positional, arg
 from sfumato.jobs.recipe import say
@@ -42,11 +42,9 @@ class Rank:
 
     def __call__(self) -> int:
         from sfumato.fields.docking.ranking import learn
-        from sfumato.jobs import config, model
+        from sfumato.jobs.model import load
 
-        if (of := config.field_of(self.run)) not in (None, "docking"):
-            raise Wrong(f"run = {str(self.run)!r}: must be a run of docking, this is one of {of}")
-        loaded = model.load(self.run, self.walk, self.drawing)
+        loaded = load(self.run, self.walk, self.drawing, field="docking")
         path, told = learn(loaded, self.n, self.parts, self.search, self.settle)
         show(told)
         say(f"kept in   {path}\nmeasure   sfumato evaluate {self.run}")

@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
 def of_run(path: Path) -> tuple[Run, Configuration]:
     """A run of failure sampling and its configuration. Raises RunError, and Wrong for a run of another field."""
-    from sfumato.jobs.config import field_of, read_config
+    from sfumato.jobs.config import belongs, read_config
     from sfumato.training.run import Run
 
-    if (of := field_of(path)) not in (None, "failure"):
-        raise Wrong(f"run = {str(path)!r}: must be a run of failure sampling, this is one of {of}")
+    belongs(path, "failure")
     return Run(path), read_config(Run(path))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from sfumato.errors import Wrong, check, typed
+from sfumato.errors import check, typed
 from sfumato.jobs.flags import Positional, arg
 from sfumato.jobs.recipe import say
 from sfumato.jobs.walk import Drawing, Walk
@@ -38,11 +38,9 @@ class Rank:
 
     def __call__(self) -> int:
         from sfumato.fields.protein.ranker import taught
-        from sfumato.jobs import config, model
+        from sfumato.jobs.model import load
 
-        if (of := config.field_of(self.run)) not in (None, "protein"):
-            raise Wrong(f"run = {str(self.run)!r}: must be a run of protein, this is one of {of}")
-        loaded = model.load(self.run, self.walk, self.drawing)
+        loaded = load(self.run, self.walk, self.drawing, field="protein")
         say(taught(loaded, self.n, self.chains, self.updates))
         print(f"ranked: {self.run}")
         say(f"measure   sfumato evaluate {typed(self.run)}")

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sfumato.fields.series import ridge as ridges
-from sfumato.fields.series.ridge import FOLDS, Ridge, Sums
+from sfumato.data.ridge import Crossfitted, Sums
+from sfumato.fields.series.covariance import covariance
 from sfumato.fields.series.units import carried, measured, windows
 
 FAR = 20.0
@@ -24,6 +24,7 @@ MOST_FITTED = 40_000
 PER_SERIES = 100
 KEPT = 20_000
 """Residuals that are kept, for the bars."""
+FOLDS = 5
 LATELY = 4
 """Horizons whose errors tell how wrong the ridge was lately."""
 
@@ -89,8 +90,8 @@ class Base:
     that the ridge was not fitted to, in its units, beside how wrong it was lately (n,). rms: of what it leaves."""
 
     outlook: Outlook
-    first: Ridge
-    second: Ridge
+    first: Crossfitted
+    second: Crossfitted
     root: np.ndarray
     kept: np.ndarray
     lately: np.ndarray
@@ -114,8 +115,8 @@ class Base:
         penalties = arrays["penalties"]
         return cls(
             outlook,
-            Ridge(arrays["first"], float(penalties[0])),
-            Ridge(arrays["second"], float(penalties[1])),
+            Crossfitted(arrays["first"], float(penalties[0])),
+            Crossfitted(arrays["second"], float(penalties[1])),
             arrays["root"],
             arrays["kept"].astype(np.float64),
             arrays["lately"],
@@ -268,7 +269,7 @@ def fit(outlook: Outlook, tracks: Sequence[Track], origins: Sequence[np.ndarray]
     each = max(PER_SERIES, MOST_FITTED // max(1, len(tracks)))
     some = [own[np.unique(np.linspace(0, len(own) - 1, min(each, len(own))).astype(int))] for own in origins]
     first, second = (
-        ridges.fit(Sums.of(_parts(outlook, scale, tracks, some), _width(outlook, tracks[0]), outlook.horizon))
+        Sums.of(_parts(outlook, scale, tracks, some), _width(outlook, tracks[0]), outlook.horizon, FOLDS).fit()
         for scale in (outlook.scale, outlook.other)
     )
     blank = Base(outlook, first, second, np.eye(outlook.horizon), np.zeros((0, outlook.horizon)), np.zeros(0), 1.0)
@@ -286,7 +287,7 @@ def fit(outlook: Outlook, tracks: Sequence[Track], origins: Sequence[np.ndarray]
             lefts.append(left[fine])
             owns.append(table.own)
     left, lately = np.concatenate(lefts), np.concatenate(owns)
-    root = np.linalg.cholesky(ridges.covariance(left / lately[:, None] if outlook.own else left))
+    root = np.linalg.cholesky(covariance(left / lately[:, None] if outlook.own else left))
     chosen = np.unique(np.linspace(0, len(left) - 1, min(KEPT, len(left))).astype(int))
     return Base(outlook, first, second, root, left[chosen], lately[chosen], known.rms)
 

@@ -165,9 +165,9 @@ class Series(Recipe):
     def task(self, data: Data, network: nn.Module) -> Task:
         task = super().task(data, network)
         if self.method.learn == "crps":
-            from sfumato.fields.series.crps import Pairs
+            from sfumato.diffusion.members import ProperScore
 
-            return replace(task, criterion=Pairs())
+            return replace(task, criterion=ProperScore(whole=0.5))
         return task
 
     def training(self, data: Data, device: str) -> TrainOptions:

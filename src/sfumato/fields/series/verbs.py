@@ -7,24 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from sfumato.errors import Wrong, check, typed
+from sfumato.errors import check, typed
 from sfumato.jobs.flags import Positional, arg
 from sfumato.jobs.recipe import say
 from sfumato.jobs.walk import Drawing, Walk
 
 if TYPE_CHECKING:
-    from sfumato.jobs.model import Model
+    pass
 
 FORMATS = (".csv", ".parquet")
-
-
-def loaded(run: Path, walk: Walk, drawing: Drawing, named: str = "usual") -> Model:
-    """A run of series. Raises RunError, and Wrong for a run of another field."""
-    from sfumato.jobs import config, model
-
-    if (of := config.field_of(run)) not in (None, "series"):  # of none `load` says what is missing
-        raise Wrong(f"run = {str(run)!r}: must be a run of series, this is one of {of}")
-    return model.load(run, walk, drawing, named)
 
 
 @dataclass(frozen=True)
@@ -83,8 +74,9 @@ class Forecast:
     def __call__(self) -> int:
         from sfumato.fields.series.options import ForecastAsk
         from sfumato.fields.series.saving import forecast
+        from sfumato.jobs.model import load
 
-        model = loaded(self.run, self.walk, self.drawing, self.named)
+        model = load(self.run, self.walk, self.drawing, self.named, field="series")
         ask = ForecastAsk(self.series, self.start, self.horizon, self.after, self.given)
         for line in forecast(model, ask, self.n, self.quantiles, self.out, self.paths, self.fan):
             say(line)
@@ -125,8 +117,9 @@ class Fill:
 
     def __call__(self) -> int:
         from sfumato.fields.series.saving import fill
+        from sfumato.jobs.model import load
 
-        model = loaded(self.run, self.walk, self.drawing)
+        model = load(self.run, self.walk, self.drawing, field="series")
         for line in fill(model, self.gaps, self.n, self.out, self.paths):
             say(line)
         print(self.out)
@@ -144,8 +137,9 @@ class Calibrate:
 
     def __call__(self) -> int:
         from sfumato.fields.series.spreading import calibrate
+        from sfumato.jobs.model import load
 
-        model = loaded(self.run, self.walk, Drawing())
+        model = load(self.run, self.walk, Drawing(), field="series")
         print(f"paths are spread by {calibrate(model):.3f}")
         return 0
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from sfumato.errors import DataError, Wrong, check, shown
+from sfumato.errors import DataError, check, shown
 from sfumato.fields.text.options import TextAsk
 from sfumato.jobs.flags import Positional, arg
 from sfumato.jobs.recipe import say
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 HOLE = 8
 """Tokens of a marked hole that does not say how long it is."""
 Encoding = Literal["utf-8", "latin-1", "cp1252"]
-
-
-def loaded(run: Path, walk: Walk, drawing: Drawing, named: str = "usual") -> Model:
-    """A run of text. Raises RunError, and Wrong for a run of another field."""
-    from sfumato.jobs import config, model
-
-    if (of := config.field_of(run)) not in (None, "text"):  # of none `load` says what is missing
-        raise Wrong(f"run = {str(run)!r}: must be a run of text, this is one of {of}")
-    return model.load(run, walk, drawing, named)
 
 
 @dataclass(frozen=True)
@@ -96,9 +87,10 @@ class Fill:
         from sfumato.fields.text.originals import marked, of_lines, original
         from sfumato.fields.text.showing import Writing
         from sfumato.fields.text.steering import one_line, seldom
+        from sfumato.jobs.model import load
 
         to = places(self.out, self.draws)
-        model = loaded(self.run, self.walk, self.drawing, self.named)
+        model = load(self.run, self.walk, self.drawing, self.named, field="text")
         file = original(self.file, self.encoding)
         try:
             holes = of_lines(file.text, self.lines) if self.lines else marked(file.text)
@@ -166,8 +158,9 @@ class Write:
 
         from sfumato.fields.text.queries import by_blocks
         from sfumato.fields.text.showing import deliver
+        from sfumato.jobs.model import load
 
-        model = loaded(self.run, self.walk, self.drawing, self.named)
+        model = load(self.run, self.walk, self.drawing, self.named, field="text")
         walk = dataclasses.replace(model.walk, batch=self.walk.batch or 1)
         recipe: Any = model.recipe
         queries = recipe.queries(model, self.ask(), 1)
@@ -227,11 +220,12 @@ class Score:
         from sfumato.fields.text.files import Wanted, every
         from sfumato.fields.text.reporting import json_lines, table
         from sfumato.fields.text.scoring import scored
+        from sfumato.jobs.model import load
         from sfumato.training.progress import Watch
         from sfumato.training.telling import show as print_lines
 
         to = places(self.out, 1)
-        model = loaded(self.run, Walk(batch=self.batch), self.drawing)
+        model = load(self.run, Walk(batch=self.batch), self.drawing, field="text")
         documents = every(self.path, say, Wanted(self.suffixes, self.skip, self.column))
         watch = Watch("score", 1, unit="blocks")
         with watch:
@@ -289,10 +283,11 @@ class Repair:
         from sfumato.fields.text.originals import of_lines, original
         from sfumato.fields.text.repairing import repair
         from sfumato.fields.text.reporting import changes
+        from sfumato.jobs.model import load
         from sfumato.training.progress import Watch
 
         to = places(self.out, 1)
-        model = loaded(self.run, Walk(batch=self.batch), self.drawing)
+        model = load(self.run, Walk(batch=self.batch), self.drawing, field="text")
         file = original(self.file, self.encoding)
         try:
             where = of_lines(file.text, self.lines)

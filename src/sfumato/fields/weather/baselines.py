@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sfumato.data.ridge import Design, Ridge, crossed, fits
 from sfumato.fields.weather.data import Store, places
 from sfumato.fields.weather.grid import clock, said
 from sfumato.fields.weather.mean import features
-from sfumato.fields.weather.ridge import Design, Ridge, crossed, fits
 
 Baseline = Callable[[int, int], np.ndarray]
 """The place of a start in time, and the number of members of the forecast it stands beside -> an ensemble."""

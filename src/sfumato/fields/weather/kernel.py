@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sfumato.fields.weather.ridge import blocks
+from sfumato.data.ridge import blocks
 
 MOST_DAYS = 8192
 """A table of days x days of float64 is 512 MiB then."""

@@ -1,6 +1,6 @@
 """Mean + residual: what a regression on the two frames says of a step, so that a model learns what that leaves.
 
-The pattern of CorrDiff (Mardani et al. 2023, arXiv 2309.15214), with a mean that is linear (:mod:`~sfumato.fields.weather.ridge`)
+The pattern of CorrDiff (Mardani et al. 2023, arXiv 2309.15214), with a mean that is linear (:mod:`~sfumato.data.ridge`)
 or of second degree (:mod:`~sfumato.fields.weather.kernel`). What is learned from are residuals of days that the regression was
 not fitted to; what is forecast with is the regression on all.
 """
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from sfumato.data.arrays import kept_arrays
+from sfumato.data.ridge import Design, Ridge, crossed, fits
 from sfumato.errors import DataError, shown
 from sfumato.fields.weather import kernel
 from sfumato.fields.weather.facts import WeatherFacts
 from sfumato.fields.weather.grid import clock
 from sfumato.fields.weather.kernel import Kernel
-from sfumato.fields.weather.ridge import Design, Ridge, crossed, fits
 
 if TYPE_CHECKING:
     from sfumato.training.run import Run

@@ -194,7 +194,7 @@ class Weather(Recipe):
         """The network is given the maps of the place, which stay in its weights."""
         if self.fine is not None:
             return self._downscaling().task(data, network)
-        from sfumato.fields.weather.crps import AlmostFair
+        from sfumato.diffusion.members import ProperScore
         from sfumato.fields.weather.network import BEGIN, begun, maps_of
 
         made: Any = network
@@ -203,7 +203,7 @@ class Weather(Recipe):
         task = super().task(data, network)
         if self.weights is not None:
             begun(data.train.store.folder / BEGIN, network)  # type: ignore[attr-defined]
-        return replace(task, criterion=AlmostFair()) if self.method.learn == "crps" else task
+        return replace(task, criterion=ProperScore(fair=0.95)) if self.method.learn == "crps" else task
 
     def training(self, data: Data, device: str) -> TrainOptions:
         """Of some years of days each is seen 40 times (65 in downscaling): beyond that a network learns them by heart,

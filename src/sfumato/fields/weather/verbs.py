@@ -13,16 +13,7 @@ from sfumato.jobs.recipe import say
 from sfumato.jobs.walk import Drawing, Walk
 
 if TYPE_CHECKING:
-    from sfumato.jobs.model import Model
-
-
-def loaded(run: Path, walk: Walk, drawing: Drawing, named: str = "usual") -> Model:
-    """A run of weather. Raises RunError, and Wrong for a run of another field."""
-    from sfumato.jobs import config, model
-
-    if (of := config.field_of(run)) not in (None, "weather"):  # of none `load` says what is missing
-        raise Wrong(f"run = {str(run)!r}: must be a run of weather, this is one of {of}")
-    return model.load(run, walk, drawing, named)
+    pass
 
 
 @dataclass(frozen=True)
@@ -57,9 +48,13 @@ class Forecast:
     def __call__(self) -> int:
         from sfumato.fields.weather.options import ForecastAsk
         from sfumato.fields.weather.plume import beside
+        from sfumato.jobs.model import load
         from sfumato.jobs.sample import sample
 
-        model, ask = loaded(self.run, self.walk, self.drawing, self.named), ForecastAsk(self.init, self.leads)
+        model, ask = (
+            load(self.run, self.walk, self.drawing, self.named, field="weather"),
+            ForecastAsk(self.init, self.leads),
+        )
         if getattr(model.recipe, "fine", None) is not None:
             raise Wrong(
                 f"run = {str(self.run)!r}: must be a run that forecasts, this one downscales: `sfumato sample` draws from it"
