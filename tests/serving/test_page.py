@@ -26,7 +26,7 @@ WAIT = 60_000
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("page")
-    with served(taken(folder, "classes", "classes_map", "policy"), folder) as found:
+    with served(taken(folder, "classes", "classes_map", "policy"), folder, "--most-steps", "10000") as found:
         yield found
 
 
@@ -94,8 +94,8 @@ def test_samples_form_and_are_kept_with_the_command_that_makes_them(page: Any):
 
 
 def test_a_long_walk_is_given_up(page: Any):
-    page.fill("#n", "16")
-    page.fill("#steps", "1000")
+    page.fill("#n", "64")
+    page.fill("#steps", "10000")  # so long that no browser is too slow to give it up
     page.click("#go")
     page.wait_for_selector(".card progress")
     page.click("text=Cancel")

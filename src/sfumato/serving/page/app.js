@@ -173,6 +173,9 @@ function choose(name) {
     return input(key, { ...schema, default: usual === undefined ? schema.default : usual }, "k");
   }), make("datalist", { id: "solvers" }, ...run.solvers.map((each) => make("option", { value: each }))));
   $("k-solver").setAttribute("list", "solvers");
+  const most = run.body.properties;  // what the server allows, not what this page thinks of it
+  $("n").max = most.n.maximum;
+  $("steps").max = most.walk.properties.steps.maximum;
   const steps = run.walk.steps || 20;
   for (const id of ["steps", "steps-range"]) $(id).value = steps;
   for (const id of ["w", "w-range"]) $(id).value = run.walk.w ?? 1.5;
