@@ -52,6 +52,7 @@ class TokenEncoder(nn.Module):
     Raises ValueError if the options do not fit together.
     """
 
+    units = ("TokenBlock",)
     options: dict[str, Any]
 
     def __init__(
