@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from sfumato.training import loop
@@ -102,5 +101,3 @@ def double(task: Task) -> Task:
 def worst(found: Mapping[str, float], loss: bool) -> float:
     """The largest difference of the loss, or of the gradients."""
     return max(value for name, value in found.items() if (name == "loss") == loss)
-
-
