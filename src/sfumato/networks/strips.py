@@ -91,7 +91,7 @@ class _Cut(torch.autograd.Function):
         return x[:, strip.rows(x.shape[1])].clone()
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         return ctx.strip.gathered(slope) / ctx.strip.count, None
 
 
@@ -102,7 +102,7 @@ class _Join(torch.autograd.Function):
         return strip.gathered(x)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         return slope[:, ctx.strip.rows(slope.shape[1])] * ctx.strip.count, None
 
 
@@ -113,7 +113,7 @@ class _Used(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         return ctx.strip.meant(slope), None
 
 
@@ -124,7 +124,7 @@ class _Exchange(torch.autograd.Function):
         return strip.exchanged(x, into_heads)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
         return ctx.strip.exchanged(slope, not ctx.into_heads), None, None
 
 

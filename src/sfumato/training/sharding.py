@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -51,7 +51,10 @@ def units(network: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def local(value: Tensor) -> Tensor:
     """What this process holds of a tensor; all of one that does not lie in parts."""
-    return value.detach().to_local() if isinstance(value, DTensor) else value
+    if not isinstance(value, DTensor):
+        return value
+    part: Any = value.detach()
+    return part.to_local()
 
 
 def place(value: Tensor) -> Place | None:
@@ -62,6 +65,28 @@ def place(value: Tensor) -> Place | None:
     count = mesh.size(mesh.ndim - 1)
     each = -(-rows // count)  # as torch.chunk cuts: the last ones may have fewer rows, or none
     return Place(min(rows, mesh.get_local_rank(mesh.ndim - 1) * each), tuple(value.shape))
+
+
+def lay(
+    objective: nn.Module,
+    network: nn.Module,
+    mesh: DeviceMesh,
+    compiled: bool = False,
+    take: Callable[[nn.Module], None] = lambda part: None,
+) -> None:
+    """Lay the weights of an objective in parts, unit by unit of its network, the inner ones first, and all the rest last.
+
+    compiled: each unit by itself. take: is called with each part before. Raises Wrong where there are no units.
+    """
+    # blocks end in a view, which nothing changes in place
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
+    for _, unit in reversed(units(network)):
+        if compiled:
+            unit.compile()
+        take(unit)
+        fully_shard(unit, mesh=mesh)
+    take(objective)
+    fully_shard(objective, mesh=mesh)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,27 +116,21 @@ class Sharding:
 
     def wrap(self, objective: nn.Module, network: nn.Module, compiled: bool = False) -> nn.Module:
         """The objective with its weights in parts, those of the first process; the objective itself, changed."""
-        # blocks end in a view, which nothing changes in place
-        warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
-        for _, unit in reversed(units(network)):
-            if compiled:
-                unit.compile()
-            self._lay(unit)
-        self._lay(objective)
+        lay(objective, network, self.mesh, compiled, self._take)
         return objective
 
-    def _lay(self, module: nn.Module) -> None:
+    @torch.no_grad()
+    def _take(self, module: nn.Module) -> None:
+        """Weights and buffers of a part that is about to lie in parts: onto the device, as the first process has them."""
         device = torch.device(self.mesh.device_type)
         if device.type == "cuda":
             device = torch.device("cuda", torch.cuda.current_device())
-        with torch.no_grad():
-            for name, value, owner in _own(module):
-                if value.is_meta:
-                    value = torch.empty_like(value, device=device)
-                    _replace(owner, name, value)
-                value.data = value.data.to(device)
-                dist.broadcast(value.data, 0)
-        fully_shard(module, mesh=self.mesh)
+        for name, value, owner in _own(module):
+            if value.is_meta:
+                value = torch.empty_like(value, device=device)
+                _replace(owner, name, value)
+            value.data = value.data.to(device)
+            dist.broadcast(value.data, 0)
 
     def copies(self, module: nn.Module, last: bool) -> None:
         """Whether gradients go from copy to copy with the pieces that come now."""
