@@ -130,6 +130,35 @@ def _measured(task: Task, training: TrainOptions, batch: int, tell: Say) -> tupl
         training = dataclasses.replace(training, accumulate=more)
 
 
+def foreseen(recipe: Recipe, training: TrainOptions, world: int) -> list[str]:
+    """What each of so many processes on GPUs would hold and do, in lines; nothing is trained, and nothing left behind.
+
+    Raises DataError for bad data, Wrong where the processes cannot share out the batch or the weights, Cannot where nothing can
+    be said without numbers.
+    """
+    import tempfile
+
+    import torch
+
+    from sfumato import networks
+    from sfumato.training.dry import foresee
+
+    with tempfile.TemporaryDirectory() as folder, options_meet_the_core():
+        run = Run(Path(folder))
+        run.create()
+        recipe = recipe.prepare(run, lambda text: None)
+        data = recipe.open(run)
+        training = training.over(recipe.training(data, "cuda"))
+        precision = "bf16" if training.precision == "auto" else training.precision
+        try:
+            with torch.device("meta"):
+                network = recipe.build(data.facts, "cuda")
+        except (RuntimeError, NotImplementedError):  # a field's own network may want numbers to be built
+            network = recipe.build(data.facts, "cuda")
+        found = foresee(recipe.task(data, network), dataclasses.replace(training, precision=precision), world)
+    return [f"network   {networks.describe(network)}", f"batch     {training.batch}", *found.lines()]
+
+
 def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) -> Run:
     """Train in a new run directory; says what it chose and how long it will take. Returns the run.
 

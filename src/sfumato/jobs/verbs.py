@@ -27,11 +27,17 @@ class Train:
     """Run directory (default: runs/NAME OF THE DATA)."""
     config: Path | None = None
     """YAML file of options (a run's config.yaml is one); options given here come first."""
+    plan: int | None = None
+    """Of so many processes on GPUs, say what each would hold and do, and train nothing."""
 
     def __call__(self) -> int:
         from sfumato.jobs import train
 
         recipe: Any = self.recipe
+        if self.plan is not None:
+            check(self, (self.plan >= 1, "plan", "a number of processes, 1 or more"))
+            show("\n".join(train.foreseen(recipe, self.training, self.plan)))
+            return 0
         out = self.out or Path("runs") / recipe.title()
         return _trained(train.train(recipe, self.training, out).path, "trained")
 

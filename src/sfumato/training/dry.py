@@ -117,10 +117,9 @@ def foresee(task: Task, options: TrainOptions, world: int, rank: int = 0) -> For
         raise Wrong(f"a batch of {piece} cannot be shared evenly among {mesh.lanes} processes")
     rows = piece // mesh.lanes
     network = copy.deepcopy(task.network).to("meta")
-    some = min(rows, 2)
-    kept, flops = _called(network, task, options, some)
-    many = rows / some * task.copies / mesh.context
     named = units(network) if mesh.shard > 1 else _named(network)
+    kept, flops = _called(network, task, options, min(rows, 2))
+    many = rows * task.copies / mesh.context
     apart = _outermost(named)
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in named}
     total = sum(p.numel() for p in network.parameters())

@@ -116,7 +116,7 @@ class TokenTransformer(nn.Module):
     def entered(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
         """What the blocks are told of tokens x (B, L) at places of these angles (L, head / 2): states (B, L, width), turns."""
         h = standard(self.embed(x))
-        if torch.is_autocast_enabled(x.device.type):
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
             h = h.to(torch.get_autocast_dtype(x.device.type))
         return h, rotary_turns(angles, h.dtype)
 
