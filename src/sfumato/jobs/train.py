@@ -22,7 +22,7 @@ from sfumato.jobs.seal import seal
 from sfumato.jobs.strict import to_plain
 from sfumato.training.careful import Careful
 from sfumato.training.leaving import at_once
-from sfumato.training.options import TrainOptions
+from sfumato.training.options import ParallelOptions, TrainOptions
 from sfumato.training.run import Run, RunError, write_text
 
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) ->
     """
     import os
 
+    from sfumato.training.mesh import Mesh
     from sfumato.training.parallel import launched
 
     run = Run(out)
@@ -175,6 +176,7 @@ def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) ->
             failed: Exception | None = None
             if runtime.first:
                 try:
+                    Mesh.of(training.parallel, runtime.world)
                     if run.config.exists():
                         same_run(run, recipe, training)
                     else:
@@ -262,11 +264,12 @@ def _carded(run: Run) -> None:
         write_page(run)
 
 
-def resume(out: Path, steps: int | None = None, tell: Say = say) -> Run:
+def resume(out: Path, steps: int | None = None, tell: Say = say, parallel: ParallelOptions | None = None) -> Run:
     """Go on with a run where its newest whole checkpoint left it. Returns the run.
 
     Args:
         steps: how many it is to have in all, if other than it was begun with; config.yaml is changed.
+        parallel: how processes are laid out, if otherwise than it says; it is not changed, for what is learned is the same.
 
     Raises RunError where it has more steps behind it than that, CheckpointError where its checkpoints are gone.
     """
@@ -275,6 +278,8 @@ def resume(out: Path, steps: int | None = None, tell: Say = say) -> Run:
     if steps is not None and steps != config.training.steps:
         with at_once(), run.locked():
             config = _relength(run, config, steps, tell)
+    if parallel is not None:
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, parallel=parallel))
     task = task_of(config, run)
     if config.adaptations:
         from sfumato.training import loop

@@ -13,7 +13,7 @@ from sfumato.jobs.flags import Positional, arg, listed
 from sfumato.jobs.recipe import say
 from sfumato.jobs.tune import FinetuneOptions
 from sfumato.jobs.walk import Drawing, Walk
-from sfumato.training.options import TrainOptions
+from sfumato.training.options import ParallelOptions, TrainOptions
 from sfumato.training.telling import show
 
 
@@ -50,12 +50,15 @@ class Resume:
     """Run directory."""
     steps: int | None = None
     """Train until this many steps in all (default: as many as were planned)."""
+    parallel: ParallelOptions = field(default_factory=ParallelOptions)
+    """Several processes, where they are to be laid out otherwise than the run says."""
 
     def __call__(self) -> int:
         from sfumato.jobs import train
 
-        longer: dict[str, Any] = {} if self.steps is None else {"steps": self.steps}
-        return _trained(train.resume(self.run, **longer).path, "trained")
+        more: dict[str, Any] = {} if self.steps is None else {"steps": self.steps}
+        more |= {} if self.parallel == ParallelOptions() else {"parallel": self.parallel}
+        return _trained(train.resume(self.run, **more).path, "trained")
 
 
 @dataclass(frozen=True)
