@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sfumato.data import Items
+from sfumato.data import Items, Part
 from sfumato.diffusion import Gaussian, Linear, LogitNormal, PerFrame
 from sfumato.errors import Wrong
 from sfumato.networks import DiT, UNet
@@ -19,9 +24,9 @@ from sfumato.networks.strips import Strip
 from sfumato.training import checkpoint, loop, shards
 from sfumato.training.mesh import Mesh
 from sfumato.training.objective import Task
-from sfumato.training.options import ParallelOptions
+from sfumato.training.options import ParallelOptions, TrainOptions
 from sfumato.training.parallel import Runtime, launched
-from sfumato.training.run import Run
+from sfumato.training.run import Run, RunError
 
 from .layouts import ONE, Layout, apart, descents, double, worst
 from .small import made, options, processes, slow, small_task
@@ -476,3 +481,109 @@ def test_a_run_goes_on_from_2_to_4_to_1_to_2_processes(tmp_path: Path):
         torch.testing.assert_close(ends[0].tensors["network"][name], value, rtol=1e-3, atol=2e-5)
     losses = [[r["loss"] for r in run.records() if "lr" in r] for run in (straight, Run(tmp_path / "once"))]
     assert losses[0][-1] == pytest.approx(losses[1][-1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda: dataclasses.replace(options(), seed=7), "seed was 0 and is 7"),
+        (lambda: dataclasses.replace(options(), batch=16), "batch was 8 and is 16"),
+        (lambda: None, r"data.items was 32 and is 31"),
+    ],
+)
+def test_a_process_that_would_train_another_run_is_refused(
+    change: Callable[[], TrainOptions | None], said: str, tmp_path: Path
+):
+    """Before the first step, with what differs; nobody waits for the others."""
+    run = made(tmp_path)
+
+    def work() -> None:
+        how, task = options(steps=2), small_task()
+        if os.environ.get("RANK") == "1":
+            other = change()
+            how = how if other is None else dataclasses.replace(other, steps=2)
+            if other is None:
+                task = dataclasses.replace(task, train=Part(task.train, np.arange(31)))
+        try:
+            loop.train(task, run, how)
+        except RunError as error:
+            (tmp_path / "said").write_text(str(error))
+            raise SystemExit(3) from error
+
+    assert processes(work, 2) == [1, 3]
+    assert re.search(f"process 1 would train another run than the first.*{said}", (tmp_path / "said").read_text())
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_slopes_of_strips_are_joined_however_they_lie_in_memory(tmp_path: Path):
+    """A gradient that is not contiguous, as after a transposed product: torch's own autograd gather was wrong there."""
+
+    def work() -> None:
+        with launched("cpu") as runtime:
+            strip = Strip(runtime.rank, runtime.world, None)
+            x = torch.arange(24.0).reshape(2, 4, 3).requires_grad_()
+            slope = torch.arange(24.0).reshape(2, 3, 4).transpose(1, 2)
+            assert not slope.is_contiguous()
+            (strip.join(strip.cut(x) * 2) * slope).sum().backward()
+            assert torch.equal(x.grad, 2 * slope)  # type: ignore[arg-type]
+            y = torch.arange(32.0).reshape(1, 4, 4, 2).requires_grad_()
+            turned = torch.arange(32.0).reshape(1, 2, 4, 4).permute(0, 3, 2, 1)
+            (strip.join(strip.to_tokens(strip.to_heads(strip.cut(y)))) * turned).sum().backward()
+            assert torch.equal(y.grad, turned)  # type: ignore[arg-type]
+
+    assert processes(work, 2) == [0, 0]
+
+
+def test_muon_sees_whole_matrices_where_they_lie_in_parts(tmp_path: Path):
+    """Its update is of a matrix, not of rows: two steps in parts are those of one process."""
+    ends = []
+    for world, asked in ((1, {}), (2, {"shard": 2})):
+        run = made(tmp_path / str(world))
+        how = options(steps=2, parallel=ParallelOptions(**asked))
+        muon = dataclasses.replace(how.optim, kind="muon", warmup=0, decay=0.0, lr=1e-2)
+        how = dataclasses.replace(how, optim=muon)
+        assert processes(partial(loop.train, small_task(), run, how), world) == [0] * world
+        ends.append(newest(run).tensors["network"])
+    fresh = checkpoint.load(made(tmp_path / "1").checkpoints / "step-00000000").tensors["network"]
+    for name in ("blocks.0.attention.qkv.weight", "blocks.1.feed.out.weight"):
+        one, two = (end[name] - fresh[name] for end in ends)
+        assert float((two - one).norm()) < 0.1 * float(one.norm()), name  # it multiplies in bfloat16
+
+
+def test_units_are_compiled_one_by_one(tmp_path: Path):
+    """What a compiled network gives is what the plain one does; the compiler only looks here, and changes nothing."""
+
+    def work() -> None:
+        with launched("cpu") as runtime:
+            kinds = []
+            nn.Module.compile = lambda module, *_, **__: kinds.append(type(module).__name__)  # type: ignore[method-assign]
+            how = options(parallel=ParallelOptions(shard=2), compile="on")
+            loop._begun(small_task(), how, runtime.arranged(how.parallel))
+            assert kinds == ["Block", "Block"], kinds
+
+    assert processes(work, 2) == [0, 0]
+
+
+def test_a_bad_number_in_one_process_is_named_by_it_and_ends_all(tmp_path: Path):
+    """Weights in parts are asked for by all processes, whoever has the bad row: nobody waits."""
+    run = made(tmp_path)
+
+    def work() -> None:
+        draw = loop._draw
+
+        def drawn(task: Task, how: TrainOptions, at: int, *rest: object) -> object:
+            found = draw(task, how, at, *rest)  # type: ignore[arg-type]
+            last = os.environ["RANK"] == "1"
+            return found._replace(x=found.x * float("nan")) if at == 2 and last else found
+
+        loop._draw = drawn  # type: ignore[assignment]
+        try:
+            loop.train(small_task(), run, options(steps=5, parallel=ParallelOptions(shard=2)))
+        except loop.NonFinite as error:
+            (tmp_path / f"said {os.environ['RANK']}").write_text(str(error))
+            raise SystemExit(4) from error
+
+    assert processes(work, 2) == [4, 4]
+    assert "another process met a loss" in (tmp_path / "said 0").read_text()
+    assert "first bad value in the data itself; samples: " in (tmp_path / "said 1").read_text()
+    assert newest(run).step == 2

@@ -37,7 +37,7 @@ from sfumato.training.run import Run
 from sfumato.training.saving import Saver
 from sfumato.training.sharding import local
 from sfumato.training.spikes import Spikes
-from sfumato.training.state import Kept, NonFinite, State, left, load
+from sfumato.training.state import Kept, NonFinite, State, alike, left, load
 from sfumato.training.telling import tell
 from sfumato.training.watch import Averaged, tensorboard
 
@@ -66,6 +66,7 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
         # a network that is shared out cannot be copied any more, nor called by one process alone
         spare = copy.deepcopy(task.network) if runtime.first and runtime.world > 1 else None
         state, module = _begun(task, options, runtime)
+        alike(run, state)
         start = state.step = load(run, state)
         stop = stack.enter_context(asked())
         saver = stack.enter_context(Saver(run.checkpoints, options.keep, tell, runtime.together))

@@ -144,6 +144,17 @@ class Runtime:
         dist.broadcast(said, 0)
         return int(said.item())
 
+    def heard(self, text: str) -> str:
+        """What the first process says."""
+        if self.world == 1:
+            return text
+        said = list(text.encode()) if self.first else [0] * self.told(len(text.encode()))
+        if self.first:
+            self.told(len(said))
+        words = torch.tensor(said, dtype=torch.uint8, device=self.device)
+        dist.broadcast(words, 0)
+        return bytes(words.tolist()).decode()
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.world > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -24,7 +25,7 @@ from sfumato.training.objective import Objective, Task
 from sfumato.training.optimizer_state import flatten_optimizer, restore_optimizer
 from sfumato.training.options import TrainOptions
 from sfumato.training.parallel import Runtime
-from sfumato.training.run import Run
+from sfumato.training.run import Run, RunError
 from sfumato.training.saving import Saver
 from sfumato.training.sharding import local, place
 from sfumato.training.shards import Place, Rows
@@ -271,6 +272,31 @@ def _chosen(run: Run, state: State) -> int:
     if found.step < newest:
         checkpoint.forget(run.checkpoints, found.step)
     return found.step
+
+
+def alike(run: Run, state: State) -> None:
+    """Complain unless all processes train the same: options, versions, data. All of them call it. Raises RunError in those that
+    differ from the first, with the difference; the others leave."""
+    runtime = state.runtime
+    if runtime.world == 1:
+        return
+    train = state.task.train
+    some = range(0, len(train), max(1, len(train) // 64))
+    data = {
+        "items": len(train),
+        "names": hashlib.sha256("\0".join(train.name(i) for i in some).encode()).hexdigest()[:12],
+    }
+    layout = dataclasses.asdict(runtime.mesh)
+    mine = json.loads(json.dumps({**state.trained(), "steps": state.options.steps, "data": data, "layout": layout}))
+    first = json.loads(runtime.heard(json.dumps(mine)))
+    other = list(_changed(first, mine)) + [f"{name} is here alone" for name in mine.keys() - first.keys()]
+    if runtime.agree(bool(other)):
+        if not other:
+            raise SystemExit(1)
+        raise RunError(
+            f"{run.path}: process {runtime.rank} would train another run than the first ({', '.join(other)}); all must have "
+            "the same config.yaml, data and versions"
+        )
 
 
 def _of(average: str) -> str:
