@@ -84,13 +84,19 @@ def descents(
 
 
 def apart(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, float]:
-    """How far two descents are apart: of losses and norms relative, of gradients relative to the largest of each tensor."""
+    """How far two descents are apart: of losses and norms relative, of gradients relative to the largest of each tensor.
+
+    A gradient below a millionth of the largest of all is nothing but rounding, as that of a bias before a norm that takes it away:
+    what it is off by is compared with the largest of all.
+    """
     assert a.keys() == b.keys(), a.keys() ^ b.keys()
-    return {
-        name: float((value.double() - b[name].double()).abs().max() / value.double().abs().max().clamp_min(1e-30))
-        for name, value in a.items()
-        if value.numel()
-    }
+    sizes = {name: float(value.abs().max()) for name, value in a.items() if value.numel()}
+    most = max(size for name, size in sizes.items() if name not in ("loss", "norm"))
+    found = {}
+    for name, size in sizes.items():
+        scale = size if name in ("loss", "norm") or size > 1e-6 * most else most
+        found[name] = float((a[name].double() - b[name].double()).abs().max()) / max(scale, 1e-30)
+    return found
 
 
 def double(task: Task) -> Task:
