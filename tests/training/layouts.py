@@ -86,8 +86,8 @@ def descents(
 def apart(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, float]:
     """How far two descents are apart: of losses and norms relative, of gradients relative to the largest of each tensor.
 
-    A gradient below a millionth of the largest of all is nothing but rounding, as that of a bias before a norm that takes it away:
-    what it is off by is compared with the largest of all.
+    A gradient below a millionth of the largest of all is nothing but rounding, as that of a bias before a norm that takes it
+    away: what it is off by is compared with the largest of all.
     """
     assert a.keys() == b.keys(), a.keys() ^ b.keys()
     sizes = {name: float(value.abs().max()) for name, value in a.items() if value.numel()}
