@@ -53,6 +53,12 @@ def test_a_run_in_parts_is_trained_stopped_gone_on_with_and_sampled(tmp_path: Pa
     assert "taking its average at step 4" in capsys.readouterr().err
     assert len(list((tmp_path / "early").glob("*.png"))) >= 2
 
+    assert sfumato("export", out) == 0
+    merged = checkpoint.read_tensors(out / "model-step-00000004.safetensors")
+    found = checkpoint.load(out / "checkpoints" / "step-00000004").tensors
+    assert merged.keys() == found["network"].keys()
+    assert all(torch.equal(value, found["ema"].get(f"0.05/{name}", value)) for name, value in merged.items())
+
     run_to_end("resume", out, "--steps", "12", "--parallel.replicate", "2", "--parallel.shard", "2", ranks=4)
     assert parts(out) == {"0-of-2", "1-of-2"}
     checkpoint.forget(out / "checkpoints", 8)

@@ -62,6 +62,22 @@ class Resume:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write the averaged weights of a run that is not finished as one plain file, merged where many processes wrote parts."""
+
+    run: Positional[Path]
+    """Run directory."""
+    out: Path | None = None
+    """File (default: RUN/model-step-N.safetensors)."""
+
+    def __call__(self) -> int:
+        from sfumato.jobs import export
+
+        print(export.export(self.run, self.out))
+        return 0
+
+
+@dataclass(frozen=True)
 class Distill:
     """Make a trained run a flow map: one network for any number of steps, from 1 to 1000."""
 
@@ -325,7 +341,8 @@ class Serve:
 
 VERBS: dict[str, Any] = {
     "demo": Demo, "inspect": Inspect, "train": Train, "resume": Resume, "sample": Sample, "evaluate": Evaluate,
-    "distill": Distill, "finetune": Finetune, "compare": Compare, "serve": Serve, "doctor": Doctor,
+    "distill": Distill, "finetune": Finetune, "compare": Compare, "serve": Serve, "export": Export,
+    "doctor": Doctor,
 }  # fmt: skip
 DESCRIPTION = "diffusion and flow matching on any kind of data"
 LEARN = ("batch", "optim.lr", "seed", "precision", "threads", "network.kind", "network.width", "network.depth")
@@ -347,7 +364,7 @@ GROUPS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
 }
 """The common options of a verb, in groups; those of the field come after the first. Of other verbs all are common."""
 CALLS = {"train": "[FIELD] PATH", "inspect": "[FIELD] PATH", "resume": "RUN", "distill": "RUN", "finetune": "RUN",
-         "sample": "RUN", "evaluate": "RUN", "compare": "A B", "serve": "RUN [RUN ...]"}  # fmt: skip
+         "export": "RUN", "sample": "RUN", "evaluate": "RUN", "compare": "A B", "serve": "RUN [RUN ...]"}  # fmt: skip
 EXAMPLES = {
     "train": ("sfumato train ./photos --minutes 30", "sfumato train tables sales.csv"),
     "finetune": ("sfumato finetune runs/photos --data ./mine --lora 8",),
