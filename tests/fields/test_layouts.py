@@ -145,10 +145,12 @@ def test_a_field_learns_alike_in_every_layout(name: str, tmp_path: Path):
         pytest.importorskip(module)
     made = task(name, tmp_path / "data")
     assert units(made().network)
-    found = descents({name: made}, [ONE, *LAYOUTS], tmp_path)
+    # where batches are of items of one size, each piece is such a batch: two of them are not one that is cut
+    layouts = [each for each in LAYOUTS if each.accumulate == 1 or made().train.buckets is None]
+    found = descents({name: made}, [ONE, *layouts], tmp_path)
     assert np.isfinite(float(found[ONE.name, name]["loss"]))
     assert float(found[ONE.name, name]["norm"]) > 1e-3
-    for layout in LAYOUTS:
+    for layout in layouts:
         off = apart(found[ONE.name, name], found[layout.name, name])
         assert worst(off, True) < 1e-6, (layout, off)
         assert worst(off, False) < 1e-5, (layout, off)
