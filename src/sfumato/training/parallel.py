@@ -199,5 +199,6 @@ def launched(device: str = "auto") -> Iterator[Runtime]:
     finally:
         if outermost:
             _KEPT.append(dist.group.WORLD)
-            _KEPT.append(list(dist.distributed_c10d._world.pg_map))  # those of a mesh, too
+            world_of: Any = getattr(dist.distributed_c10d, "_world", None)
+            _KEPT.append(list(getattr(world_of, "pg_map", ())))  # those of a mesh, too
             dist.destroy_process_group()
