@@ -182,7 +182,6 @@ class DiT(nn.Module):
         if self.strip is not None:
             h, turns = self.strip.cut(h), turns[:, self.strip.rows(tokens)]
             modulation = self.strip_of(modulation, tokens)
-            context = None if context is None else self.strip.used(context)
 
         first, last = 1, len(self.blocks) - 2
         if route is None:
@@ -228,7 +227,7 @@ class DiT(nn.Module):
         assert self.strip is not None
         runs = modulation.shape[1]
         if runs == 1:
-            return self.strip.used(modulation)
+            return modulation
         if runs % self.strip.count:
             modulation = modulation.repeat_interleave(tokens // runs, 1)
         return self.strip.cut(modulation)

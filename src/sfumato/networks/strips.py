@@ -5,9 +5,8 @@ arXiv 2309.14509): each then attends among all tokens with its share of the head
 sum is taken in another order, so what comes out is what one process would make.
 
 Every process of a strip group computes the whole loss, from the whole answer, and gradients are averaged over processes. So
-what flows back out of the strips into a strip is multiplied by their number, and what flows back from the strips into
-something that all of them used is averaged: then averages of the parameters' gradients are right, inside the strips and
-outside.
+what flows back out of the whole answer into a strip is multiplied by their number: then the average of what the strips send
+back, each its own share, is what one process would send, to parameters inside the strips and before them alike.
 """
 
 from __future__ import annotations
@@ -39,15 +38,11 @@ class Strip:
 
     def cut(self, x: Tensor) -> Tensor:
         """x (B, N, ...), which all have -> this process's tokens of it, (B, N / count, ...)."""
-        return _Cut.apply(x, self)
+        return x[:, self.rows(x.shape[1])]
 
     def join(self, x: Tensor) -> Tensor:
         """This process's tokens (B, n, ...) -> those of all, (B, n count, ...)."""
         return _Join.apply(x, self)
-
-    def used(self, x: Tensor) -> Tensor:
-        """x, which all have, on its way into the strips."""
-        return _Used.apply(x, self)
 
     def to_heads(self, x: Tensor) -> Tensor:
         """This process's tokens (B, n, heads, head) with all heads -> all tokens with its share of the heads, (B, n count,
@@ -66,12 +61,6 @@ class Strip:
         dist.all_gather(parts, x.contiguous(), group=self.group)
         return torch.cat(parts, 1)
 
-    def meant(self, x: Tensor) -> Tensor:
-        """The mean over the processes."""
-        x = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(x, group=self.group)
-        return x / self.count
-
     def exchanged(self, x: Tensor, into_heads: bool) -> Tensor:
         """`to_heads` or `to_tokens`."""
         if into_heads:
@@ -84,17 +73,6 @@ class Strip:
         return got.movedim(0, 1 if into_heads else 2).flatten(1 if into_heads else 2, 2 if into_heads else 3)
 
 
-class _Cut(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, strip: Strip) -> Tensor:
-        ctx.strip = strip
-        return x[:, strip.rows(x.shape[1])].clone()
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
-        return ctx.strip.gathered(slope) / ctx.strip.count, None
-
-
 class _Join(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, strip: Strip) -> Tensor:
@@ -104,17 +82,6 @@ class _Join(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         return slope[:, ctx.strip.rows(slope.shape[1])] * ctx.strip.count, None
-
-
-class _Used(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, strip: Strip) -> Tensor:
-        ctx.strip = strip
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
-        return ctx.strip.meant(slope), None
 
 
 class _Exchange(torch.autograd.Function):
