@@ -20,7 +20,7 @@ from sfumato.jobs.config import read_config
 from sfumato.training.run import Run
 from tests.jobs.small import SMALL, sfumato, write_data, write_pictures
 
-VERBS = ("demo", "inspect", "train", "resume", "sample", "evaluate", "distill", "compare", "serve", "doctor")
+VERBS = ("demo", "inspect", "train", "resume", "sample", "evaluate", "distill", "compare", "serve", "export", "doctor")
 RUNS = Path(__file__).parent / "runs" / "a3fdda3"
 
 

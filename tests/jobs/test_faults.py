@@ -449,7 +449,7 @@ def test_one_process_of_several_refuses_and_none_waits_for_it(finished: Path, mo
     agreed: list[bool] = []
 
     class Two:
-        first = True
+        first, world = True, 2
 
         def agree(self, flag: bool) -> bool:
             agreed.append(flag)

@@ -514,8 +514,8 @@ def test_a_newer_format_is_refused_as_such(tmp_path: Path) -> None:
     path = save(tmp_path, 1, content(1, 10), {})
     body = json.loads((path / "manifest.json").read_text())
     body.pop("checksum")
-    (path / "manifest.json").write_text(checkpoint._manifest({**body, "format": 2}))
-    with pytest.raises(CheckpointError, match="format 2"):
+    (path / "manifest.json").write_text(checkpoint._manifest({**body, "format": 3}))
+    with pytest.raises(CheckpointError, match="format 3, known are 1 and 2"):
         load(path)
 
 

@@ -51,9 +51,8 @@ def saving_at(*steps: int) -> None:
     """Checkpoints at these steps alone, besides the first and the last."""
     after = loop.Desk.after
 
-    def noted_after(self, step, ending):
-        loop._save_due = lambda how, saved: step in steps
-        after(self, step, ending)
+    def noted_after(self, step, ending, saving):
+        after(self, step, ending, ending or step in steps)
 
     loop.Desk.after = noted_after
 

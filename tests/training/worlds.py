@@ -54,6 +54,8 @@ class Small(nn.Module):
     """A multilayer perceptron from any tree to any other: the parts it is shown, their levels (once more for the times of
     arrival of a flow map), a label (-1 is none) and a guidance (B, 3) -> answers shaped like ``answers``, rows first."""
 
+    units = ("Linear",)
+
     def __init__(self, shown: Tree, levels: Tree, answers: Tree, width: int = 32):
         super().__init__()
         self.answers = tree.each(lambda value: value[:1].clone(), answers)
@@ -77,7 +79,8 @@ class Small(nn.Module):
         seen = [*tree.leaves(shown), *tree.leaves(level), *tree.leaves(level if arrival is None else arrival)]
         known = [nn.functional.one_hot(label + 1, CLASSES + 1), guidance]
         parts = [
-            value.reshape(rows, -1).float() / (8 if not value.is_floating_point() else 1) for value in (*seen, *known)
+            value.reshape(rows, -1).to(self.inside[0].weight.dtype) / (8 if not value.is_floating_point() else 1)
+            for value in (*seen, *known)
         ]
         answer = self.inside(torch.cat(parts, 1))
         pieces = iter(answer.split([value[0].numel() for value in tree.leaves(self.answers)], 1))

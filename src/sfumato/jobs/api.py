@@ -26,7 +26,7 @@ from sfumato.jobs.recipe import Recipe
 from sfumato.jobs.strict import options
 from sfumato.jobs.tune import FinetuneOptions
 from sfumato.jobs.walk import Drawing, Walk
-from sfumato.training.options import TrainOptions
+from sfumato.training.options import ParallelOptions, TrainOptions
 from sfumato.training.run import Run
 
 if TYPE_CHECKING:
@@ -85,12 +85,13 @@ def _training(whole: TrainOptions | None, given: Mapping[str, Any], more: set[st
     return whole
 
 
-def resume(run: Place, steps: int | None = None) -> Run:
-    """`sfumato resume`: go on with a run where its newest whole checkpoint left it, for ``steps`` in all if given."""
+def resume(run: Place, steps: int | None = None, parallel: ParallelOptions | None = None) -> Run:
+    """`sfumato resume`: go on with a run where its newest whole checkpoint left it, for ``steps`` in all if given, processes laid
+    out as ``parallel`` says."""
     from sfumato.jobs.train import resume as go
 
-    longer: dict[str, Any] = {} if steps is None else {"steps": steps}
-    return go(_path(run), **longer)
+    more = {name: value for name, value in (("steps", steps), ("parallel", parallel)) if value is not None}
+    return go(_path(run), **more)  # type: ignore[arg-type]
 
 
 def load(run: Place, **given: Any) -> Any:

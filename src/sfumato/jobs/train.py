@@ -22,7 +22,7 @@ from sfumato.jobs.seal import seal
 from sfumato.jobs.strict import to_plain
 from sfumato.training.careful import Careful
 from sfumato.training.leaving import at_once
-from sfumato.training.options import TrainOptions
+from sfumato.training.options import ParallelOptions, TrainOptions
 from sfumato.training.run import Run, RunError, write_text
 
 if TYPE_CHECKING:
@@ -130,6 +130,35 @@ def _measured(task: Task, training: TrainOptions, batch: int, tell: Say) -> tupl
         training = dataclasses.replace(training, accumulate=more)
 
 
+def foreseen(recipe: Recipe, training: TrainOptions, world: int) -> list[str]:
+    """What each of so many processes on GPUs would hold and do, in lines; nothing is trained, and nothing left behind.
+
+    Raises DataError for bad data, Wrong where the processes cannot share out the batch or the weights, Cannot where nothing can
+    be said without numbers.
+    """
+    import tempfile
+
+    import torch
+
+    from sfumato import networks
+    from sfumato.training.dry import foresee
+
+    with tempfile.TemporaryDirectory() as folder, options_meet_the_core():
+        run = Run(Path(folder))
+        run.create()
+        recipe = recipe.prepare(run, lambda text: None)
+        data = recipe.open(run)
+        training = training.over(recipe.training(data, "cuda"))
+        precision = "bf16" if training.precision == "auto" else training.precision
+        try:
+            with torch.device("meta"):
+                network = recipe.build(data.facts, "cuda")
+        except (RuntimeError, NotImplementedError):  # a field's own network may want numbers to be built
+            network = recipe.build(data.facts, "cuda")
+        found = foresee(recipe.task(data, network), dataclasses.replace(training, precision=precision), world)
+    return [f"network   {networks.describe(network)}", f"batch     {training.batch}", *found.lines()]
+
+
 def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) -> Run:
     """Train in a new run directory; says what it chose and how long it will take. Returns the run.
 
@@ -137,6 +166,7 @@ def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) ->
     """
     import os
 
+    from sfumato.training.mesh import Mesh
     from sfumato.training.parallel import launched
 
     run = Run(out)
@@ -146,6 +176,7 @@ def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) ->
             failed: Exception | None = None
             if runtime.first:
                 try:
+                    Mesh.of(training.parallel, runtime.world)
                     if run.config.exists():
                         same_run(run, recipe, training)
                     else:
@@ -233,11 +264,12 @@ def _carded(run: Run) -> None:
         write_page(run)
 
 
-def resume(out: Path, steps: int | None = None, tell: Say = say) -> Run:
+def resume(out: Path, steps: int | None = None, tell: Say = say, parallel: ParallelOptions | None = None) -> Run:
     """Go on with a run where its newest whole checkpoint left it. Returns the run.
 
     Args:
         steps: how many it is to have in all, if other than it was begun with; config.yaml is changed.
+        parallel: how processes are laid out, if otherwise than it says; it is not changed, for what is learned is the same.
 
     Raises RunError where it has more steps behind it than that, CheckpointError where its checkpoints are gone.
     """
@@ -246,6 +278,8 @@ def resume(out: Path, steps: int | None = None, tell: Say = say) -> Run:
     if steps is not None and steps != config.training.steps:
         with at_once(), run.locked():
             config = _relength(run, config, steps, tell)
+    if parallel is not None:
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, parallel=parallel))
     task = task_of(config, run)
     if config.adaptations:
         from sfumato.training import loop

@@ -13,7 +13,7 @@ from sfumato.jobs.flags import Positional, arg, listed
 from sfumato.jobs.recipe import say
 from sfumato.jobs.tune import FinetuneOptions
 from sfumato.jobs.walk import Drawing, Walk
-from sfumato.training.options import TrainOptions
+from sfumato.training.options import ParallelOptions, TrainOptions
 from sfumato.training.telling import show
 
 
@@ -27,11 +27,17 @@ class Train:
     """Run directory (default: runs/NAME OF THE DATA)."""
     config: Path | None = None
     """YAML file of options (a run's config.yaml is one); options given here come first."""
+    plan: int | None = None
+    """Of so many processes on GPUs, say what each would hold and do, and train nothing."""
 
     def __call__(self) -> int:
         from sfumato.jobs import train
 
         recipe: Any = self.recipe
+        if self.plan is not None:
+            check(self, (self.plan >= 1, "plan", "a number of processes, 1 or more"))
+            show("\n".join(train.foreseen(recipe, self.training, self.plan)))
+            return 0
         out = self.out or Path("runs") / recipe.title()
         return _trained(train.train(recipe, self.training, out).path, "trained")
 
@@ -44,12 +50,31 @@ class Resume:
     """Run directory."""
     steps: int | None = None
     """Train until this many steps in all (default: as many as were planned)."""
+    parallel: ParallelOptions = field(default_factory=ParallelOptions)
+    """Several processes, where they are to be laid out otherwise than the run says."""
 
     def __call__(self) -> int:
         from sfumato.jobs import train
 
-        longer: dict[str, Any] = {} if self.steps is None else {"steps": self.steps}
-        return _trained(train.resume(self.run, **longer).path, "trained")
+        more: dict[str, Any] = {} if self.steps is None else {"steps": self.steps}
+        more |= {} if self.parallel == ParallelOptions() else {"parallel": self.parallel}
+        return _trained(train.resume(self.run, **more).path, "trained")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the averaged weights of a run that is not finished as one plain file, merged where many processes wrote parts."""
+
+    run: Positional[Path]
+    """Run directory."""
+    out: Path | None = None
+    """File (default: RUN/model-step-N.safetensors)."""
+
+    def __call__(self) -> int:
+        from sfumato.jobs import export
+
+        print(export.export(self.run, self.out))
+        return 0
 
 
 @dataclass(frozen=True)
@@ -316,7 +341,8 @@ class Serve:
 
 VERBS: dict[str, Any] = {
     "demo": Demo, "inspect": Inspect, "train": Train, "resume": Resume, "sample": Sample, "evaluate": Evaluate,
-    "distill": Distill, "finetune": Finetune, "compare": Compare, "serve": Serve, "doctor": Doctor,
+    "distill": Distill, "finetune": Finetune, "compare": Compare, "serve": Serve, "export": Export,
+    "doctor": Doctor,
 }  # fmt: skip
 DESCRIPTION = "diffusion and flow matching on any kind of data"
 LEARN = ("batch", "optim.lr", "seed", "precision", "threads", "network.kind", "network.width", "network.depth")
@@ -338,7 +364,7 @@ GROUPS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
 }
 """The common options of a verb, in groups; those of the field come after the first. Of other verbs all are common."""
 CALLS = {"train": "[FIELD] PATH", "inspect": "[FIELD] PATH", "resume": "RUN", "distill": "RUN", "finetune": "RUN",
-         "sample": "RUN", "evaluate": "RUN", "compare": "A B", "serve": "RUN [RUN ...]"}  # fmt: skip
+         "export": "RUN", "sample": "RUN", "evaluate": "RUN", "compare": "A B", "serve": "RUN [RUN ...]"}  # fmt: skip
 EXAMPLES = {
     "train": ("sfumato train ./photos --minutes 30", "sfumato train tables sales.csv"),
     "finetune": ("sfumato finetune runs/photos --data ./mine --lora 8",),

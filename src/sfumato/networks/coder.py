@@ -31,6 +31,7 @@ class Coder(nn.Module):
     so pictures of any size can be coded.
     """
 
+    units = ("Block",)
     options: dict[str, Any]
 
     def __init__(

@@ -33,6 +33,7 @@ from sfumato.networks.parts import (
     zero_,
 )
 from sfumato.networks.patches import Patches
+from sfumato.networks.strips import Strip
 
 
 class DiT(nn.Module):
@@ -54,6 +55,7 @@ class DiT(nn.Module):
     Raises ValueError if the options do not fit together.
     """
 
+    units = ("Block",)
     options: dict[str, Any]
 
     def __init__(
@@ -116,9 +118,18 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, hidden, cross=context_dim > 0) for _ in range(depth))
         self.head = nn.Linear(width, numbers)
         self.context = ContextEntry(context_dim, width) if context_dim else None
+        self.strip: Strip | None = None
 
         zero_(self.modulation)
         zero_(self.head)
+
+    def in_strips(self, strip: Strip) -> None:
+        """From now on the blocks see this process's strip of the tokens. Raises ValueError where it cannot be done."""
+        if self.routing:
+            raise ValueError("routing chooses among all tokens, of which a process would have some: leave routing out")
+        for block in self.blocks:
+            block.attention.of_strip(strip)  # type: ignore[operator, union-attr]
+        self.strip = strip
 
     def forward(
         self,
@@ -168,6 +179,9 @@ class DiT(nn.Module):
         h = self.enter(self.patches.cut(x, sides))
         h = h + self.place(torch.cat((angles.cos(), angles.sin()), -1)).to(h.dtype)
         turns = rotary_turns(angles, h.dtype)
+        if self.strip is not None:
+            h, turns = self.strip.cut(h), turns[:, self.strip.rows(tokens)]
+            modulation = self.strip_of(modulation, tokens)
 
         first, last = 1, len(self.blocks) - 2
         if route is None:
@@ -204,7 +218,19 @@ class DiT(nn.Module):
         with no_autocast(h):  # the answer in full precision: it will be subtracted from something close to it
             scale, shift = modulation[:, :, 6:].to(self.head.weight.dtype).unbind(2)
             answer = self.head(modulate(standard(h.to(self.head.weight.dtype)), scale, shift))
+        if self.strip is not None:
+            answer = self.strip.join(answer)
         return self.patches.join(answer.to(x.dtype), sides)
+
+    def strip_of(self, modulation: Tensor, tokens: int) -> Tensor:
+        """What modulates this process's strip of so many tokens, of what modulates all, (B, M, 8, width)."""
+        assert self.strip is not None
+        runs = modulation.shape[1]
+        if runs == 1:
+            return modulation
+        if runs % self.strip.count:
+            modulation = modulation.repeat_interleave(tokens // runs, 1)
+        return self.strip.cut(modulation)
 
     def times_around(self, loops: int | None) -> int:
         """How often to apply the middle blocks; ``loops`` as in `forward`."""

@@ -52,6 +52,7 @@ class TokenEncoder(nn.Module):
     Raises ValueError if the options do not fit together.
     """
 
+    units = ("TokenBlock",)
     options: dict[str, Any]
 
     def __init__(
@@ -90,7 +91,7 @@ class TokenEncoder(nn.Module):
         h = torch.cat((self.first.expand(len(tokens), 1, -1), self.embed(known)), 1)
         mask = F.pad(mask, (1, 0), value=True)
         h = standard(h)
-        if torch.is_autocast_enabled(h.device.type):
+        if not h.is_meta and torch.is_autocast_enabled(h.device.type):
             h = h.to(torch.get_autocast_dtype(h.device.type))
         turns = rotary_turns(rotary_angles((h.shape[1],), self.head_width, h.device), h.dtype)
         for block in self.blocks:

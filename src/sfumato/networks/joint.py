@@ -41,6 +41,7 @@ class JointDiT(nn.Module):
     Raises ValueError if the options do not fit together.
     """
 
+    units = ("JointBlock",)
     options: dict[str, Any]
 
     def __init__(

@@ -17,6 +17,7 @@ class MLP(nn.Module):
     to answer is itself never normalised, so sizes are not lost on the way.
     """
 
+    units = ("Residual",)
     options: dict[str, Any]
 
     def __init__(

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.networks.strips import Strip, divisible
+
 EPS = 1e-6  # added to mean squares before their root
 
 
@@ -309,6 +311,12 @@ class SelfAttention(nn.Module):
         self.qkv = matrix(width, 3 * width)
         self.out = matrix(width, width)
         self.scale = nn.Parameter(torch.ones(width // heads))  # of queries and keys alike: only the product counts
+        self.strip: Strip | None = None
+
+    def of_strip(self, strip: Strip) -> None:
+        """From now on x is a process's strip of the tokens, and masks are of all of them. Raises ValueError."""
+        divisible(self.heads, strip)
+        self.strip = strip
 
     def forward(
         self, x: Tensor, turns: Tensor, mask: Tensor | None = None, before: tuple[Tensor, Tensor] | None = None
@@ -318,7 +326,11 @@ class SelfAttention(nn.Module):
         q, k, v = self.heard(x, turns)
         if before is not None:
             k, v = torch.cat((before[0], k), 1), torch.cat((before[1], v), 1)
-        return self.out(attend(q, k, v, mask))
+        if self.strip is None:
+            return self.out(attend(q, k, v, mask))
+        q, k, v = (self.strip.to_heads(each) for each in (q, k, v))
+        mixed = attend(q, k, v, mask).unflatten(-1, (-1, v.shape[-1]))
+        return self.out(self.strip.to_tokens(mixed).flatten(2))
 
     def heard(self, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, N, heads, head) of x (B, N, width) at places `turns`."""

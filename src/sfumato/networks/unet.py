@@ -50,6 +50,7 @@ class UNet(nn.Module):
     Raises ValueError if the options do not fit together.
     """
 
+    units = ("Residual",)
     options: dict[str, Any]
 
     def __init__(

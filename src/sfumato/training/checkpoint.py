@@ -7,6 +7,8 @@ folder beside its final place:
     write files -> fsync each -> write manifest, fsync -> fsync folder -> rename -> fsync parent -> delete old ones
 
 so at every instant the newest folder with a manifest is whole, and an old one goes only after the new one is in place.
+Where the weights of a run lie in parts over many processes, each writes the rows that it holds (`shards`), into the same
+folder, which the first process makes, seals and moves. Any number of processes reads either kind.
 Nothing here can run code from a file: tensors are safetensors, all else is JSON.
 """
 
@@ -17,23 +19,26 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from sfumato.errors import one_line
-from sfumato.training import sums, whole
+from sfumato.training import shards, sums, whole
+from sfumato.training.shards import Place, Rows, Together
 from sfumato.training.whole import CheckpointError, read_tensors, read_weights, save_weights
 
-__all__ = ["Checkpoint", "CheckpointError", "fits", "forget", "load", "newest", "older", "read_tensors", "read_weights",
-           "save", "save_weights", "verify"]  # fmt: skip
+__all__ = ["Checkpoint", "CheckpointError", "about", "fits", "forget", "load", "newest", "older", "path_of", "read_tensors",
+           "read_weights", "save", "save_parts", "save_weights", "shapes", "verify"]  # fmt: skip
 
-FORMAT = 1
+FORMAT, PARTS = 1, 2
+"""Of one process, or of many that have everything; and of parts."""
 MANIFEST = "manifest.json"
 META = "meta.json"
 
@@ -73,20 +78,8 @@ def save(
     Raises CheckpointError when it cannot be written (older checkpoints are then all still there, and no temporary
     file is left) and ValueError for arguments that could never be saved.
     """
-    folder = Path(folder)
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-        raise ValueError(f"step must be a whole number from 0, got {step!r}")
-    if keep < 1:
-        raise ValueError(f"keep must be at least 1, got {keep}")
-    for group in tensors:
-        if not _GROUP.fullmatch(group):
-            raise ValueError(f"{group!r} cannot name a file: use letters, digits, '_', '-' and '.'")
-    try:
-        text = json.dumps(dict(meta), indent=1)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"meta cannot be written as JSON: {error}") from error
-
-    final = folder / f"step-{step:08d}"
+    folder, text = Path(folder), _checked(step, tensors, meta, keep)
+    final = path_of(folder, step)
     need = len(text) + sum(whole.size_of(group) for group in tensors.values())
     if final.exists():
         with suppress(CheckpointError):
@@ -99,22 +92,102 @@ def save(
             whole.write_tensors(file, named)
             files[file.name] = _seal(file)
             whole.reached(f"after_file:{group}")
-        (temporary / META).write_text(text, encoding="utf-8")
-        files[META] = _seal(temporary / META)
-        whole.reached("after_file:meta")
-        # Last, so that a folder with a readable manifest has everything the manifest names.
-        body = {"format": FORMAT, "step": step, "files": files}
-        (temporary / MANIFEST).write_text(_manifest(body), encoding="utf-8")
-        whole.sync(temporary / MANIFEST)
-        whole.sync(temporary)
-        whole.reached("before_rename")
-        if final.exists():  # damaged, see above: out of the way, worth nothing
-            _discard(final)
-        os.rename(temporary, final)
-        whole.reached("after_rename")
-        whole.sync(folder)
+        _commit(temporary, final, {"format": FORMAT, "step": step, "files": files}, text)
     _retain(folder, step, keep)
     return final
+
+
+def save_parts(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    places: Mapping[str, Mapping[str, Place]],
+    meta: Mapping[str, Any],
+    keep: int,
+    together: Together,
+    sound: bool = True,
+) -> Path:
+    """`save`, of many processes, each of which gives the rows that it holds, with their places, and all of which call it, for
+    the same step. The meta of the first counts. One that says that what it has is not ``sound`` ends it for all.
+
+    Raises CheckpointError in all processes where it cannot be written by one.
+    """
+    folder, text = Path(folder), _checked(step, tensors, meta, keep)
+    final, temporary = path_of(folder, step), folder / f".tmp-{step}-{together.pid}"
+    failed = CheckpointError(f"{folder}: step {step} could not be saved by another process; older files are kept")
+    with ExitStack() as stack:
+        there = False
+        if together.first:
+            with suppress(CheckpointError):
+                if final.exists():
+                    verify(final)
+                    there = True
+            size = sum(whole.size_of(group) for group in tensors.values())
+            try:
+                if not there:
+                    stack.enter_context(whole.workspace(folder, str(step), len(text) + together.count * size))
+            except CheckpointError as error:
+                failed, sound = error, False
+        agreed = together.least(0 if not sound else 1 if there else 2)
+        if agreed < 2:
+            if agreed == 0:
+                raise failed
+            return final
+        mine: dict[str, dict[str, Any]] = {}
+        try:
+            for group, named in tensors.items() if together.writes else ():
+                file = temporary / shards.file_of(group, together.index, together.count)
+                whole.write_tensors(file, named, shards.header(places.get(group, {})))
+                mine[file.name] = _seal(file)
+                whole.reached(f"after_file:{group}")
+        except (OSError, SafetensorError, CheckpointError) as error:
+            hint = "" if temporary.is_dir() else "; every process must see the disk of the run"
+            failed, sound = CheckpointError(f"{folder}: a part could not be saved ({one_line(error)}){hint}"), False
+        if not together.least(int(sound)):
+            raise failed
+        files = together.seals(mine)
+        if together.first:
+            try:
+                _commit(temporary, final, {"format": PARTS, "step": step, "files": files}, text)
+            except OSError as error:
+                failed, sound = CheckpointError(f"{folder}: could not save {step} ({one_line(error)})"), False
+        if not together.least(int(sound)):
+            raise failed
+    if together.first:
+        _retain(folder, step, keep)
+    return final
+
+
+def _checked(step: int, tensors: Mapping[str, Any], meta: Mapping[str, Any], keep: int) -> str:
+    """The meta as text. Raises ValueError for what could never be saved."""
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise ValueError(f"step must be a whole number from 0, got {step!r}")
+    if keep < 1:
+        raise ValueError(f"keep must be at least 1, got {keep}")
+    for group in tensors:
+        if not _GROUP.fullmatch(group):
+            raise ValueError(f"{group!r} cannot name a file: use letters, digits, '_', '-' and '.'")
+    try:
+        return json.dumps(dict(meta), indent=1)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"meta cannot be written as JSON: {error}") from error
+
+
+def _commit(temporary: Path, final: Path, body: dict[str, Any], meta: str) -> None:
+    """Meta and manifest into the folder, and the folder into its place."""
+    (temporary / META).write_text(meta, encoding="utf-8")
+    body["files"][META] = _seal(temporary / META)
+    whole.reached("after_file:meta")
+    # Last, so that a folder with a readable manifest has everything the manifest names.
+    (temporary / MANIFEST).write_text(_manifest(body), encoding="utf-8")
+    whole.sync(temporary / MANIFEST)
+    whole.sync(temporary)
+    whole.reached("before_rename")
+    if final.exists():  # damaged: out of the way, worth nothing
+        _discard(final)
+    os.rename(temporary, final)
+    whole.reached("after_rename")
+    whole.sync(final.parent)
 
 
 def _seal(file: Path) -> dict[str, Any]:
@@ -157,23 +230,62 @@ def verify(path: Path) -> None:
     _verified(Path(path))
 
 
-def load(path: Path, device: str | torch.device = "cpu") -> Checkpoint:
-    """Read a checkpoint, after `verify`. The tensors are on `device` and independent of the files.
+Part = Callable[[str, str, tuple[int, ...]], Rows | None]
+"""Group, name and shape of a tensor -> the rows of it that are wanted, None for all."""
+
+
+def load(
+    path: Path, device: str | torch.device = "cpu", part: Part | None = None, verified: bool = False
+) -> Checkpoint:
+    """Read a checkpoint, after `verify`; of each tensor all, or the rows that ``part`` says. The tensors are on `device` and
+    independent of the files. ``verified``: another process did that.
 
     Raises CheckpointError if anything is missing, damaged or of a newer format.
     """
     path = Path(path)
-    body = _verified(path)
+    body = _read_manifest(path) if verified else _verified(path)
+    meta = _meta(path, body)
     try:
-        meta = json.loads((path / META).read_text(encoding="utf-8")) if META in body["files"] else {}
         tensors = {
-            name.removesuffix(".safetensors"): read_tensors(path / name, device)
-            for name in body["files"]
-            if name.endswith(".safetensors")
+            group: {
+                name: found.read(name, None if part is None else part(group, name, shape)).to(device)
+                for name, shape in found.shapes.items()
+            }
+            for group, found in shards.grouped(path, body["files"]).items()
         }
-    except (OSError, ValueError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(f"{path}: cannot be read ({one_line(error)}); use an older checkpoint") from error
     return Checkpoint(int(body["step"]), tensors, meta)
+
+
+def about(path: Path) -> Checkpoint:
+    """Step and meta of a checkpoint, without its tensors, which are not looked at. Raises CheckpointError."""
+    body = _read_manifest(Path(path))
+    return Checkpoint(int(body["step"]), {}, _meta(Path(path), body))
+
+
+def _meta(path: Path, body: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return json.loads((path / META).read_text(encoding="utf-8")) if META in body["files"] else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({one_line(error)}); use an older checkpoint") from error
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is."""
+    return Path(folder) / f"step-{step:08d}"
+
+
+def shapes(path: Path) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Of each group of a checkpoint the shapes of its tensors by name, whole. Raises CheckpointError."""
+    try:
+        return {group: found.shapes for group, found in shards.grouped(path, _read_manifest(path)["files"]).items()}
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{path}: cannot be read ({one_line(error)}); use an older checkpoint") from error
+
+
+_UNREADABLE = (OSError, ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError, RuntimeError,
+               SafetensorError)  # fmt: skip
 
 
 def fits(
@@ -241,8 +353,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         sound = False
     if not sound:
         raise CheckpointError(f"{path}: {MANIFEST} is damaged, its own checksum differs; use an older one")
-    if body["format"] != FORMAT:
-        raise CheckpointError(f"{path}: has format {body['format']}, known is {FORMAT}; update sfumato")
+    if body["format"] not in (FORMAT, PARTS):
+        raise CheckpointError(f"{path}: has format {body['format']}, known are {FORMAT} and {PARTS}; update sfumato")
     return body
 
 

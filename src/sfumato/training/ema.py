@@ -67,6 +67,13 @@ class PowerEMA:
             for width in self.exponents
         }
 
+    @classmethod
+    def of(cls, averages: Mapping[float, dict[str, Tensor]]) -> PowerEMA:
+        """Averages that are there, by width; no copies."""
+        made = cls({}, tuple(averages))
+        made.averages = dict(averages)
+        return made
+
     @property
     def widths(self) -> tuple[float, ...]:
         return tuple(self.exponents)

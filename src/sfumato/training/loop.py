@@ -6,6 +6,7 @@ so continuing needs nothing else and is exact.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import signal
@@ -18,11 +19,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sfumato.diffusion import Adaptive, key, tree
+from sfumato.diffusion import Adaptive, key
 from sfumato.diffusion.rng import widest
 from sfumato.training import optim, rollback
 from sfumato.training.careful import Careful
 from sfumato.training.ema import PowerEMA, write_snapshot
+from sfumato.training.explain import explained
 from sfumato.training.leaving import Asked, Stopped, asked
 from sfumato.training.loader import Batch, batches
 from sfumato.training.memory import is_short, parts, release, shortage
@@ -33,10 +35,11 @@ from sfumato.training.parallel import Runtime, launched
 from sfumato.training.progress import Watch, memory
 from sfumato.training.run import Run
 from sfumato.training.saving import Saver
+from sfumato.training.sharding import local
 from sfumato.training.spikes import Spikes
-from sfumato.training.state import Kept, NonFinite, State, left, load
+from sfumato.training.state import Kept, NonFinite, State, alike, left, load
 from sfumato.training.telling import tell
-from sfumato.training.watch import Averaged, blame, dump, tensorboard
+from sfumato.training.watch import Averaged, tensorboard
 
 __all__ = ["NonFinite", "Stopped", "train"]
 
@@ -57,17 +60,21 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
     if options.threads:
         torch.set_num_threads(options.threads)
     with ExitStack() as stack:
-        runtime = stack.enter_context(launched(device))
+        runtime = stack.enter_context(launched(device)).arranged(options.parallel)
         if runtime.first:
             stack.enter_context(run.locked())
-        state = _begun(task, options, runtime)
+        # a network that is shared out cannot be copied any more, nor called by one process alone
+        spare = copy.deepcopy(task.network) if runtime.first and runtime.world > 1 else None
+        state, module = _begun(task, options, runtime)
+        alike(run, state)
         start = state.step = load(run, state)
-        module = runtime.parallel(state.objective)
         stop = stack.enter_context(asked())
-        saver = stack.enter_context(Saver(run.checkpoints, options.keep, tell))
+        saver = stack.enter_context(Saver(run.checkpoints, options.keep, tell, runtime.together))
         watch = stack.enter_context(Watch("train", options.steps, start, "samples", options.batch, not runtime.first))
         careful = Careful(watch.say)
-        averaged = Averaged(task, run, state.objective.bf16, runtime.device, careful)
+        averaged = (
+            Averaged(task, run, state.objective.bf16, runtime.device, careful, spare=spare) if runtime.first else None
+        )
         events = stack.enter_context(tensorboard(run, runtime.first, careful))
         pace, peak = _pace(state, watch), optim.peak_lr(options.optim, state.objective.network)
         if start > 0:
@@ -75,7 +82,7 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
             watch.say(
                 f"finished: all {start} steps are done" if done else f"going on after step {start} of {options.steps}"
             )
-        if start == 0 and runtime.first:
+        if start == 0 and runtime.saves:
             _save(run, 0, state, saver)
         desk = Desk(run, state, saver, watch, averaged, events, careful, peak)
         state.objective.network.train()
@@ -83,22 +90,25 @@ def train(task: Task, run: Run, options: TrainOptions, device: str = "auto") -> 
             while _walked(desk, module, pace, stop):
                 pass
         saver.wait()
-        if runtime.first and state.step >= options.steps:
-            averaged.finish(state.ema, state.step)
+        if state.step >= options.steps:
+            averages = state.whole_averages()
+            if averaged is not None and averages is not None:
+                averaged.finish(averages, state.step)
         runtime.barrier()
         if state.step < options.steps:  # a process that got no signal itself leaves as the one that did
             raise Stopped(128 + (stop.signal or signal.SIGTERM), left(run, state, saver))
 
 
-def _begun(task: Task, options: TrainOptions, runtime: Runtime) -> State:
-    """The state of training at its beginning."""
-    here = runtime.device
+def _begun(task: Task, options: TrainOptions, runtime: Runtime) -> tuple[State, nn.Module]:
+    """The state of training at its beginning, and the objective as several processes call it."""
+    here, whole = runtime.device, runtime.sharding is None
     bf16 = options.precision == "bf16" or (options.precision == "auto" and bf16_pays(here))
     compiled = options.compile == "on" or (options.compile == "auto" and here.type == "cuda")
-    objective = Objective(task, bf16, compiled).to(here)
+    objective = Objective(task, bf16, compiled and whole)
+    module = runtime.parallel(objective.to(here) if whole else objective, objective.network, compiled)
     optimizer = optim.build(options.optim, objective.network, extra=_extra(objective))
-    ema = PowerEMA(dict(objective.network.named_parameters()), options.ema)
-    return State(task, options, runtime, objective, optimizer, ema, Spikes())
+    ema = PowerEMA({name: local(value) for name, value in objective.network.named_parameters()}, options.ema)
+    return State(task, options, runtime, objective, optimizer, ema, Spikes()), module
 
 
 def _pace(state: State, watch: Watch) -> Pace:
@@ -127,13 +137,14 @@ def _walked(desk: Desk, module: nn.Module, pace: Pace, stop: Asked) -> bool:
         desk.saver.settle()
         state.whole = False
         step = state.step = step + 1
-        state.ema.update(dict(state.objective.network.named_parameters()), step, step - 1)
+        state.ema.update(state.weights(), step, step - 1)
         state.whole = True
         pace.end()
         state.threads = pace.now
-        ending = state.runtime.agree(stop.signal is not None) or step == options.steps
-        if state.runtime.first:
-            desk.after(step, ending)
+        due = state.runtime.first and _save_due(options, desk.saved)
+        asked_to, saving = state.runtime.agreed(stop.signal is not None, due)
+        ending = asked_to or step == options.steps
+        desk.after(step, ending, saving or ending)
         if ending:
             break
     return False
@@ -145,8 +156,7 @@ def _learned(desk: Desk, module: nn.Module, step: int, pieces: list[Batch]) -> b
     state, options, runtime = desk.state, desk.state.options, desk.state.runtime
     counted = state.counted() if options.rollback else {}
     total, terms, seen = _gradient(state, module, step, pieces, desk.watch)
-    parameters = [p for p in state.objective.parameters() if p.requires_grad]
-    total, norm = runtime.mean(total), optim.clip(parameters, options.optim.clip)
+    total, norm = runtime.mean(total), _clipped(state)
     said = (step + 1) % 10 == 0 or step + 1 == options.steps
     means = {name: float(runtime.mean(mean)) for name, mean in terms.items()} if said else None
 
@@ -174,6 +184,14 @@ def _learned(desk: Desk, module: nn.Module, step: int, pieces: list[Batch]) -> b
     return True
 
 
+def _clipped(state: State) -> Tensor:
+    """The norm () of the gradient, which is shortened to what it may be."""
+    parameters = [p for p in state.objective.parameters() if p.requires_grad]
+    if state.runtime.sharding is None:
+        return optim.clip(parameters, state.options.optim.clip)
+    return state.runtime.sharding.clip((p.grad for p in parameters if p.grad is not None), state.options.optim.clip)
+
+
 @torch.no_grad()
 def _again(state: State, step: int) -> float:
     """The loss of the batch of the ``step``-th step, from 1, with the weights of now; nothing is learned or counted."""
@@ -188,12 +206,14 @@ def _again(state: State, step: int) -> float:
             )
             for part, share in parts(rows, state.split, task.copies):
                 total += state.objective(*part)[1].mean() * share / options.accumulate
+    runtime.apart(state.objective)
     return float(runtime.mean(total))
 
 
 @dataclass
 class Desk:
-    """What a step leaves for people and in files: lines, numbers, checkpoints, snapshots, previews. Of the first process.
+    """What a step leaves for people and in files: lines, numbers, checkpoints, snapshots, previews. All that is of the first
+    process, but where weights lie in parts, which others have to bring.
 
     rate: peak learning rate. saved: when the last checkpoint was begun, in seconds of ``time.monotonic``. record: numbers of
     the last step that was learned from; means: that of each term of its loss, where its numbers are written down.
@@ -203,7 +223,7 @@ class Desk:
     state: State
     saver: Saver
     watch: Watch
-    averaged: Averaged
+    averaged: Averaged | None
     events: Callable[[Mapping[str, float], int], None]
     careful: Careful
     rate: float
@@ -211,26 +231,37 @@ class Desk:
     record: dict[str, float] = field(default_factory=dict)
     means: dict[str, float] | None = None
 
-    def after(self, step: int, ending: bool) -> None:
+    def after(self, step: int, ending: bool, saving: bool) -> None:
         """After ``step`` steps."""
-        options, ema, used = self.state.options, self.state.ema, memory(self.state.runtime.device)
+        state, options, first = self.state, self.state.options, self.state.runtime.first
         assert options.steps is not None
+        if first:
+            self._say(step)
+        if saving and state.runtime.saves:
+            _save(self.run, step, state, self.saver, ending)
+            self.saved = time.monotonic()
+        snapshot = _due(step, options.steps, options.snapshots)
+        preview = _due(step, options.steps, options.previews) and (not ending or step == options.steps)
+        averages = state.whole_averages() if snapshot or preview else None
+        if self.averaged is None or averages is None:
+            return
+        if snapshot:
+            with self.careful("the snapshot"):
+                write_snapshot(self.run.snapshots, step, averages)
+        if preview:
+            found = self.averaged.look(averages, step)
+            self.events(found, step)
+            if "held_out" in found:
+                self.watch.say(f"step {step}: held-out loss {found['held_out']:.4f}")
+
+    def _say(self, step: int) -> None:
+        """The numbers of a step."""
+        used = memory(self.state.runtime.device)
         self.watch.show(step, f"loss {self.record.get('loss', math.nan):.4f}  {used:.1f} GB")
         means, self.means = self.means, None
         if means is not None:
             self.run.log({**means, "step": step, **self.record, "memory": used})
             self.events({**means, **self.record}, step)
-        if ending or _save_due(options, self.saved):
-            _save(self.run, step, self.state, self.saver, ending)
-            self.saved = time.monotonic()
-        if _due(step, options.steps, options.snapshots):
-            with self.careful("the snapshot"):
-                write_snapshot(self.run.snapshots, step, ema)
-        if _due(step, options.steps, options.previews) and (not ending or step == options.steps):
-            found = self.averaged.look(ema, step)
-            self.events(found, step)
-            if "held_out" in found:
-                self.watch.say(f"step {step}: held-out loss {found['held_out']:.4f}")
 
 
 def _update(state: State, seen: list[tuple[Tensor, Tensor]], lr: float) -> None:
@@ -275,7 +306,7 @@ def _pieces(
     assert options.batch is not None
     piece = options.batch // options.accumulate
     # dropout and token routing draw from torch's own stream, keyed too
-    torch.manual_seed(key("network", options.seed, step, state.runtime.rank))
+    torch.manual_seed(key("network", options.seed, step, state.runtime.lane))
     state.optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=here)
     terms: dict[str, Tensor] = {}
@@ -283,8 +314,9 @@ def _pieces(
     for i, batch in enumerate(pieces):
         whole = _draw(task, options, step, i * piece, batch, here, state.runtime.gathers)
         for rows, share in parts(whole, state.split, task.copies):
-            value, losses, means = module(*rows)
-            (value * share / options.accumulate).backward()
+            with state.runtime.piece(module, i == len(pieces) - 1):
+                value, losses, means = module(*rows)
+                (value * share / options.accumulate).backward()
             total += losses.mean() * share / options.accumulate
             for name, mean in means.items():
                 terms[name] = terms.get(name, torch.zeros_like(mean)) + mean * share / options.accumulate
@@ -336,55 +368,23 @@ def _save_due(options: TrainOptions, saved: float) -> bool:
 
 def _save(run: Run, step: int, state: State, saver: Saver, now: bool = False) -> None:
     """Save the state: at first at once or not at all, afterwards beside the training (``now``: at once)."""
+    tensors, places = state.parts()
     if step == 0:
-        saver.first(step, state.groups(), state.meta())
+        saver.first(step, tensors, state.meta(), places)
     else:
-        saver.save(step, state.groups(), state.meta(), now, state.restless)
+        saver.save(step, tensors, state.meta(), now, state.restless, places)
 
 
 def _explain(run: Run, state: State, step: int) -> str:
-    """Run the step again, just as it was, and name what is not finite."""
-    task, objective, options, runtime = state.task, state.objective, state.options, state.runtime
-    device = runtime.device
+    """Run the step again, just as it was, and name what is not finite. All processes do, side by side."""
+    task, options, runtime = state.task, state.options, state.runtime
     _, pieces = next(_steps(task, options, step, runtime))
     assert options.batch is not None
-    torch.manual_seed(key("network", options.seed, step, runtime.rank))
-    objective.zero_grad(set_to_none=True)
+    torch.manual_seed(key("network", options.seed, step, runtime.lane))
+    state.objective.zero_grad(set_to_none=True)
     each = options.batch // options.accumulate
     # all of them first: where processes share them, none may leave while another one waits for it
-    drawn = [_draw(task, options, step, i * each, batch, device, runtime.gathers) for i, batch in enumerate(pieces)]
-    for batch, piece in zip(pieces, drawn, strict=True):
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):  # dropout as it was for what follows
-            rows, where = blame(objective, piece)
-        if rows:
-            t = tree.each(lambda value: value.reshape(len(value), -1).mean(1), piece.t)
-            files = ", ".join(
-                f"{task.train.name(batch.indices[r // task.copies])} (t = {float(tree.first(t)[r]):.4f})"
-                for r in rows[:4]
-            )
-            more = f" and {len(rows) - 4} more" if len(rows) > 4 else ""
-            kept = run.path / f"bad-step-{step}{f'-{runtime.rank}' if runtime.world > 1 else ''}.safetensors"
-            if dump(kept, step, batch.indices, piece):
-                more += f"; the batch is in {kept.name}"
-            return (
-                f"step {step}: the loss is not finite; first bad value in {where}; samples: {files}{more}. The weights are "
-                "as before this step and the last checkpoint is whole; look at these files, or lower --optim.lr"
-            )
-        objective(*piece)[0].backward()
-    whole = "The weights are as before this step and the last checkpoint is whole"
-    slopes = {n: p.grad for n, p in objective.named_parameters() if p.grad is not None}
-    bad = [n for n, slope in slopes.items() if not bool(torch.isfinite(slope).all())]
-    if bad:
-        return (
-            f"step {step}: the loss is finite but its gradient is not, in layer {bad[-1]}. {whole}; lower --optim.lr or use "
-            "--precision fp32"
-        )
-    if not bool(torch.isfinite(torch.nn.utils.get_total_norm(slopes.values()))):
-        return f"step {step}: the gradient is too large, its norm is infinite. {whole}; lower --optim.lr"
-    if runtime.world > 1:
-        return f"step {step}: another process met a loss or gradient that is not finite, and names it"
-    return (
-        f"step {step}: the loss or its gradient was not finite, but that did not happen again on replay with the same data, "
-        f"times and noise. {whole}: resume; if it comes back, suspect the machine (memory, heat) or a network that keeps "
-        "something from call to call"
-    )
+    drawn = [
+        _draw(task, options, step, i * each, batch, runtime.device, runtime.gathers) for i, batch in enumerate(pieces)
+    ]
+    return explained(run, state, step, pieces, drawn)

@@ -37,7 +37,8 @@ class Criterion(Protocol):
     ) -> Tensor | dict[str, Tensor]:  # fmt: skip
         """Loss per sample (B,), or terms by name, each (B,), which are summed and logged.
 
-        All that it draws it draws from ``rng``, the rows' own streams, so that it is the same on any number of processes.
+        All that it draws it draws from ``rng``, the rows' own streams, so that it is the same on any number of processes; and how
+        often it calls the denoiser does not depend on the rows, for where weights lie in parts all processes call it together.
         ``given`` is what ``denoiser.given`` made of ``condition``.
         """
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sfumato.training.checkpoint import CheckpointError
+from sfumato.training.sharding import local
 
 # How the arithmetic is carried out belongs to the machine that runs, not to the state that was saved.
 _OF_THE_MACHINE = ("fused", "foreach", "capturable", "differentiable")
@@ -55,6 +56,7 @@ def restore_optimizer(optimizer: Any, tensors: Mapping[str, Tensor], meta: Mappi
 
     Unlike torch's own loading this keeps the dtype of the state when it differs from the parameter's (float32 moments
     of bfloat16 weights). Hyper-parameters become those that were saved, except how to compute (`fused`, `foreach`).
+    Of parameters that lie in parts over many processes ``tensors`` has the rows that this process holds.
     Raises CheckpointError, with the optimiser untouched, when groups, names or shapes differ.
     """
     parts = getattr(optimizer, "optimizers", (optimizer,))
@@ -105,14 +107,15 @@ def _thaw_states(owners: list[Any], tensors: Mapping[str, Tensor], meta: Mapping
         if kind != "state":
             continue
         _, group, parameter = owners[int(index)]
-        if saved.shape == parameter.shape and key != "step":
+        if saved.shape == local(parameter).shape and key != "step":
             # Fused and multi-tensor kernels want the moments laid out like their parameter.
             tensor = torch.empty_like(parameter, dtype=saved.dtype, requires_grad=False)
         else:
             # Step counters live on the CPU unless the kernel reads them on the device.
             scalar = saved.ndim == 0 and not (group.get("fused") or group.get("capturable"))
             tensor = torch.empty_like(saved, device="cpu" if scalar else parameter.device)
-        states[int(index)][key] = tensor.copy_(saved)
+        local(tensor).copy_(saved)
+        states[int(index)][key] = tensor
     return states
 
 

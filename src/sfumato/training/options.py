@@ -11,6 +11,26 @@ from sfumato.training.optim import OptimOptions
 
 
 @dataclass(frozen=True)
+class ParallelOptions:
+    """How the processes that torchrun started share out a run: replicate x shard x context is their number."""
+
+    replicate: int | None = None
+    """Copies of the weights (none: as many as there are processes for)."""
+    shard: int = 1
+    """Processes that hold one copy together, a part each of weights, averages and optimiser (-1: all that are left)."""
+    context: int = 1
+    """Processes that share out the tokens of each sample."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            (self.replicate is None or self.replicate >= 1, "replicate", "at least 1"),
+            (self.shard >= 1 or self.shard == -1, "shard", "at least 1, or -1 for all processes that are left"),
+            (self.context >= 1, "context", "at least 1"),
+        )
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """How a network is trained. None means: chosen from the data and the machine, and written to config.yaml."""
 
@@ -26,6 +46,8 @@ class TrainOptions:
     """Initial weights, order and noise are functions of it."""
     optim: OptimOptions = field(default_factory=OptimOptions)
     """Optimiser."""
+    parallel: ParallelOptions = field(default_factory=ParallelOptions)
+    """Several processes."""
     ema: tuple[float, float] = (0.05, 0.10)
     """Widths of the power-function averages, as shares of the run; samples come from the first."""
     snapshots: int = 8

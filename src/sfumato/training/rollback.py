@@ -30,9 +30,9 @@ def culprit(state: State, step: int, again: Callable[[int], float]) -> int:
     return step if before is None or not state.spikes.strange(again(before)) else before
 
 
-def before(folder: Path, step: int) -> checkpoint.Checkpoint | None:
+def before(state: State, folder: Path, step: int) -> checkpoint.Checkpoint | None:
     """The newest whole checkpoint that has not learned from the ``step``-th batch."""
-    return next((checkpoint.load(path) for n, path in checkpoint.older(folder, step) if n < step), None)
+    return next((state.read(path) for n, path in checkpoint.older(folder, step) if n < step), None)
 
 
 def spiked(
@@ -60,7 +60,7 @@ def spiked(
         return None
     saver.wait()
     which = culprit(state, step, again)
-    found = None if which == step else before(run.checkpoints, which)
+    found = None if which == step else before(state, run.checkpoints, which)
     if which < step and found is None:
         state.lost = True
         say(f"step {step}: no checkpoint from before step {which} is left to go back to; more are kept with --keep")

@@ -21,17 +21,21 @@ from torch import Tensor
 
 from sfumato.training import checkpoint
 from sfumato.training.memory import free, is_short
+from sfumato.training.shards import Place, Together
 
 Groups = Mapping[str, Mapping[str, Tensor]]
 Copies = dict[str, dict[str, Tensor]]
 Every = Mapping[tuple[str, str], Tensor]
+Places = Mapping[str, Mapping[str, Place]]
 
 
 class Saver:
     """Writes checkpoints of a run into ``folder``, of which ``keep`` stay. As a context manager it waits at the end."""
 
-    def __init__(self, folder: Path, keep: int, tell: Callable[[str], None]):
+    def __init__(self, folder: Path, keep: int, tell: Callable[[str], None], together: Together | None = None):
         self.folder, self.keep, self.tell = folder, keep, tell
+        self.together = together
+        """The processes that write each checkpoint together, where its tensors lie in parts."""
         self.newest: int | None = None
         """The step of the last checkpoint that was written."""
         self._thread: threading.Thread | None = None
@@ -50,17 +54,18 @@ class Saver:
         meta: Mapping[str, Any],
         now: bool = False,
         restless: Collection[tuple[str, str]] = (),
+        places: Places | None = None,
     ) -> None:
         """Write the state of a step, ``now`` or in the background, and then call `settle` before any of it changes. Where it
         cannot be written it says so and goes on: a full disk must not end a run that still holds everything in memory.
 
         restless: group and name of tensors that may change before that, as what a forward pass counts: copied before this
-        returns.
+        returns. places: of tensors of which this process has some rows, where several write together.
         """
         self.wait()
         copies = None if now else self._room(groups)
         if copies is None:  # asked for, or no room for a second state
-            self._write(step, groups, meta)
+            self._write(step, groups, meta, places)
             self.wait()
             return
         every = {(group, name): value for group, named in groups.items() for name, value in named.items()}
@@ -72,6 +77,7 @@ class Saver:
         self._landed.clear()
 
         def work() -> None:
+            whole = False
             try:
                 with beside:
                     _copy(rest, copies)
@@ -79,9 +85,11 @@ class Saver:
                 self._beside &= whole
             finally:
                 self._copied.set()
+                if not whole and self.together is not None:  # the others wait for this one's part
+                    self._write(step, {group: {} for group in copies}, meta, places, False)
             if whole:
-                self._write(step, copies, meta)
-            else:
+                self._write(step, copies, meta, places)
+            elif self.together is None:
                 self.tell(
                     f"warning: step {step} was not saved: the network changes its own weights when it is called; from here "
                     "on they are copied first"
@@ -115,11 +123,10 @@ class Saver:
         """Whether one is being written."""
         return not self._landed.is_set()
 
-    def first(self, step: int, groups: Groups, meta: Mapping[str, Any]) -> None:
+    def first(self, step: int, groups: Groups, meta: Mapping[str, Any], places: Places | None = None) -> None:
         """Write it now. Raises CheckpointError: where nothing can be written from the start, nothing should begin."""
         self._start()
-        checkpoint.save(self.folder, step, groups, meta, self.keep)
-        self.newest = step
+        self._put(step, groups, meta, places)
 
     def wait(self) -> None:
         """Until what is in flight has landed. Raises what went wrong there, unless that was the disk."""
@@ -150,10 +157,20 @@ class Saver:
             raise
         return self._copies
 
-    def _write(self, step: int, groups: Groups, meta: Mapping[str, Any]) -> None:
-        try:
+    def _put(
+        self, step: int, groups: Groups, meta: Mapping[str, Any], places: Places | None, sound: bool = True
+    ) -> None:
+        if self.together is None:
             checkpoint.save(self.folder, step, groups, meta, self.keep)
-            self.newest = step
+        else:
+            checkpoint.save_parts(self.folder, step, groups, places or {}, meta, self.keep, self.together, sound)
+        self.newest = step
+
+    def _write(
+        self, step: int, groups: Groups, meta: Mapping[str, Any], places: Places | None = None, sound: bool = True
+    ) -> None:
+        try:
+            self._put(step, groups, meta, places, sound)
         except checkpoint.CheckpointError as error:
             self.tell(f"warning: step {step} was not saved: {error}")
 

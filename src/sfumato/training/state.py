@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +25,10 @@ from sfumato.training.objective import Objective, Task
 from sfumato.training.optimizer_state import flatten_optimizer, restore_optimizer
 from sfumato.training.options import TrainOptions
 from sfumato.training.parallel import Runtime
-from sfumato.training.run import Run
+from sfumato.training.run import Run, RunError
 from sfumato.training.saving import Saver
+from sfumato.training.sharding import local, place
+from sfumato.training.shards import Place, Rows
 from sfumato.training.spikes import Spikes
 from sfumato.training.telling import tell
 from sfumato.training.watch import settings_of
@@ -59,12 +63,59 @@ class State:
     found: set[int] = field(default_factory=set)
     lost: bool = False
 
+    def __post_init__(self) -> None:
+        # as they are now: while a part of the network is at work it has others, its whole ones
+        self.parameters = dict(self.objective.network.named_parameters())
+        places = {name: place(value) for name, value in self.parameters.items()}
+        self.places = {name: at for name, at in places.items() if at is not None}
+        """Where this process's rows of each parameter are in the whole, of those that lie in parts."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """The network's parameters by name; what this process holds of them."""
+        return {name: local(value) for name, value in self.parameters.items()}
+
     def groups(self) -> dict[str, dict[str, Tensor]]:
         """The tensors, by what they are of; the live ones."""
         flat, _ = flatten_optimizer(self.optimizer)
         learned = self.objective.learned_state()
         found = {"network": self.objective.network.state_dict(), "ema": self.ema.state(), "optimizer": flat}
         return {**found, **({"learned": learned} if learned else {})}
+
+    def parts(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Place]] | None]:
+        """What this process writes into a checkpoint, and which rows of the wholes that is where they lie in parts."""
+        sharding, groups = self.runtime.sharding, self.groups()
+        if sharding is None:
+            return groups, None
+        averaged = {name: self.places[_of(name)] for name in groups["ema"] if _of(name) in self.places}
+        return sharding.parts(groups, {"ema": averaged})
+
+    def part(self, group: str, name: str, shape: tuple[int, ...]) -> Rows | None:
+        """Which rows of a tensor in a checkpoint this process holds; None: all."""
+        known: Any = None
+        if group == "optimizer":
+            kind, index, key = name.split(".", 2)
+            parameters = [p for each in self.optimizer.param_groups for p in each["params"]]
+            if kind == "state" and key != "step" and int(index) < len(parameters):
+                known = parameters[int(index)]
+        elif group == "learned":
+            known = self.objective.learned_state().get(name)
+        else:
+            known = self.parameters.get(_of(name) if group == "ema" else name)
+        at = None if known is None else place(known)
+        return None if at is None or at.shape != shape else (at.first, at.first + len(local(known)))
+
+    def whole_averages(self) -> PowerEMA | None:
+        """The averages as the first process needs them to look at and give away, whole; None in the others. All call it."""
+        sharding = self.runtime.sharding
+        if sharding is None:
+            return self.ema
+        found: dict[float, dict[str, Tensor]] = {}
+        for width, named in self.ema.averages.items():
+            for name, mean in named.items():
+                whole = sharding.whole(mean, self.parameters[name])
+                if self.runtime.first:
+                    found.setdefault(width, {})[name] = whole.cpu()
+        return PowerEMA.of(found) if self.runtime.first else None
 
     @property
     def restless(self) -> set[tuple[str, str]]:
@@ -89,11 +140,20 @@ class State:
         told = {"process": process} if len(process) < 500 and " at 0x" not in process else {}
         return json.loads(json.dumps({**kept, **told, "torch": torch.__version__}))
 
+    def read(self, path: Path, verified: bool = False) -> checkpoint.Checkpoint:
+        """A checkpoint, of each tensor what this process holds of it."""
+        return checkpoint.load(path, part=self.part if self.places else None, verified=verified)
+
+    @torch.no_grad()
     def restore(self, found: checkpoint.Checkpoint) -> int:
-        """Everything as it was in a checkpoint; returns its step."""
-        self.objective.network.load_state_dict(found.tensors["network"])
-        if "learned" in found.tensors:
-            self.objective.load_state_dict(found.tensors["learned"], strict=False)
+        """Everything as it was in a checkpoint that was `read`; returns its step."""
+        for here, saved in (
+            (self.objective.network.state_dict(), found.tensors["network"]),
+            (self.objective.learned_state(), found.tensors.get("learned", {})),
+        ):
+            for name, value in here.items():
+                if name in saved:
+                    local(value).copy_(saved[name])
         restore_optimizer(self.optimizer, found.tensors["optimizer"], found.meta["optimizer"])
         self.ema.load(found.tensors["ema"])
         self.spikes.load(found.meta.get("spikes", {}))
@@ -127,7 +187,8 @@ class Kept:
         state = self.state
         with suppress(Exception):
             self.saver.wait()
-        if state.runtime.first and state.whole and state.step > 0 and self.saver.newest != state.step:
+        alone = state.runtime.first and state.runtime.sharding is None  # others may be gone, and their parts with them
+        if alone and state.whole and state.step > 0 and self.saver.newest != state.step:
             self.saver.save(state.step, state.groups(), state.meta(), now=True)
         words = left(self.run, state, self.saver)
         if isinstance(error, LoaderDied):
@@ -155,9 +216,34 @@ def left(run: Run, state: State, saver: Saver) -> str:
 
 def load(run: Run, state: State) -> int:
     """Restore the newest whole checkpoint into everything; returns its step, 0 if there is none. One that has learned from a
-    batch that the run was to forget is of a past that is no more, and is taken away."""
+    batch that the run was to forget is of a past that is no more, and is taken away. The first process chooses for all."""
     state.found = skipped.read(run)
     state.skipped = state.found | set(state.options.skip_steps)
+    runtime, step, failed = state.runtime, -1, None
+    if runtime.first:
+        try:
+            step = _chosen(run, state)
+        except checkpoint.CheckpointError as error:
+            failed = error
+    if runtime.agree(failed is not None):  # said once, and nobody waits for who will not come
+        raise failed or SystemExit(1)
+    step = runtime.told(step)
+    if step < 0:
+        return 0
+    path = checkpoint.path_of(run.checkpoints, step)
+    found = state.read(path, verified=not runtime.first)
+    shapes = {name: torch.empty(shape, device="meta") for name, shape in checkpoint.shapes(path)["network"].items()}
+    checkpoint.fits(shapes, state.objective.network.state_dict(), f"{path}",
+                    found.meta.get("network"), settings_of(state.objective.network))  # fmt: skip
+    then, now = found.meta.get("trained"), state.trained()
+    if then is not None and runtime.first and (changed := list(_changed(then, now))):
+        tell(f"warning: this run was begun otherwise ({', '.join(changed)}): it goes on as if it had not been")
+    with decoding(path, "delete this checkpoint, and the one before it is taken", checkpoint.CheckpointError):
+        return state.restore(found)
+
+
+def _chosen(run: Run, state: State) -> int:
+    """The step of the checkpoint to go on from; -1 where there is none yet. Raises CheckpointError."""
     path, complaints = checkpoint.newest(run.checkpoints)
     for complaint in complaints:
         tell(f"warning: {complaint}")
@@ -171,28 +257,51 @@ def load(run: Run, state: State) -> int:
                 f"{run.path}: it is trained, but its checkpoints are gone, without which it cannot be gone on with; sample it "
                 "as it is, or train again with --out elsewhere"
             )
-        return 0
-    found = checkpoint.load(path)
+        return -1
+    found = checkpoint.about(path)
     newest = found.step
     for _, path in checkpoint.older(run.checkpoints, newest):  # the newest once more at the end
         if not skipped.stale(found, state.found):
             break
-        found = checkpoint.load(path)
+        found = checkpoint.about(path)
     if skipped.stale(found, state.found):
         raise checkpoint.CheckpointError(
             f"{run.checkpoints}: every checkpoint has learned from a batch that was to be forgotten (step {min(state.found)}); "
             "train again with --out elsewhere"
         )
-    if state.runtime.first and found.step < newest:
+    if found.step < newest:
         checkpoint.forget(run.checkpoints, found.step)
-    state.runtime.barrier()
-    checkpoint.fits(found.tensors["network"], state.objective.network.state_dict(), f"{path}",
-                    found.meta.get("network"), settings_of(state.objective.network))  # fmt: skip
-    then, now = found.meta.get("trained"), state.trained()
-    if then is not None and state.runtime.first and (changed := list(_changed(then, now))):
-        tell(f"warning: this run was begun otherwise ({', '.join(changed)}): it goes on as if it had not been")
-    with decoding(path, "delete this checkpoint, and the one before it is taken", checkpoint.CheckpointError):
-        return state.restore(found)
+    return found.step
+
+
+def alike(run: Run, state: State) -> None:
+    """Complain unless all processes train the same: options, versions, data. All of them call it. Raises RunError in those that
+    differ from the first, with the difference; the others leave."""
+    runtime = state.runtime
+    if runtime.world == 1:
+        return
+    train = state.task.train
+    some = range(0, len(train), max(1, len(train) // 64))
+    data = {
+        "items": len(train),
+        "names": hashlib.sha256("\0".join(train.name(i) for i in some).encode()).hexdigest()[:12],
+    }
+    layout = dataclasses.asdict(runtime.mesh)
+    mine = json.loads(json.dumps({**state.trained(), "steps": state.options.steps, "data": data, "layout": layout}))
+    first = json.loads(runtime.heard(json.dumps(mine)))
+    other = list(_changed(first, mine)) + [f"{name} is here alone" for name in mine.keys() - first.keys()]
+    if runtime.agree(bool(other)):
+        if not other:
+            raise SystemExit(1)
+        raise RunError(
+            f"{run.path}: process {runtime.rank} would train another run than the first ({', '.join(other)}); all must have "
+            "the same config.yaml, data and versions"
+        )
+
+
+def _of(average: str) -> str:
+    """The parameter that an average is of, `0.05/blocks.0.weight`."""
+    return average.partition("/")[2]
 
 
 def _changed(then: Any, now: Any, path: str = "") -> Iterator[str]:

@@ -87,10 +87,13 @@ class Averaged:
         device: torch.device,
         careful: Careful | None = None,
         held_out: int = 32,
+        spare: nn.Module | None = None,
     ):
+        """spare: a copy of the network to use; one is made unless given, which one in parts cannot be."""
         assert task.held_out is not None
         self.task, self.run, self.device, self.careful = task, run, device, careful or Careful(tell)
-        self.network: nn.Module = copy.deepcopy(task.network).to(device).requires_grad_(False).eval()
+        spare = copy.deepcopy(task.network) if spare is None else spare
+        self.network: nn.Module = spare.to(device).requires_grad_(False).eval()
         self.denoiser = task.denoiser(Precise(self.network, bf16), task.process)
         self.batches = [batch.to(device) for batch in bunched(task.held_out, held_out)]
 
@@ -168,11 +171,13 @@ def settings_of(network: nn.Module) -> str:
         return "{}"
 
 
-def blame(objective: Objective, rows: Noised) -> tuple[list[int], str]:
-    """Which rows of a piece give a loss that is not finite, and the first place where a bad value appears, with its type."""
+def blame(objective: Objective, rows: Noised, joined: bool = False) -> tuple[list[int], str]:
+    """Which rows of a piece give a loss that is not finite, and the first place where a bad value appears, with its type.
+    ``joined``: other processes wait for this one inside the network, so that it is called in any case."""
     whole = torch.stack([torch.isfinite(x).flatten(1).all(1) for x in tree.leaves(rows.x)]).all(0)
-    if not bool(whole.all()):
-        return (~whole).nonzero()[:, 0].tolist(), "the data itself"
+    data = (~whole).nonzero()[:, 0].tolist()
+    if data and not joined:
+        return data, "the data itself"
     first: list[str] = []
 
     def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -190,6 +195,8 @@ def blame(objective: Objective, rows: Noised) -> tuple[list[int], str]:
     finally:
         for handle in handles:
             handle.remove()
+    if data:
+        return data, "the data itself"
     bad = (~torch.isfinite(losses)).nonzero()[:, 0].tolist()
     return bad, f"layer {first[0]}" if first else "the loss"
 

@@ -32,6 +32,7 @@ class PoseNetwork(nn.Module):
     kin         whether atoms see where known poses have atoms like them
     """
 
+    units = ("PairBlock",)
     options: dict[str, Any]
 
     def __init__(

@@ -26,6 +26,8 @@ TOLD = 64
 class Disturbances(nn.Module):
     """Residual network on disturbances as vectors, x (B, dim); its answer is 0 before training."""
 
+    units = ("Residual",)
+
     def __init__(self, *, dim: int, width: int = 128, depth: int = 2, vectors: int = 1) -> None:
         super().__init__()
         self.options = {"kind": "flat", "dim": dim, "width": width, "depth": depth, "vectors": vectors}

@@ -53,6 +53,11 @@ class ChunkNetwork(nn.Module):
     Raises ValueError if the options do not fit together.
     """
 
+    units = (
+        "Residual",
+        "Block",
+        "Twice",
+    )
     options: dict[str, Any]
 
     def __init__(

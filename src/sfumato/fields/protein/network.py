@@ -41,6 +41,7 @@ class BackboneNetwork(nn.Module):
     guided   the strength of guidance is an input (never of this field).
     """
 
+    units = ("PairBlock",)
     options: dict[str, Any]
 
     def __init__(

@@ -22,6 +22,7 @@ class SeriesNetwork(nn.Module):
     the exact denoiser of white noise, and so its forecasts are those of the ridge and the covariance of what that leaves.
     """
 
+    units = ("Residual",)
     options: dict[str, Any]
 
     def __init__(self, *, leads: int, told: int, width: int = 128, depth: int = 3, dropout: float = 0.0) -> None:

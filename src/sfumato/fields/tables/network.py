@@ -55,6 +55,7 @@ class TableMLP(nn.Module):
             and what a value means need not be multiplied out of state and value by the blocks. False: networks of old.
     """
 
+    units = ("Block",)
     options: dict[str, Any]
     bar: Tensor
     place: Tensor

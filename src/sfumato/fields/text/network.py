@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from sfumato.networks.encoder import TokenBlock
 from sfumato.networks.parts import rotary_angles, rotary_turns, standard
+from sfumato.networks.strips import Strip
 
 GIVEN = -11.9
 """Level at or below which a token is given: of time 0 it is -12."""
@@ -37,6 +38,7 @@ class TokenTransformer(nn.Module):
     Raises ValueError if the options do not fit together.
     """
 
+    units = ("TokenBlock",)
     options: dict[str, Any]
 
     def __init__(
@@ -81,6 +83,13 @@ class TokenTransformer(nn.Module):
         nn.init.normal_(self.embed.weight, std=0.02)
         self.blocks = nn.ModuleList(TokenBlock(width, heads, hidden, dropout) for _ in range(depth))
         self.scale = nn.Parameter(torch.ones(width))
+        self.strip: Strip | None = None
+
+    def in_strips(self, strip: Strip) -> None:
+        """From now on the blocks see this process's strip of the tokens. Raises ValueError where it cannot be done."""
+        for block in self.blocks:
+            block.attention.of_strip(strip)  # type: ignore[operator, union-attr]
+        self.strip = strip
 
     def forward(self, x: Tensor, level: Tensor, level_s: Tensor | None = None, where: Tensor | None = None) -> Tensor:
         """x (B, L) int64 -> logits (B, L, answers), or those of the places ``where`` (n,) alone, counted through all rows, (n,
@@ -93,8 +102,11 @@ class TokenTransformer(nn.Module):
             raise ValueError(f"tokens are int64 of shape (batch, length), got {x.dtype} of shape {tuple(x.shape)}")
         h, turns = self.entered(x, rotary_angles((x.shape[1],), self.head_width, x.device))
         mask = self.sight(x, level)
+        if self.strip is not None:
+            h, turns = self.strip.cut(h), turns[:, self.strip.rows(x.shape[1])]
         for block in self.blocks:
             h = block(h, turns, mask)
+        h = h if self.strip is None else self.strip.join(h)
         return self.said(h, x) if where is None else self.said(h.flatten(0, 1)[where], x.flatten()[where])
 
     def said(self, h: Tensor, x: Tensor) -> Tensor:
@@ -104,7 +116,7 @@ class TokenTransformer(nn.Module):
     def entered(self, x: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
         """What the blocks are told of tokens x (B, L) at places of these angles (L, head / 2): states (B, L, width), turns."""
         h = standard(self.embed(x))
-        if torch.is_autocast_enabled(x.device.type):
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
             h = h.to(torch.get_autocast_dtype(x.device.type))
         return h, rotary_turns(angles, h.dtype)
 

@@ -68,6 +68,7 @@ class RainNetwork(nn.Module):
     a day again
     """
 
+    units = ("Linear",)
     options: dict[str, Any]
 
     def __init__(
