@@ -500,15 +500,15 @@ def test_a_signal_leaves_after_a_batch_with_its_status(model: Model, tmp_path: P
 # ---- fields --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["protein", "docking", "weather", "tables"])
+@pytest.mark.parametrize("name", ["protein", "docking", "weather", "tables", "series"])
 def test_what_belongs_together_is_refused_by_name(name: str):
     from sfumato.errors import Wrong
     from sfumato.jobs import find
 
     class Facts:
-        linked = True
+        linked, kind = True, "wide"
 
-    linked: Any = dataclasses.make_dataclass("M", ["facts"])(Facts)
+    one: Any = dataclasses.make_dataclass("M", ["facts"])(Facts)
     kind = find.kind(name)
     with pytest.raises(Wrong, match="leave out --shard, --workers, --bundle and --ray"):
-        kind.bundled(object.__new__(kind), linked, None)
+        kind.bundled(object.__new__(kind), one, one)
