@@ -23,7 +23,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -98,7 +97,7 @@ def begun_in(file: Path) -> list[tuple[int, int, float]]:
 
 
 def listing(folder: Path, most: int) -> dict[str, Any]:
-    """Memory that listing takes in a process of its own, MB: of Python's objects at their most, and how much the process grew."""
+    """How much a process grows by listing, and its peak with all that it has loaded, MB."""
     rows = []
     for total in (1000, 100_000, most):
         words = [sys.executable, "-m", "benchmarks.bulk", "list", "--total", total, "--folder", folder / str(total)]
@@ -143,17 +142,9 @@ def listed(total: int, folder: Path) -> dict[str, Any]:
     counts = walk()
     grown, seconds = resident() - before, time.process_time() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    tracemalloc.start()
-    (
-        list(zip(of.rows(queries), range(min(total, 20_000)))),
-        list(zip(of.missing(), range(20_000))),
-        list(of.left(Share())),
-    )
-    most = tracemalloc.get_traced_memory()[1] / 1e6
     return {
         "numbers": total,
         "rows, missing, bundles left": counts,
-        "objects": most,
         "grown": grown,
         "peak": peak,
         "seconds": seconds,

@@ -13,6 +13,7 @@ import sys
 import tarfile
 import time
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -444,38 +445,48 @@ def children(pid: int) -> list[int]:
     return [each for each in every if "spawn_main" in Path(f"/proc/{each}/cmdline").read_text()]
 
 
-@pytest.mark.slow
-def test_processes_killed_and_stopped_make_the_same_files(run: Path, straight: dict[str, bytes], tmp_path: Path):
-    out = tmp_path / "s"
+def begun(run: Path, out: Path) -> subprocess.Popen[str]:
+    """Two processes that draw, once a batch is kept."""
     process = subprocess.Popen(command(run, out, "--workers", 2), stderr=subprocess.PIPE, text=True)
-    give_up, killed = time.monotonic() + 200, 0
-    while process.poll() is None and killed < 1 and time.monotonic() < give_up:
-        if any((out / ".drawn").rglob("*.safetensors")):
-            for each in children(process.pid)[:1]:
-                os.kill(each, signal.SIGKILL)
-                killed += 1
-        time.sleep(0.01)
+    until(lambda: process.poll() is not None or any(out.rglob("*.safetensors")))
+    return process
+
+
+def until(holds: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 200
+    while not holds():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_begun_again(run: Path, straight: dict[str, bytes], tmp_path: Path):
+    process = begun(run, tmp_path / "s")
+    own = children(process.pid) if process.poll() is None else []
+    for each in own[:1]:
+        os.kill(each, signal.SIGKILL)
     err = process.communicate(timeout=240)[1]
     assert process.returncode == 0, err
-    assert other(out, straight) == []
-    for number in (signal.SIGTERM, signal.SIGKILL):  # of the one that began the others
-        out = tmp_path / str(number)
-        process = subprocess.Popen(command(run, out, "--workers", 2), stderr=subprocess.PIPE, text=True)
-        while process.poll() is None and not any(out.rglob("*.safetensors")) and time.monotonic() < give_up:
-            time.sleep(0.01)
-        own = children(process.pid) if process.poll() is None else []
-        process.send_signal(number)
-        err = process.communicate(timeout=240)[1]
-        if number == signal.SIGTERM and process.returncode == 143:
-            assert "sfumato: stopped by SIGTERM after " in err
-            assert "go on by giving the same command again" in err.splitlines()[-1]
-        for each in own:  # none stays behind
-            while Path(f"/proc/{each}").exists() and time.monotonic() < give_up:
-                time.sleep(0.01)
-            assert not Path(f"/proc/{each}").exists()
-        again = subprocess.run(command(run, out), capture_output=True, text=True, timeout=240)
-        assert again.returncode == 0, again.stderr
-        assert other(out, straight) == []
+    assert other(tmp_path / "s", straight) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_where_the_first_process_ends_all_do_and_the_command_goes_on(
+    number: int, run: Path, straight: dict[str, bytes], tmp_path: Path
+):
+    process = begun(run, tmp_path / "s")
+    own = children(process.pid) if process.poll() is None else []
+    process.send_signal(number)
+    err = process.communicate(timeout=240)[1]
+    assert process.returncode in ((0, 143) if number == signal.SIGTERM else (0, -9)), err
+    if process.returncode == 143:
+        assert "sfumato: stopped by SIGTERM after " in err
+        assert "go on by giving the same command again" in err.splitlines()[-1]
+    until(lambda: not any(Path(f"/proc/{each}").exists() for each in own))  # none stays behind
+    again = subprocess.run(command(run, tmp_path / "s"), capture_output=True, text=True, timeout=240)
+    assert again.returncode == 0, again.stderr
+    assert other(tmp_path / "s", straight) == []
 
 
 def test_a_signal_leaves_after_a_batch_with_its_status(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

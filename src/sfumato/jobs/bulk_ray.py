@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sfumato.errors import DataError, install
+from sfumato.errors import DataError, Mendable, install
 from sfumato.jobs.bulk import Bulk
 from sfumato.training.leaving import Asked
 
@@ -71,6 +71,10 @@ def draw(bulk: Bulk, places: Sequence[int], count: int, noted: Asked, show: Call
             show(done)
             if noted.signal is not None:
                 return
+    except Exception as error:
+        if (ours := _ours(error)) is not None:
+            raise Mendable(str(ours)) from None
+        raise
     finally:
         if begins_here:
             ray.shutdown()
@@ -85,6 +89,15 @@ def _ray() -> Any:
     if tuple(map(int, ray.__version__.split(".")[:2])) < LEAST:
         raise DataError(f"ray {ray.__version__} has known holes; install {LEAST[0]}.{LEAST[1]} or later")
     return ray
+
+
+def _ours(error: BaseException | None) -> Mendable | None:
+    """What an actor complained of, from within what Ray makes of it."""
+    for _ in range(20):
+        if error is None or isinstance(error, Mendable):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
 
 
 def _resolved(ask: Any) -> Any:

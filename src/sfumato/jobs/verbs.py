@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -381,7 +382,9 @@ EXAMPLES = {
 
 
 def _trained(run: Path, what: str) -> int:
-    """Where a finished run is, and what to do with it."""
+    """Where a finished run is, and what to do with it; of several processes the first one says it."""
+    if os.environ.get("RANK", "0") != "0":
+        return 0
     print(f"{what}: {run}")
     sheets = run / "samples"
     if sheets.is_dir() and any(sheets.iterdir()):

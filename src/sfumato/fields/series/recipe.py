@@ -232,7 +232,9 @@ class Series(Recipe):
 
     def bundled(self, model: Model, queries: Any) -> None:
         if queries.facts.kind == "wide":
-            raise Wrong("series that stand side by side are drawn as a whole: leave out --shard, --workers, --bundle and --ray")
+            raise Wrong(
+                "series that stand side by side are drawn as a whole: leave out --shard, --workers, --bundle and --ray"
+            )
 
     def picture(self, model: Model, things: Sequence[Any], columns: int | None = None) -> Fan | None:
         """Fans of the first series among them."""
