@@ -41,7 +41,7 @@ def planted():
 
     def noted(self, model, queries, numbers):
         with open(os.environ["SFUMATO_BENCH_BEGUN"], "a") as file:
-            file.write(f"{list(numbers)[0]} {os.getpid()} {time.monotonic():.4f}\\n")
+            file.write(f"{list(numbers)[0]} {os.getpid()} {time.monotonic():.4f} {time.process_time():.4f}\\n")
         return draw(self, model, queries, numbers)
 
     Recipe.draw = noted
@@ -84,12 +84,12 @@ def sums(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in every}
 
 
-def begun_in(file: Path) -> list[tuple[int, int, float]]:
-    """First number, process and time of every batch that was begun."""
+def begun_in(file: Path) -> list[tuple[int, int, float, float]]:
+    """First number, process, time and CPU seconds of that process, of every batch that was begun."""
     found = []
     for line in file.read_text().splitlines():
-        number, pid, at = line.split()
-        found.append((int(number), int(pid), float(at)))
+        number, pid, at, spent = line.split()
+        found.append((int(number), int(pid), float(at), float(spent)))
     return found
 
 
@@ -168,18 +168,17 @@ def kills(run: Path, folder: Path, n: int, size: int, steps: int, seed: int, eve
     begin = time.monotonic()
     called([sys.executable, script, *how, "--out", folder / "straight"], folder / "straight.txt")
     alone = time.monotonic() - begin
-    drawn, told = random.Random(seed), Counter[str]()
+    drawn, told, met = random.Random(seed), Counter[str](), 0
     said = []
     while True:
         words = [sys.executable, script, *how, "--workers", 2, "--out", folder / "killed"]
         process = subprocess.Popen([str(word) for word in words], stderr=subprocess.PIPE, text=True,
                                    env=environment(folder / "killed.txt"), cwd=ROOT)  # fmt: skip
         while process.poll() is None:
-            try:
-                process.wait(drawn.expovariate(1 / every))
-                break
-            except subprocess.TimeoutExpired:
-                pass
+            met += 1 + int(drawn.expovariate(1 / every))  # by batches, not by the clock: the machine may be slow
+            while process.poll() is None and lines(folder / "killed.txt") < met:
+                time.sleep(0.002)
+            time.sleep(0.03 * drawn.random())
             if told["whole jobs"] < 3 and told["processes"] >= 4 * (told["whole jobs"] + 1) and drawn.random() < 0.5:
                 process.kill()
                 told["whole jobs"] += 1
@@ -188,10 +187,11 @@ def kills(run: Path, folder: Path, n: int, size: int, steps: int, seed: int, eve
                 told["processes"] += 1
         err = process.communicate()[1]
         said += [line for line in err.splitlines() if "died" in line]
+        met = lines(folder / "killed.txt")
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL, err[-3000:]
-    counts = Counter(number for number, _, _ in begun_in(folder / "killed.txt"))
+    counts = Counter(number for number, *_ in begun_in(folder / "killed.txt"))
     again = sum(count - 1 for count in counts.values())
     one, two = sums(folder / "straight"), sums(folder / "killed")
     ledger = (folder / "killed" / "ledger.csv").read_text().splitlines()[1:]
@@ -203,6 +203,10 @@ def kills(run: Path, folder: Path, n: int, size: int, steps: int, seed: int, eve
         "numbers in the ledger": len({line.split(",")[0] for line in ledger}), "lines of the ledger": len(ledger),
         "said": said, "seconds alone": alone,
     }  # fmt: skip
+
+
+def lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.is_file() else 0
 
 
 def workers(pid: int) -> list[int]:
@@ -218,11 +222,11 @@ def workers(pid: int) -> list[int]:
 
 
 def pace(run: Path, folder: Path, n: int, steps: int, repeats: int) -> dict[str, Any]:
-    """Samples a second, from when all processes are at work to when the first has nothing left to do; in turn."""
+    """Samples a second, from when all processes are at work to when the first has nothing left to do; in turn. On a machine that
+    is shared the same by CPU seconds: what each process draws in one, summed, is what it would draw with a core to itself."""
     script = folder / "command.py"
     script.write_text(COMMAND)
-    rates: dict[int, list[float]] = {1: [], 2: []}
-    whole: dict[int, list[float]] = {1: [], 2: []}
+    rates: dict[str, list[float]] = {"one": [], "two": [], "one by CPU": [], "two by CPU": []}
     loads = []
     for turn in range(repeats):
         for count in (1, 2) if turn % 2 == 0 else (2, 1):
@@ -241,20 +245,21 @@ def pace(run: Path, folder: Path, n: int, steps: int, repeats: int) -> dict[str,
                 "--workers",
                 count,
             ]
-            begin, loads = time.monotonic(), [*loads, os.getloadavg()[0]]
+            loads.append(os.getloadavg()[0])
             called([sys.executable, script, *words, "--out", out], noted)
-            whole[count].append(time.monotonic() - begin)
-            begun = begun_in(noted)
-            own = {pid: [at for _, by, at in begun if by == pid] for _, pid, _ in begun}
-            first, last = max(sorted(at)[1] for at in own.values()), min(max(at) for at in own.values())
-            inside = [at for _, _, at in begun if first <= at < last]
-            rates[count].append(16 * len(inside) / (last - first))
-    ratios = [two / one for one, two in zip(rates[1], rates[2], strict=True)]
-    return {
-        "samples": n, "steps": steps, "one": rates[1], "two": rates[2], "ratios": ratios,
-        "median ratio": statistics.median(ratios), "least and greatest": [min(ratios), max(ratios)],
-        "whole commands, seconds": whole, "load before each": loads,
-    }  # fmt: skip
+            name, begun = ("one", "two")[count - 1], begun_in(noted)
+            own = {
+                by: [(at, spent) for _, pid, at, spent in begun if pid == by] for by in {pid for _, pid, _, _ in begun}
+            }
+            first, last = max(sorted(each)[1][0] for each in own.values()), min(max(each)[0] for each in own.values())
+            rates[name].append(16 * sum(first <= at < last for *_, at, _ in begun) / (last - first))
+            by_cpu = (16 * (len(each) - 2) / (max(each)[1] - sorted(each)[1][1]) for each in own.values())
+            rates[f"{name} by CPU"].append(sum(by_cpu))
+    found: dict[str, Any] = {"samples": n, "steps": steps, "load before each": loads, **rates}
+    for how in ("", " by CPU"):
+        ratios = [two / one for one, two in zip(rates[f"one{how}"], rates[f"two{how}"], strict=True)]
+        found[f"two over one{how}"] = {"median": statistics.median(ratios), "all": ratios}
+    return found
 
 
 # ---- Ray -----------------------------------------------------------------------------------------------------------------
@@ -279,7 +284,7 @@ def main() -> None:
     parser.add_argument("--n", type=int)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--every", type=float, default=4.0, help="mean seconds between kills")
+    parser.add_argument("--every", type=float, default=40.0, help="mean batches between kills")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--total", type=int, default=1_000_000)
@@ -296,7 +301,7 @@ def main() -> None:
             found = listing(folder, options.total)
         elif options.what == "kills":
             run = run_of(folder, 32, 2, 8)
-            found = kills(run, folder, options.n or 10_000, 992, options.steps or 4, options.seed, options.every)
+            found = kills(run, folder, options.n or 10_000, 992, options.steps or 2, options.seed, options.every)
         elif options.what == "pace":
             run = run_of(folder, 192, 6, 32)
             found = pace(run, folder, options.n or 512, options.steps or 4, options.repeats)
