@@ -183,7 +183,10 @@ def kills(run: Path, folder: Path, n: int, size: int, steps: int, seed: int, eve
                 process.kill()
                 told["whole jobs"] += 1
             elif own := workers(process.pid):
-                os.kill(drawn.choice(own), signal.SIGKILL)
+                at_work = [
+                    pid for _, pid, *_ in begun_in(folder / "killed.txt")[-1:] if pid in own
+                ]  # not one that still loads
+                os.kill((at_work or own)[0], signal.SIGKILL)
                 told["processes"] += 1
         err = process.communicate()[1]
         said += [line for line in err.splitlines() if "died" in line]

@@ -13,6 +13,7 @@ import sys
 import tarfile
 import time
 import tracemalloc
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -487,6 +488,47 @@ def test_where_the_first_process_ends_all_do_and_the_command_goes_on(
     again = subprocess.run(command(run, tmp_path / "s"), capture_output=True, text=True, timeout=240)
     assert again.returncode == 0, again.stderr
     assert other(tmp_path / "s", straight) == []
+
+
+@pytest.mark.slow
+def test_ray_draws_the_same_files(run: Path, straight: dict[str, bytes], tmp_path: Path):
+    pytest.importorskip("ray.data", reason="needs the extra sfumato[scale]")
+    done = subprocess.run(
+        command(run, tmp_path / "s", "--ray", "--workers", 2), capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert other(tmp_path / "s", straight) == []
+
+
+def test_without_ray_it_says_what_brings_it(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from sfumato.errors import DataError
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(DataError, match=r"--ray wants ray, which is not installed; pip install -e '\.\[scale\]'"):
+        drawn(model, tmp_path, ray=True)
+
+
+def test_a_ray_with_holes_is_refused(monkeypatch: pytest.MonkeyPatch):
+    from sfumato.errors import DataError
+    from sfumato.jobs import bulk_ray
+
+    old: Any = types.ModuleType("ray")
+    old.__version__, old.data = "2.53.1", types.ModuleType("ray.data")
+    monkeypatch.setitem(sys.modules, "ray", old)
+    monkeypatch.setitem(sys.modules, "ray.data", old.data)
+    with pytest.raises(DataError, match=r"ray 2\.53\.1 has known holes; install 2\.54 or later"):
+        bulk_ray._ray()
+
+
+def test_what_an_actor_complains_of_is_found_in_what_ray_makes_of_it():
+    from sfumato.errors import DataError
+    from sfumato.jobs import bulk_ray
+
+    task, around = RuntimeError("of Ray"), RuntimeError("of Ray Data")
+    task.cause = DataError("too rare")  # type: ignore[attr-defined]
+    around.__cause__ = task
+    assert str(bulk_ray._ours(around)) == "too rare"
+    assert bulk_ray._ours(RuntimeError("a bug")) is None
 
 
 def test_a_signal_leaves_after_a_batch_with_its_status(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -4,6 +4,7 @@ code as anywhere, so its bits are the same."""
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,11 +31,10 @@ class Draws:
         from sfumato.jobs.bulk_drawing import one_thread
 
         with one_thread():
-            for place in rows["bundle"]:
-                if not self.drawer.bulk.sound(
-                    self.drawer.bulk.bundle(int(place))
-                ):  # one that Ray asks for again may be there
-                    self.drawer.make(int(place))
+            for place in map(int, rows["bundle"]):
+                bulk = self.drawer.bulk
+                if not bulk.sound(bulk.bundle(place)):  # one that Ray asks for again may be there
+                    self.drawer.make(place)
         return rows
 
 
@@ -54,6 +54,7 @@ def draw(bulk: Bulk, places: Sequence[int], count: int, noted: Asked, show: Call
     from ray.data import ActorPoolStrategy, DataContext, from_items
 
     DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         # of an actor's own folder a path means something else
         whole = dataclasses.replace(
