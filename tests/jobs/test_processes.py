@@ -242,6 +242,35 @@ def test_a_process_that_dies_under_torchrun_costs_nothing(tmp_path: Path):
     assert [name for name in straight if not torch.equal(mine[name], straight[name])] == []
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that came of it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    if not children.exists():
+        pytest.skip("the children of a process cannot be listed here")
+    return [pid, *(each for child in children.read_text().split() for each in family(int(child)))]
+
+
+@pytest.mark.usefixtures("_local_sockets")
+@pytest.mark.parametrize("told", ["the launcher", "every process", "one of them"])
+def test_a_signal_under_torchrun_finishes_the_step_and_saves(told: str, tmp_path: Path):
+    """A scheduler tells every process of a job, and torchrun passes on what it heard: that is still one signal."""
+    words, out = write_data("array", tmp_path), tmp_path / "run"
+    how = [*ENDLESS, "--save-seconds", "3600", "--threads", "1", "--out", out]
+    process = subprocess.Popen(command("train", *words, *how, ranks=2), stderr=subprocess.PIPE, text=True)
+    give_up = time.monotonic() + 240
+    while not (out / "log.jsonl").is_file():  # ten steps, of which none is saved
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    every = family(process.pid)
+    for each in {"the launcher": every[:1], "every process": every, "one of them": every[-1:]}[told]:
+        os.kill(each, signal.SIGTERM)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode != 0
+    assert weights(out)[0] >= 10
+    assert f"stopped by SIGTERM after step {weights(out)[0]} of 100000, which is saved" in err
+
+
 RANK = """
 import sys
 from pathlib import Path

@@ -101,7 +101,8 @@ class Recipe:
         shared = {"run", "walk", "seed"} | {f.name for kind in (Walk, Drawing) for f in fields(kind)}
         asked = {f.name for f in fields(cls.Ask)}
         for kind, verb, used in (
-            (cls.Ask, "sample", shared | {"n", "out", "like", "format"}), (cls.Measure, "evaluate", shared | asked),
+            (cls.Ask, "sample", shared | {"n", "out", "like", "format", "shard", "workers", "bundle", "ray"}),
+            (cls.Measure, "evaluate", shared | asked),
         ):  # fmt: skip
             if taken := [f.name for f in fields(kind) if f.name in used]:
                 raise TypeError(
@@ -285,6 +286,10 @@ class Recipe:
         if out.suffix.lower() not in self.formats:
             raise Wrong(f"out = {str(out)!r}: must be a file that ends with one of {', '.join(self.formats)}")
         return out, True, ""
+
+    def bundled(self, model: Model, queries: Queries) -> None:
+        """Raises Wrong where samples cannot be drawn and written a bundle at a time, each as if there were no other: where they
+        are ranked among themselves, or one file holds them all."""
 
     def usage(self) -> Iterable[str]:
         """How a finished run is used, for its README.md; RUN stands for the folder."""

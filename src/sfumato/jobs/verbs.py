@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from sfumato.errors import Wrong, check, typed
 from sfumato.jobs import find, manual
@@ -131,6 +132,15 @@ class Sample:
     like: Path | None = None
     """Draw the sample in this file again, by the same weights: same number, seed, walk and query; what is given here besides
     comes first."""
+    shard: str | None = None
+    """Of a set too large for one process the I-th of N equal shares, as I/N with I from 0, into bundles in the folder --out;
+    given again it goes on, and the files are the same for any N."""
+    workers: int | None = None
+    """Processes of this machine that draw, one thread or accelerator each (into bundles too)."""
+    bundle: int | None = None
+    """Samples in a bundle (default: about 1000)."""
+    ray: bool = False
+    """The processes are actors of Ray: of the cluster at RAY_ADDRESS, or begun here."""
     named: Annotated[str, arg(name="walk")] = "usual"
     """A walk that the field knows by name."""
     walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
@@ -139,11 +149,22 @@ class Sample:
     def __call__(self) -> int:
         from sfumato.jobs import model, sample
 
+        parts = {"shard": self.shard, "workers": self.workers, "bundle": self.bundle}
+        given = [name for name, value in parts.items() if value is not None] + ["ray"] * self.ray
+        if given and self.like is None:
+            from sfumato.jobs.bulk_run import bulk
+
+            loaded = model.load(self.run, self.walk, self.drawing, self.named)
+            print(bulk(loaded, self.n, self.ask, self.out, self.format or "", self.shard, self.workers, self.bundle,
+                       self.ray).folder)  # fmt: skip
+            return 0
+
         if self.like is not None:
             check(
                 self,
                 (self.n is None, "n", "left out with --like, which is one sample"),
                 (self.format is None, "format", "left out with --like, whose format is that of the file"),
+                *((False, name, "left out with --like, which is one sample") for name in given),
             )
             if self.named != "usual":
                 raise Wrong(f"walk = {self.named!r}: must be left out with --like, whose walk is that of the file")
@@ -271,8 +292,15 @@ class Doctor:
 
     quick: bool = False
     """Leave the self-test out."""
+    slurm: Literal["train", "sample"] | None = None
+    """Print a script for SLURM instead, to be changed: a training on many machines, or a large set of samples in shares."""
 
     def __call__(self) -> int:
+        if self.slurm is not None:
+            from sfumato.jobs.clusters import SLURM
+
+            print(SLURM[self.slurm], end="")
+            return 0
         from sfumato.jobs import doctor
 
         report, sound = doctor.report(test=not self.quick)
@@ -348,6 +376,7 @@ DESCRIPTION = "diffusion and flow matching on any kind of data"
 LEARN = ("batch", "optim.lr", "seed", "precision", "threads", "network.kind", "network.width", "network.depth")
 DRAW = ("n", "out", "format", "seed", "like")
 WALK = ("steps", "tol", "solver", "w", "eta", "walk", "precision")
+BULK = ("shard", "workers", "bundle", "ray")
 GROUPS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "train": (("how long, and where to", ("steps", "minutes", "out", "config")), ("how", LEARN)),
     "inspect": (("how long, and where to", ("steps", "minutes", "out")), ("how", LEARN)),
@@ -359,7 +388,7 @@ GROUPS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("how long, and where to", ("steps", "minutes", "out")),
         ("how", ("lora", "prior", "kept", "batch", "optim.lr")),
     ),
-    "sample": (("what", DRAW), ("how it is drawn", WALK)),
+    "sample": (("what", DRAW), ("how it is drawn", WALK), ("a large set", BULK)),
     "evaluate": (("what", ("seed",)), ("how samples are drawn", WALK)),
 }
 """The common options of a verb, in groups; those of the field come after the first. Of other verbs all are common."""
@@ -379,7 +408,9 @@ EXAMPLES = {
 
 
 def _trained(run: Path, what: str) -> int:
-    """Where a finished run is, and what to do with it."""
+    """Where a finished run is, and what to do with it; of several processes the first one says it."""
+    if os.environ.get("RANK", "0") != "0":
+        return 0
     print(f"{what}: {run}")
     sheets = run / "samples"
     if sheets.is_dir() and any(sheets.iterdir()):

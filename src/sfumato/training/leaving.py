@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,13 +39,19 @@ def _name(number: int) -> str:
 @contextmanager
 def asked() -> Iterator[Asked]:
     """Note the signals that ask to leave; a second one ends the process at once. One that is ignored, as SIGHUP under nohup,
-    stays ignored."""
+    stays ignored. Under torchrun the same one is heard once more: a scheduler tells every process of a job, and the launcher
+    passes on to its processes what it was told itself."""
     noted = Asked()
+    echo = "TORCHELASTIC_RUN_ID" in os.environ
 
     def note(number: int, frame: Any) -> None:
-        if noted.signal is not None:
+        nonlocal echo
+        if noted.signal is None:
+            noted.signal = number
+        elif echo and number == noted.signal:
+            echo = False
+        else:
             raise SystemExit(128 + number)
-        noted.signal = number
 
     before: dict[int, Any] = {}
     try:

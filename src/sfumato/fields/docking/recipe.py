@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sfumato.errors import check
+from sfumato.errors import Wrong, check
 from sfumato.fields.docking.facts import DockingFacts
 from sfumato.fields.docking.options import POSES, DockingAsk, DockingMeasure, DockingMethod, PoseNetworkOptions
 from sfumato.jobs.flags import Positional
@@ -174,6 +174,9 @@ class Docking(Recipe):
         from sfumato.fields.docking.writing import write
 
         return write(model.companions, queries, [pose for _, pose in things], out, making)
+
+    def bundled(self, model: Model, queries: Any) -> None:
+        raise Wrong("the poses of a ligand go into one file: leave out --shard, --workers, --bundle and --ray")
 
     def picture(self, model: Model, things: Sequence[Any], columns: int | None = None) -> Savable | None:
         """Poses over the known one, or over the template."""

@@ -222,6 +222,9 @@ class Protein(Recipe):
 
         return write(queries, things, out, making, making.suffix or self.formats[0])
 
+    def bundled(self, model: Model, queries: Any) -> None:
+        raise Wrong("a protein's samples are ranked among themselves: leave out --shard, --workers, --bundle and --ray")
+
     def picture(self, model: Model, things: Sequence[Fold], columns: int | None = None) -> Traces | None:
         """Traces and torsions of at most four sequences."""
         from sfumato.fields.protein.pictures import Traces

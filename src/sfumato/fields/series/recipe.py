@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from sfumato.errors import check
+from sfumato.errors import Wrong, check
 from sfumato.fields.series.facts import SeriesFacts
 from sfumato.fields.series.options import ForecastAsk, SeriesMeasure, SeriesMethod, SeriesNetworkOptions
 from sfumato.jobs.flags import Positional
@@ -229,6 +229,12 @@ class Series(Recipe):
             return
         paths = [thing for _, thing in things]
         yield write_table(*paths_table(queries.facts, paths), out, making)
+
+    def bundled(self, model: Model, queries: Any) -> None:
+        if queries.facts.kind == "wide":
+            raise Wrong(
+                "series that stand side by side are drawn as a whole: leave out --shard, --workers, --bundle and --ray"
+            )
 
     def picture(self, model: Model, things: Sequence[Any], columns: int | None = None) -> Fan | None:
         """Fans of the first series among them."""

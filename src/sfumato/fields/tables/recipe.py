@@ -332,6 +332,11 @@ class Tables(Recipe):
         rows = (tuple(thing.values()) for _, thing in things)
         yield write_made(rows, out, model.facts, getattr(queries, "above", None), making.text())
 
+    def bundled(self, model: Model, queries: Any) -> None:
+        what = "tables that are linked" if model.facts.linked else "rows below those of a table (--append)"
+        if model.facts.linked or queries.above is not None:
+            raise Wrong(f"{what} are drawn as a whole: leave out --shard, --workers, --bundle and --ray")
+
     def picture(self, model: Model, things: Sequence[Row], columns: int | None = None) -> Any:
         """The first rows as text."""
         from sfumato.fields.tables.writing import Sheet

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from sfumato.errors import check
+from sfumato.errors import Wrong, check
 from sfumato.fields.weather.facts import WeatherFacts
 from sfumato.fields.weather.options import FieldNetworkOptions, ForecastAsk, ForecastMeasure, WeatherMethod
 from sfumato.jobs.flags import Positional
@@ -306,6 +306,11 @@ class Weather(Recipe):
             own = making.of(queries, number)
             suffix = making.suffix or ".nc"
             yield write(facts, [thing], [thing.start], [thing.member], out / f"{number:04d}{suffix}", own)
+
+    def bundled(self, model: Model, queries: Any) -> None:
+        raise Wrong(
+            "forecasts go into one grid of starts and members: leave out --shard, --workers, --bundle and --ray"
+        )
 
     def picture(self, model: Model, things: Sequence[Any], columns: int | None = None) -> Maps | None:
         """Maps of the forecasts from the first start among them."""
