@@ -15,14 +15,12 @@ from sfumato.jobs.model import Model, load, task_of
 from sfumato.jobs.recipe import Recipe, Say, say
 from sfumato.jobs.seal import seal, unchanged
 from sfumato.jobs.train import starting
-from sfumato.jobs.tune import BASE, PRIOR, FinetuneOptions, flat
+from sfumato.jobs.tune import BASE, PRIOR, FinetuneOptions, save_items
 from sfumato.training.careful import Careful
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run, RunError, write_text
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sfumato.training.objective import Task
 
 STEPS = 500
@@ -43,7 +41,11 @@ def finetune(
     from sfumato.training import loop
 
     source, run = Run(base), Run(out)
-    config = _checked(source, run)
+    config = tunable(source, run)
+    if not config.recipe.tunable:
+        raise RunError(
+            f"{source.path}: runs of {name_of(config.recipe)} cannot learn further from other data yet; train anew"
+        )
     unchanged(source)
     with starting(run):
         recipe = _taken(source, run, config.recipe, data, options, tell)
@@ -53,7 +55,7 @@ def finetune(
         made = recipe.open(run)
         with options_meet_the_core():
             task = task_of(Configuration(recipe, training, finetune=options), run, made)
-            training = _costed(task, _settings(training, config, options, task.network), tell)
+            training = costed(task, settled(training, config, options, task.network), tell)
         first = True
         for line in made.facts.words():
             tell(f"{'data' if first else '':<10}{line}")
@@ -70,13 +72,9 @@ def finetune(
     return run
 
 
-def _checked(source: Run, run: Run) -> Configuration:
-    """The configuration of the run that is to go on, found fit for it."""
+def tunable(source: Run, run: Run) -> Configuration:
+    """The configuration of the run that is to go on in ``run``, found fit for it. Raises RunError."""
     config = read_config(source)
-    if not config.recipe.tunable:
-        raise RunError(
-            f"{source.path}: runs of {name_of(config.recipe)} cannot learn further from other data yet; train anew"
-        )
     if config.distill is not None:
         raise RunError(f"{source.path}: is a flow map; finetune the run that it was made from, and distill that again")
     if not source.model.is_file():
@@ -106,7 +104,6 @@ def keep_prior(model: Model, count: int, run: Run, tell: Say) -> None:
     import torch
 
     from sfumato.diffusion import tree
-    from sfumato.training import checkpoint
     from sfumato.training.progress import Watch
 
     queries = model.recipe.queries(model, model.recipe.Ask(), count)
@@ -115,14 +112,10 @@ def keep_prior(model: Model, count: int, run: Run, tell: Say) -> None:
         for part in model.draw(queries, range(len(queries)), stream=("prior",)):
             found.append(tree.to(dict(model.recipe.items(model, queries, part)), torch.device("cpu")))
             watch.show(sum(len(tree.first(each["x"])) for each in found))
-    whole = tree.join(*found)
-    tensors: dict[str, Tensor] = {}
-    for name, value in whole.items():
-        tensors |= flat(value, name)
-    checkpoint.save_weights(run.cache / PRIOR, {name: value.contiguous() for name, value in tensors.items()})
+    save_items(run.cache / PRIOR, tree.join(*found))
 
 
-def _settings(training: TrainOptions, config: Configuration, options: FinetuneOptions, network: Any) -> TrainOptions:
+def settled(training: TrainOptions, config: Configuration, options: FinetuneOptions, network: Any) -> TrainOptions:
     """Batch, rate, steps and precision: the run's own at a share of its rate, unless asked otherwise."""
     from sfumato.networks.parts import count
     from sfumato.training import optim
@@ -139,7 +132,7 @@ def _settings(training: TrainOptions, config: Configuration, options: FinetuneOp
     )
 
 
-def _costed(task: Task, training: TrainOptions, tell: Say) -> TrainOptions:
+def costed(task: Task, training: TrainOptions, tell: Say) -> TrainOptions:
     """Threads, and steps where a time was asked for."""
     from sfumato.training.measure import measure_threads
     from sfumato.training.progress import clock

@@ -243,6 +243,8 @@ def resume(out: Path, steps: int | None = None, tell: Say = say) -> Run:
     """
     run = Run(out)
     config = read_config(run)
+    if config.prefer is not None and config.prefer.reward:
+        raise RunError(config.prefer.again(run))
     if steps is not None and steps != config.training.steps:
         with at_once(), run.locked():
             config = _relength(run, config, steps, tell)
