@@ -14,7 +14,7 @@ from sfumato.jobs.find import name_of
 from sfumato.jobs.model import Model, load, task_of
 from sfumato.jobs.recipe import Recipe, Say, say
 from sfumato.jobs.seal import seal, unchanged
-from sfumato.jobs.train import starting
+from sfumato.jobs.train import same_run, several, starting, together
 from sfumato.jobs.tune import BASE, PRIOR, FinetuneOptions, save_items
 from sfumato.training.careful import Careful
 from sfumato.training.options import TrainOptions
@@ -37,10 +37,34 @@ def finetune(
     Raises RunError if ``base`` is not finished or a flow map, or ``out`` holds a run already; DataError for data that do not fit
     what the run knows; Stopped on a signal (go on with `sfumato resume`).
     """
-    from sfumato import networks
     from sfumato.training import loop
 
-    source, run = Run(base), Run(out)
+    run = Run(out)
+    if several():
+
+        def begin() -> None:
+            if run.config.exists():
+                recipe = read_config(run).recipe
+                same_run(run, dataclasses.replace(recipe, **_given(recipe, data, options)), training)
+            else:
+                _begun(base, data, options, training, run, tell)
+
+        return together(out, begin)
+    task, training = _begun(base, data, options, training, run, tell)
+    loop.train(task, run, training)
+    options.finished(run, task, training, tell)
+    with Careful(tell)("README.md"):
+        card(run)
+    return run
+
+
+def _begun(
+    base: Path, data: Path, options: FinetuneOptions, training: TrainOptions, run: Run, tell: Say
+) -> tuple[Task, TrainOptions]:
+    """The run begun, its task, and how it is trained."""
+    from sfumato import networks
+
+    source = Run(base)
     config = tunable(source, run)
     if not config.recipe.tunable:
         raise RunError(
@@ -65,11 +89,7 @@ def finetune(
         tell(f"training  {training.steps} steps of batch {training.batch} from {base}, {len(made.train)} items"
              + (f", and {options.kept} samples of before" if (run.cache / PRIOR).is_file() else ""))  # fmt: skip
         write_text(run.config, Configuration(recipe, training, finetune=options).to_yaml())
-    loop.train(task, run, training)
-    options.finished(run, task, training, tell)
-    with Careful(tell)("README.md"):
-        card(run)
-    return run
+    return task, training
 
 
 def tunable(source: Run, run: Run) -> Configuration:
@@ -92,10 +112,14 @@ def _taken(source: Run, run: Run, recipe: Recipe, data: Path, options: FinetuneO
         if (source.path / name).is_file():
             shutil.copyfile(source.path / name, run.path / name)
     shutil.copyfile(source.model, run.path / BASE)
-    own = {f.name for f in dataclasses.fields(recipe)}
-    given = {"data": data, **({"held_out": options.held_out} if "held_out" in own else {})}
-    other: Recipe = dataclasses.replace(recipe, **given)
+    other: Recipe = dataclasses.replace(recipe, **_given(recipe, data, options))
     return other.prepare(run, tell, base=recipe.facts(source))
+
+
+def _given(recipe: Recipe, data: Path, options: FinetuneOptions) -> dict[str, Any]:
+    """What is other in the recipe: the data, and the share of them held out where the field holds one out."""
+    own = {f.name for f in dataclasses.fields(recipe)}
+    return {"data": data, **({"held_out": options.held_out} if "held_out" in own else {})}
 
 
 def keep_prior(model: Model, count: int, run: Run, tell: Say) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,26 +136,16 @@ def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) ->
 
     Raises RunError if ``out`` holds a run already, DataError for bad data, Stopped on a signal.
     """
-    import os
-
-    from sfumato.training.parallel import launched
-
     run = Run(out)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # under torchrun the first process prepares the run; the others wait for its configuration
-        with launched() as runtime:
-            failed: Exception | None = None
-            if runtime.first:
-                try:
-                    if run.config.exists():
-                        same_run(run, recipe, training)
-                    else:
-                        _begin(recipe, training, run, tell)
-                except Exception as error:
-                    failed = error
-            if runtime.agree(failed is not None):  # said once, and nobody waits for who will not come
-                raise failed or SystemExit(1)
-            return resume(out)
+    if several():
+
+        def begin() -> None:
+            if run.config.exists():
+                same_run(run, recipe, training)
+            else:
+                _begin(recipe, training, run, tell)
+
+        return together(out, begin)
     if run.config.exists():
         raise RunError(
             f"{out}: there is a run here already; go on with `sfumato resume {typed(out)}`, or give another --out"
@@ -163,6 +154,28 @@ def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) ->
     made.recipe.fit(run, made.task, made.training)
     _carded(run)
     return run
+
+
+def several() -> bool:
+    """Whether this is one of several processes that torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def together(out: Path, begin: Callable[[], Any]) -> Run:
+    """Under torchrun the first process begins a run (or finds that it goes on with it); the others wait for its configuration,
+    and all of them train in it."""
+    from sfumato.training.parallel import launched
+
+    with launched() as runtime:
+        failed: Exception | None = None
+        if runtime.first:
+            try:
+                begin()
+            except Exception as error:
+                failed = error
+        if runtime.agree(failed is not None):  # said once, and nobody waits for who will not come
+            raise failed or SystemExit(1)
+        return resume(out)
 
 
 def same_run(run: Run, recipe: Recipe, training: TrainOptions) -> None:
@@ -253,7 +266,7 @@ def resume(out: Path, steps: int | None = None, tell: Say = say) -> Run:
         from sfumato.training import loop
 
         loop.train(task, run, config.training)
-        for adaptation in config.adaptations:
+        for adaptation in config.adaptations if int(os.environ.get("RANK", "0")) == 0 else ():  # one of them writes
             adaptation.finished(run, task, config.training, tell)
     else:
         config.recipe.fit(run, task, config.training)
