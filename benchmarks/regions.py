@@ -4,8 +4,8 @@
 
 Adult (UCI): a run of the people born in the United States, without that column, is given rows of people born in Mexico: tuned
 on them (all weights, with rows of before), and trained anew on them alone, for the same steps and for four times as many. All are
-judged beside 600 other rows of Mexico that nobody learned from: shape and trend of columns, and the detector of boosted trees (1/2:
-rows like real ones). The run of before is judged beside them too. Options are fixed here, before anything is seen.
+judged beside 600 other rows of Mexico that nobody learned from: shape and trend of columns, and the detector of boosted trees
+(1/2: rows like real ones). The run of before is judged beside them too. Options are fixed here, before anything is seen.
 """
 
 from __future__ import annotations

@@ -192,6 +192,10 @@ def take_over(source: Run, run: Run, kept: Sequence[str], weights: str) -> None:
             os.link(file, target)
         except OSError:
             shutil.copyfile(file, target)
-    beside = [(source.path / name, name) for name in ("data.json", *kept) if (source.path / name).is_file()]
+    named = [
+        "data.json",
+        *(name for name in kept if not name.startswith("cache/")),
+    ]  # what is in there is there already
+    beside = [(source.path / name, name) for name in named if (source.path / name).is_file()]
     for file, name in (*beside, (source.model, weights)):
         shutil.copyfile(file, run.path / name)

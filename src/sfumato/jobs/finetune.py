@@ -53,6 +53,7 @@ def finetune(
     task, training = _begun(base, data, options, training, run, tell)
     loop.train(task, run, training)
     options.finished(run, task, training, tell)
+    read_config(run).recipe.trained(run)
     with Careful(tell)("README.md"):
         card(run)
     return run

@@ -268,6 +268,8 @@ def resume(out: Path, steps: int | None = None, tell: Say = say) -> Run:
         loop.train(task, run, config.training)
         for adaptation in config.adaptations if int(os.environ.get("RANK", "0")) == 0 else ():  # one of them writes
             adaptation.finished(run, task, config.training, tell)
+            if config.finetune is not None:
+                config.recipe.trained(run)
     else:
         config.recipe.fit(run, task, config.training)
     _carded(run)
