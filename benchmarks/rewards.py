@@ -1,6 +1,6 @@
 """Rewards against diversity: three ways to please a reward, at equal calls of the network.
 
-    python -m benchmarks.rewards --out OUT [--seeds 0 1 --budget 80000]        draws benchmarks/results/rewards.json
+    python -m benchmarks.rewards --out OUT [--seeds 0 1 --budget 60000]        draws benchmarks/results/rewards.json
     python -m benchmarks.rewards --figure                                      draws docs/finetune_rewards.png from that
 
 Data: scikit-learn's 1,797 handwritten digits, 8 x 8, each in a colour of its own on a dark ground; a run of them without classes.
@@ -37,7 +37,7 @@ from sfumato.jobs.rewarded import rounds
 from sfumato.jobs.steering import SteerOptions, steered
 from sfumato.training.run import Run
 
-COUNT, STEPS, PARTICLES, CLASS = 256, 20, 16, 3
+COUNT, STEPS, PARTICLES, CLASS = 256, 20, 12, 3
 STRENGTHS = {"redness": (2.0, 5.0, 12.0), "class": (0.1, 0.25, 0.6)}
 BETAS = (20.0, 100.0, 500.0)
 RATES = (1e-4, 3e-4)
@@ -110,7 +110,7 @@ class Bench:
         if not (run / "model.safetensors").is_file():
             shutil.rmtree(run, ignore_errors=True)
             np.save(data, digits()[0])
-            sfumato.train(data, out=run, steps=4000, batch=32, threads=1, previews=1, network={"width": 96, "depth": 4})
+            sfumato.train(data, out=run, steps=2500, batch=32, threads=1, previews=1, network={"width": 64, "depth": 3})
         return run
 
     def scored(self, things: list[Any], calls: int) -> dict[str, float]:
@@ -236,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
-    parser.add_argument("--budget", type=int, default=80_000)
+    parser.add_argument("--budget", type=int, default=60_000)
     parser.add_argument("--figure", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)

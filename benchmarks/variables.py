@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,32 +78,15 @@ def main() -> None:
         file.write_text(json.dumps(found, indent=1))
         print(name, found[name]["cpu_seconds"], str(found[name].get("metrics", found[name]))[:300], flush=True)
 
-    for seed in asked.seeds:
-        for days in DAYS:
-            few = table(asked.out / f"new-{days}.csv", header, rows[-24 * (days + TESTS) :], [NEW])
-            place = asked.out / f"{days}-{seed}"
-            tuning = {**how, "seed": seed, "held_out": 0.1, "kept": 100}
-            note(
-                f"unseen-{days}-{seed}",
-                lambda: sfumato.finetune(  # noqa: B023
-                    base, few, place.with_name(place.name + "-none"), steps=1, optim={"lr": 1e-12}, **tuning
-                ),
-                seed,
-            )  # noqa: B023
-            note(
-                f"tuned-{days}-{seed}",
-                lambda: sfumato.finetune(  # noqa: B023
-                    base, few, place.with_name(place.name + "-tuned"), steps=300, **tuning
-                ),
-                seed,
-            )  # noqa: B023
-            note(
-                f"anew-{days}-{seed}",
-                lambda: sfumato.train(  # noqa: B023
-                    few, out=place.with_name(place.name + "-anew"), seed=seed, **own, **how
-                ),
-                seed,
-            )  # noqa: B023
+    for seed, days in itertools.product(asked.seeds, DAYS):
+        few = table(asked.out / f"new-{days}.csv", header, rows[-24 * (days + TESTS) :], [NEW])
+        tuning = {**how, "seed": seed, "held_out": 0.1, "kept": 100}
+        places = {way: asked.out / f"{way}-{days}-{seed}" for way in ("unseen", "tuned", "anew")}
+        still = partial(sfumato.finetune, base, few, places["unseen"], steps=1, optim={"lr": 1e-12}, **tuning)
+        tuned = partial(sfumato.finetune, base, few, places["tuned"], steps=300, **tuning)
+        anew = partial(sfumato.train, few, out=places["anew"], seed=seed, **own, **how)
+        for way, make in (("unseen", still), ("tuned", tuned), ("anew", anew)):
+            note(f"{way}-{days}-{seed}", make, seed)
     store("variables", {"found": found})
 
 
