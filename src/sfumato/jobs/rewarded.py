@@ -229,10 +229,14 @@ def _judged(run: Run, config: Configuration, judge: Judge, done: list[Round], fo
     model = _model(run, config, number)
     recipe = model.recipe
     queries = recipe.queries(model, recipe.Ask(), options.draws)
+    if len(queries) > options.draws:  # so many of each of several queries
+        each = options.draws**2 // len(queries)
+        queries = recipe.queries(model, recipe.Ask(), max(2, each))
+    count = min(len(queries), options.draws)
     batches: list[Any] = []
     values: list[Tensor] = []
-    with Watch(f"round {number}", len(queries), unit="samples") as watch:
-        for part in model.draw(queries, range(len(queries)), stream=("reward", number)):
+    with Watch(f"round {number}", count, unit="samples") as watch:
+        for part in model.draw(queries, range(count), stream=("reward", number)):
             batches.append(tree.to(dict(recipe.items(model, queries, part)), torch.device("cpu")))
             names = [queries.name(i)[0] for i in part.numbers]
             values.append(judge(recipe.things(model, queries, part), names))
@@ -240,7 +244,7 @@ def _judged(run: Run, config: Configuration, judge: Judge, done: list[Round], fo
     items: Any = tree.join(*batches)
     rewards, groups = (
         torch.cat(values),
-        alike({k: v for k, v in items.items() if k not in ("x", "weight")}, len(queries)),
+        alike({k: v for k, v in items.items() if k not in ("x", "weight")}, count),
     )
     merit, x = merits(rewards, groups), torch.cat([leaf.flatten(1).float() for leaf in tree.leaves(items["x"])], 1)
     rows = extremes(merit, groups, options.extremes)
@@ -251,7 +255,7 @@ def _judged(run: Run, config: Configuration, judge: Judge, done: list[Round], fo
     before = done[-1].calls + _cost(config) if done else 0
     return Round(
         number, float(rewards.mean()), float(rewards.std()), wide / first if first > 0 else 1.0, wide,
-        before + steps * len(queries),
+        before + steps * count,
     )  # fmt: skip
 
 
