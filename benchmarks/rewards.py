@@ -38,9 +38,9 @@ from sfumato.jobs.steering import SteerOptions, steered
 from sfumato.training.run import Run
 
 COUNT, STEPS, PARTICLES, CLASS = 256, 20, 12, 3
-STRENGTHS = {"redness": (2.0, 5.0, 12.0), "class": (0.1, 0.25, 0.6)}
-BETAS = (20.0, 100.0, 500.0)
-RATES = (1e-4, 3e-4)
+STRENGTHS = {"redness": (4.0, 12.0), "class": (0.15, 0.5)}
+BETAS = (20.0, 200.0)
+KEPT = (0.0, 0.95)
 
 
 def digits(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -138,15 +138,15 @@ class Bench:
     def samples(self, run: Path, seed: int) -> list[Any]:
         return list(load(run).sample(COUNT, seed=1000 + seed, steps=STEPS, batch=64))
 
-    def nft(self, reward: str, rate: float, seed: int) -> dict[str, Any]:
-        """Rounds until the budget is spent, or diversity: its course, and what is left of it."""
-        out = self.out / f"nft-{reward}-{rate}-{seed}"
+    def nft(self, reward: str, diversity: float, seed: int) -> dict[str, Any]:
+        """Rounds until the budget is spent, or more diversity than that: its course, and what is left of it."""
+        out = self.out / f"nft-{reward}-{diversity}-{seed}"
         each = 96 * STEPS + 10 * 16 * 5 + 48 * 16
         count = self.budget // each
         if not (out / "rounds.jsonl").is_file():
             sfumato.finetune(
                 self.base, out=out, reward=self.rewards[reward], rounds=count, steps=10 * count, batch=16, threads=1, seed=seed,
-                diversity=0.0, optim={"lr": rate},
+                diversity=diversity, optim={"lr": 1e-4},
             )  # fmt: skip
         done = rounds(Run(out))
         course = [[each.calls, each.reward, each.kept] for each in done]
@@ -245,8 +245,8 @@ def main() -> None:
         for seed in asked.seeds:
             bench.note(f"before-{seed}", lambda: bench.scored(bench.samples(bench.base, seed), 0))  # noqa: B023
             for reward in bench.rewards:
-                for rate in RATES:
-                    bench.note(f"nft-{reward}-{rate}-{seed}", lambda: bench.nft(reward, rate, seed))  # noqa: B023
+                for kept in KEPT:
+                    bench.note(f"nft-{reward}-{kept}-{seed}", lambda: bench.nft(reward, kept, seed))  # noqa: B023
                 for beta in BETAS:
                     bench.note(f"dpo-{reward}-{beta}-{seed}", lambda: bench.dpo(reward, beta, seed))  # noqa: B023
                 for strength in STRENGTHS[reward]:
