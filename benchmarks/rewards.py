@@ -38,7 +38,7 @@ from sfumato.jobs.steering import SteerOptions, steered
 from sfumato.training.run import Run
 
 COUNT, STEPS, PARTICLES, CLASS = 256, 20, 12, 3
-STRENGTHS = {"redness": (0.0, 4.0, 12.0), "class": (0.0, 0.15, 0.5)}
+STRENGTHS = {"redness": (0.0, 4.0, 12.0), "class": (0.15, 0.5)}
 BETAS = (20.0, 200.0)
 KEPT = (0.0, 0.95)
 
@@ -203,7 +203,7 @@ def figure(found: dict[str, Any]) -> None:
                 if way not in colours or not rest.startswith(reward):
                     continue
                 seed = name.rpartition("-")[2]  # steering has fresh noise on the way, and is compared with none of it
-                before = found[f"before-{seed}" if way != "steer" else f"steer-{reward}-0.0-{seed}"]
+                before = found[f"before-{seed}" if way != "steer" else f"steer-redness-0.0-{seed}"]
                 gain = (one[reward] - before[reward]) / before[f"{reward}_deviation"]
                 axis.plot(one[space] / before[space], gain, "o", color=colours[way], label=way)
                 if way == "nft" and space == "pixels":
