@@ -26,7 +26,7 @@ import sfumato
 from benchmarks.common import store
 from sfumato.training.run import Run
 
-COUNTS, STEPS, BASE = (30, 100, 300), 300, 2000
+COUNTS, STEPS, BASE = (100, 300), 300, 2000
 HOME, AWAY, PLACE = "United-States", "Mexico", "native_country"
 
 
