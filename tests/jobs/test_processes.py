@@ -310,3 +310,20 @@ def test_the_global_order_of_data_times_and_noise_is_the_same(tmp_path: Path):
             assert totals == pytest.approx([float.fromhex(value) for value in piece[name]], rel=1e-12, abs=1e-12)
         mean = sum(float.fromhex(part["loss"]) for part in parts) / 2
         assert mean == pytest.approx(float.fromhex(piece["loss"]), rel=1e-6 if at[0] < 1 else 1e-4)
+
+
+def test_a_tuning_in_two_processes_is_that_of_one(tmp_path: Path):
+    """Begun by the first of them, learned by both, finished by one."""
+    words = write_data("classes", tmp_path)
+    run_to_end("train", *words, *SMALL, "--out", tmp_path / "run")
+    found = []
+    for ranks in (1, 2):
+        how = ["--lora", 2, "--kept", 4, "--batch", 8, "--steps", 4, "--previews", 0, "--snapshots", 2, "--threads", 1,
+               "--optim.lr", 0.001, "--precision", "fp32"]  # fmt: skip
+        run_to_end("finetune", tmp_path / "run", "--data", words[0], *how, "--out", tmp_path / str(ranks), ranks=ranks)
+        found.append(checkpoint.read_tensors(tmp_path / str(ranks) / "model.safetensors"))
+        assert any("held_out_best" in record for record in Run(tmp_path / str(ranks)).records())
+    base = checkpoint.read_tensors(tmp_path / "run" / "model.safetensors")
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-4)
+    assert any(float((found[0][name] - value).abs().max()) > 1e-3 for name, value in base.items())

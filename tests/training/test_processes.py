@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sfumato.adapting.flow_map import KINDS, Conversion, FlowMap, Guided
+from sfumato.adapting.preferences import Improvement, Preference, Unaware
 from sfumato.data import Items
 from sfumato.diffusion import (
     Denoiser,
@@ -27,6 +29,7 @@ from sfumato.diffusion import (
     optimal_transport,
 )
 from sfumato.diffusion.rng import uniform_like
+from sfumato.networks import lora
 from sfumato.training import checkpoint, loop, parallel
 from sfumato.training.objective import Objective, Task, plain
 from sfumato.training.optim import OptimOptions
@@ -79,7 +82,34 @@ def conditioned(denoiser: Denoiser, x: Tensor, t: Tensor, *, rng: Any, given: An
     return plain(inner, x, t, rng=rng, given=given, **other)
 
 
+def low_rank() -> Task:
+    """The plain loss of a network whose own weights are held."""
+    task = WORLDS["Gaussian"].task()
+    lora.adapted(task.network, 2)
+    for name, value in task.network.named_parameters():
+        if name.endswith(".up"):
+            torch.nn.init.normal_(value, std=0.1, generator=torch.Generator().manual_seed(0))
+    return task
+
+
+def judged(criterion: Callable[[Denoiser], Any], **more: Tensor) -> Task:
+    """Items with judgements, which the network is not told."""
+    world = WORLDS["Gaussian"]
+    before = Denoiser(small(world.process, world.x(), seed=3).requires_grad_(False), world.process)
+    task = world.task(criterion=criterion(before), denoiser=Unaware, hidden={})
+    return replace(task, train=world.items(**more))
+
+
+def others() -> Tensor:
+    return torch.randn(COUNT, 4, generator=torch.Generator().manual_seed(9))
+
+
 TASKS: dict[str, Callable[[], Task]] = {
+    "low rank": low_rank,
+    "preference": lambda: judged(lambda before: Preference(before, 3.0), rejected=others()),
+    "improvement": lambda: judged(
+        lambda before: Improvement(before, before, leash=0.1), merit=others()[:, 0].sigmoid()
+    ),
     "plain": lambda: WORLDS["Gaussian"].task(),
     "hidden": lambda: WORLDS["Gaussian"].task(hidden={("label",): 0.5}),
     "copies": lambda: WORLDS["Gaussian"].task(copies=3),
@@ -196,7 +226,9 @@ def trained(name: str, folder: Path, world: int) -> tuple[dict[str, Tensor], dic
 
 
 @slow
-@pytest.mark.parametrize("name", ["terms", "transport", "lagrangian, guided", "a time a part"])
+@pytest.mark.parametrize(
+    "name", ["terms", "transport", "lagrangian, guided", "a time a part", "low rank", "improvement"]
+)
 def test_two_processes_train_as_one(name: str, tmp_path: Path):
     try:
         one, two = (trained(name, tmp_path / str(world), world) for world in (1, 2))

@@ -22,6 +22,7 @@ from sfumato.jobs import find
 from sfumato.jobs.adapt import DistillOptions
 from sfumato.jobs.flags import listed
 from sfumato.jobs.model import load as _load
+from sfumato.jobs.prefer import PreferOptions
 from sfumato.jobs.recipe import Recipe
 from sfumato.jobs.strict import options
 from sfumato.jobs.tune import FinetuneOptions
@@ -31,6 +32,7 @@ from sfumato.training.run import Run
 
 if TYPE_CHECKING:
     from sfumato.jobs.compare import Comparison
+    from sfumato.jobs.judge import Reward
     from sfumato.training.objective import Task
 
 Place = str | os.PathLike[str] | Run
@@ -146,20 +148,36 @@ def distill(run: Place, out: Place | None = None, training: TrainOptions | None 
 
 def finetune(
     run: Place,
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | None = None,
     out: Place | None = None,
     training: TrainOptions | None = None,
+    *,
+    prefer: str | os.PathLike[str] | None = None,
+    reward: str | Reward | None = None,
     **given: Any,
 ) -> Run:
-    """`sfumato finetune`: train a run further on other data, in the run directory ``out`` (RUN-tuned). Keywords are options of
-    the tuning and of the training. Raises RunError, DataError, Wrong."""
+    """`sfumato finetune`: train a run further in the run directory ``out`` (RUN-tuned): on other data, on pairs of which one is
+    preferred, or by a reward (module:function, or a function). Keywords are options of the tuning and of the training. Raises
+    RunError, DataError, Wrong."""
+    from sfumato.jobs import judge, rewarded
     from sfumato.jobs.finetune import finetune as go
     from sfumato.jobs.verbs import beside
 
-    own, base = _names(FinetuneOptions), _path(run)
-    how = options(FinetuneOptions, {name: value for name, value in given.items() if name in own})
+    if sum(each is not None for each in (data, prefer, reward)) != 1:
+        raise Wrong("finetune: one of data, prefer and reward is learned from")
+    own, base = _names(FinetuneOptions, PreferOptions), _path(run)
+    tuned, preferring = (
+        options(kind, {name: value for name, value in given.items() if name in _names(kind)})
+        for kind in (FinetuneOptions, PreferOptions)
+    )
     how_long = _training(training, {name: value for name, value in given.items() if name not in own}, own)
-    return go(base, Path(data), how, how_long, beside(base, "tuned") if out is None else _path(out))
+    place = beside(base, "tuned") if out is None else _path(out)
+    if data is not None:
+        return go(base, Path(data), tuned, how_long, place)
+    if prefer is not None:
+        return rewarded.prefer(base, Path(prefer), preferring, tuned, how_long, place)
+    assert reward is not None
+    return rewarded.reward(base, judge.Judge.of(reward), preferring, tuned, how_long, place)
 
 
 def compare(a: Any, b: Any, held_out: Any = None, *, features: Sequence[str] = (), seed: int = 0) -> Comparison:

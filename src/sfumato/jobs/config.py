@@ -11,6 +11,7 @@ from typing import Any
 from sfumato.errors import Wrong
 from sfumato.jobs.adapt import Adaptation, DistillOptions, Walked
 from sfumato.jobs.find import kind, name_of, names, plain
+from sfumato.jobs.prefer import Preferring
 from sfumato.jobs.strict import LONGEST, ConfigError, composed, from_yaml, to_yaml
 from sfumato.jobs.tune import FinetuneOptions
 from sfumato.training.options import TrainOptions
@@ -27,6 +28,7 @@ def _file(name: str) -> Any:
             ("training", TrainOptions, field(default_factory=TrainOptions)),
             ("distill", DistillOptions | None, None),
             ("finetune", FinetuneOptions | None, None),
+            ("prefer", Preferring | None, None),
         ],
         frozen=True,
     )
@@ -34,18 +36,20 @@ def _file(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Configuration:
-    """A recipe with its options, how it is trained, and whether it was made of another run: as its flow map, or tuned on."""
+    """A recipe with its options, how it is trained, and whether it was made of another run: as its flow map, tuned on, or
+    taught what is preferred."""
 
     recipe: Any
     """A :class:`~sfumato.jobs.recipe.Recipe`."""
     training: TrainOptions = field(default_factory=TrainOptions)
     distill: DistillOptions | None = None
     finetune: FinetuneOptions | None = None
+    prefer: Preferring | None = None
 
     @property
     def adaptations(self) -> tuple[Adaptation, ...]:
         """What was made of the field's own run, in order."""
-        return tuple(each for each in (self.distill, self.finetune) if each is not None)
+        return tuple(each for each in (self.distill, self.finetune, self.prefer) if each is not None)
 
     @property
     def walked(self) -> tuple[Walked, ...]:
@@ -55,7 +59,7 @@ class Configuration:
     def to_yaml(self) -> str:
         """The text of config.yaml."""
         name = name_of(self.recipe)
-        return to_yaml(_file(name)(self.recipe, self.training, self.distill, self.finetune))
+        return to_yaml(_file(name)(self.recipe, self.training, self.distill, self.finetune, self.prefer))
 
     @classmethod
     def from_yaml(cls, text: str, source: str = "config", base: Configuration | None = None) -> Configuration:
@@ -67,9 +71,9 @@ class Configuration:
         given = None
         if base is not None:
             recipe = base.recipe if name == name_of(base.recipe) else None
-            given = _file(name)(recipe, base.training, base.distill, base.finetune)
+            given = _file(name)(recipe, base.training, base.distill, base.finetune, base.prefer)
         read = from_yaml(_file(name), text, source, given)
-        return cls(getattr(read, name), read.training, read.distill, read.finetune)
+        return cls(getattr(read, name), read.training, read.distill, read.finetune, read.prefer)
 
 
 def field_of(folder: Path) -> str | None:

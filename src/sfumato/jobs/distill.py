@@ -37,7 +37,7 @@ def distill(teacher: Path, options: DistillOptions, training: TrainOptions, out:
     config = _checked(source, run)
     unchanged(source)
     with starting(run):
-        _take_over(source, run, config.recipe.kept)
+        take_over(source, run, config.recipe.kept, TEACHER)
         seal(run)
         data = config.recipe.open(run)
         plain = task_of(config, run, data)
@@ -83,7 +83,7 @@ def _checked(source: Run, run: Run) -> Configuration:
         raise RunError(
             f"{run.path}: there is a run here already; go on with `sfumato resume {typed(run.path)}`, or give another --out"
         )
-    return dataclasses.replace(config, finetune=None)  # what was tuned is in the weights
+    return dataclasses.replace(config, finetune=None, prefer=None)  # what was tuned is in the weights
 
 
 def _settings(training: TrainOptions, config: Configuration, plain: Any) -> TrainOptions:
@@ -182,9 +182,9 @@ def on_the_way(model: Model, walk: Walk, count: int = 3, stops: int = 9) -> list
     return [list(path) for path in zip(*shown, strict=True)]
 
 
-def _take_over(source: Run, run: Run, kept: Sequence[str]) -> None:
-    """The data, what the field keeps beside them, and the weights of the teacher; files are shared where the disk can, copied
-    where it cannot."""
+def take_over(source: Run, run: Run, kept: Sequence[str], weights: str) -> None:
+    """The data, what the field keeps beside them, and the weights, under a name of their own; files are shared where the disk
+    can, copied where it cannot."""
     for file in sorted(path for path in source.cache.iterdir() if path.is_file()):  # folders are what was measured
         target = run.cache / file.name
         target.unlink(missing_ok=True)
@@ -192,6 +192,10 @@ def _take_over(source: Run, run: Run, kept: Sequence[str]) -> None:
             os.link(file, target)
         except OSError:
             shutil.copyfile(file, target)
-    beside = [(source.path / name, name) for name in ("data.json", *kept) if (source.path / name).is_file()]
-    for file, name in (*beside, (source.model, TEACHER)):
+    named = [
+        "data.json",
+        *(name for name in kept if not name.startswith("cache/")),
+    ]  # what is in there is there already
+    beside = [(source.path / name, name) for name in named if (source.path / name).is_file()]
+    for file, name in (*beside, (source.model, weights)):
         shutil.copyfile(file, run.path / name)

@@ -14,15 +14,13 @@ from sfumato.jobs.find import name_of
 from sfumato.jobs.model import Model, load, task_of
 from sfumato.jobs.recipe import Recipe, Say, say
 from sfumato.jobs.seal import seal, unchanged
-from sfumato.jobs.train import starting
-from sfumato.jobs.tune import BASE, PRIOR, FinetuneOptions, flat
+from sfumato.jobs.train import same_run, several, starting, together
+from sfumato.jobs.tune import BASE, PRIOR, FinetuneOptions, save_items
 from sfumato.training.careful import Careful
 from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run, RunError, write_text
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sfumato.training.objective import Task
 
 STEPS = 500
@@ -39,11 +37,40 @@ def finetune(
     Raises RunError if ``base`` is not finished or a flow map, or ``out`` holds a run already; DataError for data that do not fit
     what the run knows; Stopped on a signal (go on with `sfumato resume`).
     """
-    from sfumato import networks
     from sfumato.training import loop
 
-    source, run = Run(base), Run(out)
-    config = _checked(source, run)
+    run = Run(out)
+    if several():
+
+        def begin() -> None:
+            if run.config.exists():
+                recipe = read_config(run).recipe
+                same_run(run, dataclasses.replace(recipe, **_given(recipe, data, options)), training)
+            else:
+                _begun(base, data, options, training, run, tell)
+
+        return together(out, training.parallel, begin)
+    task, training = _begun(base, data, options, training, run, tell)
+    loop.train(task, run, training)
+    options.finished(run, task, training, tell)
+    read_config(run).recipe.trained(run)
+    with Careful(tell)("README.md"):
+        card(run)
+    return run
+
+
+def _begun(
+    base: Path, data: Path, options: FinetuneOptions, training: TrainOptions, run: Run, tell: Say
+) -> tuple[Task, TrainOptions]:
+    """The run begun, its task, and how it is trained."""
+    from sfumato import networks
+
+    source = Run(base)
+    config = tunable(source, run)
+    if not config.recipe.tunable:
+        raise RunError(
+            f"{source.path}: runs of {name_of(config.recipe)} cannot learn further from other data yet; train anew"
+        )
     unchanged(source)
     with starting(run):
         recipe = _taken(source, run, config.recipe, data, options, tell)
@@ -53,7 +80,7 @@ def finetune(
         made = recipe.open(run)
         with options_meet_the_core():
             task = task_of(Configuration(recipe, training, finetune=options), run, made)
-            training = _costed(task, _settings(training, config, options, task.network), tell)
+            training = costed(task, settled(training, config, options, task.network), tell)
         first = True
         for line in made.facts.words():
             tell(f"{'data' if first else '':<10}{line}")
@@ -63,20 +90,12 @@ def finetune(
         tell(f"training  {training.steps} steps of batch {training.batch} from {base}, {len(made.train)} items"
              + (f", and {options.kept} samples of before" if (run.cache / PRIOR).is_file() else ""))  # fmt: skip
         write_text(run.config, Configuration(recipe, training, finetune=options).to_yaml())
-    loop.train(task, run, training)
-    options.finished(run, task, training, tell)
-    with Careful(tell)("README.md"):
-        card(run)
-    return run
+    return task, training
 
 
-def _checked(source: Run, run: Run) -> Configuration:
-    """The configuration of the run that is to go on, found fit for it."""
+def tunable(source: Run, run: Run) -> Configuration:
+    """The configuration of the run that is to go on in ``run``, found fit for it. Raises RunError."""
     config = read_config(source)
-    if not config.recipe.tunable:
-        raise RunError(
-            f"{source.path}: runs of {name_of(config.recipe)} cannot learn further from other data yet; train anew"
-        )
     if config.distill is not None:
         raise RunError(f"{source.path}: is a flow map; finetune the run that it was made from, and distill that again")
     if not source.model.is_file():
@@ -94,10 +113,14 @@ def _taken(source: Run, run: Run, recipe: Recipe, data: Path, options: FinetuneO
         if (source.path / name).is_file():
             shutil.copyfile(source.path / name, run.path / name)
     shutil.copyfile(source.model, run.path / BASE)
-    own = {f.name for f in dataclasses.fields(recipe)}
-    given = {"data": data, **({"held_out": options.held_out} if "held_out" in own else {})}
-    other: Recipe = dataclasses.replace(recipe, **given)
+    other: Recipe = dataclasses.replace(recipe, **_given(recipe, data, options))
     return other.prepare(run, tell, base=recipe.facts(source))
+
+
+def _given(recipe: Recipe, data: Path, options: FinetuneOptions) -> dict[str, Any]:
+    """What is other in the recipe: the data, and the share of them held out where the field holds one out."""
+    own = {f.name for f in dataclasses.fields(recipe)}
+    return {"data": data, **({"held_out": options.held_out} if "held_out" in own else {})}
 
 
 def keep_prior(model: Model, count: int, run: Run, tell: Say) -> None:
@@ -106,7 +129,6 @@ def keep_prior(model: Model, count: int, run: Run, tell: Say) -> None:
     import torch
 
     from sfumato.diffusion import tree
-    from sfumato.training import checkpoint
     from sfumato.training.progress import Watch
 
     queries = model.recipe.queries(model, model.recipe.Ask(), count)
@@ -115,14 +137,10 @@ def keep_prior(model: Model, count: int, run: Run, tell: Say) -> None:
         for part in model.draw(queries, range(len(queries)), stream=("prior",)):
             found.append(tree.to(dict(model.recipe.items(model, queries, part)), torch.device("cpu")))
             watch.show(sum(len(tree.first(each["x"])) for each in found))
-    whole = tree.join(*found)
-    tensors: dict[str, Tensor] = {}
-    for name, value in whole.items():
-        tensors |= flat(value, name)
-    checkpoint.save_weights(run.cache / PRIOR, {name: value.contiguous() for name, value in tensors.items()})
+    save_items(run.cache / PRIOR, tree.join(*found))
 
 
-def _settings(training: TrainOptions, config: Configuration, options: FinetuneOptions, network: Any) -> TrainOptions:
+def settled(training: TrainOptions, config: Configuration, options: FinetuneOptions, network: Any) -> TrainOptions:
     """Batch, rate, steps and precision: the run's own at a share of its rate, unless asked otherwise."""
     from sfumato.networks.parts import count
     from sfumato.training import optim
@@ -139,7 +157,7 @@ def _settings(training: TrainOptions, config: Configuration, options: FinetuneOp
     )
 
 
-def _costed(task: Task, training: TrainOptions, tell: Say) -> TrainOptions:
+def costed(task: Task, training: TrainOptions, tell: Say) -> TrainOptions:
     """Threads, and steps where a time was asked for."""
     from sfumato.training.measure import measure_threads
     from sfumato.training.progress import clock

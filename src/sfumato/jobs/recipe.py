@@ -83,7 +83,8 @@ class Recipe:
     formats: ClassVar[tuple[str, ...]] = (".png",)
     """Suffixes of its files, the default first."""
     kept: ClassVar[tuple[str, ...]] = ()
-    """Files that ``prepare`` writes beside data.json, which samples need too: a vocabulary. A conversion takes them over."""
+    """Files that ``prepare`` writes beside data.json (or into cache/), which samples need too: a vocabulary. A conversion takes
+    them over, and a tuning begins with them."""
     single: ClassVar[bool] = False
     """Whether all samples go into one file, ``--out rows.csv``, and not into a folder."""
     lasting: ClassVar[tuple[str, ...]] = ()
@@ -198,6 +199,9 @@ class Recipe:
         from sfumato.training import loop
 
         loop.train(task, run, training)
+
+    def trained(self, run: Run) -> None:
+        """After a training or a tuning: what is measured of the run besides, with the weights that it has now."""
 
     def walk(self, name: str = "usual") -> Walk:
         """How samples are drawn unless asked otherwise: "usual", "few" (a flow map), and what else a field names (--walk).

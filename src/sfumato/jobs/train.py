@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,28 +165,16 @@ def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) ->
 
     Raises RunError if ``out`` holds a run already, DataError for bad data, Stopped on a signal.
     """
-    import os
-
-    from sfumato.training.mesh import Mesh
-    from sfumato.training.parallel import launched
-
     run = Run(out)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        # under torchrun the first process prepares the run; the others wait for its configuration
-        with launched() as runtime:
-            failed: Exception | None = None
-            if runtime.first:
-                try:
-                    Mesh.of(training.parallel, runtime.world)
-                    if run.config.exists():
-                        same_run(run, recipe, training)
-                    else:
-                        _begin(recipe, training, run, tell)
-                except Exception as error:
-                    failed = error
-            if runtime.agree(failed is not None):  # said once, and nobody waits for who will not come
-                raise failed or SystemExit(1)
-            return resume(out)
+    if several():
+
+        def begin() -> None:
+            if run.config.exists():
+                same_run(run, recipe, training)
+            else:
+                _begin(recipe, training, run, tell)
+
+        return together(out, training.parallel, begin)
     if run.config.exists():
         raise RunError(
             f"{out}: there is a run here already; go on with `sfumato resume {typed(out)}`, or give another --out"
@@ -194,6 +183,30 @@ def train(recipe: Recipe, training: TrainOptions, out: Path, tell: Say = say) ->
     made.recipe.fit(run, made.task, made.training)
     _carded(run)
     return run
+
+
+def several() -> bool:
+    """Whether this is one of several processes that torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def together(out: Path, parallel: ParallelOptions, begin: Callable[[], Any]) -> Run:
+    """Under torchrun the first process begins a run (or finds that it goes on with it); the others wait for its configuration,
+    and all of them train in it, laid out as ``parallel`` says."""
+    from sfumato.training.mesh import Mesh
+    from sfumato.training.parallel import launched
+
+    with launched() as runtime:
+        failed: Exception | None = None
+        if runtime.first:
+            try:
+                Mesh.of(parallel, runtime.world)
+                begin()
+            except Exception as error:
+                failed = error
+        if runtime.agree(failed is not None):  # said once, and nobody waits for who will not come
+            raise failed or SystemExit(1)
+        return resume(out)
 
 
 def same_run(run: Run, recipe: Recipe, training: TrainOptions) -> None:
@@ -275,6 +288,8 @@ def resume(out: Path, steps: int | None = None, tell: Say = say, parallel: Paral
     """
     run = Run(out)
     config = read_config(run)
+    if config.prefer is not None and config.prefer.reward:
+        raise RunError(config.prefer.again(run))
     if steps is not None and steps != config.training.steps:
         with at_once(), run.locked():
             config = _relength(run, config, steps, tell)
@@ -285,8 +300,10 @@ def resume(out: Path, steps: int | None = None, tell: Say = say, parallel: Paral
         from sfumato.training import loop
 
         loop.train(task, run, config.training)
-        for adaptation in config.adaptations:
+        for adaptation in config.adaptations if int(os.environ.get("RANK", "0")) == 0 else ():  # one of them writes
             adaptation.finished(run, task, config.training, tell)
+            if config.finetune is not None:
+                config.recipe.trained(run)
     else:
         config.recipe.fit(run, task, config.training)
     _carded(run)

@@ -16,7 +16,7 @@ from sfumato.training.options import TrainOptions
 from sfumato.training.run import Run
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from sfumato.data import Items
     from sfumato.training.objective import Task
@@ -58,21 +58,9 @@ class FinetuneOptions:
 
     def task(self, task: Task, run: Run, training: TrainOptions, kinds: Kinds) -> Task:
         """The task of going on from the weights that lie in ``run``, beside its samples of before."""
-        import torch
-
         from sfumato.data.joined import Joined
-        from sfumato.diffusion import key
-        from sfumato.networks import lora
 
-        network, weights, _ = read_teacher(run.path / BASE, kinds)
-        network.load_state_dict(weights)
-        if self.lora is not None:
-            try:
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(key("weights", training.seed))
-                    network = lora.adapted(network, self.lora, self.alpha)
-            except ValueError as error:
-                raise Wrong(f"lora: {error}") from error
+        network = self.network(run, training.seed, kinds)
         kept = read_prior(run) if self.prior > 0 else None
         try:
             train = task.train if kept is None else Joined(task.train, kept, self.prior)
@@ -80,15 +68,33 @@ class FinetuneOptions:
             raise Wrong(f"prior = {self.prior:g}: samples of before do not fit ({error}); 0 leaves them out") from error
         return dataclasses.replace(task, network=network, train=train, written=self.weights)
 
+    def network(self, run: Run, seed: int, kinds: Kinds) -> nn.Module:
+        """The network that lies in ``run``, with a low-rank change of nothing where one is asked for. Raises CheckpointError, and
+        Wrong where it has no layers to change."""
+        import torch
+
+        from sfumato.diffusion import key
+        from sfumato.networks import lora
+
+        network, _, _ = read_teacher(run.path / BASE, kinds)
+        if self.lora is None:
+            return network
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(key("weights", seed))
+                return lora.adapted(network, self.lora, self.alpha)
+        except ValueError as error:
+            raise Wrong(f"lora: {error}") from error
+
     def weights(self, found: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Trained weights as those of a plain network."""
         from sfumato.networks import lora
 
         return dict(found) if self.lora is None else lora.merged(found, self.scale)
 
-    def finished(self, run: Run, task: Task, training: TrainOptions, tell: Say) -> None:
-        """What a finished tuning leaves: of the averages that it kept the one with the least held-out loss as its weights, and a
-        low-rank change in a file of its own. Says what the losses were."""
+    def finished(self, run: Run, task: Task, training: TrainOptions, tell: Say, bf16: bool = False) -> None:
+        """What a finished tuning leaves: of the averages that it kept the one with the least held-out loss (in ``bf16`` or not)
+        as its weights, and a low-rank change in a file of its own. Says what the losses were."""
         from sfumato.networks import lora
         from sfumato.training import checkpoint, objective
         from sfumato.training.ema import read_snapshots
@@ -97,7 +103,7 @@ class FinetuneOptions:
 
         device = pick_device()
         learnt, held_out = objective.parted(task)
-        averaged = Averaged(dataclasses.replace(task, train=learnt, held_out=held_out), run, False, device)
+        averaged = Averaged(dataclasses.replace(task, train=learnt, held_out=held_out), run, bf16, device)
 
         def loss(weights: Mapping[str, Tensor]) -> float:
             averaged.network.load_state_dict(dict(weights), strict=False)
@@ -147,15 +153,28 @@ def changed(weights: Mapping[str, Tensor], text: str) -> dict[str, Tensor]:
 
 def read_prior(run: Run) -> Items | None:
     """The samples of before, as a data set; None where none were kept. Raises CheckpointError."""
+    file = run.cache / PRIOR
+    return read_items(file, "samples of before") if file.is_file() else None
+
+
+def read_items(file: Path, of: str) -> Items:
+    """What `save_items` wrote, as a data set whose items messages call ``of``. Raises CheckpointError, DataError."""
     from sfumato.data import Items
     from sfumato.training import checkpoint
 
-    file = run.cache / PRIOR
-    if not file.is_file():
-        return None
     tensors, _ = checkpoint.read_weights(file)
     with decoding(file, "finetune again"):
-        return Items(_deep(tensors), "samples of before")
+        return Items(_deep(tensors), of)
+
+
+def save_items(file: Path, items: Mapping[str, Any]) -> None:
+    """A batch (trees of tensors, rows first) as a file. Raises CheckpointError."""
+    from sfumato.training import checkpoint
+
+    tensors: dict[str, Tensor] = {}
+    for name, value in items.items():
+        tensors |= flat(value, name)
+    checkpoint.save_weights(file, {name: value.contiguous() for name, value in tensors.items()})
 
 
 def read_base(run: Run) -> dict[str, Tensor]:

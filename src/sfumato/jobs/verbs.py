@@ -11,7 +11,9 @@ from sfumato.errors import Wrong, check, typed
 from sfumato.jobs import find, manual
 from sfumato.jobs.adapt import DistillOptions
 from sfumato.jobs.flags import Positional, arg, listed
+from sfumato.jobs.prefer import PreferOptions
 from sfumato.jobs.recipe import say
+from sfumato.jobs.steering import SteerOptions
 from sfumato.jobs.tune import FinetuneOptions
 from sfumato.jobs.walk import Drawing, Walk
 from sfumato.training.options import ParallelOptions, TrainOptions
@@ -53,10 +55,20 @@ class Resume:
     """Train until this many steps in all (default: as many as were planned)."""
     parallel: ParallelOptions = field(default_factory=ParallelOptions)
     """Several processes, where they are to be laid out otherwise than the run says."""
+    reward: str | None = None
+    """Of a run that learns from a reward: module:function, which is imported because it is named here, not in the run."""
 
     def __call__(self) -> int:
         from sfumato.jobs import train
 
+        if self.reward is not None:
+            from sfumato.jobs import config, judge, rewarded
+            from sfumato.training.run import Run
+
+            if self.steps is not None:
+                raise Wrong(f"steps = {self.steps}: must be left out with --reward, whose rounds are planned")
+            run = Run(self.run)
+            return _trained(rewarded.resumed(run, config.read_config(run), judge.Judge.of(self.reward)).path, "judged")
         more: dict[str, Any] = {} if self.steps is None else {"steps": self.steps}
         more |= {} if self.parallel == ParallelOptions() else {"parallel": self.parallel}
         return _trained(train.resume(self.run, **more).path, "trained")
@@ -98,22 +110,41 @@ class Distill:
 
 @dataclass(frozen=True)
 class Finetune:
-    """Let a trained run learn further from other data; it keeps what it knew."""
+    """Let a trained run learn further from other data, pairs or a reward; it keeps what it knew."""
 
     run: Positional[Path]
     """Run directory."""
-    data: Path
+    data: Path | None = None
     """What it is to learn from: as for `sfumato train` of its field."""
+    prefer: Path | None = None
+    """Instead of data: pairs of which one was preferred, a folder with chosen/ and rejected/ (items of the same names), or a
+    .jsonl of {"chosen": PATH, "rejected": PATH}."""
+    reward: str | None = None
+    """Instead of data: module:function of your own, samples and what they were drawn for -> a number each, the more the
+    better."""
     options: Annotated[FinetuneOptions, arg(name="")] = field(default_factory=FinetuneOptions)
+    preferring: Annotated[PreferOptions, arg(name="")] = field(default_factory=PreferOptions)
     training: Annotated[TrainOptions, arg(name="")] = field(default_factory=TrainOptions)
     out: Path | None = None
     """Run directory of what comes of it (default: RUN-tuned)."""
 
     def __call__(self) -> int:
-        from sfumato.jobs import finetune
+        from sfumato.jobs import finetune, judge, rewarded
 
-        out = self.out or beside(self.run, "tuned")
-        return _trained(finetune.finetune(self.run, self.data, self.options, self.training, out).path, "tuned")
+        given = [name for name in ("data", "prefer", "reward") if getattr(self, name) is not None]
+        if len(given) != 1:
+            said = f"{given[0]} and {given[1]}: give one of them" if given else "data: must be given"
+            raise Wrong(f"{said}; --data DATA, --prefer PAIRS or --reward module:function is learned from")
+        out, rest = self.out or beside(self.run, "tuned"), (self.preferring, self.options, self.training)
+        if self.prefer is not None:
+            done = rewarded.prefer(self.run, self.prefer, *rest, out)
+        elif self.reward is not None:
+            done = rewarded.reward(self.run, judge.Judge.of(self.reward), *rest, out)
+            return _trained(done.path, "judged")
+        else:
+            assert self.data is not None
+            done = finetune.finetune(self.run, self.data, self.options, self.training, out)
+        return _trained(done.path, "tuned")
 
 
 @dataclass(frozen=True)
@@ -143,6 +174,9 @@ class Sample:
     """The processes are actors of Ray: of the cluster at RAY_ADDRESS, or begun here."""
     named: Annotated[str, arg(name="walk")] = "usual"
     """A walk that the field knows by name."""
+    reward: str | None = None
+    """Steer samples by module:function of your own, samples and what they are drawn for -> a number each, the more the better."""
+    steering: Annotated[SteerOptions, arg(name="")] = field(default_factory=SteerOptions)
     walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
     drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
 
@@ -165,12 +199,17 @@ class Sample:
                 (self.n is None, "n", "left out with --like, which is one sample"),
                 (self.format is None, "format", "left out with --like, whose format is that of the file"),
                 *((False, name, "left out with --like, which is one sample") for name in given),
+                (self.reward is None, "reward", "left out with --like"),
             )
             if self.named != "usual":
                 raise Wrong(f"walk = {self.named!r}: must be left out with --like, whose walk is that of the file")
             print(sample.again(self.run, self.like, self.walk, self.out, self.ask, self.drawing)[-1])
             return 0
         loaded = model.load(self.run, self.walk, self.drawing, self.named)
+        if self.reward is not None:
+            from sfumato.jobs import judge, steering
+
+            loaded = steering.steered(loaded, judge.Judge.of(self.reward), self.steering)
         try:
             done = sample.sample(loaded, self.n, self.ask, self.out, self.format or "")
         except OSError as error:  # of a full disk Pillow does not say where
@@ -374,7 +413,7 @@ VERBS: dict[str, Any] = {
 }  # fmt: skip
 DESCRIPTION = "diffusion and flow matching on any kind of data"
 LEARN = ("batch", "optim.lr", "seed", "precision", "threads", "network.kind", "network.width", "network.depth")
-DRAW = ("n", "out", "format", "seed", "like")
+DRAW = ("n", "out", "format", "seed", "like", "reward")
 WALK = ("steps", "tol", "solver", "w", "eta", "walk", "precision")
 BULK = ("shard", "workers", "bundle", "ray")
 GROUPS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
@@ -386,7 +425,7 @@ GROUPS: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     ),
     "finetune": (
         ("how long, and where to", ("steps", "minutes", "out")),
-        ("how", ("lora", "prior", "kept", "batch", "optim.lr")),
+        ("how", ("data", "prefer", "reward", "lora", "prior", "kept", "diversity", "batch", "optim.lr")),
     ),
     "sample": (("what", DRAW), ("how it is drawn", WALK), ("a large set", BULK)),
     "evaluate": (("what", ("seed",)), ("how samples are drawn", WALK)),
@@ -396,7 +435,11 @@ CALLS = {"train": "[FIELD] PATH", "inspect": "[FIELD] PATH", "resume": "RUN", "d
          "export": "RUN", "sample": "RUN", "evaluate": "RUN", "compare": "A B", "serve": "RUN [RUN ...]"}  # fmt: skip
 EXAMPLES = {
     "train": ("sfumato train ./photos --minutes 30", "sfumato train tables sales.csv"),
-    "finetune": ("sfumato finetune runs/photos --data ./mine --lora 8",),
+    "finetune": (
+        "sfumato finetune runs/photos --data ./mine --lora 8",
+        "sfumato finetune runs/photos --reward mine:redness --lora 8",
+        "sfumato finetune runs/photos --prefer ./pairs",
+    ),
     "sample": ("sfumato sample runs/photos -n 64 --seed 1 --out samples",),
     "evaluate": ("sfumato evaluate runs/photos --data ./held_out",),
     "serve": (
@@ -421,7 +464,8 @@ def _trained(run: Path, what: str) -> int:
     say(f"sample    sfumato sample {words} -n 64 --out samples")
     say(f"measure   sfumato evaluate {words}")
     if what != "converted":
-        say(f"longer    sfumato resume {words} --steps N")
+        if what != "judged":
+            say(f"longer    sfumato resume {words} --steps N")
         if _convertible(run):
             say(f"faster    sfumato distill {words}")
     else:

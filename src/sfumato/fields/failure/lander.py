@@ -103,7 +103,7 @@ class Own:
     name: str
 
     def __call__(self, env: Any, seen: np.ndarray) -> Any:
-        from sfumato.fields.failure.spec import imported
+        from sfumato.jobs.imported import imported
 
         return imported(self.name, "controller")(seen)
 

@@ -16,8 +16,9 @@ from sfumato.errors import DataError, Wrong, one_line
 from sfumato.fields.failure.answers import checked
 from sfumato.fields.failure.data import Answers
 from sfumato.fields.failure.law import Law
-from sfumato.fields.failure.spec import Spec, imported
+from sfumato.fields.failure.spec import Spec
 from sfumato.fields.failure.systems import BUILT_IN, System, named
+from sfumato.jobs.imported import imported
 
 CHUNK = 1000
 """Disturbances that a batch simulator is given at once."""

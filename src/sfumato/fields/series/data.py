@@ -76,7 +76,27 @@ def prepare(run: Run, path: Path, wanted: Wanted, tell: Callable[[str], None]) -
     base = bases.fit(facts_plan(facts), store.tracks, [store.learned(i, own=True) for i in range(len(lines))])
     kept: Any = base.arrays()
     np.savez(run.cache / "base.npz", **kept)
-    facts = replace(facts, rms=base.rms)
+    return _parted(run, path, store, replace(facts, rms=base.rms))
+
+
+def prepare_further(run: Run, path: Path, base: SeriesFacts, tell: Callable[[str], None]) -> SeriesFacts:
+    """Other series into a run that is tuned from another one, as that one reads them: by its step, horizon, past and ridges,
+    which lie in the run already. Raises DataError, Wrong."""
+    found = Store.after(path, base, tell)
+    lengths = np.diff(found.offsets)
+    facts = replace(
+        found.facts, test=base.test, steps=int(lengths.sum()), gaps=int(np.isnan(found.values).sum()), taken=True,
+        shortest=int(lengths.min()), longest=int(lengths.max()),
+    )  # fmt: skip
+    np.savez(
+        run.cache / "series.npz", values=found.values, starts=found.starts, offsets=found.offsets, known=found.known,
+        ahead=found.ahead,
+    )  # fmt: skip
+    return _parted(run, path, Store.read(run, facts), facts)
+
+
+def _parted(run: Run, path: Path, store: Store, facts: SeriesFacts) -> SeriesFacts:
+    """The facts with what is learned from and what is held out, written. Raises DataError where nothing is left."""
     learn, held = store.parts()
     if not sum(map(len, learn)):
         raise DataError(_too_short(path, facts))
@@ -182,7 +202,9 @@ class Store:
             or len(kept["offsets"]) != len(facts.names) + 1
         ):
             raise DataError(f"{shown(run.cache)}: is not what data.json tells of; {REMEDY}")
-        return cls(facts, kept["values"], kept["offsets"], kept["starts"], kept["known"], kept["ahead"])
+        return cls(
+            facts, kept["values"], kept["offsets"], kept["starts"], kept["known"], kept["ahead"], new=facts.taken
+        )
 
     @classmethod
     def after(

@@ -50,6 +50,8 @@ class SeriesFacts(facts.Facts):
     """Numbers that tell the time."""
     rms: float = 1.0
     """Of what the ridge leaves, in units of the window."""
+    taken: bool = False
+    """Whether the ridges are those of the run that this one was tuned from: nothing was fitted to these series."""
 
     @property
     def frequency(self) -> Frequency:

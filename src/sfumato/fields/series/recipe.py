@@ -47,7 +47,8 @@ class Series(Recipe):
     Ask: ClassVar[type] = ForecastAsk
     Measure: ClassVar[type] = SeriesMeasure
     formats: ClassVar[tuple[str, ...]] = (".csv", ".parquet")
-    kept: ClassVar[tuple[str, ...]] = (SPREAD,)
+    tunable: ClassVar[bool] = True
+    kept: ClassVar[tuple[str, ...]] = (SPREAD, "cache/base.npz")
     verbs: ClassVar[Mapping[str, str]] = {
         "forecast": "sfumato.fields.series.verbs:Forecast",
         "fill": "sfumato.fields.series.verbs:Fill",
@@ -120,9 +121,12 @@ class Series(Recipe):
         return Look(tuple(looked(self.data, self.wanted())), self)
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Series:
-        from sfumato.fields.series.data import prepare
+        from sfumato.fields.series.data import prepare, prepare_further
 
-        prepare(run, self.data, self.wanted(), tell)
+        if base is None:
+            prepare(run, self.data, self.wanted(), tell)
+        else:
+            prepare_further(run, self.data, base, tell)
         return self
 
     def open(self, run: Run) -> Data:
@@ -181,12 +185,22 @@ class Series(Recipe):
     def fit(self, run: Run, task: Task, training: TrainOptions) -> None:
         """The network, and then how far its paths must be spread, on the windows held out."""
         super().fit(run, task, training)
+        self.trained(run)
+
+    def trained(self, run: Run) -> None:
+        """How far paths must be spread, measured."""
         if self.method.learn == "crps":  # whose answers are spread as the scores want them
             return
         from sfumato.fields.series.spreading import calibrate
         from sfumato.jobs.model import load
 
         calibrate(load(run.path))
+
+    def items(self, model: Model, queries: Any, drawn: Drawn) -> Mapping[str, Any]:
+        """Paths as windows of which all leads are there."""
+        import torch
+
+        return {**super().items(model, queries, drawn), "weight": torch.ones_like(drawn.x)}
 
     # ---- samples -----------------------------------------------------------------------------------------------------
 
