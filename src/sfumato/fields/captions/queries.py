@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from sfumato.data.errors import DataError, shown
+from sfumato.data.wording import Heard, bounded, cleaned, decoded
 from sfumato.diffusion.tree import Tree
 from sfumato.errors import Wrong
 from sfumato.fields.captions.facts import CaptionFacts
 from sfumato.fields.captions.options import MOST, SIZE, CaptionAsk
-from sfumato.fields.captions.wording import Heard, bounded, cleaned, decoded
-from sfumato.fields.captions.words import Reader
 from sfumato.jobs.latents import Latent
+from sfumato.networks.words import Reader
 
 PROMPTS_BYTES = 4 << 20
 
