@@ -4,7 +4,10 @@
     factored  blocks take turns: one looks within each frame, the next along time, at one place of all frames
     causal    no token looks at a later frame, so what was made of the frames before is kept, and they are not shown again
 
-With full attention that is not causal it is :class:`~sfumato.networks.dit.DiT` of three dimensions, to the bit.
+    carry     a patch may take over what stands at its place in a frame that is nearly clean, where its own is not: so what stands
+              still need not be painted again
+
+With full attention that is neither causal nor carries it is :class:`~sfumato.networks.dit.DiT` of three dimensions, to the bit.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.networks.dit import DiT, Looks
@@ -25,10 +28,16 @@ from sfumato.networks.parts import (
     rotary_angles,
     rotary_turns,
     standard,
+    zero_,
 )
 
 Memory = dict[str, Tensor]
-"""Keys and values of frames before, of each block that looks at other frames: "0k", "0v", "1k", ... Rows first."""
+"""Keys and values of frames before, of each block that looks at other frames: "0k", "0v", "1k", ...; "frame" (B, 1, C, H, W) and
+"level" (B, 1), the last of them. Rows first."""
+
+
+CLEAN = -1.5
+"""ln(sigma / alpha) below which a frame is nearly clean."""
 
 
 class ClipDiT(DiT):
@@ -36,15 +45,16 @@ class ClipDiT(DiT):
 
     attention  "full" or "factored", see the head of this file.
     causal     whether no frame looks at a later one.
+    carry      whether patches may take over what stands in a frame with less noise.
     The other options are those of `DiT`.
 
     Raises ValueError if the options do not fit together.
     """
 
     def __init__(
-        self, *, channels: int, attention: str = "full", causal: bool = False, width: int = 256, depth: int = 6,
-        heads: int | None = None, patch: int = 8, context_dim: int = 0, mlp_ratio: float = 8 / 3, guided: bool = False,
-        vectors: int = 0,
+        self, *, channels: int, attention: str = "full", causal: bool = False, carry: bool = False, width: int = 256,
+        depth: int = 6, heads: int | None = None, patch: int = 8, context_dim: int = 0, mlp_ratio: float = 8 / 3,
+        guided: bool = False, vectors: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(
             channels=channels, dims=3, width=width, depth=depth, heads=heads, patch=patch, context_dim=context_dim,
@@ -55,11 +65,14 @@ class ClipDiT(DiT):
         if attention == "factored" and depth < 2:
             raise ValueError(f"depth is {depth}, expected at least 2 of a factored network: space and time take turns")
         self.attention, self.causal = attention, causal
+        self.carry = nn.Linear(width, 1) if carry else None
+        if self.carry is not None:
+            zero_(self.carry)
         self.options = {
             name: value
             for name, value in self.options.items()
             if name not in ("dims", "classes", "routing", "loops", "kind")
-        } | {"kind": "clips", "attention": attention, "causal": causal}
+        } | {"kind": "clips", "attention": attention, "causal": causal, "carry": carry}
 
     def forward(  # type: ignore[override]
         self,
@@ -84,7 +97,7 @@ class ClipDiT(DiT):
         """
         known = {"guidance": guidance, "vector": vector, "vector_known": vector_known, "context": context,
                  "context_mask": context_mask}  # fmt: skip
-        if self.attention == "full" and not self.causal and memory is None:
+        if self.attention == "full" and not self.causal and self.carry is None and memory is None:
             return super().forward(x, level, level_s, **known)
         return self._through(x, level, level_s, known, memory, None)
 
@@ -121,7 +134,13 @@ class ClipDiT(DiT):
             h = block(h, modulation[:, :, :6], turns, context, context_mask, looks)
         with no_autocast(h):
             scale, shift = modulation[:, :, 6:].to(self.head.weight.dtype).unbind(2)
-            answer = self.head(modulate(standard(h.to(self.head.weight.dtype)), scale, shift))
+            shown = modulate(standard(h.to(self.head.weight.dtype)), scale, shift)
+            answer = self.head(shown)
+            if self.carry is not None:
+                taken = self.patches.cut(cleanest(x, level, memory, self.causal), sides)
+                answer = answer + self.carry(shown) * taken
+        if kept is not None:
+            kept |= {"frame": x[:, -1:], "level": spread(level, frames)[:, -1:]}
         return self.patches.join(answer.to(x.dtype), sides)
 
     def _length(self, memory: Memory, places: int) -> int:
@@ -170,7 +189,7 @@ class All:
     def __call__(self, attention: SelfAttention, h: Tensor, turns: Tensor) -> Tensor:
         if self.kept is not None:
             _, k, v = attention.heard(h, turns)
-            self.kept |= {self.names[0]: k, self.names[1]: v}
+            self.kept.update({self.names[0]: k, self.names[1]: v})
         mask = None
         if self.causal and self.frames > 1:
             mask = causal_mask(self.frames, self.before, h.device)
@@ -189,11 +208,37 @@ class Along(All):
         if self.kept is not None:
             _, k, v = attention.heard(rows, own)
             shape = (len(h), self.places)
-            self.kept |= {self.names[0]: k.unflatten(0, shape), self.names[1]: v.unflatten(0, shape)}
+            self.kept.update({self.names[0]: k.unflatten(0, shape), self.names[1]: v.unflatten(0, shape)})
         mask = causal_mask(self.frames, self.before, h.device)[None] if self.causal and self.frames > 1 else None
         before = None if self.own is None else (self.own[0].flatten(0, 1), self.own[1].flatten(0, 1))
         found: Tensor = attention(rows, own, mask, before)
         return found.unflatten(0, (len(h), self.places)).transpose(1, 2).flatten(1, 2)
+
+
+def spread(level: Tensor, frames: int) -> Tensor:
+    """A level of each frame, (B, T), of (B,) or (B, T)."""
+    return level if level.ndim == 2 else level[:, None].expand(-1, frames)
+
+
+def cleanest(x: Tensor, level: Tensor, memory: Memory | None, causal: bool) -> Tensor:
+    """For each frame of x (B, T, C, H, W) the one with the lowest level, of several the nearest in time, earlier ones alone where
+    ``causal``; 0 where none that is nearly clean has a lower one than it. Shaped like x."""
+    frames, level = x.shape[1], spread(level, x.shape[1])
+    others, levels = x, level
+    if memory is not None:
+        others, levels = torch.cat((memory["frame"], x), 1), torch.cat((memory["level"], level), 1)
+    before = others.shape[1] - frames
+    place = torch.arange(frames, device=x.device)[:, None] + before
+    other = torch.arange(others.shape[1], device=x.device)
+    far = (place - other).abs() / (2.0 * others.shape[1])  # breaks ties: below 1, of ranks that are whole
+    ranks = (levels[:, :, None] > levels[:, None, :]).sum(2).to(far.dtype)  # how many have a lower level
+    cost = ranks[:, None, :] + far
+    lower = (levels[:, None, :] < level[:, :, None]) & (levels[:, None, :] < CLEAN)
+    if causal:
+        lower = lower & (other < place)
+    best = cost.masked_fill(~lower, torch.inf).argmin(2)
+    taken = torch.take_along_dim(others, best[..., None, None, None], 1)
+    return torch.where(lower.any(2)[..., None, None, None], taken, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
 def causal_mask(frames: int, before: int, device: torch.device) -> Tensor:

@@ -20,7 +20,7 @@ from sfumato.networks.encoder import TokenEncoder, heard
 class Filmed(nn.Module):
     """Answers for clips (B, T, channels, H, W) under words.
 
-    attention, causal  which patches look at which; see `sfumato.networks.clips`.
+    attention, causal, carry  which patches look at which, and take over what; see `sfumato.networks.clips`.
     vocab       tokens of the words, whose encoder is a part of this network; 0: states are given, or there are no words.
     context_dim width of a state of a token; 0: there are no words.
     text_depth  blocks of the encoder.
@@ -32,22 +32,22 @@ class Filmed(nn.Module):
     options: dict[str, Any]
 
     def __init__(
-        self, *, channels: int = 3, attention: str = "full", causal: bool = False, width: int = 256, depth: int = 6,
-        heads: int | None = None, patch: int = 8, vocab: int = 0, context_dim: int = 0, text_depth: int = 2,
+        self, *, channels: int = 3, attention: str = "full", causal: bool = False, carry: bool = False, width: int = 256,
+        depth: int = 6, heads: int | None = None, patch: int = 8, vocab: int = 0, context_dim: int = 0, text_depth: int = 2,
         guided: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.options = {
-            "kind": "filmed", "channels": channels, "attention": attention, "causal": causal, "width": width, "depth": depth,
-            "heads": heads, "patch": patch, "vocab": vocab, "context_dim": context_dim, "text_depth": text_depth,
+            "kind": "filmed", "channels": channels, "attention": attention, "causal": causal, "carry": carry, "width": width,
+            "depth": depth, "heads": heads, "patch": patch, "vocab": vocab, "context_dim": context_dim, "text_depth": text_depth,
             "guided": guided,
         }  # fmt: skip
         if vocab and not context_dim:
             raise ValueError(f"vocab is {vocab} and context_dim 0, expected a width of the states of tokens")
         self.words = TokenEncoder(vocab=vocab, width=context_dim, depth=text_depth) if vocab else None
         self.clip = ClipDiT(
-            channels=channels, attention=attention, causal=causal, width=width, depth=depth, heads=heads, patch=patch,
-            context_dim=context_dim, vectors=context_dim, guided=guided,
+            channels=channels, attention=attention, causal=causal, carry=carry, width=width, depth=depth, heads=heads,
+            patch=patch, context_dim=context_dim, vectors=context_dim, guided=guided,
         )  # fmt: skip
         self.worded = context_dim > 0
 

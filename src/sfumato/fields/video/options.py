@@ -32,6 +32,8 @@ class ClipNetwork:
     """full: every patch looks at all others of the clip; factored: blocks take turns, within a frame and along time."""
     causal: bool = False
     """No frame looks at a later one: what was made of frames before is kept when a film goes on."""
+    carry: bool = True
+    """Patches may take over what stands at their place in a frame with less noise."""
     width: int | None = None
     """Channels."""
     depth: int | None = None
@@ -61,7 +63,7 @@ class ClipMethod(MethodOptions):
     times_std: float = 0.8
     cover: float = 0.02
     """Share of the training times at pure noise, where every sample begins and the others never come."""
-    own: float = 0.3
+    own: float = 0.2
     """Share of the rows in which each frame has a time of its own."""
     prefix: float = 0.2
     """Share of the rows whose first frames are known."""
@@ -96,6 +98,8 @@ class ClipAsk:
     """What is to be seen (default: held-out captions in turn; "" for nothing in particular)."""
     prompts: Path | None = None
     """File with a prompt a line: -n clips of each."""
+    then: str | None = None
+    """What is to be seen in the clips of a film behind the first (default: the same)."""
     negative: str | None = None
     """What is not to be seen: clips are led away from it (by --w)."""
     first: Path | None = None
@@ -128,7 +132,7 @@ class ClipAsk:
             (self.prompt is None or self.prompts is None, "prompts", "given without prompt"),
             *(
                 (text is None or len(text) <= MOST, name, f"at most {MOST} characters")
-                for name, text in (("prompt", self.prompt), ("negative", self.negative))
+                for name, text in (("prompt", self.prompt), ("then", self.then), ("negative", self.negative))
             ),
             (self.keep is None or self.keep >= 1, "keep", "at least 1"),
             (self.keep is None or self.prefix is not None, "keep", "given with prefix"),

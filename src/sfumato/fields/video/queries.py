@@ -41,7 +41,7 @@ class Clips:
     A prompt's clips are the same alone, in any list, whatever they are to be led away from, and however long they go on.
 
     known: what is known, one for all, or one for each number. frames: of a film, made clip by clip where more than of a clip.
-    order, context, context_noise: as asked for.
+    then: what is seen in the clips behind the first, where it is something else. order, context, context_noise: as asked for.
     """
 
     texts: tuple[str, ...]
@@ -50,6 +50,7 @@ class Clips:
     facts: ClipFacts
     known: tuple[Known, ...] = ()
     negative: str | None = None
+    then: tuple[str, ...] = ()
     places: tuple[int, ...] | None = None
     frames: int = 0
     order: str = "whole"
@@ -92,11 +93,12 @@ class Clips:
         found["aside"] = beside | {"how": spelt(self.order, 0.0, len(numbers))}
         return found
 
-    def told(self, numbers: Sequence[int]) -> dict[str, Tree]:
-        """Words of clips as the network is told them, and on the weak side of guidance."""
+    def told(self, numbers: Sequence[int], later: bool = False) -> dict[str, Tree]:
+        """Words of clips as the network is told them, and on the weak side of guidance; ``later``: of clips behind the first."""
         if self.words is None:
             return {}
-        found: dict[str, Tree] = encoded(self.words, [self.prompt(number) for number in numbers])
+        texts = self.then if later and self.then else self.texts
+        found: dict[str, Tree] = encoded(self.words, [texts[number % len(texts)] for number in numbers])
         if self.negative:
             found["weak"] = encoded(self.words, [self.negative] * len(numbers))
         return found
@@ -122,7 +124,7 @@ def asked(ask: ClipAsk, words: Reader | None, facts: ClipFacts, n: int | None) -
     """The clips that are asked for: n of each prompt (4 unless given), or n in all (8) of held-out captions in turn. Raises Wrong
     for what this run cannot do, DataError for files that cannot be read."""
     length = facts.frames
-    if words is None and (ask.prompt or ask.prompts or ask.negative):
+    if words is None and (ask.prompt or ask.prompts or ask.negative or ask.then):
         raise Wrong("prompt: this run learned no words; leave it out")
     if ask.context is not None and ask.context >= length:
         raise Wrong(f"context = {ask.context}: must be below the {length} frames of a clip")
@@ -133,7 +135,8 @@ def asked(ask: ClipAsk, words: Reader | None, facts: ClipFacts, n: int | None) -
     named = ask.prompt is not None or ask.prompts is not None
     count = len(texts) * (4 if n is None else n) if named else 8 if n is None else n
     found = Clips(
-        texts, count, words, facts, negative=of_prompt(ask.negative) or None, frames=ask.frames or length, order=ask.order,
+        texts, count, words, facts, negative=of_prompt(ask.negative) or None,
+        then=(of_prompt(ask.then),) if ask.then is not None else (), frames=ask.frames or length, order=ask.order,
         context=ask.context or max(1, length // 2), context_noise=ask.context_noise, ask=ask,
     )  # fmt: skip
     known = given(ask, facts, found)

@@ -160,7 +160,8 @@ class Video(Recipe):
         width, depth = (512, 12) if fast else (256, 6)
         width = options.width or width
         return Filmed(
-            attention=options.attention, causal=options.causal, width=width, depth=options.depth or depth, patch=facts.patch,
+            attention=options.attention, causal=options.causal, carry=options.carry, width=width,
+            depth=options.depth or depth, patch=facts.patch,
             vocab=facts.vocab, context_dim=(facts.width or width) if facts.worded else 0,
             text_depth=(4 if fast else 2) if options.text_depth is None else options.text_depth,
         )  # fmt: skip

@@ -58,7 +58,7 @@ class Chunk:
 
     def batch(self, numbers: Sequence[int]) -> dict[str, Tree]:
         own, (length, *rest) = list(numbers), self.clips.facts.shape
-        kept, found = self.last[own], self.clips.told([self.numbers[i] for i in numbers])
+        kept, found = self.last[own], self.clips.told([self.numbers[i] for i in numbers], later=True)
         count = kept.shape[1]
         if self.process is None:
             x, held = torch.zeros(length, *rest), torch.arange(length) < count
