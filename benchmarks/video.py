@@ -9,8 +9,8 @@ A clip is 8 frames of a character (body, trousers, top, hair, shoes) in an actio
 column of the sheet; "walking on" anywhere in the cycle, so that films can go on. The combinations with (body + 2 bottom + 3 top +
 5 hair) mod 7 = 0 are never learned from and measured; those with 1 and the first body are neither: settings are tried on them.
 
-Each part writes OUT/results.json anew when it is done, with its CPU seconds. Films: `vtest_96x72`, frames 0-599 learned from, 600-794
-measured.
+Each part writes OUT/results.json anew when it is done, with its CPU seconds. Films: `vtest_96x72`, frames 0-599 learned from,
+600-794 measured.
 """
 
 from __future__ import annotations

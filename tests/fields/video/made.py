@@ -39,17 +39,17 @@ def squares(count: int, frames: int = 8, side: int = 16, seed: int = 0) -> tuple
 def facts_of(frames: int, size: tuple[int, int] = (1, 1), **more: Any) -> ClipFacts:
     """Facts of clips in standard units, without words."""
     known: dict[str, Any] = {
-        "mean": 0.0, "spread": 1.0, "size": size, "frames": frames, "rate": 10.0, "count": 10, "held": 4, "films": 10, "padded": 0,
-        "patch": 1, "shift": 1.0, "encoder": "none", "vocab": 0, "width": 0, "tokens": 0, "distinct": 0, "checksum": "",
-        "how": "none", "examples": ("",), "source": "",
+        "mean": 0.0, "spread": 1.0, "size": size, "frames": frames, "rate": 10.0, "count": 10, "held": 4, "films": 10,
+        "padded": 0, "patch": 1, "shift": 1.0, "encoder": "none", "vocab": 0, "width": 0, "tokens": 0, "distinct": 0,
+        "checksum": "", "how": "none", "examples": ("",), "source": "",
     }  # fmt: skip
     return ClipFacts(**{**known, **more})
 
 
 @dataclass(frozen=True)
 class Exact:
-    """The exact denoiser of films whose frames follow each other as x_(k+1) = a x_k + sqrt(1 - a^2) e, each number for itself, of mean
-    0 and variance 1, under a time for each frame: E[x | x_t] = C A (A C A + D^2)^-1 x_t, A = diag(alpha), D = diag(sigma).
+    """The exact denoiser of films whose frames follow each other as x_(k+1) = a x_k + sqrt(1 - a^2) e, each number for itself, of
+    mean 0 and variance 1, under a time for each frame: E[x | x_t] = C A (A C A + D^2)^-1 x_t, A = diag(alpha), D = diag(sigma).
 
     With a = 1 all frames are equal.
     """

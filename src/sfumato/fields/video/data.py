@@ -145,8 +145,8 @@ def prepare(run: Run, data: Path, wanted: Wanted, tell: Say, base: ClipFacts | N
         said += more
         told = {"encoder": words.name, "vocab": words.vocab, "width": words.width, "tokens": words.length,
                 "checksum": words.checksum}  # fmt: skip
-    part = np.zeros(len(cuts.first), dtype=np.int8)
-    part[held] = 1
+    part = np.full(len(cuts.first), -1, dtype=np.int8)  # of neither: what has frames in common with clips held out
+    part[train], part[held] = 0, 1
     np.savez(
         run.cache / CLIPS, first=np.array(cuts.first), count=np.array(cuts.count), film=np.array(cuts.film),
         seconds=np.array(cuts.seconds), texts=first, part=part,

@@ -152,7 +152,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 def _container(path: Path) -> Iterator[Frame]:
     with _opened(path) as (container, stream):
         decoded, last, begun = container.decode(stream), -1.0, False
-        length = float(stream.duration * stream.time_base) if stream.duration else 0.0
+        length = container.duration / 1e6 if container.duration else 0.0  # in microseconds, where it is known
         while True:
             try:
                 frame = next(decoded, None)
