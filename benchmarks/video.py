@@ -38,7 +38,8 @@ from sfumato.fields.video.queries import Clips
 from sfumato.fields.video.recipe import Video
 from sfumato.fields.video.rollout import parts
 from sfumato.fields.video.scoring import by_frame, changes, flicker, similarity
-from sfumato.fields.video.shown import Shown, sheet, to_bytes
+from sfumato.fields.video.shown import Shown, sheet
+from sfumato.fields.video.units import to_bytes
 from sfumato.jobs.adapt import DistillOptions
 from sfumato.jobs.distill import distill
 from sfumato.jobs.model import Model, load
@@ -267,8 +268,8 @@ def show(path: Path, chosen: Sequence[Act], made: dict[str, Tensor], real: Tenso
     """A sheet: each true clip, and what was made for it."""
     things = []
     for row, one in enumerate(chosen):
-        things.append(Shown(to_bytes(real[row], 0, 1), 10, f"true: {one.caption}"))
-        things += [Shown(to_bytes(x[row], 0, 1), 10, name) for name, x in made.items()]
+        things.append(Shown(to_bytes(real[row]), 10, f"true: {one.caption}"))
+        things += [Shown(to_bytes(x[row]), 10, name) for name, x in made.items()]
     sheet(things, 800).save(path)
 
 
@@ -304,13 +305,20 @@ def film_of(
     then = tuple(one._replace(on=True).caption for one in chosen)
     texts = tuple(one.caption for one in chosen)
     queries = Clips(
-        texts, len(texts), model.companions, model.facts, then=then, frames=frames, context=context, context_noise=noise
+        texts,
+        len(texts),
+        model.companions.words,
+        model.facts,
+        then=then,
+        frames=frames,
+        context=context,
+        context_noise=noise,
     )
     began, found, delay = time.process_time(), [], None
     for _, new in parts(model, queries, range(len(chosen))):
         found.append(new)
         delay = delay if delay is not None else time.process_time() - began
-    film = (torch.cat(found, 1) * model.facts.spread + model.facts.mean).clamp(-1, 1)
+    film = model.companions.units.raw(torch.cat(found, 1)).clamp(-1, 1)
     return film, {"cpu_seconds": time.process_time() - began, "cpu_seconds_to_first": delay}
 
 
@@ -346,8 +354,8 @@ def rollout(asked: argparse.Namespace, sheets: Sheets, results: Results, validat
         best = max(ways, key=lambda name: found[name]["psnr_by_length"][-1])
         results.note("rollout_chosen", noise=ways[best][1])
         return
-    rows = [Shown(to_bytes(real[0], 0, 1), 10, f"true: {chosen[0].caption}")]
-    sheet(rows + [Shown(to_bytes(x[i], 0, 1), 10, name) for i in range(2) for name, x in made.items()], 1600).save(
+    rows = [Shown(to_bytes(real[0]), 10, f"true: {chosen[0].caption}")]
+    sheet(rows + [Shown(to_bytes(x[i]), 10, name) for i in range(2) for name, x in made.items()], 1600).save(
         asked.out / "rollout.png"
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("av", reason="needs the extra sfumato[video]")
 pytest.importorskip("tokenizers", reason="needs the extra sfumato[video]")
@@ -100,6 +101,21 @@ def test_units_are_standard(tmp_path: Path) -> None:
     assert x.dtype == np.float32
     assert abs(float(x.mean())) < 1e-3
     assert abs(float(x.std()) - 1) < 1e-3
+
+
+def test_of_a_camera_that_stands_still_the_mean_frame_is_taken_away(tmp_path: Path) -> None:
+    x = long_films(tmp_path / "films", 2, 40)
+    facts, stock, _ = prepared(tmp_path / "films", tmp_path, still=True, held_out=0.3)
+    assert facts.still
+    learned = stock.part(0)
+    frames = np.concatenate([learned.bytes([i])[0] for i in range(len(learned))]) / 127.5 - 1
+    mean = np.moveaxis(frames.mean(0), -1, 0)
+    assert np.allclose(stock.units.mean, mean, atol=1e-5)
+    batch = learned.batch(np.arange(len(learned)))["x"]
+    assert np.allclose(batch.mean((0, 1)), 0, atol=1e-4)
+    assert float(batch.std()) == pytest.approx(1, abs=1e-3)
+    assert np.array_equal(stock.units.bytes(torch.from_numpy(batch)), learned.bytes(np.arange(len(learned))))
+    assert len(x) == 2
 
 
 def test_films_are_cut_where_the_scene_changes(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from sfumato.fields.video.facts import ClipFacts
 from sfumato.fields.video.films import USUAL_RATE, BrokenOff, Film, Frame, about, frames, paced, resized
 from sfumato.fields.video.listing import Listing, Said, listed
 from sfumato.fields.video.options import Kind
+from sfumato.fields.video.units import BACKGROUND, Units, from_bytes
 from sfumato.jobs.recipe import Say
 from sfumato.networks.words import Reader, chosen, longer, read, reader
 from sfumato.training.run import Run, write_text
@@ -64,6 +65,7 @@ class Wanted:
     vocab: int
     tokens: int
     shift: float | None
+    still: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,8 +169,27 @@ def prepare(run: Run, data: Path, wanted: Wanted, tell: Say, base: ClipFacts | N
         how=listing.how if worded else "none", examples=tuple(examples or [""]), source=source(cuts.digests, flat),
         said=(*listing.said, *said, *cuts.warnings[:3]), **told,
     )  # fmt: skip
+    if base is None and wanted.still:
+        facts = stood(run, facts, cuts, train)
+    elif base is not None:
+        facts = dataclasses.replace(facts, still=base.still)
     facts.write(run)
     return facts
+
+
+def stood(run: Run, facts: ClipFacts, cuts: Cuts, train: np.ndarray) -> ClipFacts:
+    """The facts of a camera that stands still: the mean frame of what is learned from is kept in the run, and the spread is that
+    around it."""
+    pixels = np.memmap(run.cache / FRAMES, np.uint8, "r", shape=(cuts.total, *facts.size, 3))
+    which = np.unique(np.concatenate([np.arange(cuts.first[i], cuts.first[i] + cuts.count[i]) for i in train]))
+    parts = np.array_split(which, max(1, len(which) // 256))
+    mean = np.sum([pixels[part].sum(0, dtype=np.float64) for part in parts], axis=0) / len(which) / 127.5 - 1
+    around = sum(float(np.square(pixels[part] / 127.5 - 1 - mean).sum()) for part in parts)
+    spread = math.sqrt(around / (len(which) * mean.size))
+    if spread < 1e-6:
+        raise DataError("every frame is the same: there is nothing to learn; leave out --still")
+    np.save(run.path / BACKGROUND, np.moveaxis(mean, -1, 0).astype(np.float32))
+    return dataclasses.replace(facts, spread=spread, still=True)
 
 
 def _reader(
@@ -352,6 +373,7 @@ class Stock:
     captions: list[str]
     names: list[str]
     told: Told | None
+    units: Units
 
     @classmethod
     def open(cls, run: Run, facts: ClipFacts) -> Stock:
@@ -371,7 +393,7 @@ class Stock:
             raise DataError(
                 f"{run.cache}: the prepared data cannot be read ({error}); train again from the data"
             ) from error
-        return cls(facts, pixels, clips, captions, names, told)
+        return cls(facts, pixels, clips, captions, names, told, Units.of(run.path, facts))
 
     def part(self, number: int) -> Clips:
         """The clips to learn from, 0, each as often as the one with most captions has some; or held out, 1, with their first."""
@@ -402,8 +424,7 @@ class Clips:
         """{"x": (B, T, 3, H, W) standard, "weight" (B, T, 1, 1, 1) where clips are filled up, "caption", "caption_mask"}."""
         facts = self.stock.facts
         clip, caption = self.rows(indices)
-        x = (self.pictures(indices) - np.float32(facts.mean)) / np.float32(facts.spread)
-        found: dict[str, Any] = {"x": x}
+        found: dict[str, Any] = {"x": self.stock.units.standard(self.pictures(indices)).astype(np.float32)}
         if facts.padded:
             there = np.arange(facts.frames) < self.stock.clips["count"][clip][:, None]
             found["weight"] = there.astype(np.float32)[..., None, None, None]
@@ -420,8 +441,7 @@ class Clips:
 
     def pictures(self, indices: Any) -> np.ndarray:
         """Items (B,) from -1 (black) to 1 (white), float32 (B, T, 3, H, W)."""
-        found = np.moveaxis(self.bytes(indices), -1, 2).astype(np.float32)
-        return np.asarray(found / np.float32(127.5) - np.float32(1))
+        return from_bytes(self.bytes(indices))
 
     def caption(self, index: int) -> str:
         """What an item's caption says."""

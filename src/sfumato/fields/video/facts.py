@@ -11,7 +11,8 @@ from sfumato.jobs import facts
 class ClipFacts(facts.Facts):
     """What is known of clips.
 
-    mean, spread: of all their numbers, raw (black -1, white 1). size: (height, width); frames: of a clip; rate: frames a second.
+    mean, spread: of all their numbers, raw (black -1, white 1); where the camera stands still (``still``) the spread around the
+    mean frame. size: (height, width); frames: of a clip; rate: frames a second.
     count, held: clips to learn from and held out; films: that they were cut from; padded: clips that are shorter and filled up.
     patch: which divides the size. shift: of the schedule. encoder: what reads the words; vocab: its tokens, 0 where states are
     given; width: of a given state, 0 where it is trained; both 0 where there are no words. tokens: of the longest caption.
@@ -40,6 +41,7 @@ class ClipFacts(facts.Facts):
     examples: tuple[str, ...]
     source: str
     said: tuple[str, ...] = ()
+    still: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -71,4 +73,5 @@ class ClipFacts(facts.Facts):
     def values(self) -> list[str]:
         """Its numbers, for `sfumato inspect`."""
         shifted = f", shift {self.shift:.3g}" if abs(self.shift - 1) > 1e-9 else ""
-        return [f"values    mean {self.mean:.3f}, spread {self.spread:.3f} (black -1, white 1){shifted}"]
+        around = " around the mean frame" if self.still else ""
+        return [f"values    mean {self.mean:.3f}, spread {self.spread:.3f}{around} (black -1, white 1){shifted}"]

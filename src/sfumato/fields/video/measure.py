@@ -20,7 +20,8 @@ from sfumato.fields.video.data import Clips as Data
 from sfumato.fields.video.options import ClipAsk, ClipMeasure
 from sfumato.fields.video.queries import Clips, Known
 from sfumato.fields.video.scoring import by_frame, changes, features, flicker, similarity, spaces
-from sfumato.fields.video.shown import Shown, sheet, to_bytes
+from sfumato.fields.video.shown import Shown, sheet
+from sfumato.fields.video.units import to_bytes
 from sfumato.jobs.model import Model
 from sfumato.jobs.report import Report
 from sfumato.metrics.intervals import mean_interval
@@ -58,11 +59,6 @@ def measurable(model: Model, measure: ClipMeasure, ask: ClipAsk) -> None:
         )
 
 
-def standard(model: Model, x: Tensor) -> Tensor:
-    """Clips from -1 to 1 in standard units."""
-    return (x - model.facts.mean) / model.facts.spread
-
-
 def drawn_for(
     model: Model, held: Held, known: tuple[int, ...] = (), ask: ClipAsk = ClipAsk(), name: str = "clips"
 ) -> Tensor:
@@ -72,17 +68,17 @@ def drawn_for(
     facts, count = model.facts, len(held.captions)
     frames = torch.zeros(facts.frames, dtype=torch.bool)
     frames[list(known)] = True
-    given = tuple(Known(each, frames) for each in standard(model, held.x)) if known else ()
+    given = tuple(Known(each, frames) for each in model.companions.units.standard(held.x)) if known else ()
     turns = [held.captions[:i].count(text) for i, text in enumerate(held.captions)]
     queries = Clips(
-        held.captions, count, model.companions, facts, known=given, places=tuple(turns), frames=ask.frames or facts.frames,
+        held.captions, count, model.companions.words, facts, known=given, places=tuple(turns), frames=ask.frames or facts.frames,
         order=ask.order, context=ask.context or max(1, facts.frames // 2), context_noise=ask.context_noise, ask=ask,
     )  # fmt: skip
     found: dict[int, Tensor] = {}
     with Watch(name, count, unit="clips") as watch:
         for part in model.recipe.draw(model, queries, range(count)):
             x: Any = part.x
-            found.update(zip(part.numbers, (x.float().cpu() * facts.spread + facts.mean).clamp(-1, 1)))
+            found.update(zip(part.numbers, model.companions.units.raw(x.float().cpu()).clamp(-1, 1)))
             watch.show(len(found))
     return torch.stack([found[i] for i in range(count)])
 
@@ -140,7 +136,7 @@ def strips(model: Model, held: Held, sets: dict[str, Tensor]) -> list[Shown]:
     facts, found = model.facts, []
     for i in range(min(SHOWN, len(held.captions))):
         every = {f"real: {held.captions[i]}": held.x[i], **{name: x[i] for name, x in sets.items()}}
-        found += [Shown(to_bytes(x, 0.0, 1.0), facts.rate, name) for name, x in every.items()]
+        found += [Shown(to_bytes(x), facts.rate, name) for name, x in every.items()]
     return found
 
 

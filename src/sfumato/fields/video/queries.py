@@ -19,6 +19,7 @@ from sfumato.fields.video.facts import ClipFacts
 from sfumato.fields.video.films import Film, frames, paced, resized
 from sfumato.fields.video.matrices import spelt
 from sfumato.fields.video.options import HIDE, ClipAsk
+from sfumato.fields.video.units import Units, from_bytes
 from sfumato.networks.words import Reader
 
 ASPECT = 1.3
@@ -120,7 +121,7 @@ def aside(known: Sequence[Known | None], shape: tuple[int, ...]) -> dict[str, Tr
     }  # fmt: skip
 
 
-def asked(ask: ClipAsk, words: Reader | None, facts: ClipFacts, n: int | None) -> Clips:
+def asked(ask: ClipAsk, words: Reader | None, units: Units, facts: ClipFacts, n: int | None) -> Clips:
     """The clips that are asked for: n of each prompt (4 unless given), or n in all (8) of held-out captions in turn. Raises Wrong
     for what this run cannot do, DataError for files that cannot be read."""
     length = facts.frames
@@ -139,11 +140,11 @@ def asked(ask: ClipAsk, words: Reader | None, facts: ClipFacts, n: int | None) -
         then=(of_prompt(ask.then),) if ask.then is not None else (), frames=ask.frames or length, order=ask.order,
         context=ask.context or max(1, length // 2), context_noise=ask.context_noise, ask=ask,
     )  # fmt: skip
-    known = given(ask, facts, found)
+    known = given(ask, facts, units)
     return found if known is None else replace(found, known=(known,))
 
 
-def given(ask: ClipAsk, facts: ClipFacts, clips: Clips) -> Known | None:
+def given(ask: ClipAsk, facts: ClipFacts, units: Units) -> Known | None:
     """What pictures and films of the asking say is known. Raises Wrong, DataError."""
     length = facts.frames
     x, held = torch.zeros(facts.shape), torch.zeros(length, dtype=torch.bool)
@@ -152,16 +153,16 @@ def given(ask: ClipAsk, facts: ClipFacts, clips: Clips) -> Known | None:
         keep = ask.keep if ask.keep is not None else max(1, length // 2)
         if keep >= length:
             raise Wrong(f"keep = {keep}: must be below the {length} frames of a clip of this run")
-        film = _frames(ask.prefix, facts)
+        film = _frames(ask.prefix, facts, units)
         if len(film) < keep:
             raise Wrong(f"keep = {keep}: {ask.prefix} has {len(film)} frames")
         x[:keep], held[:keep] = film[-keep:], True
     for name, place in (("first", 0), ("last", length - 1)):
         path = getattr(ask, name)
         if path is not None:
-            x[place], held[place] = standard(_fitting(decode(path).pixels, facts, name, path), facts), True
+            x[place], held[place] = standard(_fitting(decode(path).pixels, facts, name, path), units), True
     if ask.fill is not None:
-        film = _frames(ask.fill, facts)
+        film = _frames(ask.fill, facts, units)
         if len(film) < length:
             raise Wrong(f"fill: {ask.fill} has {len(film)} frames, and a clip of this run {length}; give a longer one")
         x, held = film[:length], torch.ones(length, dtype=torch.bool)
@@ -183,11 +184,11 @@ def _span(text: str, length: int) -> slice:
     return slice(start, stop)
 
 
-def _frames(path: Path, facts: ClipFacts) -> Tensor:
+def _frames(path: Path, facts: ClipFacts, units: Units) -> Tensor:
     """A film as standard frames (F, 3, H, W), at the rate and size of the run. Raises DataError, Wrong."""
     timeless = path.is_dir()
     found = [frame.pixels for frame in paced(frames(Film(path)), None if timeless else facts.rate)]
-    return torch.stack([standard(_fitting(pixels, facts, "film", path), facts) for pixels in found])
+    return torch.stack([standard(_fitting(pixels, facts, "film", path), units) for pixels in found])
 
 
 def _fitting(pixels: Any, facts: ClipFacts, name: str, path: Path) -> Any:
@@ -202,6 +203,7 @@ def _fitting(pixels: Any, facts: ClipFacts, name: str, path: Path) -> Any:
     return resized(pixels, facts.size)
 
 
-def standard(pixels: Any, facts: ClipFacts) -> Tensor:
+def standard(pixels: Any, units: Units) -> Tensor:
     """Bytes (..., H, W, 3) as standard numbers (..., 3, H, W)."""
-    return (torch.from_numpy(pixels.copy()).movedim(-1, -3).float() / 127.5 - 1 - facts.mean) / facts.spread
+    found: Tensor = units.standard(torch.from_numpy(from_bytes(pixels)))
+    return found

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from sfumato.errors import check
 from sfumato.fields.video.facts import ClipFacts
@@ -28,10 +28,18 @@ if TYPE_CHECKING:
     from sfumato.fields.video.data import Wanted
     from sfumato.fields.video.queries import Clips
     from sfumato.fields.video.shown import Shown
+    from sfumato.fields.video.units import Units
     from sfumato.jobs.model import Model
     from sfumato.jobs.report import Report
     from sfumato.networks.words import Reader
     from sfumato.training.run import Run
+
+
+class Beside(NamedTuple):
+    """What samples need besides the network: what reads their words, and what brings bytes into its units."""
+
+    words: Reader | None
+    units: Units
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ class Video(Recipe):
     guided: ClassVar[tuple[str, ...]] = ("caption", "caption_mask")
     formats: ClassVar[tuple[str, ...]] = (".mp4", ".webm", ".gif", ".png", ".npz")
     tunable: ClassVar[bool] = True
-    kept: ClassVar[tuple[str, ...]] = ("tokenizer.json",)
+    kept: ClassVar[tuple[str, ...]] = ("tokenizer.json", "background.npy")
     verbs: ClassVar[Mapping[str, str]] = {
         "demo": "sfumato.fields.video.verbs:Demo",
         "digits": "sfumato.fields.video.verbs:Digits",
@@ -66,6 +74,8 @@ class Video(Recipe):
     commonest)."""
     side: int | None = None
     """Frames are brought to about this many pixels squared, in the commonest proportions; of others the middle is taken."""
+    still: bool = False
+    """The camera stands still: what is learned is what differs from the mean frame."""
     cut: float = 0.15
     """A film is cut where small grey frames that follow each other differ by more than this, of 1, on average."""
     shift: float | None = None
@@ -118,6 +128,7 @@ class Video(Recipe):
         return Wanted(
             self.captions, self.frames, self.stride or self.frames, self.side, self.fps, self.cut, self.network.patch,
             self.held_out, self.broken_budget, self.strict, self.encoder, self.vocab, self.tokens, self.shift,
+            self.still,
         )  # fmt: skip
 
     def prepare(self, run: Run, tell: Say, base: Any = None) -> Video:
@@ -180,12 +191,14 @@ class Video(Recipe):
         """Plainly as learned."""
         return Walk(w=1.0).over(super().walk(name))
 
-    def companions(self, run: Run, device: Any) -> Reader | None:
-        """What reads words."""
+    def companions(self, run: Run, device: Any) -> Beside:
+        """What reads words, and the units."""
+        from sfumato.fields.video.units import Units
         from sfumato.networks.words import reader
 
         facts = self.facts(run)
-        return reader(run.path, facts.encoder, facts.tokens, facts.checksum) if facts.worded else None
+        words = reader(run.path, facts.encoder, facts.tokens, facts.checksum) if facts.worded else None
+        return Beside(words, Units.of(run.path, facts))
 
     def queries(self, model: Model, ask: ClipAsk, n: int | None) -> Clips:
         from sfumato.errors import Wrong
@@ -197,7 +210,7 @@ class Video(Recipe):
             )
         if ask.negative and model.walk.w == 1:
             raise Wrong("negative: with w = 1 nothing is guided; give --w above 1")
-        return asked(ask, model.companions, model.facts, n)
+        return asked(ask, model.companions.words, model.companions.units, model.facts, n)
 
     def begin(self, process: Any, z: Tree, times: Tree, query: Mapping[str, Tree]) -> tuple[Tree, Tree]:
         """Known frames stand still, the others follow in the order asked for."""
@@ -223,11 +236,10 @@ class Video(Recipe):
         return drawn(model, queries, numbers)
 
     def things(self, model: Model, queries: Any, drawn: Drawn) -> list[Shown]:
-        from sfumato.fields.video.shown import Shown, to_bytes
+        from sfumato.fields.video.shown import Shown
 
-        facts = model.facts
-        films = to_bytes(drawn.x, facts.mean, facts.spread)
-        return [Shown(each, facts.rate, queries.name(number)[0]) for each, number in zip(films, drawn.numbers)]
+        films = model.companions.units.bytes(drawn.x)
+        return [Shown(each, model.facts.rate, queries.name(number)[0]) for each, number in zip(films, drawn.numbers)]
 
     def save(self, thing: Shown, path: Path, making: Making) -> Path:
         from sfumato.fields.video.writing import write

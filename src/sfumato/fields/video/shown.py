@@ -28,12 +28,6 @@ class Shown:
         return np.array(self.frames, dtype=dtype, copy=copy)
 
 
-def to_bytes(x: Any, mean: float, spread: float) -> np.ndarray:
-    """Standard numbers (..., 3, H, W) as bytes (..., H, W, 3)."""
-    raw = x.float().cpu().numpy() * np.float32(spread) + np.float32(mean)
-    return np.moveaxis(np.clip(np.rint((raw + 1) * 127.5), 0, 255).astype(np.uint8), -3, -1)
-
-
 def sheet(things: Sequence[Shown], least: int = 900, words: bool = True) -> Image:
     """A row for each clip, its words above, a column for each frame."""
     from PIL import Image as pil
