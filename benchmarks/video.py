@@ -32,18 +32,20 @@ from torch import Tensor
 import sfumato
 from benchmarks.captions import NAMES, SIDE, Sheets, Sprite
 from benchmarks.common import RESULTS, within_seconds
+from sfumato.fields.video.films import Film, frames
 from sfumato.fields.video.measure import Held, drawn_for
 from sfumato.fields.video.options import ClipAsk, ClipMethod, ClipNetwork
-from sfumato.fields.video.queries import Clips
+from sfumato.fields.video.queries import Clips, Known
 from sfumato.fields.video.recipe import Video
 from sfumato.fields.video.rollout import parts
 from sfumato.fields.video.scoring import by_frame, changes, flicker, similarity
 from sfumato.fields.video.shown import Shown, sheet
-from sfumato.fields.video.units import to_bytes
+from sfumato.fields.video.units import from_bytes, to_bytes
 from sfumato.jobs.adapt import DistillOptions
 from sfumato.jobs.distill import distill
 from sfumato.jobs.model import Model, load
 from sfumato.jobs.walk import Drawing, Walk
+from sfumato.metrics.forecast import crps
 from sfumato.metrics.intervals import bootstrap, mean_interval, share_interval
 from sfumato.training.optim import OptimOptions
 from sfumato.training.options import TrainOptions
@@ -409,8 +411,125 @@ def few(asked: argparse.Namespace, sheets: Sheets, results: Results) -> None:
     results.note("few", **{"map from the first frame, 4 calls": scored(fake, told.x, range(1, FRAMES))})
 
 
+# ---- real film -------------------------------------------------------------------------------------------------------
+
+LEARNED, AHEAD, KEPT = 600, 4, 2
+"""Frames of the film that are learned from; frames ahead that are made; frames that are seen."""
+
+
+def patches(two: Tensor) -> Tensor:
+    """Squares of 7 pixels around each pixel of two frames (2, C, H, W), and 1: (C H W, 99)."""
+    wide = torch.nn.functional.pad(two, (3, 3, 3, 3), mode="replicate")
+    seen = wide.unfold(2, 7, 1).unfold(3, 7, 1)  # (2, C, H, W, 7, 7)
+    rows = seen.permute(1, 2, 3, 0, 4, 5).reshape(-1, 98)
+    return torch.cat((rows, torch.ones(len(rows), 1)), 1)
+
+
+def ridge(x: Tensor, penalty: float = 1e-3, every: int = 8) -> Tensor:
+    """Weights (99,) of the best linear guess of a pixel from the squares around it in the two frames before; x (F, C, H, W), of
+    which one in so many is guessed."""
+    left, right = torch.zeros(99, 99, dtype=torch.float64), torch.zeros(99, dtype=torch.float64)
+    for at in range(2, len(x), every):
+        rows = patches(x[at - 2 : at])
+        left += (rows.T @ rows).double()
+        right += (rows.T @ x[at].reshape(-1)).double()
+    return torch.linalg.solve(
+        left + penalty * left.diagonal().mean() * torch.eye(99, dtype=torch.float64), right
+    ).float()
+
+
+def film(asked: argparse.Namespace, sheets: Sheets, results: Results) -> None:
+    """Frames of a street from the two before, by how far ahead, against what is had without a network."""
+    every = torch.from_numpy(np.stack([
+        from_bytes(frame.pixels) for frame in frames(Film(asked.shared / "video" / "vtest_96x72.webm"))
+    ]))  # fmt: skip
+    run = asked.out / "film"
+    if not (run / "config.yaml").is_file():
+        data = asked.out / "film.npy"
+        np.save(data, np.stack([to_bytes(each) for each in every[:LEARNED]]))
+        recipe = Video(
+            data, side=83, frames=4, stride=1, still=True, held_out=0.05, network=ClipNetwork(patch=8, depth=4),
+            method=ClipMethod(times_mean=asked.times_mean, own=0.0, prefix=0.8, some=0.0, soft=0.25),
+        )  # fmt: skip
+        options = within_seconds(
+            recipe, dataclasses.replace(options_of(asked), batch=8), asked.film, asked.out / "probe-film"
+        )
+        began = time.process_time()
+        sfumato.train(recipe, options, run)
+        results.note("film", training_cpu_seconds=time.process_time() - began, steps=options.steps, batch=8)
+    elif not (run / "model.safetensors").is_file():
+        sfumato.resume(run)
+    model, test = load(run, Walk(batch=16), Drawing(precision="bf16")), every[LEARNED:]
+    units = model.companions.units
+    background = every[:LEARNED].mean(0)
+    weights = ridge(every[:LEARNED] - background)
+    starts = np.linspace(KEPT, len(test) - AHEAD - 1, asked.starts).round().astype(int)
+    real = torch.stack([test[at : at + AHEAD] for at in starts])
+    seen = torch.stack([test[at - KEPT : at] for at in starts])
+    plain = {"copy of the last": seen[:, -1:].expand_as(real), "mean of the last two": seen.mean(1, keepdim=True).expand_as(real),
+             "background": background.expand_as(real)}  # fmt: skip
+    guess = []
+    for two in seen - background:
+        own = list(two)
+        for _ in range(AHEAD):
+            own.append((patches(torch.stack(own[-2:])) @ weights).reshape(own[0].shape))
+        guess.append(torch.stack(own[KEPT:]) + background)
+    plain["ridge of 7x7 pixels of two frames"] = torch.stack(guess).clamp(-1, 1)
+    for name, x in plain.items():
+        results.note("film", **{name: ahead(x, real, seen[:, -1])})
+    held = torch.arange(4) < KEPT
+    known = tuple(Known(units.standard(torch.cat((two, two))), held) for two in seen)
+    began = time.process_time()
+    for name, members, steps in (
+        ("one call, the mean of what may come", 1, 1),
+        ("members", asked.members, asked.calls),
+    ):
+        queries = Clips(
+            ("",),
+            len(starts) * members,
+            None,
+            model.facts,
+            known=known,
+            frames=KEPT + AHEAD,
+            context=KEPT,
+            context_noise=0.0,
+        )
+        own, found = walked(model, steps), torch.zeros(len(starts) * members, AHEAD, *real.shape[2:])
+        for part in own.recipe.draw(own, queries, range(len(queries))):
+            found[list(part.numbers)] = units.raw(part.x[:, KEPT:].float()).clamp(-1, 1)
+        x = found.unflatten(0, (members, len(starts)))
+        more: dict[str, Any] = {}
+        if members > 1:
+            each = torch.stack([by_frame(one, real) for one in x])
+            more = {
+                "of_one_member": each[0].mean(0).tolist(), "best_of": each.max(0).values.mean(0).tolist(),
+                "crps": crps(x, real).mean((0, 2, 3, 4)).tolist(),
+                "crps_of_copy": (plain["copy of the last"] - real).abs().mean((0, 2, 3, 4)).tolist(),
+                "crps_of_ridge": (plain["ridge of 7x7 pixels of two frames"] - real).abs().mean((0, 2, 3, 4)).tolist(),
+            }  # fmt: skip
+        results.note("film", **{name: {**ahead(x.mean(0), real, seen[:, -1]), "members": members, "calls": steps, **more,
+                                       "cpu_seconds": time.process_time() - began}})  # fmt: skip
+    things = []
+    for i in (0, len(starts) // 2):
+        made = {"what came": real[i], "a member": x[0, i], "another": x[-1, i], "mean of the members": x[:, i].mean(0)}
+        things += [
+            Shown(to_bytes(torch.cat((seen[i], clip))), 10, f"two seen, then {name}") for name, clip in made.items()
+        ]
+    sheet(things, 1000).save(asked.out / "film.png")
+
+
+def ahead(x: Tensor, real: Tensor, last: Tensor) -> dict[str, Any]:
+    """Nearness (n, F, ...) by how far ahead, with the interval at the first; and of pixels that move, alone."""
+    each = by_frame(x, real)
+    moves = (real - last[:, None]).abs() > 0.1
+    error = (x - real).square().double()
+    moving = 10 * torch.log10(4 / (error * moves).sum((0, 2, 3, 4)) * moves.sum((0, 2, 3, 4)))
+    return {"psnr_by_frame": each.mean(0).tolist(), "first": summed(each[:, 0]), "moving_pixels": moving.tolist()}
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Sheets, Results], None]] = {
-    "train": train, "words": words, "first": first, "orders": orders, "rollout": rollout, "attention": attention, "few": few,
+    "train": train, "words": words, "first": first, "orders": orders, "rollout": rollout, "attention": attention,
+    "few": few, "film": film,
     "noise": lambda *given: rollout(*given, validate=True),
 }  # fmt: skip
 
@@ -424,6 +543,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1400, help="CPU seconds of the central training, at most 2400")
     parser.add_argument("--compared", type=float, default=120, help="CPU seconds of each training that is compared")
     parser.add_argument("--map-steps", type=int, default=150, help="steps of the conversion")
+    parser.add_argument("--film", type=float, default=300, help="CPU seconds of the training on film")
+    parser.add_argument("--starts", type=int, default=48, help="places in the film that frames are made from")
+    parser.add_argument("--members", type=int, default=8, help="films from each of them")
     parser.add_argument("--clips", type=int, default=10_240, help="clips learned from")
     parser.add_argument("-n", type=int, default=256, help="held-out clips from words")
     parser.add_argument("--few", type=int, default=64, help="held-out clips of the other parts")
