@@ -229,6 +229,32 @@ def test_every_format_is_written_and_read_again(place: Path, model: Model, tmp_p
     assert np.array_equal(np.stack([np.asarray(Image.open(file)) for file in again if file.name != "grid.png"]), wanted)
 
 
+def test_frames_appear_as_they_come(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "stream"
+    words = [
+        "video",
+        "stream",
+        str(place / "run"),
+        "--prompt",
+        PROMPT,
+        "--frames",
+        "11",
+        "--steps",
+        "3",
+        "--batch",
+        "4",
+    ]
+    assert main([*words, "--out", str(out)]) == 0
+    files = sorted(out.glob("*.png"))
+    assert [file.name for file in files] == [f"{k:06d}.png" for k in range(11)]
+    wanted = clips(load(place / "run", FAST), 1, prompt=PROMPT, frames=11)[0]
+    assert np.array_equal(np.stack([np.asarray(Image.open(file)) for file in files]), wanted)
+    said = capsys.readouterr().out
+    assert "frames 0 to 5" in said
+    assert "frames a second" in said
+    assert main(["video", "stream", str(tmp_path), "--out", str(tmp_path / "b")]) == 1
+
+
 # ---- measuring, converting -------------------------------------------------------------------------------------------
 
 

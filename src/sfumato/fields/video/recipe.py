@@ -56,6 +56,7 @@ class Video(Recipe):
     verbs: ClassVar[Mapping[str, str]] = {
         "demo": "sfumato.fields.video.verbs:Demo",
         "digits": "sfumato.fields.video.verbs:Digits",
+        "stream": "sfumato.fields.video.verbs:Stream",
     }
 
     data: Positional[Path]

@@ -1,12 +1,15 @@
-"""The verbs of clips alone: `sfumato video demo` and `sfumato video digits`. Needs no torch."""
+"""The verbs of clips alone: `sfumato video demo`, `digits` and `stream`. Needs no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from sfumato.errors import check
-from sfumato.jobs.flags import Positional
+from sfumato.fields.video.options import ClipAsk
+from sfumato.jobs.flags import Positional, arg
+from sfumato.jobs.walk import Drawing, Walk
 
 
 @dataclass(frozen=True)
@@ -59,4 +62,24 @@ class Demo:
         from sfumato.fields.video.demo import demo
 
         print(demo(self.out, self.minutes, self.count, self.seed))
+        return 0
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Make a film and show its frames as they come: numbered pictures that appear in a folder, clip by clip."""
+
+    run: Positional[Path]
+    """Run directory."""
+    ask: Annotated[ClipAsk, arg(name="")] = field(default_factory=ClipAsk)
+    out: Path = Path("stream")
+    """Folder for the pictures."""
+    walk: Annotated[Walk, arg(name="")] = field(default_factory=Walk)
+    drawing: Annotated[Drawing, arg(name="")] = field(default_factory=Drawing)
+
+    def __call__(self) -> int:
+        from sfumato.fields.video.streaming import stream
+
+        for line in stream(self.run, self.ask, self.walk, self.drawing, self.out):
+            print(line, flush=True)
         return 0
