@@ -41,8 +41,8 @@ from sfumato.fields.video.rollout import parts
 from sfumato.fields.video.scoring import by_frame, changes, flicker, similarity
 from sfumato.fields.video.shown import Shown, sheet
 from sfumato.fields.video.units import from_bytes, to_bytes
+from sfumato.jobs import distill
 from sfumato.jobs.adapt import DistillOptions
-from sfumato.jobs.distill import distill
 from sfumato.jobs.model import Model, load
 from sfumato.jobs.walk import Drawing, Walk
 from sfumato.metrics.forecast import crps
@@ -363,7 +363,7 @@ def rollout(asked: argparse.Namespace, sheets: Sheets, results: Results, validat
 
 
 def attention(asked: argparse.Namespace, sheets: Sheets, results: Results) -> None:
-    """Full against factored, causal against full, carrying or not: as many CPU seconds of training each."""
+    """Full against factored, causal against full, carrying or not: as many CPU seconds of training each, of a small network."""
     chosen = acts(asked.few, 11, 1)
     told = held(sheets, chosen)
     every: dict[str, dict[str, Any]] = {
@@ -372,8 +372,17 @@ def attention(asked: argparse.Namespace, sheets: Sheets, results: Results) -> No
     for name, network in every.items():
         if name in results.found.get("attention", {}):
             continue
-        run, facts = trained(asked, sheets, name.replace(", ", "-").replace(" ", "-"), asked.compared, 2048, **network)
-        model = opened(run, 12)
+        run, facts = trained(
+            asked,
+            sheets,
+            name.replace(", ", "-").replace(" ", "-"),
+            asked.compared,
+            4096,
+            width=128,
+            depth=4,
+            **network,
+        )
+        model = opened(run, 10)
         found = {"words": scored(drawn_for(model, told), told.x)["psnr"],
                  "first": scored(drawn_for(model, told, (0,)), told.x, range(1, FRAMES))["psnr"]}  # fmt: skip
         log = model.run.records()
@@ -391,7 +400,8 @@ def few(asked: argparse.Namespace, sheets: Sheets, results: Results) -> None:
         training = TrainOptions(
             seed=asked.seed, threads=1, previews=1, snapshots=0, save_seconds=300, steps=asked.map_steps
         )
-        distill(source, DistillOptions(), training, made)
+        distill.look = lambda run: None  # its pictures would cost as much as what is measured
+        distill.distill(source, DistillOptions(), training, made)
         results.note("few", conversion_cpu_seconds=time.process_time() - began)
     for name, run, steps in (
         ("teacher", source, 30),
@@ -541,7 +551,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shared", type=Path, default=SHARED)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=1400, help="CPU seconds of the central training, at most 2400")
-    parser.add_argument("--compared", type=float, default=120, help="CPU seconds of each training that is compared")
+    parser.add_argument("--compared", type=float, default=100, help="CPU seconds of each training that is compared")
     parser.add_argument("--map-steps", type=int, default=150, help="steps of the conversion")
     parser.add_argument("--film", type=float, default=300, help="CPU seconds of the training on film")
     parser.add_argument("--starts", type=int, default=48, help="places in the film that frames are made from")
