@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +96,7 @@ class ClipDiT(DiT):
 
         Raises ValueError if a shape does not fit the options.
         """
-        known = {"guidance": guidance, "vector": vector, "vector_known": vector_known, "context": context,
+        known: dict[str, Any] = {"guidance": guidance, "vector": vector, "vector_known": vector_known, "context": context,
                  "context_mask": context_mask}  # fmt: skip
         if self.attention == "full" and not self.causal and self.carry is None and memory is None:
             return super().forward(x, level, level_s, **known)

@@ -275,6 +275,35 @@ def test_a_run_is_measured_against_what_was_held_out(place: Path) -> None:
     assert (place / "run" / "report.png").is_file()
 
 
+def test_a_run_learns_further_from_other_films(place: Path, tmp_path: Path) -> None:
+    """In its own units, size and words, beside clips that it drew before."""
+    out = tmp_path / "tuned"
+    data = packed(tmp_path / "others.npz", 30)
+    words = [
+        "finetune",
+        str(place / "run"),
+        "--data",
+        str(data),
+        "--lora",
+        "2",
+        "--steps",
+        "2",
+        "--threads",
+        "1",
+        "--out",
+        str(out),
+    ]
+    assert main(words) == 0
+    before, after = load(place / "run").facts, load(out).facts
+    assert (after.mean, after.spread, after.size, after.vocab) == (
+        before.mean,
+        before.spread,
+        before.size,
+        before.vocab,
+    )
+    assert clips(load(out, FAST), prompt=PROMPT).shape == (2, 6, 16, 16, 3)
+
+
 def test_a_flow_map_is_made_and_takes_known_frames(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "map"
     assert (

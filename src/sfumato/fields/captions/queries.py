@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ def asked(ask: CaptionAsk, words: Reader, facts: CaptionFacts, n: int | None) ->
     negative = of_prompt(ask.negative) or None if ask.negative is not None else None
     if ask.prompt is None and ask.prompts is None:
         return Prompts(facts.examples, 16 if n is None else n, words, size, negative, space=facts.space)
-    texts = (of_prompt(ask.prompt),) if ask.prompt is not None else of_prompts(ask.prompts)
+    texts = (of_prompt(ask.prompt),) if ask.prompt is not None else of_prompts(Path(str(ask.prompts)))
     return Prompts(texts, len(texts) * (4 if n is None else n), words, size, negative, space=facts.space)
 
 

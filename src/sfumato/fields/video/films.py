@@ -76,7 +76,7 @@ def about(film: Film) -> About:
                 raise DataError(f"{film.name}: says no rate of frames ({rate}); give --fps")
             for frame in container.decode(stream):
                 pixels = _pixels(frame, stream)
-                return About(*pixels.shape[:2], float(rate))
+                return About(pixels.shape[0], pixels.shape[1], float(rate))
             raise DataError(f"{film.name}: holds no frame; {REMEDY}")
     times = []
     for frame in frames(film):
@@ -87,7 +87,7 @@ def about(film: Film) -> About:
     if first is None:
         raise DataError(f"{film.name}: holds no frame; {REMEDY}")
     rate = None if _timeless(film.path) or len(times) < 2 else (len(times) - 1) / max(1e-3, times[-1] - times[0])
-    return About(*first.pixels.shape[:2], rate)
+    return About(first.pixels.shape[0], first.pixels.shape[1], rate)
 
 
 def _timeless(path: Path) -> bool:

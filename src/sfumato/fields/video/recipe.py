@@ -218,7 +218,8 @@ class Video(Recipe):
         from sfumato.fields.video.rollout import begun
 
         made: Any = begun
-        return made(process, z, times, query)  # type: ignore[no-any-return]
+        found: tuple[Tree, Tree] = made(process, z, times, query)
+        return found
 
     def guide(self, guess: Guess, query: Mapping[str, Tree]) -> Guess:
         """Known pixels are put in the place of the guessed."""

@@ -73,7 +73,7 @@ class Chunk:
         shown, level = self.process.precondition(self.process.interpolate(kept, self.noise[own], time), time)
         before = {"before": shown, "before_level": level}
         if "weak" in found:
-            found["weak"] = {**found["weak"], **before}  # type: ignore[dict-item]
+            found["weak"] = {**found["weak"], **before}
         shape = (length - count, *rest)
         beside = aside([None] * len(own), shape) | {"how": spelt(self.clips.order, 0.0, len(own))}
         return {**found, **before, "x": torch.zeros(len(own), *shape), "aside": beside}
@@ -129,4 +129,4 @@ def drawn(model: Model, clips: Clips, numbers: Sequence[int]) -> Iterator[Drawn]
 
     for own in bunches(clips, numbers, model.walk.batch or 16):
         film = torch.cat([new for _, new in parts(model, clips, own)], 1)
-        yield Drawn(film, {}, own, {})
+        yield Drawn(film, clips.batch(own), own, {})
