@@ -203,10 +203,10 @@ def recipe_of(asked: argparse.Namespace, data: Path, **network: Any) -> Video:
     )  # fmt: skip
 
 
-def options_of(asked: argparse.Namespace) -> TrainOptions:
+def options_of(asked: argparse.Namespace, previews: int = 0) -> TrainOptions:
     """How every run here is trained."""
     return TrainOptions(
-        batch=asked.batch, seed=asked.seed, threads=1, previews=2, snapshots=0, save_seconds=120,
+        batch=asked.batch, seed=asked.seed, threads=1, previews=previews, snapshots=0, save_seconds=120,
         optim=OptimOptions(lr=asked.lr, decay=0.5),
     )  # fmt: skip
 
@@ -215,7 +215,7 @@ def trained(
     asked: argparse.Namespace, sheets: Sheets, name: str, seconds: float, count: int, **network: Any
 ) -> tuple[Path, dict[str, Any]]:
     """A run on sprites of so many CPU seconds, in OUT/NAME; where it is there already, as it is, gone on with if unfinished."""
-    run, options = asked.out / name, options_of(asked)
+    run, options = asked.out / name, options_of(asked, 2 if name == "run" else 0)
     if not (run / "config.yaml").is_file():
         small = packed(sheets, acts(256, 3, 0, on=0.4), asked.out / "small.npz")
         probe = asked.out / f"probe-{name}"
@@ -278,7 +278,7 @@ def show(path: Path, chosen: Sequence[Act], made: dict[str, Tensor], real: Tenso
 def first(asked: argparse.Namespace, sheets: Sheets, results: Results) -> None:
     """From the first frame; from the first and the last; from four; filled in; with the words and without them."""
     chosen = acts(asked.few, 11, 1)
-    told, model = held(sheets, chosen), opened(asked.out / "run")
+    told, model = held(sheets, chosen), opened(asked.out / "run", asked.calls)
     silent = dataclasses.replace(told, captions=("",) * len(chosen))
     made = {}
     for name, known, of in (
