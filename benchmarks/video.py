@@ -398,7 +398,7 @@ def few(asked: argparse.Namespace, sheets: Sheets, results: Results) -> None:
     if not (made / "model.safetensors").is_file():
         began = time.process_time()
         training = TrainOptions(
-            seed=asked.seed, threads=1, previews=1, snapshots=0, save_seconds=300, steps=asked.map_steps
+            seed=asked.seed, threads=1, previews=0, snapshots=0, save_seconds=300, steps=asked.map_steps
         )
         distill.look = lambda run: None  # its pictures would cost as much as what is measured
         distill.distill(source, DistillOptions(), training, made)
