@@ -17,7 +17,7 @@ from sfumato.fields.video.queries import Clips, Known
 from sfumato.fields.video.rollout import parts
 from tests.fields.video.made import Exact, exact_model, facts_of
 
-A, FRAMES, MANY = 0.8, 4, 4096
+A, FRAMES, MANY = 0.8, 4, 2048
 ORDERS = ["whole", "pyramid:3", "rows"]
 
 
@@ -62,7 +62,7 @@ def agrees(x: Tensor, mean: Tensor, covariance: Tensor, bias: float = 0.0) -> No
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("values", [{}, {0: 1.5}, {0: 1.5, 1: -0.5}, {0: 1.0, 3: -1.0}, {1: 2.0}], ids=str)
+@pytest.mark.parametrize("values", [{}, {0: 1.5, 1: -0.5}, {0: 1.0, 3: -1.0}, {1: 2.0}], ids=str)
 def test_whatever_is_known_and_in_any_order_the_law_is_kept(order: str, values: dict[int, float]) -> None:
     """Nothing, a prefix, first and last, one in the middle: the rest has the conditional law (Kalman's)."""
     x = drawn(films(given(values) if values else None, order=order))
