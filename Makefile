@@ -10,7 +10,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py $(wildcard src/sfumato/fields/*/requires.txt)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[captions,docking,failure,images,policy,protein,series,tables,text,weather,serve,plots,track,features,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[captions,docking,failure,images,policy,protein,series,tables,text,video,weather,serve,plots,track,features,dev]'
 	touch $@
 
 demo: install

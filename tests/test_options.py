@@ -14,7 +14,8 @@ from sfumato.jobs.verbs import VERBS
 
 FILE = Path(__file__).parent / "options.txt"
 FIELDS = (
-    "autoencoder", "captions", "docking", "failure", "images", "policy", "protein", "series", "tables", "text", "weather",
+    "autoencoder", "captions", "docking", "failure", "images", "policy", "protein", "series", "tables", "text", "video",
+    "weather",
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from sfumato.diffusion import (
     LogitNormal,
     LogNormal,
     Masked,
+    PartlyKnown,
     PerFrame,
     PerPart,
     Product,
@@ -110,6 +111,29 @@ def test_every_frame_has_a_time_of_its_own(name: str) -> None:
     for one in range(LENGTH):
         for two in range(one):
             assert uncorrelated(t[:, one], t[:, two])
+
+
+def test_frames_may_be_known_as_a_prefix_or_any() -> None:
+    """Each kind of row as often as its share says; what is known is clean, or all alike a little noisy; the rest has one time."""
+    t = drawn(PartlyKnown(Uniform(0.4, 0.6), own=0.3, prefix=0.2, some=0.1, soft=0.5, small=0.1))
+    known = t < 0.2
+    count, alike = known.sum(1), (t.max(1).values - torch.where(known, 1.0, t).min(1).values) == 0
+    place = torch.arange(LENGTH)
+    held, leading = count > 0, (known == (place < count[:, None])).all(1)
+    share = lambda which: float(which.double().mean())  # noqa: E731
+    assert abs(share(~alike) - 0.3) < 0.02
+    assert abs(share(held) - 0.3) < 0.02
+    # of any n of L frames the first n are taken by chance, too
+    by_chance = sum(1 / math.comb(LENGTH, n) for n in range(1, LENGTH)) / (LENGTH - 1)
+    assert abs(share(held & leading) - (0.2 + 0.1 * by_chance)) < 0.02
+    assert bool(alike[held].all())
+    for n in range(1, LENGTH):
+        assert abs(share(count[held] == n) - 1 / (LENGTH - 1)) < 0.05
+    levels = torch.where(known, t, 0.0).max(1).values[held]
+    assert bool((torch.where(known, t, levels.new_zeros(()))[held].sum(1) - count[held] * levels < 1e-12).all())
+    assert abs(share(levels == 0) - 0.5) < 0.05
+    assert follows(levels[levels > 0], stats.uniform(0, 0.1).cdf)
+    assert follows(t[~held & alike][:, 0], stats.uniform(0.4, 0.2).cdf)
 
 
 def world(**more: Any) -> Product:
@@ -208,6 +232,7 @@ EVERY: dict[str, Any] = {
     "per frame": PerFrame(LogitNormal()),
     "per frame covered": PerFrame(Covered(Uniform())),
     "ramp": Ramp(LogitNormal()),
+    "partly known": PartlyKnown(LogitNormal()),
 }
 EVERY_OF_PARTS: dict[str, Any] = {
     "per part": PerPart(Uniform()),

@@ -120,6 +120,18 @@ def text(folder: Path) -> list[str]:
             "--network.depth", "1", "--batch", "8", "--precision", "fp32", "--steps", "2"]  # fmt: skip
 
 
+def video(folder: Path) -> list[str]:
+    import numpy as np
+
+    from tests.fields.video.made import squares
+
+    x, texts = squares(24, 6)
+    np.savez(folder / "squares.npz", x=x, labels=np.array(texts))
+    return [str(folder / "squares.npz"), "--vocab", "280", "--side", "16", "--frames", "6", "--held-out", "0.2",
+            "--network.width", "32", "--network.depth", "2", "--network.text-depth", "1", "--batch", "8",
+            "--precision", "fp32", "--steps", "2"]  # fmt: skip
+
+
 def weather(folder: Path) -> list[str]:
     from tests.fields.weather import worlds
 
@@ -138,5 +150,8 @@ FIELDS: dict[str, Served] = {
     "series": Served(series, ("pyarrow",), query={"series": ["w2"]}, walk={"steps": 3}, suffix=".csv"),
     "tables": Served(tables, n=5, walk={"steps": 3}, suffix=".csv"),
     "text": Served(text, ("tokenizers",), walk={"steps": 3}, suffix=".py"),
+    "video": Served(
+        video, ("av", "tokenizers"), query={"prompt": "a red square", "frames": 9}, walk={"steps": 3}, suffix=".mp4"
+    ),
     "weather": Served(weather, ("h5netcdf",), query={"leads": 2}, walk={"steps": 2}, suffix=".nc"),
 }  # fmt: skip

@@ -68,6 +68,10 @@ def numbers(name: str, raw: bytes) -> np.ndarray:
         h5netcdf = pytest.importorskip("h5netcdf")
         with h5netcdf.File(io.BytesIO(raw), "r") as file:
             return np.concatenate([np.asarray(file[key][...], float).ravel() for key in sorted(file.variables)])
+    if name.endswith(".mp4"):
+        av = pytest.importorskip("av")
+        with av.open(io.BytesIO(raw)) as film:
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]).astype(float)
     if name.endswith(".py"):
         return np.frombuffer(raw, np.uint8).astype(float)
     lines = [line for line in raw.decode().splitlines() if "sfumato" not in line and '"weights"' not in line]

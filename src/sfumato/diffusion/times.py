@@ -1,8 +1,9 @@
 """When: the distributions of training times, each given as its quantile function, and how a batch draws from them.
 
 One time a sample (:class:`Uniform`, :class:`LogitNormal`, :class:`LogNormal`, :class:`Adaptive`, :class:`Covered`), a time
-for each frame or token (:class:`PerFrame`, :class:`Ramp`), or one for each part of a product (:class:`PerPart`). All that is
-random comes from the rows' own streams, so a row's times are the same in any batch and on any number of processes.
+for each frame or token (:class:`PerFrame`, :class:`PartlyKnown`, :class:`Ramp`), or one for each part of a product
+(:class:`PerPart`). All that is random comes from the rows' own streams, so a row's times are the same in any batch and on any
+number of processes.
 """
 
 from __future__ import annotations
@@ -176,6 +177,60 @@ class PerFrame(Times):
     def draw(self, u: Tensor, rng: Rng, process: Any, batch: Mapping[str, Tree]) -> Tensor:
         x = tree.first(batch["x"])
         return self.times(uniform_like(u, rng, x.shape[:2]), process.schedule)
+
+
+@dataclass(frozen=True)
+class PartlyKnown(Times):
+    """Times (B, L) of items of which frames may be known: a share of the rows has a time for each frame, as in
+    :class:`PerFrame`; in others a prefix is known, of 1 to L - 1 frames, or any so many; the rest has one time for all frames.
+    What is known has time 0, or in a share ``soft`` of these rows a time up to ``small``, one for all that is known: so a
+    network may be shown its own earlier answers without taking them for the truth.
+
+    Sources: diffusion forcing (Chen 2024, arXiv 2407.01392) for times of their own and for context that keeps some noise; clean
+    frames at time 0 that the loss leaves out are how video models are conditioned (Lin 2024, arXiv 2412.00131).
+
+    Args:
+        times: of what is not known.
+        own, prefix, some: shares of the rows.
+
+    Raises:
+        ValueError: shares below 0, or of more than 1 together; small outside 0 to 1.
+    """
+
+    times: Times
+    own: float = 0.3
+    prefix: float = 0.2
+    some: float = 0.1
+    soft: float = 0.5
+    small: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shares = (self.own, self.prefix, self.some)
+        if min(shares) < 0 or sum(shares) > 1 + 1e-9:
+            raise ValueError(f"own, prefix, some = {shares}: must be shares, 1 at most together")
+        if not (0 <= self.soft <= 1 and 0 <= self.small <= 1):
+            raise ValueError(f"soft, small = {self.soft}, {self.small}: must be from 0 to 1")
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return self.times(u, schedule)
+
+    def draw(self, u: Tensor, rng: Rng, process: Any, batch: Mapping[str, Tree]) -> Tensor:
+        length = tree.first(batch["x"]).shape[1]
+        chance = uniform_like(u, rng, (len(u), 4 + 2 * length))
+        kind, count, gentle, level = chance[:, :4].T
+        each, order = chance[:, 4 : 4 + length], chance[:, 4 + length :]
+        one = self.times(u, process.schedule)[:, None].expand(-1, length)
+        if length == 1:
+            return one
+        known = 1 + (count * (length - 1)).floor()[:, None]  # 1 .. length - 1
+        place = torch.arange(length, device=u.device, dtype=u.dtype)
+        prefix, some = place < known, order.argsort(1).argsort(1) < known
+        edges = [self.own, self.own + self.prefix, self.own + self.prefix + self.some]
+        held = torch.where((kind < edges[1])[:, None], prefix, some)
+        clean = torch.where(gentle < self.soft, self.small * level, torch.zeros_like(level))[:, None]
+        mixed = torch.where(held & (kind < edges[2])[:, None], clean, one)
+        return torch.where((kind < edges[0])[:, None], self.times(each, process.schedule), mixed)
 
 
 @dataclass(frozen=True)

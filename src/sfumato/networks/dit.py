@@ -9,7 +9,7 @@ Peebles and Xie 2022), all computed once by a layer that the blocks share (adaLN
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -264,6 +264,10 @@ class DiT(nn.Module):
         return order.argsort(1)[:, :keep]
 
 
+Looks = Callable[[SelfAttention, Tensor, Tensor], Tensor]
+"""An attention, tokens h (B, N, width) and their turns -> what they heard (B, N, width)."""
+
+
 class Block(nn.Module):
     """Attention, attention to the context if there is one, feed-forward; starts as the identity."""
 
@@ -275,11 +279,14 @@ class Block(nn.Module):
         self.feed = SwiGLU(width, hidden)
 
     def forward(
-        self, h: Tensor, modulation: Tensor, turns: Tensor, context: Tensor | None, context_mask: Tensor | None
-    ) -> Tensor:
-        """h (B, N, width), modulation (B, M, 6, width), turns (2, N, head) or (2, B, N, head)."""
+        self, h: Tensor, modulation: Tensor, turns: Tensor, context: Tensor | None, context_mask: Tensor | None,
+        looks: Looks | None = None,
+    ) -> Tensor:  # fmt: skip
+        """h (B, N, width), modulation (B, M, 6, width), turns (2, N, head) or (2, B, N, head). looks: which tokens look at which;
+        None: all at all."""
         scale_a, shift_a, gate_a, scale_f, shift_f, gate_f = (modulation + self.offsets).to(h.dtype).unbind(2)
-        h = add_gated(h, gate_a, self.attention(modulate(standard(h), scale_a, shift_a), turns))
+        shown = modulate(standard(h), scale_a, shift_a)
+        h = add_gated(h, gate_a, self.attention(shown, turns) if looks is None else looks(self.attention, shown, turns))
         if self.cross is not None and context is not None:
             h = h + self.cross(standard(h), context, context_mask)
         return add_gated(h, gate_f, self.feed(modulate(standard(h), scale_f, shift_f)))

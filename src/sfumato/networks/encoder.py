@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.diffusion.tree import Tree
 from sfumato.networks.parts import SelfAttention, SwiGLU, rotary_angles, rotary_turns, standard, zero_
 
 
@@ -97,3 +98,35 @@ class TokenEncoder(nn.Module):
         for block in self.blocks:
             h = block(h, turns, mask)
         return standard(h, self.scale), mask
+
+
+def mean(states: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the states (B, S, D) that are there, mask (B, S) bool; 0 where there is none: (B, D)."""
+    kept = mask[..., None]
+    return torch.where(kept, states, 0).sum(1) / kept.sum(1).clamp_min(1)
+
+
+def heard(
+    words: TokenEncoder | None, caption: Tensor | None, caption_mask: Tensor | None, summary: str = "first"
+) -> dict[str, Tree]:
+    """What a network is told of words: {"context" (B, S, D), "context_mask", "vector" (B, D), "vector_known"}; nothing of none.
+
+    Args:
+        words: the encoder of tokens; None where states are given.
+        caption: (B, S) int64, or (B, S, D) states. caption_mask: (B, S) bool.
+        summary: the vector: "first", the state before the words, or "mean", of all. Of given states it is their mean in any case.
+
+    Raises ValueError for a caption without its mask, or the mask without it, or of another shape.
+    """
+    if caption is None and caption_mask is None:
+        return {}
+    if caption is None or caption_mask is None:
+        raise ValueError("a caption needs its caption_mask, and a mask its caption")
+    if words is not None:
+        states, mask = words(caption, caption_mask)
+        vector = states[:, 0] if summary == "first" else mean(states, mask)
+        return {"context": states, "context_mask": mask, "vector": vector, "vector_known": caption_mask.any(1)}
+    if caption.ndim != 3 or caption.shape[:2] != caption_mask.shape:
+        raise ValueError(f"states have shape {tuple(caption.shape)} and their mask {tuple(caption_mask.shape)}")
+    return {"context": caption, "context_mask": caption_mask, "vector": mean(caption, caption_mask),
+            "vector_known": caption_mask.any(1)}  # fmt: skip

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sfumato.data.wording import LONGEST, Heard, cleaned, decoded, of_file, of_name
 from sfumato.errors import DataError
 from sfumato.fields.captions.reading import Asked, Listing, listed
-from sfumato.fields.captions.wording import LONGEST, Heard, cleaned, decoded, of_file, of_name
 from tests.fields.captions.squares import folder, square
 
 

@@ -15,9 +15,9 @@ pytest.importorskip("tokenizers", reason="needs the extra sfumato[captions]")
 
 from sfumato.diffusion import hide
 from sfumato.errors import DataError
-from sfumato.fields.captions import bert
-from sfumato.fields.captions.bert import Encoder
-from sfumato.fields.captions.words import MINILM, Frozen, Words, chosen, read
+from sfumato.networks import bert
+from sfumato.networks.bert import Encoder
+from sfumato.networks.words import MINILM, Frozen, Words, chosen, read
 from tests.fields.captions.encoders import SETTINGS, encoder
 
 TEXTS = ["a red hat", "a blue hat on a table", "two red boots", "hats, hats, hats"]

@@ -31,12 +31,12 @@ from sfumato.fields.captions.facts import CaptionFacts
 from sfumato.fields.captions.reading import Asked, Listing, listed
 from sfumato.fields.captions.sizes import Size, buckets
 from sfumato.fields.captions.weighing import ROUNDS
-from sfumato.fields.captions.words import chosen, longer, read, reader
 from sfumato.jobs.recipe import Say
+from sfumato.networks.words import chosen, longer, read, reader
 from sfumato.training.run import Run, write_text
 
 if TYPE_CHECKING:
-    from sfumato.fields.captions.words import Told
+    from sfumato.networks.words import Told
 
 ITEMS, CAPTIONS = "items.npz", "captions.json"
 EXAMPLES = 64

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sfumato.diffusion.tree import Tree
 from sfumato.networks import DiT, JointDiT, UNet
-from sfumato.networks.encoder import TokenEncoder
+from sfumato.networks.encoder import TokenEncoder, heard
 
 LEVELS = 4
 """Times that a U-Net's lowest level is coarser than its first."""
@@ -98,19 +98,7 @@ class Captioned(nn.Module):
     ) -> dict[str, Tree]:
         """What the words make: caption (B, S) int64, or (B, S, D) states, caption_mask (B, S) bool. What stands beside them is
         passed on. Raises ValueError for one without the other, or of another shape."""
-        if caption is None and caption_mask is None:
-            return beside
-        if caption is None or caption_mask is None:
-            raise ValueError("a caption needs its caption_mask, and a mask its caption")
-        if self.words is not None:
-            states, mask = self.words(caption, caption_mask)
-            vector = states[:, 0] if self.summary == "first" else mean(states, mask)
-            return {**beside, "context": states, "context_mask": mask, "vector": vector,
-                    "vector_known": caption_mask.any(1)}  # fmt: skip
-        if caption.ndim != 3 or caption.shape[:2] != caption_mask.shape:
-            raise ValueError(f"states have shape {tuple(caption.shape)} and their mask {tuple(caption_mask.shape)}")
-        return {**beside, "context": caption, "context_mask": caption_mask, "vector": mean(caption, caption_mask),
-                "vector_known": caption_mask.any(1)}  # fmt: skip
+        return {**beside, **heard(self.words, caption, caption_mask, self.summary)}
 
     def forward(
         self,
@@ -138,9 +126,3 @@ class Captioned(nn.Module):
             guidance=guidance,
         )  # fmt: skip
         return answer
-
-
-def mean(states: Tensor, mask: Tensor) -> Tensor:
-    """The mean of the states (B, S, D) that are there, mask (B, S) bool; 0 where there is none: (B, D)."""
-    kept = mask[..., None]
-    return torch.where(kept, states, 0).sum(1) / kept.sum(1).clamp_min(1)

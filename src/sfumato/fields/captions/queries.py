@@ -9,16 +9,13 @@ from typing import Any
 
 import torch
 
-from sfumato.data.errors import DataError, shown
+from sfumato.data.wording import of_prompt, of_prompts
 from sfumato.diffusion.tree import Tree
 from sfumato.errors import Wrong
 from sfumato.fields.captions.facts import CaptionFacts
-from sfumato.fields.captions.options import MOST, SIZE, CaptionAsk
-from sfumato.fields.captions.wording import Heard, bounded, cleaned, decoded
-from sfumato.fields.captions.words import Reader
+from sfumato.fields.captions.options import SIZE, CaptionAsk
 from sfumato.jobs.latents import Latent
-
-PROMPTS_BYTES = 4 << 20
+from sfumato.networks.words import Reader
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,16 +73,11 @@ def asked(ask: CaptionAsk, words: Reader, facts: CaptionFacts, n: int | None) ->
     Raises Wrong for a size that was not learned, DataError for prompts that cannot be read.
     """
     size = sized(ask.size, facts)
-    negative = line(ask.negative) or None if ask.negative is not None else None
+    negative = of_prompt(ask.negative) or None if ask.negative is not None else None
     if ask.prompt is None and ask.prompts is None:
         return Prompts(facts.examples, 16 if n is None else n, words, size, negative, space=facts.space)
-    texts = (line(ask.prompt),) if ask.prompt is not None else read(ask.prompts)
+    texts = (of_prompt(ask.prompt),) if ask.prompt is not None else of_prompts(Path(str(ask.prompts)))
     return Prompts(texts, len(texts) * (4 if n is None else n), words, size, negative, space=facts.space)
-
-
-def line(prompt: str | None) -> str:
-    """A prompt as captions are: one line of composed characters."""
-    return cleaned(prompt or "", "prompt", Heard())
 
 
 def sized(size: str | None, facts: CaptionFacts) -> tuple[int, int]:
@@ -99,18 +91,6 @@ def sized(size: str | None, facts: CaptionFacts) -> tuple[int, int]:
         known = ", ".join(f"{height}x{width}" for height, width in facts.sizes)
         raise Wrong(f"size = {size!r}: this run learned {known}")
     return found
-
-
-def read(file: Any) -> tuple[str, ...]:
-    """The prompts of a file, one a line; empty lines are none. Raises DataError."""
-    path = Path(file)
-    raw = bounded(path, PROMPTS_BYTES, "a prompt a line is expected")
-    texts = tuple(filter(None, (line(text) for text in decoded(raw, str(path), Heard()).splitlines())))
-    if not texts:
-        raise DataError(f"{shown(path)}: holds no prompt; a prompt a line is expected")
-    if long := next((text for text in texts if len(text) > MOST), None):
-        raise DataError(f"{shown(path)}: the prompt that begins {shown(long[:40])!r} has more than {MOST} characters")
-    return tuple(dict.fromkeys(texts))
 
 
 def alone(making: Any, queries: Prompts, number: int) -> Any:

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfumato.data import listings
 from sfumato.data.errors import DataError, shown
 from sfumato.data.pictures import find
+from sfumato.data.wording import Heard, cleaned, of_file, of_name
 from sfumato.errors import shortened
-from sfumato.fields.captions import shards, tables
+from sfumato.fields.captions import shards
 from sfumato.fields.captions.options import Kind
 from sfumato.fields.captions.shards import PACKED
 from sfumato.fields.captions.weighing import taking_turns, weighed
-from sfumato.fields.captions.wording import Heard, cleaned, of_file, of_name
 
 BESIDE = (".txt", ".caption")
-TABLES = tuple(f"metadata{suffix}" for suffix in tables.SUFFIXES)
+TABLES = tuple(f"metadata{suffix}" for suffix in listings.SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def listed(data: Path, asked: Asked, room: Path) -> Listing:
     heard = Heard()
     if data.suffix.lower() == shards.SUFFIX and not data.is_dir():
         found = _shards([data], data, asked, room, heard)
-    elif data.is_file() or data.suffix.lower() in tables.SUFFIXES:
+    elif data.is_file() or data.suffix.lower() in listings.SUFFIXES:
         if asked.kind not in ("auto", "table"):
             raise DataError(f"{shown(data)}: is a table; captions from {asked.kind} need a folder of pictures")
         found = _table(data, asked, room, heard)
@@ -133,7 +134,7 @@ def _count(what: str, paths: Sequence[Path], data: Path, things: str = "pictures
 
 def _brief(path: Path) -> str:
     """A name that may be anything, for a message."""
-    return shortened(shown(path), 4 * tables.NAME)
+    return shortened(shown(path), 4 * listings.NAME)
 
 
 def _is_there(path: Path) -> bool:
@@ -145,14 +146,14 @@ def _is_there(path: Path) -> bool:
 
 
 def _table(path: Path, asked: Asked, room: Path, heard: Heard) -> Listing:
-    names, rows = tables.opened(path, heard)
+    names, rows = listings.opened(path, heard)
     wanted, weights = weighed(asked.caption)
-    picture, words = tables.columns(path, names, asked.picture, wanted)
+    picture, words = listings.columns(path, names, asked.picture, wanted)
     found: dict[Path, dict[str, float]] = {}
     missing: list[Path] = []
     for number, (where, row) in enumerate(rows((picture, *words))):
-        if number >= tables.MOST_ROWS:
-            raise DataError(f"{shown(path)}: more than {tables.MOST_ROWS:,} rows; give a part of it")
+        if number >= listings.MOST_ROWS:
+            raise DataError(f"{shown(path)}: more than {listings.MOST_ROWS:,} rows; give a part of it")
         file = _picture(row.get(picture), path, where, room / f"{number:09d}")
         if not _is_there(file):
             missing.append(file)
@@ -206,7 +207,10 @@ def _shards(files: Sequence[Path], data: Path, asked: Asked, room: Path, heard: 
         own = room / str(number)
         own.mkdir()
         for key, pair in shards.pairs(file, own, heard).items():
-            where, usual = f"{file.name}: {key}", [name for name in (shards.TEXT, *tables.WORDS) if name in pair.fields]
+            where, usual = (
+                f"{file.name}: {key}",
+                [name for name in (shards.TEXT, *listings.WORDS) if name in pair.fields],
+            )
             known |= dict.fromkeys(pair.fields)
             if pair.picture is None or not pair.fields:
                 (alone if pair.picture is None else bare).append(Path(key))
@@ -218,10 +222,10 @@ def _shards(files: Sequence[Path], data: Path, asked: Asked, room: Path, heard: 
             pictures.append(pair.picture)
             captions.append(taking_turns(texts) or ("",))
     wanting = [name for name in names if name not in known]
-    if known and not names and not set(known) & {shards.TEXT, *tables.WORDS}:
-        wanting = [tables.WORDS[0]]
+    if known and not names and not set(known) & {shards.TEXT, *listings.WORDS}:
+        wanting = [listings.WORDS[0]]
     if wanting:
-        raise tables.unknown(data, wanting[0], list(known), "--caption-column")
+        raise listings.unknown(data, wanting[0], list(known), "--caption-column")
     if not pictures:
         raise DataError(
             f"{shown(data)}: {len(bare)} pictures and {len(alone)} captions, and none of them together; expected KEY.jpg with "

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from sfumato.fields.captions.data import Wanted
     from sfumato.fields.captions.queries import Prompts
     from sfumato.fields.captions.shown import Shown
-    from sfumato.fields.captions.words import Reader
     from sfumato.jobs.latents import Decoder
     from sfumato.jobs.model import Model
     from sfumato.jobs.report import Report
+    from sfumato.networks.words import Reader
     from sfumato.training.run import Run
 
 
@@ -208,8 +208,8 @@ class Captions(Recipe):
 
     def companions(self, run: Run, device: Any) -> Beside:
         """What reads words, and what decodes samples where codes are learned."""
-        from sfumato.fields.captions.words import reader
         from sfumato.jobs import latents
+        from sfumato.networks.words import reader
 
         facts = self.facts(run)
         space = facts.space

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sfumato.data.errors import DataError, one_line, shown
-from sfumato.fields.captions.wording import FILE_LIMIT, Heard, decoded
+from sfumato.data.wording import FILE_LIMIT, Heard, decoded
 
 SUFFIX = ".tar"
 PACKED, MOST = 64 << 20, 10_000_000

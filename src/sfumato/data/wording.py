@@ -14,6 +14,8 @@ LONGEST = 4000
 """Characters of a caption that are looked at; what is behind is cut off at a word, and counted."""
 FILE_LIMIT = 1 << 20
 """Bytes of a caption file; a longer one is something else."""
+PROMPTS_LIMIT = 4 << 20
+"""Bytes of a file of prompts."""
 MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
@@ -105,3 +107,21 @@ def of_name(name: str) -> str:
     while words and not re.search(r"[^\W\d]", words[0]):
         words.pop(0)
     return " ".join(words)
+
+
+def of_prompt(prompt: str | None) -> str:
+    """What somebody asks for, as captions are: one line of composed characters."""
+    return cleaned(prompt or "", "prompt", Heard())
+
+
+def of_prompts(path: Path) -> tuple[str, ...]:
+    """The prompts of a file, one a line, each once; empty lines are none. Raises DataError."""
+    raw = bounded(path, PROMPTS_LIMIT, "a prompt a line is expected")
+    texts = tuple(filter(None, (of_prompt(text) for text in decoded(raw, str(path), Heard()).splitlines())))
+    if not texts:
+        raise DataError(f"{shown(path)}: holds no prompt; a prompt a line is expected")
+    if long := next((text for text in texts if len(text) > LONGEST), None):
+        raise DataError(
+            f"{shown(path)}: the prompt that begins {shown(long[:40])!r} has more than {LONGEST} characters"
+        )
+    return tuple(dict.fromkeys(texts))

@@ -24,7 +24,7 @@ MANY = 2000
 """Different words from which on an encoder that is not trained is taken."""
 
 if TYPE_CHECKING:
-    from sfumato.fields.captions.bert import Encoder
+    from sfumato.networks.bert import Encoder
 
 
 class Reader(Protocol):
@@ -177,7 +177,7 @@ class Frozen:
     @classmethod
     def load(cls, name: str, length: int, checksum: str = "") -> Frozen:
         """minilm, of a package, or that of a folder. Raises DataError where it is not there, or another than the run knows."""
-        from sfumato.fields.captions.bert import Encoder, packaged
+        from sfumato.networks.bert import Encoder, packaged
 
         folder = packaged() if name == MINILM else Path(name)
         if folder is None:
@@ -278,7 +278,7 @@ def chosen(encoder: str, texts: Sequence[str], vocab: int, most: int, words: int
 
     Of few words a table of their own is learned soon, and knows colours, in which MiniLM is weak; of many it is not.
     """
-    from sfumato.fields.captions.bert import packaged
+    from sfumato.networks.bert import packaged
 
     if not any(texts):
         raise DataError("all captions are empty: there is nothing to tell pictures by; expected a few words for each")

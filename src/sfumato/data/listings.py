@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.data.errors import DataError, one_line, shown
+from sfumato.data.wording import Heard, decoded
 from sfumato.errors import decoding, shortened
-from sfumato.fields.captions.wording import Heard, decoded
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 PICTURES = ("file_name", "filename", "file", "path", "image", "picture", "image_path", "img")

@@ -1,0 +1,1 @@
+"""Clips from words, from first frames, and on and on."""
