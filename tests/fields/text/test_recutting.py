@@ -74,9 +74,10 @@ def test_a_piece_that_grew_together_with_its_neighbour_is_found_by_cutting_anew(
     tokens = tokens_of(LINE * 20 + broken + LINE * 19)
     first = 1 + len(PIECES.encode(LINE * 20))
     places = np.arange(first, first + len(PIECES.encode(broken)))
+    doubt = np.full(len(tokens), 0.99)
     of = page()
     of = Page(of.denoiser, PIECES, 64, 32, learned=())
-    edits, own = singly(of, tokens, places, 0.99, None)
+    edits, own = singly(of, tokens, places, doubt, None)
     assert len(PIECES.encode(broken)) < len(PIECES.encode(right))
 
     def after(edit: Edit) -> bytes:
@@ -84,7 +85,7 @@ def test_a_piece_that_grew_together_with_its_neighbour_is_found_by_cutting_anew(
 
     wanted = LINE * 40
     assert not any(after(edit) == wanted for edit in edits)
-    made = Cutting(of, tokens, places, own).edits(0.99)
+    made = Cutting(of, tokens, places, own).edits(doubt)
     assert [after(edit) == wanted for edit in made] == [True, *[False] * (len(made) - 1)]
     assert made[0].sure > 0.5 > made[0].doubted
     assert all(edit.doubted + edit.sure + edit.rest == pytest.approx(1) for edit in made)
@@ -96,7 +97,7 @@ def test_of_a_network_whose_tokens_are_strangers_comparing_changes_nothing() -> 
     law = torch.linspace(0, 3, END + 1).double()
     of = Page(page(lambda x, level, **condition: law.expand(*x.shape, -1)).denoiser, PIECES, 64, 32, learned=None)
     tokens = tokens_of(b"xyxyxyxyx")
-    edits, _ = singly(of, tokens, np.array([4]), 0.5, None)
+    edits, _ = singly(of, tokens, np.array([4]), np.full(len(tokens), 0.5), None)
     found = compared(of, tokens, edits)
     assert len(found) == len(edits) > 1
     for before, now in zip(sorted(edits, key=lambda each: -each.sure), found, strict=True):
@@ -117,7 +118,7 @@ def test_of_two_tokens_that_fit_as_well_the_neighbours_choose() -> None:
         return answer
 
     of, tokens = Page(page(network).denoiser, PIECES, 64, 32, learned=None), tokens_of(b"AY")
-    edits, _ = singly(of, tokens, np.array([1]), 0.5, None)
+    edits, _ = singly(of, tokens, np.array([1]), np.full(len(tokens), 0.5), None)
     shares = {int(edit.tokens[0]): edit.sure for edit in edits}
     assert shares[b] == pytest.approx(shares[c], rel=1e-3)
     found = {int(edit.tokens[0]): edit for edit in compared(of, tokens, edits)}

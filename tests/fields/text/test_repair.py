@@ -191,4 +191,12 @@ def test_below_one_half_what_is_likelier_still_wins() -> None:
         assert all(change.sure == pytest.approx(0.4, abs=0.01) for change in made)
     stood = repair(told(network), of(b"cc"), doubt=0.99, sure=0.2, rounds=1, alone=True)
     assert stood == (b"cc", [])  # .53 that it was meant, .27 that the likeliest was
-    assert repair(told(network), of(b"cc"), doubt=0.999, sure=0.2, rounds=3, alone=True)[0] == b"bb"
+    both = of(b"c\nc")
+    found, made = repair(
+        told(network), both, of_lines(both.text, ["1", "2"]), doubt=0.999, sure=0.2, rounds=3, alone=True
+    )
+    assert (found, len(made)) == (b"b\nb", 2)
+    once = repair(told(network), of(b"cc"), doubt=0.999, sure=0.2, rounds=3, alone=True)
+    assert once[0] == b"bc"  # the rest of a line in which something was put right is doubted less
+    far = of(b"c" + b"b" * 10 + b"c")
+    assert len(repair(told(network), far, doubt=0.999, sure=0.2, rounds=3, alone=True)[1]) == 1

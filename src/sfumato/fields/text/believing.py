@@ -35,13 +35,13 @@ class Belief:
     best: np.ndarray
     top: np.ndarray
 
-    def meant(self, doubt: float, comes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def meant(self, doubt: np.ndarray, comes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The probability that each token was meant (N,), and that each of its `best` was (N, K), by the channel above, in
-        which the token of each place comes with probability ``comes`` (N,)."""
+        which each was not meant with probability ``doubt`` (N,), and comes with ``comes`` (N,)."""
         same = (1 - doubt) * self.own
         whole = same + doubt * (1 - self.own) * comes
         with np.errstate(invalid="ignore", divide="ignore"):
-            return same / whole, doubt * self.top * (comes / whole)[:, None]
+            return same / whole, self.top * (doubt * comes / whole)[:, None]
 
 
 @dataclass(frozen=True, eq=False)

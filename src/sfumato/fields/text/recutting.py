@@ -21,6 +21,8 @@ DOUBTED = 0.05
 """A run of bytes is looked at where one of the tokens that it is of is no likelier than that."""
 EACH, BEST = 3, 4
 """Pieces that are taken for one run of bytes, and runs with another piece that are weighed, at most."""
+LEAST = -2.0
+"""Nats by which it is likelier than what stands there, at least, to be weighed."""
 SELDOM = 0.05
 """How often a wrong piece is cut otherwise, for once that it stays what it is."""
 ASIDE = 20
@@ -99,20 +101,22 @@ class Cutting:
             piece = self.numbers[self.text[start:stop]]
             stands = np.log(self.own[first:last].clip(1e-9)).sum() - np.log(common[piece])
             for meant in np.argsort(-law, kind="stable")[:EACH].tolist():
-                if meant != piece:
-                    share = float(law[meant])
-                    found.append(Cut(start, stop, first, last, piece, meant, share, float(np.log(share) - stands)))
+                share = float(law[meant])
+                gain = float(np.log(share) - stands)
+                if meant != piece and gain > LEAST:
+                    found.append(Cut(start, stop, first, last, piece, meant, share, gain))
         return sorted(found, key=lambda each: -each.gain)[:BEST]
 
-    def edits(self, doubt: float) -> list[Edit]:
-        """What was meant with the probability that the network and the echoes give it, where a share `doubt` of the tokens was
-        not meant."""
+    def edits(self, doubt: np.ndarray) -> list[Edit]:
+        """What was meant with the probability that the network and the echoes give it, where each token was not with that of
+        `doubt` (N,)."""
         echo, encode, found = self.page.echo(self.tokens), self.page.vocabulary.encode, []
         for cut in self.likely(echo):
             head = self.text[self.starts[cut.first] : cut.start] + self.page.vocabulary.pieces[cut.meant]
             run = encode(head + self.text[cut.stop : self.starts[cut.last]]).astype(np.int64)
             stood, now = log_runs(self.page, self.tokens, cut.first, cut.last, [self.tokens[cut.first : cut.last], run])
-            odds = SELDOM * doubt / (1 - doubt) * echo.common[cut.piece] * float(np.exp(min(now - stood, 300.0)))
+            wrong = float(doubt[cut.first] / (1 - doubt[cut.first]))
+            odds = SELDOM * wrong * echo.common[cut.piece] * float(np.exp(min(now - stood, 300.0)))
             whole = 1 + odds / max(cut.share, 1e-9)
             found.append(Edit(cut.first, cut.last, run, 1 / whole, odds / whole, rest=1 - (1 + odds) / whole))
         return found

@@ -35,6 +35,8 @@ FEW = 64
 """Places, at most, that are all looked at alone at once; of more only those that are doubted beside others masked."""
 OTHERS = 3
 """Tokens that may have been meant in the place of one that is looked at alone."""
+AGAIN = 0.001
+"""How much the rest of a line is doubted, of what it was, when something in it was changed: of few places."""
 AT_HAND = 50
 """For how many words of the training text one of the text itself counts, when it is chosen which are weighed."""
 
@@ -50,9 +52,9 @@ class Change:
     sure: float
 
 
-def slipped(page: Page, text: bytes, tokens: np.ndarray, free: np.ndarray, doubt: float) -> list[Edit]:
-    """Words of a text (its tokens (N,), an end before and after, of which those `free` (N,) may change) weighed against what
-    may have been meant. Words that stand in the text more than once are taken as meant."""
+def slipped(page: Page, text: bytes, tokens: np.ndarray, doubt: np.ndarray) -> list[Edit]:
+    """Words of a text (its tokens (N,), an end before and after, of which those that are not in `doubt` (N,) stay) weighed
+    against what may have been meant. Words that stand in the text more than once are taken as meant."""
     lengths = page.vocabulary.lengths()[tokens]
     starts = np.cumsum(lengths) - lengths
     own = counted([text])
@@ -65,7 +67,7 @@ def slipped(page: Page, text: bytes, tokens: np.ndarray, free: np.ndarray, doubt
     for start, word in words(text):
         first = int(np.searchsorted(starts, start, side="right")) - 1
         last = int(np.searchsorted(starts, start + len(word)))
-        if own[word] > 1 or last - first > LONGEST or not free[first:last].all():
+        if own[word] > 1 or last - first > LONGEST or not doubt[first:last].all():
             continue
         every = {**page.lexicon.meant(word), **here.meant(word)}
         near = [(meant, p) for meant, p in every.items() if often(meant) > page.lexicon.counts.get(word, 0)]
@@ -76,8 +78,8 @@ def slipped(page: Page, text: bytes, tokens: np.ndarray, free: np.ndarray, doubt
         tail = text[start + len(word) : starts[last - 1] + lengths[last - 1]]
         runs = [tokens[first:last], *(page.vocabulary.encode(head + meant + tail) for meant, _ in near)]
         log_p = np.array(log_runs(page, tokens, first, last, runs))
-        log_p[1:] += np.log(doubt * np.array([p for _, p in near]))
-        log_p[0] += np.log(1 - doubt)
+        log_p[1:] += np.log(doubt[first] * np.array([p for _, p in near]))
+        log_p[0] += np.log(1 - doubt[first])
         share = np.exp(log_p - log_p.max())
         share /= share.sum()
         best = 1 + int(share[1:].argmax())
@@ -86,7 +88,7 @@ def slipped(page: Page, text: bytes, tokens: np.ndarray, free: np.ndarray, doubt
 
 
 def single(
-    page: Page, tokens: np.ndarray, places: np.ndarray, doubt: float, sure: float, look: Look | None
+    page: Page, tokens: np.ndarray, places: np.ndarray, doubt: np.ndarray, sure: float, look: Look | None
 ) -> list[Edit]:
     """Of many places the tokens that were not meant where the best of the others was, with a probability of `sure` and above
     that of the token itself; those that are doubted beside others masked are looked at alone."""
@@ -103,7 +105,7 @@ def single(
 
 
 def singly(
-    page: Page, tokens: np.ndarray, places: np.ndarray, doubt: float, look: Look | None
+    page: Page, tokens: np.ndarray, places: np.ndarray, doubt: np.ndarray, look: Look | None
 ) -> tuple[list[Edit], np.ndarray]:
     """Of few places, each looked at alone, OTHERS that may have been meant in the place of each token, and the probability of
     each token (N,), 1 where nobody asked."""
@@ -124,18 +126,29 @@ def singly(
     return edits, np.nan_to_num(belief.own, nan=1.0)
 
 
-def found(page: Page, tokens: np.ndarray, free: np.ndarray, doubt: float, sure: float, look: Look | None) -> list[Edit]:
-    """What is changed in tokens (N,) of which some are `free` (N,), the most promising first, none close to another."""
-    places, text = np.flatnonzero(free), page.vocabulary.decode(tokens[1:-1])
-    slips = [] if page.learned is None else slipped(page, text, tokens, free, doubt)
-    if len(places) > FEW:
+def found(page: Page, tokens: np.ndarray, doubt: np.ndarray, sure: float, few: bool, look: Look | None) -> list[Edit]:
+    """What is changed in tokens (N,), each doubted so much (N,): the most promising first, none close to another, of `few`
+    doubted ones one a line."""
+    places, text = np.flatnonzero(doubt), page.vocabulary.decode(tokens[1:-1])
+    slips = [] if page.learned is None else slipped(page, text, tokens, doubt)
+    if not few:
         edits = weighed(page, tokens, [*single(page, tokens, places, doubt, sure, look), *slips])
-    else:
-        edits, own = singly(page, tokens, places, doubt, look)
-        if page.learned is not None:
-            slips += Cutting(page, tokens, places, own).edits(doubt)
-        edits = compared(page, tokens, [*edits, *slips])
-    return spaced([edit for edit in edits if edit.sure >= sure and edit.sure > edit.doubted])
+        return spaced([edit for edit in edits if edit.sure >= sure and edit.sure > edit.doubted])
+    edits, own = singly(page, tokens, places, doubt, look)
+    if page.learned is not None:
+        slips += Cutting(page, tokens, places, own).edits(doubt)
+    edits = compared(page, tokens, [*edits, *slips])
+    chosen: dict[int, Edit] = {}
+    for edit in spaced([edit for edit in edits if edit.sure >= sure and edit.sure > edit.doubted]):
+        chosen.setdefault(int(lines_of(page, tokens)[edit.first]), edit)
+    return list(chosen.values())
+
+
+def lines_of(page: Page, tokens: np.ndarray) -> np.ndarray:
+    """The line that each token (N,) is of, or begins in."""
+    ends = np.array([*(b"\n" in piece for piece in page.vocabulary.pieces), False])[tokens.clip(max=page.end)]
+    line: np.ndarray = np.cumsum(ends) - ends
+    return line
 
 
 def repair(
@@ -176,13 +189,14 @@ def repaired(
     vocabulary, lengths = page.vocabulary, page.vocabulary.lengths()
     ends = np.array([page.end])
     tokens = np.concatenate([ends, vocabulary.encode(original.text), ends]).astype(np.int64)
-    free = _free(tokens, lengths, where)
+    doubts = np.where(_free(tokens, lengths, where), doubt, 0.0)
+    few = bool(np.count_nonzero(doubts) <= FEW)
     made: list[tuple[int, Edit, bytes]] = []  # the edit's first token as the text stands now
     for _ in range(rounds):
-        if not free.any():
+        if not doubts.any():
             break
         done = 0
-        for edit in sorted(found(page, tokens, free, doubt, sure, look), key=lambda each: -each.first):
+        for edit in sorted(found(page, tokens, doubts, sure, few, look), key=lambda each: -each.first):
             after = np.concatenate([tokens[: edit.first], edit.tokens, tokens[edit.last :]])
             if not original.can(vocabulary.decode(after[1:-1])):
                 continue
@@ -190,8 +204,11 @@ def repaired(
             was = vocabulary.decode(tokens[edit.first : edit.last])
             made = [(at + moved * (at > edit.first), other, old) for at, other, old in made]
             made.append((edit.first, edit, was))
-            free = np.concatenate([free[: edit.first], np.zeros(len(edit.tokens), dtype=bool), free[edit.last :]])
+            doubts = np.concatenate([doubts[: edit.first], np.zeros(len(edit.tokens)), doubts[edit.last :]])
             tokens, done = after, done + 1
+            if few:
+                line = lines_of(page, tokens)
+                doubts = np.where(line == line[edit.first], AGAIN * doubts, doubts)
         if not done:
             break
     starts = np.cumsum(lengths[tokens]) - lengths[tokens]

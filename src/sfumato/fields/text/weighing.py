@@ -25,6 +25,8 @@ LEAN = 0.5
 """How much their answer counts beside that of what is looked at."""
 MANY = 6
 """Changes, at most, that are compared with each other."""
+CLOSE = 6.0
+"""Nats within which two are so close that the neighbours are asked: they rarely say more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +64,14 @@ def weighed(page: Page, tokens: np.ndarray, edits: Sequence[Edit]) -> list[Edit]
 def compared(page: Page, tokens: np.ndarray, edits: Sequence[Edit]) -> list[Edit]:
     """The most promising edits, with the probabilities that they have when their neighbours are asked too, and when only one of
     those that change the same token was meant."""
+    if not edits:
+        return []
     best = sorted(edits, key=lambda each: -each.odds)[:MANY]
-    odds = [edit.odds + LEAN * gain for edit, gain in zip(best, around(page, tokens, best, False), strict=True)]
+    open_ = [edit for edit in best if edit.odds > max(-CLOSE, best[0].odds - CLOSE)]
+    if len(open_) == 1 and open_[0].odds > CLOSE:
+        open_ = []
+    gains = [*around(page, tokens, open_, False), *[0.0] * (len(best) - len(open_))]
+    odds = [edit.odds + LEAN * gain for edit, gain in zip(best, gains, strict=True)]
     found = []
     for edit, own in zip(best, odds, strict=True):
         rivals = [(other, value) for other, value in zip(best, odds, strict=True) if other.touches(edit)]
