@@ -80,6 +80,14 @@ def test_what_each_side_says_alone_makes_tokens_likelier() -> None:
     assert gain.mean() > 3 * gain.std() / np.sqrt(len(gain))
 
 
+def test_what_is_rare_is_believed_where_both_sides_speak_for_it() -> None:
+    """Token 0 stands everywhere; 9 stands half of the time after (1, 2), and half of the time before (3, 4), and nowhere else."""
+    rare = [1, 2, 9, 5, 6, 1, 2, 0, 6, 5, 7, 7, 9, 3, 4, 8, 8, 0, 3, 4]
+    text = np.array([0] * 300 + rare * 6 + [0] * 300)
+    law = Echo((Source(text),), 10).between(np.full(10, 0.1), [1, 2], [3, 4])
+    assert law[9] > 3 * law[0]
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=12, max_size=60), st.data())
 def test_the_pool_is_a_law_and_knows_no_direction(tokens: list[int], data: st.DataObject) -> None:
