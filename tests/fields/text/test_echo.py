@@ -60,12 +60,71 @@ def test_longer_contexts_count_for_more() -> None:
     assert Echo((Source(text),), 10).mixed(np.full(10, 0.1), [1], [3])[4] > law[4]
 
 
+def walked(count: int, seed: int) -> np.ndarray:
+    """A text over six tokens in which each depends on the two before it: half of the time on one of them, half on the other."""
+    rng, found = np.random.default_rng(seed), [0, 1]
+    for _ in range(count):
+        found.append(int((found[-1 - rng.integers(2)] * 2 + 1 + (rng.random() < 0.2)) % 7))
+    return np.array(found)
+
+
+def test_what_each_side_says_alone_makes_tokens_likelier() -> None:
+    """Of a text that no law was fitted to: a short one is full of pairs of contexts that were never seen together."""
+    text, other = walked(400, 0), walked(300, 1)
+    echo, flat = Echo((Source(text), Source(other[:0])), 7), np.full(7, 1 / 7)
+    said = []
+    for place in range(5, 290):
+        around = known_around(other, place, np.zeros(len(other), dtype=bool))
+        said.append([law(flat, *around)[other[place]] for law in (echo.mixed, echo.between)])
+    gain = np.diff(np.log(said))[:, 0]
+    assert gain.mean() > 3 * gain.std() / np.sqrt(len(gain))
+
+
+def test_what_is_rare_is_believed_where_both_sides_speak_for_it() -> None:
+    """Token 0 stands everywhere; 9 stands half of the time after (1, 2), and half of the time before (3, 4), and nowhere else."""
+    rare = [1, 2, 9, 5, 6, 1, 2, 0, 6, 5, 7, 7, 9, 3, 4, 8, 8, 0, 3, 4]
+    text = np.array([0] * 300 + rare * 6 + [0] * 300)
+    law = Echo((Source(text),), 10).between(np.full(10, 0.1), [1, 2], [3, 4])
+    assert law[9] > 3 * law[0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=12, max_size=60), st.data())
+def test_the_pool_is_a_law_and_knows_no_direction(tokens: list[int], data: st.DataObject) -> None:
+    """Read backwards, the left is the right; with one side open, nothing is pooled."""
+    text = np.array(tokens)
+    left, right = (data.draw(st.lists(st.integers(0, 4), max_size=6)) for _ in range(2))
+    law = np.array(data.draw(st.lists(st.floats(0.01, 1), min_size=4, max_size=4)))
+    law /= law.sum()
+    forth = Echo((Source(text),), 4).between(law, left, right)
+    back = Echo((Source(text[::-1].copy()),), 4).between(law, right[::-1], left[::-1])
+    assert forth.sum() == pytest.approx(1)
+    np.testing.assert_allclose(forth, back, rtol=1e-9)
+    if not (left and right):
+        np.testing.assert_array_equal(forth, Echo((Source(text),), 4).mixed(law, left, right))
+
+
+def test_a_side_that_goes_far_tells_what_both_together_do_not() -> None:
+    """Five tokens stood before a 9, with another one after it; two stood there twice before an 8. What is asked about tells
+    nothing of itself, on no side."""
+    text = np.array([0, 0, 1, 2, 3, 4, 5, 9, 6, 0, 4, 5, 8, 0, 0, 4, 5, 8, 0, 0, 1, 2, 3, 4, 5, 9, 7, 0, 0])
+    echo, flat = Echo((Source(text),), 10), np.full(10, 0.1)
+    law = echo.between(flat, [1, 2, 3, 4, 5], [3, 3])
+    assert law[9] > law[8] > law[1]
+    assert echo.between(flat, [4, 5], [3, 3])[8] > law[8]
+    alone = Echo((Source(text[:20]),), 10)
+    assert alone.between(flat, [1, 2, 3, 4, 5], [6, 1], skip=(7, 8))[8] > alone.between(flat, [3, 4, 5], [6, 1])[8]
+    assert alone.between(flat, [1, 2, 3, 4, 5], [6, 1], skip=(7, 8))[9] < 0.1
+    assert echo.between(flat, [7, 9], [9, 9]).tolist() == flat.tolist()  # never seen
+    assert Echo((), 10).between(flat, [1], [3]).tolist() == flat.tolist()
+
+
 def test_neighbours_end_where_something_is_open() -> None:
-    tokens, open_ = np.arange(10), np.zeros(10, dtype=bool)
-    assert known_around(tokens, 5, open_) == ([2, 3, 4], [6, 7, 8])
-    assert known_around(tokens, 1, open_) == ([0], [2, 3, 4])
-    open_[[3, 6]] = True
-    assert known_around(tokens, 5, open_) == ([4], [])
+    tokens, open_ = np.arange(20), np.zeros(20, dtype=bool)
+    assert known_around(tokens, 10, open_) == ([5, 6, 7, 8, 9], [11, 12, 13, 14, 15])
+    assert known_around(tokens, 1, open_) == ([0], [2, 3, 4, 5, 6])
+    open_[[8, 11]] = True
+    assert known_around(tokens, 10, open_) == ([9], [])
 
 
 @pytest.mark.parametrize("meant", [b"abcd", b"aab", b"aaa"])

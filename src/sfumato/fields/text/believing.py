@@ -28,20 +28,20 @@ Look = Callable[[int, int], None]  # how many of how many rows are done
 
 @dataclass(frozen=True, eq=False)
 class Belief:
-    """Of tokens (N,): the probability of each given all others, the likeliest other token at its place, and the probability of
-    that one; NaN and -1 where nobody asked."""
+    """Of tokens (N,): the probability of each given all others, the likeliest others at its place (N, K), and their
+    probabilities (N, K); NaN and -1 where nobody asked."""
 
     own: np.ndarray
     best: np.ndarray
     top: np.ndarray
 
-    def meant(self, doubt: float, comes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The probability that each token was meant, and that its `best` was: (N,) each, by the channel above, in which the
-        token of each place comes with probability ``comes`` (N,)."""
+    def meant(self, doubt: np.ndarray, comes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The probability that each token was meant (N,), and that each of its `best` was (N, K), by the channel above, in
+        which each was not meant with probability ``doubt`` (N,), and comes with ``comes`` (N,)."""
         same = (1 - doubt) * self.own
         whole = same + doubt * (1 - self.own) * comes
         with np.errstate(invalid="ignore", divide="ignore"):
-            return same / whole, doubt * self.top * comes / whole
+            return same / whole, self.top * (doubt * comes / whole)[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,19 +109,21 @@ def laws(page: Page, rows: Sequence[tuple[np.ndarray, np.ndarray]], look: Look |
     return found
 
 
-def beliefs(page: Page, tokens: np.ndarray, groups: Sequence[np.ndarray], look: Look | None = None) -> Belief:
+def beliefs(
+    page: Page, tokens: np.ndarray, groups: Sequence[np.ndarray], look: Look | None = None, *, most: int = 1
+) -> Belief:
     """What is believed at each place of `groups`, arrays of places (k,) that are masked together, with all other tokens (N,) of a
-    window around them in sight. The end of a document is never the likeliest."""
+    window around them in sight, and the ``most`` likeliest others. The end of a document is never among them."""
     count = len(tokens)
-    own, top, best = np.full(count, np.nan), np.full(count, np.nan), np.full(count, -1)
+    own, top, best = np.full(count, np.nan), np.full((count, most), np.nan), np.full((count, most), -1)
     echo, none = page.echo(tokens), np.zeros(count, dtype=bool)
     for group, found in zip(groups, laws(page, [(tokens, group) for group in groups], look), strict=True):
         for place, law in zip(group.tolist(), found, strict=True):
-            law = echo.mixed(law, *known_around(tokens, place, none), skip=(place, place + 1))
+            law = echo.between(law, *known_around(tokens, place, none), skip=(place, place + 1))
             there = tokens[place]
             own[place] = law[there] if there < page.end else 0.0
             law[there if there < page.end else 0] = -1.0
-            best[place] = law.argmax()
+            best[place] = np.argsort(-law, kind="stable")[:most]
             top[place] = law[best[place]]
     return Belief(own, best, top)
 
@@ -133,19 +135,6 @@ def apart(places: np.ndarray, window: int) -> list[np.ndarray]:
         here = places[places // max(1, window // 2) == block]
         found += [here[here % APART == turn] for turn in range(APART) if (here % APART == turn).any()]
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class Edit:
-    """Tokens [first, last) of a text and what was meant in their place; the probability that they were meant, and that it was;
-    how much likelier it makes what is around it, in nats."""
-
-    first: int
-    last: int
-    tokens: np.ndarray
-    doubted: float
-    sure: float
-    gain: float = 0.0
 
 
 def log_runs(page: Page, tokens: np.ndarray, first: int, last: int, runs: Sequence[np.ndarray]) -> list[float]:
@@ -162,7 +151,7 @@ def log_runs(page: Page, tokens: np.ndarray, first: int, last: int, runs: Sequen
             wanted.append(int(run[k]))
     found = laws(page, rows)
     log_p = [
-        float(np.log(max(echo.mixed(law[0], *around, skip=(first, last))[token], 1e-30)))
+        float(np.log(max(echo.between(law[0], *around, skip=(first, last))[token], 1e-30)))
         for law, around, token in zip(found, echoes, wanted, strict=True)
     ]
     sums, place = [], 0

@@ -7,6 +7,12 @@ n-grams with Witten-Bell back-off (Witten and Bell 1991; a cache: Kuhn and De Mo
     p_k(w | context_k) = (c(context_k w) + T p_(k-1)(w)) / (c(context_k) + T),        p_0 the network's,
 
 T the number of different tokens seen there. What is asked about is never among what is counted.
+
+Between two known neighbours each side says something alone, too, and over a longer way than both together. Were they
+independent given the token, p(w | left, right) would be p(w | left) p(w | right) / p(w); they are not, and what stands
+between both is known besides, so that the three are pooled with powers (logarithmic opinion pool; Genest and Zidek 1986):
+
+    p(w)  ~  p_both(w)^0.5  (p(w | left) p(w | right))^0.3  p(w)^-0.5.
 """
 
 from __future__ import annotations
@@ -30,8 +36,10 @@ from sfumato.training.run import RunError
 if TYPE_CHECKING:
     from sfumato.jobs.model import Model
 
-REACH = 3
-"""Neighbours on each side that are looked at."""
+REACH, FAR = 3, 5
+"""Neighbours on each side that are looked at: on both sides together, and on one alone."""
+BOTH, ONE, ANY = 0.5, 0.3, 0.5
+"""The powers of the pool, as they make single tokens of held-out documents most likely (to .05)."""
 MOST = 4096
 """Places that are counted for one context."""
 LONGEST = 24
@@ -48,6 +56,11 @@ class Source:
     def base(self) -> int:
         """More than any token."""
         return int(self.tokens.max(initial=0)) + 1
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """How often each token stands there."""
+        return np.bincount(self.tokens, minlength=1)
 
     def _sorted(self, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
         """Places in the order of the pair of tokens that stands at these distances from them, and the pairs in that order."""
@@ -115,6 +128,15 @@ class Echo:
                     law = {run: (there[run] + len(there) * law.get(run, 0.0)) / total for run in {**law, **there}}
         return law
 
+    @cached_property
+    def common(self) -> np.ndarray:
+        """How often each token comes in all sources, (V,)."""
+        counts = np.ones(self.end)
+        for source in self.sources:
+            there = source.counts[: self.end]
+            counts[: len(there)] += there
+        return counts / counts.sum()
+
     def mixed(
         self, law: np.ndarray, left: Sequence[int], right: Sequence[int], skip: tuple[int, int] = (-1, -1)
     ) -> np.ndarray:
@@ -122,22 +144,38 @@ class Echo:
 
         skip: places [first, last) of the last source that are not counted: what is asked about stands there.
         """
+        sides = [(left[-reach:], right[:reach]) for reach in range(1, REACH + 1)]
+        return self._backed_off(law, [each for each, before in zip(sides, [None, *sides]) if each != before], skip)
+
+    def between(
+        self, law: np.ndarray, left: Sequence[int], right: Sequence[int], skip: tuple[int, int] = (-1, -1)
+    ) -> np.ndarray:
+        """As `mixed`, and where both neighbours are known with what each side says alone: the pool above."""
+        both = self.mixed(law, left, right, skip)
+        if not (left and right):
+            return both
+        before = self._backed_off(self.common, [(left[-n:], []) for n in range(2, min(FAR, len(left)) + 1)], skip)
+        after = self._backed_off(self.common, [([], right[:n]) for n in range(2, min(FAR, len(right)) + 1)], skip)
+        if np.array_equal(before, self.common) and np.array_equal(after, self.common):
+            return both  # neither was ever seen
+        log_p = BOTH * np.log(both.clip(1e-30)) + ONE * np.log(before * after) - ANY * np.log(self.common)
+        pooled: np.ndarray = np.exp(log_p - log_p.max())
+        return pooled / pooled.sum()
+
+    def _backed_off(
+        self, law: np.ndarray, contexts: Sequence[tuple[Sequence[int], Sequence[int]]], skip: tuple[int, int]
+    ) -> np.ndarray:
+        """A law (V,) and what stands between neighbours in each source, the later of the contexts counting for more."""
         law = law.copy()
         for number, source in enumerate(self.sources):
-            asked: tuple[Sequence[int], Sequence[int]] | None = None
-            for reach in range(1, REACH + 1):
-                sides = left[-reach:], right[:reach]
-                if sides == asked:
-                    break
-                asked = sides
-                places = source.places(*sides)
+            for left, right in contexts:
+                places = source.places(left, right)
                 if number == len(self.sources) - 1:
                     places = places[(places < skip[0]) | (places >= skip[1])]
                 there = source.tokens[places]
-                kinds, counts = np.unique(there[there < self.end], return_counts=True)
-                if len(kinds):
-                    law *= len(kinds) / (counts.sum() + len(kinds))
-                    law[kinds] += counts / (counts.sum() + len(kinds))
+                counts = np.bincount(there[there < self.end], minlength=self.end)
+                if kinds := np.count_nonzero(counts):
+                    law = (counts + kinds * law) / (counts.sum() + kinds)
         return law
 
 
@@ -159,13 +197,13 @@ def runs(source: Source, left: Sequence[int], right: Sequence[int], most: int) -
 
 
 def known_around(tokens: np.ndarray, place: int, open_: np.ndarray) -> tuple[list[int], list[int]]:
-    """The known tokens next to a place of tokens (n,), up to REACH on each side and none beyond an open one (n,)."""
+    """The known tokens next to a place of tokens (n,), up to FAR on each side and none beyond an open one (n,)."""
     left, right = [], []
-    for at in range(place - 1, max(-1, place - 1 - REACH), -1):
+    for at in range(place - 1, max(-1, place - 1 - FAR), -1):
         if open_[at]:
             break
         left.append(int(tokens[at]))
-    for at in range(place + 1, min(len(tokens), place + 1 + REACH)):
+    for at in range(place + 1, min(len(tokens), place + 1 + FAR)):
         if open_[at]:
             break
         right.append(int(tokens[at]))
@@ -192,7 +230,7 @@ class Echoing(Wrapped):
             law = x[row, place, :text].double().exp().cpu().numpy()
             mass = law.sum()
             if mass > 0 and any(around):
-                mixed = mass * self.echo.mixed(law / mass, *around)
+                mixed = mass * self.echo.between(law / mass, *around)
                 x[row, place, :text] = torch.from_numpy(np.log(mixed.clip(1e-30))).to(x)
         return Endpoints(x, ends.z)
 

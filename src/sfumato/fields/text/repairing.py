@@ -15,37 +15,28 @@ once at most. Nothing is drawn, and where nothing is sure nothing changes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from sfumato.fields.text.believing import (
-    APART,
-    CANDIDATES,
-    LONGEST,
-    Belief,
-    Edit,
-    Look,
-    Page,
-    apart,
-    beliefs,
-    laws,
-    log_runs,
-)  # fmt: skip
-from sfumato.fields.text.echo import known_around, learned
+from sfumato.fields.text.believing import CANDIDATES, LONGEST, Belief, Look, Page, apart, beliefs, log_runs
+from sfumato.fields.text.echo import learned
 from sfumato.fields.text.originals import Hole, Original
+from sfumato.fields.text.recutting import Cutting
 from sfumato.fields.text.slips import Lexicon, counted, words
+from sfumato.fields.text.weighing import Edit, compared, spaced, weighed
 
 if TYPE_CHECKING:
     from sfumato.jobs.model import Model
 
-BESIDE = 3
-"""Tokens on each side of a change that are asked whether it makes them likelier."""
 FEW = 64
 """Places, at most, that are all looked at alone at once; of more only those that are doubted beside others masked."""
+OTHERS = 3
+"""Tokens that may have been meant in the place of one that is looked at alone."""
+AGAIN = 0.001
+"""How much the rest of a line is doubted, of what it was, when something in it was changed: of few places."""
 AT_HAND = 50
 """For how many words of the training text one of the text itself counts, when it is chosen which are weighed."""
 
@@ -61,9 +52,9 @@ class Change:
     sure: float
 
 
-def slipped(page: Page, text: bytes, tokens: np.ndarray, free: np.ndarray, doubt: float) -> list[Edit]:
-    """Words of a text (its tokens (N,), an end before and after, of which those `free` (N,) may change) weighed against what
-    may have been meant. Words that stand in the text more than once are taken as meant."""
+def slipped(page: Page, text: bytes, tokens: np.ndarray, doubt: np.ndarray) -> list[Edit]:
+    """Words of a text (its tokens (N,), an end before and after, of which those that are not in `doubt` (N,) stay) weighed
+    against what may have been meant. Words that stand in the text more than once are taken as meant."""
     lengths = page.vocabulary.lengths()[tokens]
     starts = np.cumsum(lengths) - lengths
     own = counted([text])
@@ -76,7 +67,7 @@ def slipped(page: Page, text: bytes, tokens: np.ndarray, free: np.ndarray, doubt
     for start, word in words(text):
         first = int(np.searchsorted(starts, start, side="right")) - 1
         last = int(np.searchsorted(starts, start + len(word)))
-        if own[word] > 1 or last - first > LONGEST or not free[first:last].all():
+        if own[word] > 1 or last - first > LONGEST or not doubt[first:last].all():
             continue
         every = {**page.lexicon.meant(word), **here.meant(word)}
         near = [(meant, p) for meant, p in every.items() if often(meant) > page.lexicon.counts.get(word, 0)]
@@ -87,8 +78,8 @@ def slipped(page: Page, text: bytes, tokens: np.ndarray, free: np.ndarray, doubt
         tail = text[start + len(word) : starts[last - 1] + lengths[last - 1]]
         runs = [tokens[first:last], *(page.vocabulary.encode(head + meant + tail) for meant, _ in near)]
         log_p = np.array(log_runs(page, tokens, first, last, runs))
-        log_p[1:] += np.log(doubt * np.array([p for _, p in near]))
-        log_p[0] += np.log(1 - doubt)
+        log_p[1:] += np.log(doubt[first] * np.array([p for _, p in near]))
+        log_p[0] += np.log(1 - doubt[first])
         share = np.exp(log_p - log_p.max())
         share /= share.sum()
         best = 1 + int(share[1:].argmax())
@@ -97,62 +88,67 @@ def slipped(page: Page, text: bytes, tokens: np.ndarray, free: np.ndarray, doubt
 
 
 def single(
-    page: Page, tokens: np.ndarray, places: np.ndarray, doubt: float, sure: float, look: Look | None
+    page: Page, tokens: np.ndarray, places: np.ndarray, doubt: np.ndarray, sure: float, look: Look | None
 ) -> list[Edit]:
-    """Tokens that were not meant where the best of the others was, with a probability of `sure` and above that of the token
-    itself; each looked at alone."""
+    """Of many places the tokens that were not meant where the best of the others was, with a probability of `sure` and above
+    that of the token itself; those that are doubted beside others masked are looked at alone."""
     comes = page.comes(tokens)
 
     def wrong(belief: Belief, places: np.ndarray) -> np.ndarray:
         same, other = belief.meant(doubt, comes)
-        return places[(other[places] >= sure) & (other[places] > same[places])]
+        return places[(other[places, 0] >= sure) & (other[places, 0] > same[places])]
 
-    if len(places) > FEW:
-        places = wrong(beliefs(page, tokens, apart(places, page.window), look), places)
-    alone = beliefs(page, tokens, [np.array([place]) for place in places], look if len(places) <= FEW else None)
+    places = wrong(beliefs(page, tokens, apart(places, page.window), look), places)
+    alone = beliefs(page, tokens, [np.array([place]) for place in places])
     same, other = alone.meant(doubt, comes)
-    return [
-        Edit(p, p + 1, alone.best[p : p + 1], float(same[p]), float(other[p])) for p in wrong(alone, places).tolist()
+    return [Edit(p, p + 1, alone.best[p], float(same[p]), float(other[p, 0])) for p in wrong(alone, places).tolist()]
+
+
+def singly(
+    page: Page, tokens: np.ndarray, places: np.ndarray, doubt: np.ndarray, look: Look | None
+) -> tuple[list[Edit], np.ndarray]:
+    """Of few places, each looked at alone, OTHERS that may have been meant in the place of each token, and the probability of
+    each token (N,), 1 where nobody asked."""
+    belief = beliefs(page, tokens, [np.array([place]) for place in places], look, most=OTHERS)
+    same, other = belief.meant(doubt, page.comes(tokens))
+    edits = [
+        Edit(
+            p,
+            p + 1,
+            belief.best[p, k : k + 1],
+            float(same[p]),
+            float(other[p, k]),
+            rest=float(1 - same[p] - other[p].sum()),
+        )
+        for p in places.tolist()
+        for k in range(OTHERS)
     ]
+    return edits, np.nan_to_num(belief.own, nan=1.0)
 
 
-def weighed(page: Page, tokens: np.ndarray, edits: Sequence[Edit]) -> list[Edit]:
-    """The edits with their gains, where there is a choice between neighbours."""
-    ordered = sorted(edits, key=lambda each: each.first)
-    if all(b.first - a.last >= APART - 1 for a, b in pairwise(ordered)):
-        return ordered
-    return [replace(edit, gain=gain) for edit, gain in zip(ordered, around(page, tokens, ordered), strict=True)]
+def found(page: Page, tokens: np.ndarray, doubt: np.ndarray, sure: float, few: bool, look: Look | None) -> list[Edit]:
+    """What is changed in tokens (N,), each doubted so much (N,): the most promising first, none close to another, of `few`
+    doubted ones one a line."""
+    places, text = np.flatnonzero(doubt), page.vocabulary.decode(tokens[1:-1])
+    slips = [] if page.learned is None else slipped(page, text, tokens, doubt)
+    if not few:
+        edits = weighed(page, tokens, [*single(page, tokens, places, doubt, sure, look), *slips])
+        return spaced([edit for edit in edits if edit.sure >= sure and edit.sure > edit.doubted])
+    edits, own = singly(page, tokens, places, doubt, look)
+    if page.learned is not None:
+        slips += Cutting(page, tokens, places, own).edits(doubt)
+    edits = compared(page, tokens, [*edits, *slips])
+    chosen: dict[int, Edit] = {}
+    for edit in spaced([edit for edit in edits if edit.sure >= sure and edit.sure > edit.doubted]):
+        chosen.setdefault(int(lines_of(page, tokens)[edit.first]), edit)
+    return list(chosen.values())
 
 
-def around(page: Page, tokens: np.ndarray, edits: Sequence[Edit]) -> list[float]:
-    """How much likelier each edit makes the tokens up to BESIDE places from it, each given all others, in nats. A wrong token is
-    doubted, and so are its neighbours: the edit that makes the others likelier is the one that was meant."""
-    rows, wanted, echoes, sizes = [], [], [], []
-    for edit in edits:
-        after = np.concatenate([tokens[: edit.first], edit.tokens, tokens[edit.last :]])
-        for text, last in ((tokens, edit.last), (after, edit.first + len(edit.tokens))):
-            echo, none = page.echo(text), np.zeros(len(text), dtype=bool)
-            places = range(max(1, edit.first - BESIDE), min(len(text) - 1, last + BESIDE))
-            rows += [(text, np.array([place])) for place in places]
-            wanted += [int(text[place]) for place in places]
-            echoes += [(echo, known_around(text, place, none), (place, place + 1)) for place in places]
-            sizes.append(len(places))
-    log_p = [
-        np.log(max(float(echo.mixed(law[0], *sides, skip=skip)[token]), 1e-30)) if token < page.end else 0.0
-        for law, token, (echo, sides, skip) in zip(laws(page, rows), wanted, echoes, strict=True)
-    ]
-    sums = [float(sum(part)) for part in np.split(np.array(log_p), np.cumsum(sizes)[:-1])]
-    return [after - before for before, after in zip(sums[::2], sums[1::2], strict=True)]
-
-
-def spaced(edits: Sequence[Edit]) -> list[Edit]:
-    """Those that make most likelier first, of equal ones the surest, none closer than APART to one before: the others wait until
-    that stands."""
-    chosen: list[Edit] = []
-    for edit in sorted(edits, key=lambda each: (-each.gain, -each.sure, each.first)):
-        if all(edit.first - other.last >= APART - 1 or other.first - edit.last >= APART - 1 for other in chosen):
-            chosen.append(edit)
-    return chosen
+def lines_of(page: Page, tokens: np.ndarray) -> np.ndarray:
+    """The line that each token (N,) is of, or begins in."""
+    ends = np.array([*(b"\n" in piece for piece in page.vocabulary.pieces), False])[tokens.clip(max=page.end)]
+    line: np.ndarray = np.cumsum(ends) - ends
+    return line
 
 
 def repair(
@@ -193,18 +189,14 @@ def repaired(
     vocabulary, lengths = page.vocabulary, page.vocabulary.lengths()
     ends = np.array([page.end])
     tokens = np.concatenate([ends, vocabulary.encode(original.text), ends]).astype(np.int64)
-    free = _free(tokens, lengths, where)
+    doubts = np.where(_free(tokens, lengths, where), doubt, 0.0)
+    few = bool(np.count_nonzero(doubts) <= FEW)
     made: list[tuple[int, Edit, bytes]] = []  # the edit's first token as the text stands now
     for _ in range(rounds):
-        places = np.flatnonzero(free)
-        if not len(places):
+        if not doubts.any():
             break
-        edits = single(page, tokens, places, doubt, sure, look)
-        if page.learned is not None:
-            text = vocabulary.decode(tokens[1:-1])
-            edits += [edit for edit in slipped(page, text, tokens, free, doubt) if edit.sure >= sure]
         done = 0
-        for edit in sorted(spaced(weighed(page, tokens, edits)), key=lambda each: -each.first):
+        for edit in sorted(found(page, tokens, doubts, sure, few, look), key=lambda each: -each.first):
             after = np.concatenate([tokens[: edit.first], edit.tokens, tokens[edit.last :]])
             if not original.can(vocabulary.decode(after[1:-1])):
                 continue
@@ -212,8 +204,11 @@ def repaired(
             was = vocabulary.decode(tokens[edit.first : edit.last])
             made = [(at + moved * (at > edit.first), other, old) for at, other, old in made]
             made.append((edit.first, edit, was))
-            free = np.concatenate([free[: edit.first], np.zeros(len(edit.tokens), dtype=bool), free[edit.last :]])
+            doubts = np.concatenate([doubts[: edit.first], np.zeros(len(edit.tokens)), doubts[edit.last :]])
             tokens, done = after, done + 1
+            if few:
+                line = lines_of(page, tokens)
+                doubts = np.where(line == line[edit.first], AGAIN * doubts, doubts)
         if not done:
             break
     starts = np.cumsum(lengths[tokens]) - lengths[tokens]
