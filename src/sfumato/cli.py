@@ -21,7 +21,8 @@ from sfumato.jobs.flags import Option, listed
 from sfumato.jobs.parsing import Misspelt, parse
 from sfumato.jobs.recipe import Nothing, say
 from sfumato.jobs.strict import LONGEST, ConfigError
-from sfumato.jobs.verbs import CALLS, DESCRIPTION, EXAMPLES, GROUPS, VERBS, Train
+from sfumato.jobs.training_verbs import Train
+from sfumato.jobs.verbs import CALLS, DESCRIPTION, EXAMPLES, GROUPS, VERBS
 from sfumato.training.telling import columns, fold
 
 # ---- which options -------------------------------------------------------------------------------------------------------

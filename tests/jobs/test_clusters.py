@@ -12,7 +12,8 @@ import pytest
 
 from sfumato import cli
 from sfumato.jobs.clusters import SLURM
-from sfumato.jobs.verbs import Sample, Train
+from sfumato.jobs.training_verbs import Train
+from sfumato.jobs.verbs import Sample
 
 from .small import sfumato
 

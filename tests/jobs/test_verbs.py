@@ -134,10 +134,10 @@ def test_in_all_orders_a_verb_does_its_work_or_says_in_a_line_what_it_lacks(
 def test_of_several_processes_one_says_where_the_run_is(
     tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture[str]
 ):
-    from sfumato.jobs.verbs import _trained
+    from sfumato.jobs.training_verbs import trained
 
     for rank, said in (("1", False), ("0", True)):
         monkeypatch.setenv("RANK", rank)
-        assert _trained(tmp_path, "trained") == 0
+        assert trained(tmp_path, "trained") == 0
         found = capsys.readouterr()
         assert (f"trained: {tmp_path}" in found.out, "measure" in found.err) == (said, said)

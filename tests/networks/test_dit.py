@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.networks import DiT
+from sfumato.networks.attention import attend, rotary_angles, rotary_turns, rotate
 from sfumato.networks.dit import put, take
-from sfumato.networks.parts import attend, rotary_angles, rotary_turns, rotate
 
 from .test_contract import shaken
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sfumato.networks import DiT, JointDiT
+from sfumato.networks.attention import rotary_angles, rotary_turns
 from sfumato.networks.encoder import TokenBlock, TokenEncoder
-from sfumato.networks.parts import rotary_angles, rotary_turns
 
 from .test_contract import shaken
 

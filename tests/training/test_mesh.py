@@ -19,7 +19,7 @@ from sfumato.data import Items, Part
 from sfumato.diffusion import Gaussian, Linear, LogitNormal, PerFrame
 from sfumato.errors import Wrong
 from sfumato.networks import DiT, UNet
-from sfumato.networks.parts import SelfAttention, rotary_angles, rotary_turns
+from sfumato.networks.attention import SelfAttention, rotary_angles, rotary_turns
 from sfumato.networks.strips import Strip
 from sfumato.training import checkpoint, loop, shards
 from sfumato.training.mesh import Mesh

@@ -138,7 +138,7 @@ def distill(run: Place, out: Place | None = None, training: TrainOptions | None 
     """`sfumato distill`: make a trained run a flow map in the run directory ``out`` (RUN-map). Keywords are options of the
     conversion and of the training. Raises RunError, Wrong."""
     from sfumato.jobs.distill import distill as go
-    from sfumato.jobs.verbs import beside
+    from sfumato.jobs.training_verbs import beside
 
     own, teacher = _names(DistillOptions), _path(run)
     how = options(DistillOptions, {name: value for name, value in given.items() if name in own})
@@ -161,7 +161,7 @@ def finetune(
     RunError, DataError, Wrong."""
     from sfumato.jobs import judge, rewarded
     from sfumato.jobs.finetune import finetune as go
-    from sfumato.jobs.verbs import beside
+    from sfumato.jobs.training_verbs import beside
 
     if sum(each is not None for each in (data, prefer, reward)) != 1:
         raise Wrong("finetune: one of data, prefer and reward is learned from")

@@ -20,17 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.networks.attention import SelfAttention, rotary_angles, rotary_turns
 from sfumato.networks.dit import DiT, Looks
-from sfumato.networks.parts import (
-    SelfAttention,
-    check_level,
-    modulate,
-    no_autocast,
-    rotary_angles,
-    rotary_turns,
-    standard,
-    zero_,
-)
+from sfumato.networks.parts import check_level, modulate, no_autocast, standard, zero_
 
 Memory = dict[str, Tensor]
 """Keys and values of frames before, of each block that looks at other frames: "0k", "0v", "1k", ...; "frame" (B, 1, C, H, W) and

@@ -16,19 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.networks.attention import CrossAttention, SelfAttention, rotary_angles, rotary_turns
 from sfumato.networks.loops import check_loops, draw_loops, settle
 from sfumato.networks.parts import (
     Condition,
     ContextEntry,
-    CrossAttention,
-    SelfAttention,
     SwiGLU,
     add_gated,
     check_level,
     modulate,
     no_autocast,
-    rotary_angles,
-    rotary_turns,
     standard,
     zero_,
 )

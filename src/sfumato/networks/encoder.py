@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfumato.diffusion.tree import Tree
-from sfumato.networks.parts import SelfAttention, SwiGLU, rotary_angles, rotary_turns, standard, zero_
+from sfumato.networks.attention import SelfAttention, rotary_angles, rotary_turns
+from sfumato.networks.parts import SwiGLU, standard, zero_
 
 
 class TokenBlock(nn.Module):

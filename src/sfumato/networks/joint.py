@@ -14,19 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.networks.attention import attend, rotary_angles, rotary_turns, rotate
 from sfumato.networks.parts import (
     Condition,
     ContextEntry,
     SwiGLU,
     add_gated,
-    attend,
     check_level,
     matrix,
     modulate,
     no_autocast,
-    rotary_angles,
-    rotary_turns,
-    rotate,
     standard,
     zero_,
 )

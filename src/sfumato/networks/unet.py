@@ -13,17 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from sfumato.networks.parts import (
-    Condition,
-    ContextEntry,
-    GroupNorm,
-    attend,
-    check_level,
-    matrix,
-    no_autocast,
-    standard,
-    zero_,
-)
+from sfumato.networks.attention import attend
+from sfumato.networks.parts import Condition, ContextEntry, GroupNorm, check_level, matrix, no_autocast, standard, zero_
 
 Context = tuple[Tensor, Tensor | None]
 """A condition sequence (B, S, width) and its mask (B, S) bool, True = keep."""

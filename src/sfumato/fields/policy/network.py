@@ -16,19 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfumato.networks.attention import rotary_angles, rotary_turns
 from sfumato.networks.dit import Block
-from sfumato.networks.parts import (
-    Condition,
-    GroupNorm,
-    check_level,
-    modulate,
-    no_autocast,
-    rotary_angles,
-    rotary_turns,
-    standard,
-    waves,
-    zero_,
-)
+from sfumato.networks.parts import Condition, GroupNorm, check_level, modulate, no_autocast, standard, waves, zero_
 
 Body = Literal["mlp", "transformer", "unet"]
 # body: (width, depth) on a CPU and on an accelerator; 1 to 3 M weights there, 10 to 70 M here

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sfumato.networks.attention import rotary_angles, rotary_turns
 from sfumato.networks.encoder import TokenBlock
-from sfumato.networks.parts import rotary_angles, rotary_turns, standard
+from sfumato.networks.parts import standard
 from sfumato.networks.strips import Strip
 
 GIVEN = -11.9

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sfumato.fields.text.network import GIVEN, TokenTransformer
-from sfumato.networks.parts import rotary_angles
+from sfumato.networks.attention import rotary_angles
 from sfumato.training.objective import Precise
 
 
