@@ -104,4 +104,5 @@ def test_a_small_window_is_refused() -> None:
 
 def test_the_suffix_of_most_of_the_text() -> None:
     assert most_common_suffix([Document("a.py", b"x"), Document("b.md", b"xx"), Document("c.md", b"x")]) == ".md"
+    assert most_common_suffix([Document("a.py", b"xxxxx"), Document("b.md", b"x"), Document("c.md", b"x")]) == ".py"
     assert most_common_suffix([Document("rows.jsonl:1", b"x"), Document("rows.parquet[7]", b"x")]) == ".txt"

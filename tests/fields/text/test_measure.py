@@ -92,6 +92,7 @@ def test_whole_documents_are_chosen_and_no_more_than_asked_for() -> None:
     assert {name for name, _ in every} == set(sizes)
     few = choose(of, 3 * max(sizes.values()))
     assert 2 <= len(few) < len(every)
+    assert sum(len(ids) for _, ids in few) <= 3 * max(sizes.values())
     assert [name for name, _ in few] == [name for name, _ in every[: len(few)]]
     with pytest.raises(MetricError, match="0 documents are held out"):
         choose(corpus(0.0), 100)
@@ -109,6 +110,8 @@ def test_facts_of_samples() -> None:
     assert copied["copied"].floor < 0.9
     fresh = by_name(facts(of, [b"omega = [1, 2]\n" * 3, b"if omega:\n    print(3)\n", b"else = 4\n"]))
     assert fresh["parses"].value == fresh["sound"].value == 2 / 3
+    assert by_name(facts(of, [b"omega = [1, 2]\n" * 3] * 2))["sound"].value == 0  # twice the same
+    assert by_name(facts(of, learned[:4]))["sound"].value == 0  # each once, and copied
     wild = by_name(facts(of, [b"= )" * 40 + b"\nx = 1\n", b"([" * 60 + b"%d\n"]))
     assert wild["parses"].value == wild["copied"].value == 0
     assert wild["distinct"].value == 1
