@@ -15,9 +15,9 @@ pytest.importorskip("av", reason="needs the extra sfumato[video]")
 pytest.importorskip("tokenizers", reason="needs the extra sfumato[video]")
 
 from sfumato.errors import DataError
-from sfumato.fields.video.data import Stock
 from sfumato.fields.video.listing import Said, listed
 from sfumato.fields.video.recipe import Video
+from sfumato.fields.video.stock import Stock
 from sfumato.fields.video.writing import film
 from sfumato.training.run import Run
 from tests.fields.video.made import squares

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from sfumato.diffusion import key
 from sfumato.errors import Wrong
-from sfumato.fields.video.data import Clips as Data
 from sfumato.fields.video.options import ClipAsk, ClipMeasure
 from sfumato.fields.video.queries import Clips, Known
 from sfumato.fields.video.scoring import by_frame, changes, features, flicker, similarity, spaces
 from sfumato.fields.video.shown import Shown, sheet
+from sfumato.fields.video.stock import Clips as Data
 from sfumato.fields.video.units import to_bytes
 from sfumato.jobs.model import Model
 from sfumato.jobs.report import Report

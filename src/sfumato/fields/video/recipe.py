@@ -140,7 +140,7 @@ class Video(Recipe):
         return dataclasses.replace(self, shift=facts.shift, frames=facts.frames, network=network)
 
     def open(self, run: Run) -> Data:
-        from sfumato.fields.video.data import Stock
+        from sfumato.fields.video.stock import Stock
 
         facts = self.facts(run)
         stock = Stock.open(run, facts)
