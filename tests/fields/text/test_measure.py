@@ -74,6 +74,23 @@ def test_an_oracle_fills_every_hole_and_ignorance_none() -> None:
     assert 0.1 < found["... of 1 by a trigram"].value < 0.95
 
 
+@dataclass(frozen=True)
+class Halved(Oracle):
+    """An oracle that says the next token of the vocabulary at every other place."""
+
+    def __call__(self, x: torch.Tensor, level: torch.Tensor, **condition: Any) -> torch.Tensor:
+        out = super().__call__(x, level)
+        out[:, ::2] = out[:, ::2].roll(1, -1)
+        return out
+
+
+def test_a_hole_is_right_when_all_of_it_is() -> None:
+    of = corpus()
+    found = by_name(holes(of, Denoiser(Halved(of), Masked(of.facts.mask)), Measured(holes=40), "cpu", lambda *l: None))
+    assert 0.2 < found["holes_of_1_right"].value < 0.8
+    assert found["holes_of_3_right"].value == 0.0
+
+
 def test_ignorance_costs_the_logarithm_of_the_vocabulary() -> None:
     of = corpus()
     found = by_name(bits(of, Denoiser(nothing, Masked(of.facts.mask)), Measured(span=8), "cpu", lambda *l: None))

@@ -55,6 +55,15 @@ def test_one_token_at_a_time_the_bits_are_those_of_the_chain() -> None:
         np.testing.assert_allclose(found.doubt, truth(network, text), atol=1e-6)
 
 
+def test_what_stands_alone_is_doubted_as_it_is_rare_however_often_it_was_hidden() -> None:
+    """Of a law that knows no neighbours: all is told by the token itself, and nothing by how many draws hid it."""
+    network = chain()
+    network.moves[:] = [0.2, 0.3, 0.5 - 1e-6, 1e-6]
+    text = written(network, 39)
+    (found,) = surprise(network, text, block=5, draws=7)
+    np.testing.assert_allclose(found.doubt, truth(network, text), atol=1e-6)
+
+
 @pytest.mark.parametrize("draws", [1, 4, 6])
 def test_law_11_the_mean_of_the_bound_is_the_probability(draws: int) -> None:
     """Over 500 blocks of 4 and as many masks: how they are dealt leaves no bias, of one draw or of several."""
