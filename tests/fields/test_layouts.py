@@ -82,6 +82,12 @@ def text(folder: Path) -> list[str]:
     return [str(garden(folder / "garden")), *TRAIN]
 
 
+def video(folder: Path) -> list[str]:
+    from tests.serving.fields import video as squares
+
+    return squares(folder)
+
+
 def weather(folder: Path) -> list[str]:
     from tests.fields.weather import worlds
 
@@ -108,7 +114,8 @@ def failure(folder: Path) -> list[str]:
 
 DATA: dict[str, Callable[[Path], list[str]]] = {
     "images": images, "unet": unet, "captions": captions, "docking": docking, "policy": policy, "protein": protein,
-    "series": series, "tables": tables, "text": text, "weather": weather, "autoencoder": autoencoder, "failure": failure,
+    "series": series, "tables": tables, "text": text, "video": video, "weather": weather, "autoencoder": autoencoder,
+    "failure": failure,
 }  # fmt: skip
 
 
@@ -140,7 +147,8 @@ def test_no_field_is_missing():
 
 @pytest.mark.parametrize("name", DATA)
 def test_a_field_learns_alike_in_every_layout(name: str, tmp_path: Path):
-    for module in {"captions": ["tokenizers"], "text": ["tokenizers"], "docking": ["rdkit"], "protein": ["gemmi"],
+    for module in {"captions": ["tokenizers"], "text": ["tokenizers"], "video": ["av", "tokenizers"],
+                   "docking": ["rdkit"], "protein": ["gemmi"],
                    "weather": ["h5netcdf"]}.get(name, ()):  # fmt: skip
         pytest.importorskip(module)
     made = task(name, tmp_path / "data")

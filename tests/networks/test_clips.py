@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sfumato.networks.clips import ClipDiT, cleanest
 from sfumato.networks.dit import DiT
+from sfumato.networks.strips import Strip
 
 B, T, SIDE = 2, 5, 16
 WAYS = [("full", False), ("full", True), ("factored", False), ("factored", True)]
@@ -123,3 +124,17 @@ def test_carrying_starts_silent() -> None:
     x, level = clip()
     level[:, 0] = -4.0
     assert network(x, level).abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("attention", "causal", "carry"), [*((*way, False) for way in WAYS[1:]), ("full", False, True)]
+)
+def test_only_tokens_that_all_look_at_all_are_shared_out(attention: str, causal: bool, carry: bool) -> None:
+    """A strip of the tokens would look at its own alone, and nobody would notice."""
+    network = made(attention, causal, carry=carry, heads=2)
+    with pytest.raises(ValueError, match="leave context out"):
+        network.in_strips(Strip(0, 2, None))
+    assert network.strip is None
+    whole = made(heads=2)
+    whole.in_strips(Strip(0, 2, None))
+    assert whole.strip is not None

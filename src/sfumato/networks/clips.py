@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from sfumato.networks.attention import SelfAttention, rotary_angles, rotary_turns
 from sfumato.networks.dit import DiT, Looks
 from sfumato.networks.parts import check_level, modulate, no_autocast, standard, zero_
+from sfumato.networks.strips import Strip
 
 Memory = dict[str, Tensor]
 """Keys and values of frames before, of each block that looks at other frames: "0k", "0v", "1k", ...; "frame" (B, 1, C, H, W) and
@@ -93,6 +94,15 @@ class ClipDiT(DiT):
         if self.attention == "full" and not self.causal and self.carry is None and memory is None:
             return super().forward(x, level, level_s, **known)
         return self._through(x, level, level_s, known, memory, None)
+
+    def in_strips(self, strip: Strip) -> None:
+        """As for `DiT`. Raises ValueError for a network whose tokens do not all look at all."""
+        if self.attention != "full" or self.causal or self.carry is not None:
+            raise ValueError(
+                "clips whose frames look at some alone, or take over what stands in others, cannot be shared out: leave context "
+                "out, or train with --network.attention full --no-network.causal --no-network.carry"
+            )
+        super().in_strips(strip)
 
     def remember(self, x: Tensor, level: Tensor, **known: Tensor | None) -> Memory:
         """What later frames look at of the frames x (B, K, C, H, W) at these levels; known: as for `forward`. Raises ValueError

@@ -42,11 +42,11 @@ def test_its_answer_depends_on_tokens_and_places_but_not_on_time() -> None:
 
 def test_only_the_distance_of_tokens_counts() -> None:
     """Rotary places: the same tokens further along are answered the same."""
-    from sfumato.networks import parts
+    from sfumato.networks import attention
 
     net, x = network(), tokens()
     plain = net(x, LEVEL)
-    angles = parts.rotary_angles((40,), 16)
+    angles = attention.rotary_angles((40,), 16)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sfumato.fields.text.network.rotary_angles", lambda sides, head, device=None: angles[30:])
         assert torch.allclose(net(x, LEVEL), plain, atol=1e-4)
