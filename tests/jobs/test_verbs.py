@@ -83,7 +83,8 @@ def test_in_all_orders_a_verb_does_its_work_or_says_in_a_line_what_it_lacks(
     first: str, finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     """Every permutation that begins with ``first``, walked as a tree: a folder is copied where orders part. Paths are relative,
-    so that what a verb leaves is read where the next one finds it."""
+    so that what a verb leaves is read where the next one finds it. Of a run that was interrupted all orders of four: with a
+    resume among them it is a finished one, and the fifth verb behind those is looked at there."""
     monkeypatch.setattr(telling, "WIDEST", 120)
     monkeypatch.setattr(
         os, "fsync", lambda _: None
@@ -123,12 +124,13 @@ def test_in_all_orders_a_verb_does_its_work_or_says_in_a_line_what_it_lacks(
                 assert lines[-1].startswith(f"sfumato: {right}"), (before, verb, lines)
                 assert verb != "distill" or not (there / "run-map").exists()
             count += 1
-            walk((*before, verb))
+            if finished or len(before) < 3:
+                walk((*before, verb))
             monkeypatch.chdir(here)
             shutil.rmtree(there)
 
     walk(())
-    assert count == 1 + 4 + 12 + 24 + 24
+    assert count == 1 + 4 + 12 + 24 + (24 if finished else 0)
 
 
 def test_of_several_processes_one_says_where_the_run_is(

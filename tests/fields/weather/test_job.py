@@ -17,7 +17,7 @@ from sfumato.diffusion import Denoiser
 from sfumato.diffusion.loss import loss
 from sfumato.fields.weather import kernel, measure
 from sfumato.fields.weather.network import FieldNetwork, maps_of
-from sfumato.fields.weather.options import FieldNetworkOptions
+from sfumato.fields.weather.options import FieldNetworkOptions, ForecastMeasure
 from sfumato.fields.weather.rollout import Forecasts, drawn
 from sfumato.fields.weather.sphere import SphereGaussian
 from sfumato.fields.weather.writing import read
@@ -363,8 +363,11 @@ def test_a_forecast_is_made_fast_by_a_flow_map(run: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_demo_goes_from_nothing_to_a_scored_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "planet"
+def test_the_demo_goes_from_nothing_to_a_scored_forecast(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, few = tmp_path / "planet", ForecastMeasure(n=4, cases=4)
+    monkeypatch.setattr("sfumato.fields.weather.demo.ForecastMeasure", lambda **asked: few)  # a fifth of the forecasts
     assert main(["weather", "demo", "--out", str(out), "--days", "120", "--minutes", "0.02"]) == 0
     assert "against ridge" in capsys.readouterr().out
     for name in ("plume.png", "forecast.png", "ranks.png", "forecast.nc"):
