@@ -342,7 +342,8 @@ def test_an_honest_one_of_the_same_form_is_read(tmp_path: Path):
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"walk": {"steps": 10**9}}, "asks for more than 10,000 steps"), ({"walk": {"batch": 10**8}}, "samples at once"),
-    ({"walk": {"solver": "../../x"}}, "solver = '../../x': must be one of"), ({"walk": {"stepps": 3}}, "did you mean 'steps'"),
+    ({"walk": {"solver": "../../x"}}, "a.png: solver = '../../x': must be one of"),
+    ({"walk": {"grid": "aqto"}}, "a.png: grid = 'aqto': must be one of"), ({"walk": {"stepps": 3}}, "did you mean 'steps'"),
     ({"ask": {"label": "pink"}}, "label = 'pink': must be one of"), ({"ask": {"path": "/etc"}}, "unknown option 'path'"),
     ({"drawing": {"ema": 5}}, "ema = 5.0: must be a width"), ({"number": None}, "says no number"),
     ({"weights": "00"}, "weights 00"),

@@ -104,8 +104,10 @@ def assert_alike(names: tuple[str, ...], folder: Path, layouts: list[Layout]) ->
             if name == "transport" and layout.accumulate > 1:
                 continue  # noise is dealt out within a piece
             off = apart(found[ONE.name, name], found[layout.name, name])
-            assert worst(off, True) < 1e-6, (name, layout, off)
-            assert worst(off, False) < 1e-5, (name, layout, off)
+            # rounding, magnified by differences of two answers: .9e-6 and 8.6e-6 by AVX-512, 1.2e-6 by plain kernels; in 64
+            # bits it is 1e-15 (below)
+            assert worst(off, True) < 3e-6, (name, layout, off)
+            assert worst(off, False) < 3e-5, (name, layout, off)
 
 
 def test_copies_parts_and_pieces_give_one_loss_and_gradient(tmp_path: Path):

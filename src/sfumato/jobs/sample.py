@@ -111,7 +111,13 @@ def again(
         raise DataError(f"{like}: asks for more than {LARGEST:,} steps, or samples at once; give another file")
     with naming(like):
         told = options(Drawing, {**making.drawing, "seed": making.seed, **_unusual(drawing)})
-    model = load(run, walk.over(before), told)
+    try:
+        model = load(run, walk.over(before), told)
+    except Wrong:  # of the walk that the file tells of, or of the one that is asked for here
+        if walk.over(before) == walk:
+            raise
+        with naming(like):
+            raise
     own = model.making(model.recipe.Ask())
     if own.weights != making.weights:
         raise RunError(f"{like}: was made of the weights {making.weights}, and those of {run} are {own.weights}")
