@@ -291,7 +291,8 @@ def stored(run: Run, source: Path, facts: PolicyFacts) -> tuple[Demonstrations, 
     remedy = f"train again from {source}"
     kept = open_episodes(run.cache / "episodes.npz")
     parts = kept_arrays(run.cache / "split.npz", remedy)
-    lazy = [name for name in facts.pictures if name not in kept.observations]
+    with decoding(run.path / "data.json", remedy):
+        lazy = [name for name in facts.pictures if name not in kept.observations]
     pictures = {name: kept_array(run.cache / f"{name}.npy", remedy) for name in lazy}
     with decoding(run.cache, remedy):
         whole = dataclasses.replace(kept, observations={**kept.observations, **pictures}, source=str(source))
